@@ -1,0 +1,21 @@
+"""Errors that a user can cause; each message names the key or row, the value, and the mend."""
+
+
+class GMPOError(Exception):
+    """Base of every error that this package raises on purpose; the command line prints it without a traceback."""
+
+
+class ConfigError(GMPOError, ValueError):
+    """A configuration that can't train what it says."""
+
+
+class DataError(GMPOError, ValueError):
+    """A record, image or file that can't be used; the message names its row."""
+
+
+class RewardError(GMPOError, RuntimeError):
+    """A reward function that raised or returned something other than its contract."""
+
+
+class TrainingError(GMPOError, RuntimeError):
+    """A run that has to end: repeated non-finite gradients, a log-probability gap out of bounds, a full disk."""

@@ -1,0 +1,63 @@
+"""What a rollout backend takes and gives: prompts in, sampled responses with their log-probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from gmpo_mm.data.prompts import EncodedPrompt
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to sample; `temperature` 0 is greedy, `top_k` -1 and `top_p` 1 switch truncation off, lengths are in tokens."""
+
+    n: int
+    temperature: float
+    max_tokens: int
+    top_p: float = 1.0
+    top_k: int = -1
+    ignore_eos: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Response:
+    """One sampled response.
+
+    `token_ids_T` ends with the end-of-turn token when `stop_reason` is "stop". `log_probs_T` (float32, nats) belong to the
+    distribution that was sampled from: at the sampling temperature, before top-k and top-p truncation.
+    """
+
+    token_ids_T: torch.Tensor
+    log_probs_T: torch.Tensor
+    stop_reason: str
+
+
+class RolloutBackend(Protocol):
+    """A sampler. Responses depend on the prompt's own seed only, never on what else is in the batch."""
+
+    name: str
+    exact_log_probs: bool
+    """Whether `log_probs_T` equal the trained model's own to float32 rounding, so that they can serve as old ones."""
+
+    def generate(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        params: SamplingParams,
+        prompt_seeds: Sequence[int],
+        progress: Callable[[str], None] | None = None,
+    ) -> list[list[Response]]:
+        """Sample `params.n` responses for every prompt; `result[i][j]` is sample j of prompt i."""
+        ...
+
+    def sync_weights(self, model: torch.nn.Module) -> None:
+        """Take over the weights of the trained model."""
+        ...
+
+    def close(self) -> None:
+        """Free what the backend holds."""
+        ...
