@@ -1,0 +1,135 @@
+"""From an image as a data set stores it to the RGB picture that a model sees."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from gmpo_mm.errors import DataError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""Formats that are opened. A closed list, since some of Pillow's readers start other programs (EPS)."""
+_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """An image that is not decoded yet: its encoded bytes, a file, or a picture in memory; the first that is set counts."""
+
+    data: bytes | None = None
+    path: Path | None = None
+    picture: Image.Image | None = None
+
+
+def load_image(source: ImageSource, min_pixels: int | None, max_pixels: int | None, where: str) -> Image.Image:
+    """Decode to RGB: EXIF orientation applied, transparency flattened onto white, area brought into [min, max] pixels.
+
+    Of an animation the first frame is taken. Raises DataError that begins with `where` (row and image).
+    """
+    image = _open(source, where)
+    try:
+        image = _to_rgb(ImageOps.exif_transpose(image), where)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{where}: broken image: {error}") from error
+    size = target_size(image.width, image.height, min_pixels, max_pixels, where)
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def image_size(source: ImageSource, where: str) -> tuple[int, int]:
+    """Width and height in pixels after EXIF orientation, from the header alone where the format allows it."""
+    image = _open(source, where)
+    width, height = image.size
+    return (height, width) if _orientation(image, source) >= 5 else (width, height)
+
+
+def check_image(source: ImageSource, where: str, decode: bool = False) -> None:
+    """Raise DataError for an image that is missing or broken.
+
+    Without `decode` only the header and, where the format has them (PNG), the checksums are read: a JPEG that is cut
+    off in its pixels passes here and is found when it is loaded.
+    """
+    if decode:
+        load_image(source, None, None, where)
+        return
+    image = _open(source, where)
+    if source.picture is None:
+        try:
+            image.verify()
+        except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError, EOFError, struct.error, ...
+            raise DataError(f"{where}: broken image: {error}") from error
+
+
+def target_size(
+    width: int, height: int, min_pixels: int | None, max_pixels: int | None, where: str = "image"
+) -> tuple[int, int]:
+    """The size that EasyR1 gives an image: both sides scaled by sqrt(limit / area) and cut down to whole pixels."""
+    if max_pixels is not None and width * height > max_pixels:
+        factor = math.sqrt(max_pixels / (width * height))
+        width, height = int(width * factor), int(height * factor)
+    if min_pixels is not None and 0 < width * height < min_pixels:
+        factor = math.sqrt(min_pixels / (width * height))
+        width, height = int(width * factor), int(height * factor)
+    if width < 1 or height < 1:
+        raise DataError(
+            f"{where}: the image is so narrow that nothing is left of a side under max_pixels={max_pixels}; "
+            "crop it or raise data.max_pixels"
+        )
+    return width, height
+
+
+def _open(source: ImageSource, where: str) -> Image.Image:
+    """Read header and size; pixels are decoded later."""
+    if source.picture is not None:
+        return source.picture
+    try:
+        data = source.data if source.data is not None else _read(source.path, where)
+        return Image.open(BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{where}: the image is too large to be decoded safely ({error}); scale it down") from error
+    except Image.UnidentifiedImageError as error:
+        raise DataError(f"{where}: not an image of a known format ({', '.join(FORMATS)})") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{where}: broken image: {error}") from error
+
+
+def _read(path: Path | None, where: str) -> bytes:
+    if path is None:
+        raise DataError(f"{where}: the image has neither bytes nor a path")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{where}: can't read image file {path} ({error.strerror}); relative paths start at data.image_dir or else at "
+            "the data file's folder"
+        ) from error
+
+
+def _orientation(image: Image.Image, source: ImageSource) -> int:
+    # Pillow decodes a whole PNG to look for an EXIF chunk behind the pixels; ask only when there is one.
+    if image.format == "PNG" and source.picture is None:
+        data = source.data if source.data is not None else _read(source.path, "image")
+        if b"eXIf" not in data and b"Raw profile type" not in data:
+            return 1
+    return int(image.getexif().get(_ORIENTATION, 1))
+
+
+def _to_rgb(image: Image.Image, where: str) -> Image.Image:
+    if image.mode == "F":
+        raise DataError(f"{where}: floating-point images have no defined white; store it as 8-bit PNG")
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255 instead of scaling
+        grey = np.clip(np.asarray(image, dtype=np.int64) >> 8, 0, 255).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,196 @@
+"""From a record to what a model reads: template, chat, tokens, pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import jinja2
+import jinja2.meta
+import torch
+from jinja2.sandbox import SandboxedEnvironment
+from PIL import Image
+
+from gmpo_mm.data.images import image_size, load_image, target_size
+from gmpo_mm.data.records import IMAGE_MARK, Record
+from gmpo_mm.errors import DataError
+
+Encoding = tuple[torch.Tensor, list[int], "torch.Tensor | None", "torch.Tensor | None"]
+
+
+class PromptProcessor(Protocol):
+    """What prompts need of `gmpo_mm.models.processing.Processor`."""
+
+    tokenizer: Any
+    image_processor: Any
+
+    @property
+    def is_vision(self) -> bool: ...
+
+    def chat_text(self, messages: list[dict[str, Any]]) -> str: ...
+
+    def encode(self, text: str, images: list[Image.Image]) -> Encoding: ...
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPrompt:
+    """A prompt ready for a model.
+
+    `text` is the chat text. `input_ids_S` (int64) has one placeholder per image token; `unexpanded_ids` one per image.
+    `images` are the RGB pictures that were encoded; `pixel_values` and `image_grid_thw_N3` (one row of time, height,
+    width in patches for each of N images) are None for text.
+    """
+
+    record: Record
+    text: str
+    input_ids_S: torch.Tensor
+    unexpanded_ids: list[int]
+    images: tuple[Image.Image, ...]
+    pixel_values: torch.Tensor | None
+    image_grid_thw_N3: torch.Tensor | None
+
+
+def load_format_prompt(path: str | Path | None) -> str | None:
+    """Read an EasyR1 `data.format_prompt` Jinja file; None for none. Raises DataError when it can't do its work."""
+    if path is None:
+        return None
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"data.format_prompt={path}: can't read the template: {error}") from error
+    _compile(text)
+    return text
+
+
+def build_messages(record: Record, format_prompt: str | None) -> list[dict[str, Any]]:
+    """One user turn. With images its content is cut at each `<image>` into text and image parts, else it is plain text.
+
+    `format_prompt` is Jinja text over `content`, stripped before rendering, as in EasyR1.
+    """
+    prompt = record.problem
+    if format_prompt is not None:
+        try:
+            prompt = _compile(format_prompt).render(content=record.problem)
+        except jinja2.TemplateError as error:
+            raise DataError(f"{record.where}: data.format_prompt can't be rendered: {error}") from error
+    pieces = prompt.split(IMAGE_MARK)
+    if len(pieces) - 1 != len(record.images):
+        raise DataError(
+            f"{record.where}: {len(record.images)} image(s) but {len(pieces) - 1} {IMAGE_MARK} after data.format_prompt; "
+            f"the template must keep those of the problem and add none"
+        )
+    if not record.images:
+        return [{"role": "user", "content": prompt}]
+    content: list[dict[str, str]] = []
+    for index, piece in enumerate(pieces):
+        if index:
+            content.append({"type": "image"})
+        if piece:
+            content.append({"type": "text", "text": piece})
+    return [{"role": "user", "content": content}]
+
+
+def prompt_text(record: Record, processor: PromptProcessor, format_prompt: str | None) -> str:
+    """The chat text of a record. Raises DataError when the problem holds control tokens or images that can't be read."""
+    if record.images and not processor.is_vision:
+        raise DataError(f"{record.where}: has images, but the model reads text only; choose a vision-language model")
+    for token in _control_tokens(processor.tokenizer):
+        if token != IMAGE_MARK and token in record.problem:
+            raise DataError(
+                f"{record.where}: the problem holds the control token {token!r}, which would be read as structure, not as "
+                "text; rewrite or remove it"
+            )
+    return processor.chat_text(build_messages(record, format_prompt))
+
+
+def build_prompt(
+    record: Record,
+    processor: PromptProcessor,
+    *,
+    format_prompt: str | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+) -> EncodedPrompt:
+    """Render, decode and encode one record. Raises DataError that names its row."""
+    text = prompt_text(record, processor, format_prompt)
+    images = tuple(
+        load_image(source, min_pixels, max_pixels, f"{record.where}, image {i}")
+        for i, source in enumerate(record.images)
+    )
+    try:
+        input_ids_S, unexpanded_ids, pixel_values, grid = processor.encode(text, list(images))
+    except ValueError as error:
+        if isinstance(error, DataError) or not images:
+            raise
+        sizes = ", ".join(f"{image.width} x {image.height}" for image in images)
+        raise DataError(
+            f"{record.where}: the model's processor refuses its images ({sizes} pixels): {error}"
+        ) from error
+    return EncodedPrompt(record, text, input_ids_S, unexpanded_ids, images, pixel_values, grid)
+
+
+def prompt_length(
+    record: Record,
+    processor: PromptProcessor,
+    *,
+    format_prompt: str | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+) -> int:
+    """Tokens that `build_prompt` would give, from the text and the images' headers, without decoding a pixel.
+
+    An image processor that can't tell its number of patches from a size is asked for the real encoding instead.
+    """
+    image_processor = processor.image_processor
+    if record.images and not (
+        hasattr(image_processor, "get_number_of_image_patches") and hasattr(image_processor, "merge_size")
+    ):
+        built = build_prompt(
+            record, processor, format_prompt=format_prompt, min_pixels=min_pixels, max_pixels=max_pixels
+        )
+        return len(built.input_ids_S)
+    text = prompt_text(record, processor, format_prompt)
+    length = len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+    for i, source in enumerate(record.images):
+        where = f"{record.where}, image {i}"
+        width, height = target_size(*image_size(source, where), min_pixels, max_pixels, where)
+        try:
+            patches = image_processor.get_number_of_image_patches(height, width, {})
+        except ValueError as error:
+            raise DataError(
+                f"{where} ({width} x {height} pixels): the model's processor refuses it: {error}"
+            ) from error
+        length += patches // image_processor.merge_size**2 - 1
+    return length
+
+
+@lru_cache(maxsize=16)
+def _compile(text: str) -> jinja2.Template:
+    """A sandboxed template: it comes with shared configs, and must not be able to reach into Python."""
+    environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined)
+    stripped = text.strip()
+    try:
+        variables = jinja2.meta.find_undeclared_variables(environment.parse(stripped))
+        template = environment.from_string(stripped)
+    except jinja2.TemplateError as error:
+        raise DataError(f"data.format_prompt: broken Jinja template: {error}") from error
+    if variables != {"content"}:
+        raise DataError(
+            "data.format_prompt: the template must use the problem as {{ content }} and no other variable; "
+            f"it uses {', '.join(sorted(variables)) or 'none'}"
+        )
+    return template
+
+
+_CONTROL_TOKENS: WeakKeyDictionary[Any, tuple[str, ...]] = WeakKeyDictionary()
+
+
+def _control_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """Texts that the tokenizer turns into special tokens wherever they stand."""
+    if tokenizer not in _CONTROL_TOKENS:
+        added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        _CONTROL_TOKENS[tokenizer] = tuple(sorted(added | set(tokenizer.all_special_tokens)))
+    return _CONTROL_TOKENS[tokenizer]
