@@ -1,0 +1,102 @@
+"""Dotted keys of the schema: what exists, what holds what, and which known key a mistyped one was meant to be."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import types
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from gmpo_mm.config.schema import Config
+
+_TYPE_NAMES = {int: "an integer", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+
+
+@functools.cache
+def schema_keys() -> dict[str, Any]:
+    """Every leaf's dotted key and its annotated type; a `dict[str, Any]` is a leaf."""
+    return dict(_walk_types(Config, ""))
+
+
+def _walk_types(section: type, prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, hint in get_type_hints(section).items():
+        if is_dataclass(hint):
+            yield from _walk_types(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
+        else:
+            yield f"{prefix}{name}", hint
+
+
+@functools.cache
+def section_names() -> frozenset[str]:
+    """The dotted names of all sections, such as `worker.actor.optim`."""
+    keys = schema_keys()
+    return frozenset(key.rsplit(".", depth)[0] for key in keys for depth in range(1, key.count(".") + 1))
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Leaf key -> value; dictionaries stay whole."""
+    return {key: get_key(config, key) for key in schema_keys()}
+
+
+def get_key(config: Config, key: str) -> Any:
+    """The value of a dotted key."""
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def default_of(key: str) -> Any:
+    """The schema's default of a dotted key."""
+    return get_key(Config(), key)
+
+
+def describe_type(hint: Any) -> str:
+    """A type hint in plain words: `int | None` is "an integer or null"."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(describe_type(part) for part in get_args(hint))
+    if get_origin(hint) is list:
+        inner = {str: "texts", float: "numbers", int: "integers"}.get(get_args(hint)[0], "values")
+        return f"a list of {inner}"
+    if get_origin(hint) is dict:
+        return "a mapping of keys to values"
+    return _TYPE_NAMES.get(hint, str(hint))
+
+
+def is_text(hint: Any) -> bool:
+    """True for `str` and `str | None`."""
+    return hint is str or (get_origin(hint) in (Union, types.UnionType) and str in get_args(hint))
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """The known name that looks most like `name`, or None."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return found[0] if found else None
+
+
+def nearest_key(key: str) -> str:
+    """The known key or section that a mistyped one was most likely meant to be.
+
+    Siblings come first (a slip in the last part), then the same last part elsewhere (a wrong section), then
+    everything.
+    """
+    parent, _, last = key.rpartition(".")
+    known = [*schema_keys(), *section_names()]
+    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == parent}
+    sibling = nearest(last, siblings, cutoff=0.7)
+    if sibling is not None:
+        return siblings[sibling]
+    same_last = [name for name in known if name.rpartition(".")[2] == last]
+    if same_last:
+        return max(same_last, key=lambda name: difflib.SequenceMatcher(None, key, name).ratio())
+    return nearest(key, known, cutoff=0.0) or known[0]
+
+
+def known_children(section: str) -> list[str]:
+    """The names directly inside a section ("" is the root), in the schema's order."""
+    node: Any = Config()
+    for part in filter(None, section.split(".")):
+        node = getattr(node, part)
+    return [item.name for item in fields(node)]

@@ -1,0 +1,188 @@
+"""YAML file + `key=value` overrides -> a checked Config; wrong keys and types are errors that name the mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gmpo_mm.config.keys import (
+    describe_type,
+    flatten,
+    is_text,
+    known_children,
+    nearest_key,
+    schema_keys,
+    section_names,
+)
+from gmpo_mm.config.schema import Config
+from gmpo_mm.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A config and the dotted keys that the file or an override set; defaults are not in `explicit_keys`."""
+
+    config: Config
+    explicit_keys: frozenset[str]
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> LoadedConfig:
+    """Defaults, then the YAML file, then the overrides; what comes later wins.
+
+    Raises ConfigError for an unreadable file, an unknown key (with the nearest known one) and a wrong type.
+    """
+    merged = OmegaConf.structured(Config)
+    explicit: set[str] = set()
+    layers: list[tuple[str, Any]] = []
+    if path is not None:
+        layers.append((str(path), _read_yaml(Path(path))))
+    layers.extend((f"override {text}", _parse_override(text)) for text in overrides)
+    for origin, content in layers:
+        for key, value in _leaves(content, "", origin):
+            _set(merged, key, value, origin)
+            explicit.add(key)
+    return LoadedConfig(_to_config(merged), frozenset(explicit))
+
+
+def to_yaml(config: Config) -> str:
+    """The whole config as YAML that `load_config` reads back to an equal config.
+
+    Loss keys that the configured loss does not read are left out while they hold their defaults, so that the
+    resolved file of a run also passes `validate_for_training`.
+    """
+    from gmpo_mm.config.loss import unread_loss_keys
+
+    unread = unread_loss_keys(config)
+    defaults = flatten(Config())
+    tree: dict[str, Any] = {}
+    for key, value in flatten(config).items():
+        if key in unread and value == defaults[key]:
+            continue
+        *sections, last = key.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[last] = value
+    return OmegaConf.to_yaml(OmegaConf.create(_escape(tree)))
+
+
+def config_differences(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
+    """(key, value in a, value in b) of every leaf that differs, in the schema's order."""
+    flat_a, flat_b = flatten(a), flatten(b)
+    return [(key, flat_a[key], flat_b[key]) for key in flat_a if flat_a[key] != flat_b[key]]
+
+
+def _read_yaml(path: Path) -> Any:
+    if not path.is_file():
+        nearby = ", ".join(str(p) for p in sorted(path.parent.glob("*.y*ml"))[:8]) if path.parent.is_dir() else ""
+        raise ConfigError(f"config file {path}: there is no such file" + (f"; there are: {nearby}" if nearby else "."))
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {path} is not readable YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"config file {path} holds a {type(content).__name__}; sections are expected (data: ...).")
+    return content
+
+
+def _parse_override(text: str) -> Any:
+    key, separator, _ = text.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"override {text!r}: write it as key=value, for example worker.rollout.n=8.")
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist([text]), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"override {text!r}: the value is not readable YAML ({error}); quote it.") from error
+
+
+def _leaves(content: Any, prefix: str, origin: str) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) for every leaf; raises ConfigError for a key that the schema does not have."""
+    for name, value in content.items():
+        key = f"{prefix}{name}"
+        if key in schema_keys():
+            yield key, value
+        elif key not in section_names():
+            raise ConfigError(_unknown_key_message(key, value, origin))
+        elif isinstance(value, dict):
+            yield from _leaves(value, f"{key}.", origin)
+        else:
+            inside = ", ".join(known_children(key))
+            raise ConfigError(
+                f"{key} = {_show(value)} ({origin}): {key} is a section; set the keys inside it: {inside}."
+            )
+
+
+def _unknown_key_message(key: str, value: Any, origin: str) -> str:
+    while isinstance(value, dict) and value:  # name the whole key that was written, not only its unknown first part
+        name, value = next(iter(value.items()))
+        key = f"{key}.{name}"
+    meant = nearest_key(key)
+    message = f"{key} = {_show(value)} ({origin}): there is no such key. Did you mean {meant}?"
+    parent = key.rpartition(".")[0]
+    if parent in section_names() and _last_parts_differ(key, meant):
+        message += f" Known in {parent}: {', '.join(known_children(parent))}."
+    return message
+
+
+def _last_parts_differ(a: str, b: str) -> bool:
+    return difflib.SequenceMatcher(None, a.rpartition(".")[2], b.rpartition(".")[2]).ratio() < 0.6
+
+
+def _set(merged: DictConfig, key: str, value: Any, origin: str) -> None:
+    hint = schema_keys()[key]
+    expected = describe_type(hint)
+    wrong = ConfigError(f"{key} = {_show(value)} ({origin}): {expected} is expected, not {_kind(value)}.")
+    if isinstance(value, bool) and is_text(hint):  # OmegaConf would turn YAML's `no` into the text "False"
+        raise ConfigError(f"{key} = {_show(value)} ({origin}): a text is expected; put it in quotes if it is one.")
+    if get_origin(hint) is list and isinstance(value, list):
+        item_types = (int, float) if get_args(hint)[0] is float else (str, int, float)
+        bad = [item for item in value if isinstance(item, bool) or not isinstance(item, item_types)]
+        if bad:
+            raise ConfigError(f"{key} = {_show(value)} ({origin}): {expected} is expected; {_show(bad[0])} is none.")
+    try:
+        OmegaConf.update(merged, key, value, merge=True)
+    except OmegaConfBaseException as error:
+        if "${" in str(value):
+            raise ConfigError(f"{key} = {_show(value)} ({origin}): {str(error).splitlines()[0]}") from error
+        raise wrong from error
+
+
+def _to_config(merged: DictConfig) -> Config:
+    try:
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere or to another type
+        key = getattr(error, "full_key", None) or "the config"
+        raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(config, Config)
+    return config
+
+
+def _escape(tree: Any) -> Any:
+    """Keep a literal `${` from being read as an interpolation when the text comes back."""
+    if isinstance(tree, dict):
+        return {key: _escape(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_escape(value) for value in tree]
+    return tree.replace("${", "\\${") if isinstance(tree, str) else tree
+
+
+def _show(value: Any) -> str:
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, dict):
+        return "a mapping"
+    return {bool: "true/false", int: "an integer", float: "a number", str: "a text", list: "a list"}.get(
+        type(value), type(value).__name__
+    )

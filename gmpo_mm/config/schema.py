@@ -1,0 +1,285 @@
+"""The configuration: EasyR1's sections and keys with EasyR1's defaults, plus the keys that this package adds.
+
+Three defaults differ from EasyR1's, each on purpose:
+
+- `trust_remote_code` is false: code from a model repository runs only when the user says so.
+- `worker.rollout.name` is `auto` (vLLM when it is installed and a GPU is there, else our Hugging Face sampler).
+- `trainer.logger` is `[console]`: `wandb` is an optional package here. `metrics.jsonl` is written in any case.
+
+Keys that EasyR1 fills in itself (its `init=False` fields, such as `worker.actor.kl_coef`) can't be set here either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class DataConfig:
+    """What is trained and validated on. Paths are relative to the working directory."""
+
+    train_files: str = ""  # a parquet or JSONL file, a folder, or hub/name@split
+    val_files: str = ""
+    prompt_key: str = "prompt"
+    answer_key: str = "answer"
+    image_key: str = "images"
+    video_key: str = "videos"
+    image_dir: str | None = None
+    video_fps: float = 2.0
+    max_prompt_length: int = 512  # tokens, image tokens included
+    max_response_length: int = 512
+    rollout_batch_size: int = 512  # prompts a step
+    mini_rollout_batch_size: int | None = None  # prompts a sampling call; None: all of them at once
+    val_batch_size: int = -1
+    format_prompt: str | None = None  # a Jinja file with {{ content }}
+    override_chat_template: str | None = None
+    shuffle: bool = True
+    seed: int = 1
+    min_pixels: int | None = 262144
+    max_pixels: int | None = 4194304
+    filter_overlong_prompts: bool = True  # training only; over-long validation prompts are an error
+    filter_overlong_prompts_workers: int = 16
+
+
+@dataclass
+class AlgorithmConfig:
+    """Advantages, the KL term and online filtering."""
+
+    gamma: float = 1.0
+    lam: float = 1.0
+    adv_estimator: str = "grpo"  # grpo | dr_grpo | grpo_passk | rloo | reinforce_plus_plus | remax | gae
+    norm_adv_by_std: bool = True  # ours: divide a group's advantages by its standard deviation
+    drop_zero_advantage: bool = False  # ours: leave all-zero groups out of the update; they still count as units
+    disable_kl: bool = False  # no reference model at all
+    use_kl_loss: bool = False  # KL in the loss (true) or in the reward (false)
+    kl_penalty: str = "kl"  # kl | abs | mse | low_var_kl
+    kl_coef: float = 1e-3
+    kl_type: str = "fixed"  # fixed | adaptive; EasyR1 adapts the coefficient only for KL in the reward
+    kl_horizon: float = 10000.0
+    kl_target: float = 0.1
+    online_filtering: bool = False  # DAPO: keep groups whose mean filter_key lies strictly inside (low, high)
+    filter_key: str = "overall"
+    filter_low: float = 0.01
+    filter_high: float = 0.99
+
+
+@dataclass
+class LoraConfig:
+    """LoRA adapters; rank 0 trains all weights."""
+
+    rank: int = 0
+    alpha: int = 64
+    target_modules: str = "all-linear"
+    exclude_modules: str | None = None
+
+
+@dataclass
+class ModelConfig:
+    """Which model is loaded, and how."""
+
+    model_path: str | None = None  # a folder, a hub name, or bundled:NAME
+    tokenizer_path: str | None = None  # None: model_path
+    override_config: dict[str, Any] = field(default_factory=dict)
+    enable_gradient_checkpointing: bool = True
+    trust_remote_code: bool = False  # EasyR1: true
+    freeze_vision_tower: bool = False
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+
+@dataclass
+class OptimConfig:
+    """AdamW and its schedule."""
+
+    lr: float = 1e-6
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    weight_decay: float = 1e-2
+    strategy: str = "adamw"  # adamw; adamw_bf16 belongs to EasyR1's engine
+    lr_warmup_ratio: float = 0.0
+    lr_warmup_steps: int | None = None  # goes before lr_warmup_ratio
+    min_lr_ratio: float | None = None
+    lr_scheduler_type: str = "constant"  # constant | cosine
+
+
+@dataclass
+class FSDPConfig:
+    """Sharding over processes: EasyR1's engine only."""
+
+    enable_full_shard: bool = True
+    enable_cpu_offload: bool = False
+    enable_rank0_init: bool = True
+    use_orig_params: bool = False
+    torch_dtype: str | None = None
+    fsdp_size: int = -1
+    mp_param_dtype: str = "bf16"
+    mp_reduce_dtype: str = "fp32"
+    mp_buffer_dtype: str = "fp32"
+
+
+@dataclass
+class OffloadConfig:
+    """Weights and optimizer states in CPU memory: EasyR1's engine only."""
+
+    offload_params: bool = False
+    offload_optimizer: bool = False
+
+
+@dataclass
+class GMPOLossConfig:
+    """GMPO's own keys (arXiv 2507.20673, equation 4); the bounds are in LOG space."""
+
+    clip: str = "token"  # token | sequence | none (Table 4)
+    normalize: bool = True  # the 1/|o| exponent
+    log_clip_low: float = 0.4
+    log_clip_high: float = 0.4
+
+
+@dataclass
+class ActorConfig:
+    """The policy, its loss and its updates. `global_batch_size` counts prompts, micro-batches count samples."""
+
+    strategy: str = "fsdp"
+    global_batch_size: int = 256  # prompts an optimizer update (times rollout.n samples)
+    micro_batch_size_per_device_for_update: int = 4
+    micro_batch_size_per_device_for_experience: int = 16
+    max_grad_norm: float = 1.0
+    clip_ratio_low: float = 0.2  # ratio space: 1 - low
+    clip_ratio_high: float = 0.3  # ratio space: 1 + high
+    clip_ratio_dual: float = 3.0
+    loss_avg_mode: str = "token"  # token | seq
+    loss_type: str = "default"  # a registered loss (gmpo, default, gspo, ...) or path/to/file.py:name
+    gmpo: GMPOLossConfig = field(default_factory=GMPOLossConfig)  # ours
+    entropy_coef: float = 0.0  # ours: adds -entropy_coef * entropy to the loss
+    old_log_probs: str = "auto"  # ours: auto | sampler | recompute; auto: the sampler's when they are exact
+    ppo_epochs: int = 1
+    padding_free: bool = True
+    dynamic_batching: bool = True
+    ulysses_size: int = 1
+    use_torch_compile: bool = True
+    tau_positive: float = 1.0  # sapo
+    tau_negative: float = 1.05  # sapo
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    fsdp: FSDPConfig = field(default_factory=FSDPConfig)
+    offload: OffloadConfig = field(default_factory=OffloadConfig)
+
+
+@dataclass
+class CriticConfig:
+    """A value model: EasyR1's engine only."""
+
+    strategy: str = "fsdp"
+    global_batch_size: int = 256
+    micro_batch_size_per_device_for_update: int = 4
+    micro_batch_size_per_device_for_experience: int = 16
+    max_grad_norm: float = 1.0
+    cliprange_value: float = 0.5
+    loss_avg_mode: str = "token"
+    ppo_epochs: int = 1
+    padding_free: bool = False
+    dynamic_batching: bool = True
+    ulysses_size: int = 1
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    fsdp: FSDPConfig = field(default_factory=FSDPConfig)
+    offload: OffloadConfig = field(default_factory=OffloadConfig)
+
+
+@dataclass
+class RefConfig:
+    """The reference model: EasyR1's engine only; locally it is a frozen copy beside the policy."""
+
+    strategy: str = "fsdp"
+    fsdp: FSDPConfig = field(default_factory=FSDPConfig)
+    offload: OffloadConfig = field(default_factory=OffloadConfig)
+
+
+@dataclass
+class RewardConfig:
+    """The reward function, `path/to/file.py:function` (function `main` when none is named)."""
+
+    reward_function: str | None = None
+    reward_function_kwargs: dict[str, Any] = field(default_factory=dict)
+    skip_special_tokens: bool = True
+    num_cpus: int = 1
+
+
+@dataclass
+class RolloutConfig:
+    """How responses are sampled. `val_override_config` holds what validation samples differently."""
+
+    name: str = "auto"  # ours: auto | hf | vllm (EasyR1: vllm)
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+    seed: int = 1
+    limit_images: int = 0
+    dtype: str = "bf16"
+    gpu_memory_utilization: float = 0.6
+    ignore_eos: bool = False
+    enforce_eager: bool = False
+    enable_chunked_prefill: bool = False
+    tensor_parallel_size: int = 2
+    max_model_len: int | None = None
+    max_num_batched_tokens: int = 8192
+    disable_log_stats: bool = True
+    disable_tqdm: bool = False
+    val_override_config: dict[str, Any] = field(default_factory=dict)
+    correction: str = "none"  # ours: none | truncated importance weights for what the sampler did differently
+    correction_cap: float = 2.0  # ours
+    max_log_prob_gap: float = 0.5  # ours: nats of mean absolute gap, sampler to model, above which the run stops
+
+
+@dataclass
+class WorkerConfig:
+    """Actor, critic, reference, reward and rollout."""
+
+    hybrid_engine: bool = True
+    actor: ActorConfig = field(default_factory=ActorConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    ref: RefConfig = field(default_factory=RefConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+
+
+@dataclass
+class TrainerConfig:
+    """Length, validation, checkpoints, trackers and the machine."""
+
+    total_epochs: int = 15
+    max_steps: int | None = None  # goes before total_epochs
+    project_name: str = "easy_r1"
+    experiment_name: str = "demo"
+    logger: list[str] = field(default_factory=lambda: ["console"])  # EasyR1: console and wandb
+    nnodes: int = 1
+    n_gpus_per_node: int = 8
+    max_try_make_batch: int = 20
+    critic_warmup: int = 0
+    val_freq: int = -1
+    val_before_train: bool = True
+    val_only: bool = False
+    val_generations_to_log: int = 0
+    save_freq: int = -1
+    save_limit: int = -1
+    save_model_only: bool = False
+    save_checkpoint_path: str | None = None  # EasyR1's name of run_dir
+    load_checkpoint_path: str | None = None  # EasyR1's name of resume=PATH
+    ray_timeline: str | None = None
+    find_last_checkpoint: bool = True  # false: like resume=never
+    run_dir: str | None = None  # ours: runs/<project_name>/<experiment_name> when nothing is set
+    resume: str = "auto"  # ours: auto | never | must | a checkpoint's path
+    device: str = "auto"  # ours: auto | cpu | cuda | cuda:N
+    dtype: str = "auto"  # ours: auto (float32 on CPU, bfloat16 on GPU) | float32 | bfloat16
+    threads: int | None = None  # ours: torch's CPU threads
+
+
+@dataclass
+class Config:
+    """The root; attribute access as in EasyR1's YAML: `config.worker.actor.optim.lr`."""
+
+    engine: str = "auto"  # ours: auto | local; easyr1 and verl are not part of this version
+    data: DataConfig = field(default_factory=DataConfig)
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    worker: WorkerConfig = field(default_factory=WorkerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
