@@ -122,12 +122,12 @@ def build_prompt(
     )
     try:
         input_ids_S, unexpanded_ids, pixel_values, grid = processor.encode(text, list(images))
+    except DataError as error:
+        raise DataError(f"{record.where}: {error}") from error
     except ValueError as error:
-        if isinstance(error, DataError) or not images:
-            raise
-        sizes = ", ".join(f"{image.width} x {image.height}" for image in images)
+        sizes = ", ".join(f"{image.width} x {image.height}" for image in images) or "none"
         raise DataError(
-            f"{record.where}: the model's processor refuses its images ({sizes} pixels): {error}"
+            f"{record.where}: the model's processor refuses the prompt (image sizes in pixels: {sizes}): {error}"
         ) from error
     return EncodedPrompt(record, text, input_ids_S, unexpanded_ids, images, pixel_values, grid)
 

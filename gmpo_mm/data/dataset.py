@@ -1,0 +1,210 @@
+"""The data set of a run: which rows are in it, in which order they come, and the state that a resumed run starts from."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+from gmpo_mm.data.prompts import EncodedPrompt, PromptProcessor, build_prompt, load_format_prompt, prompt_length
+from gmpo_mm.data.records import Progress, Record, Records, data_fingerprint
+from gmpo_mm.errors import DataError
+
+CACHED_PROMPTS = 32
+"""Encoded prompts that are kept. Small, since a 512 x 512 picture is 6 MB of pixel values."""
+
+
+class DataSettings(Protocol):
+    """The keys of EasyR1's `data` section that prompts depend on."""
+
+    format_prompt: str | None
+    min_pixels: int | None
+    max_pixels: int | None
+    max_prompt_length: int
+    filter_overlong_prompts: bool
+
+
+@dataclass(frozen=True)
+class OverlongPrompt:
+    """A row whose prompt has more than `data.max_prompt_length` tokens."""
+
+    row: int
+    where: str
+    tokens: int
+
+
+class PromptDataset(Sequence[EncodedPrompt]):
+    """Records as encoded prompts, made when asked for; the last few are kept.
+
+    With `data.filter_overlong_prompts` over-long prompts are left out of training and listed in `dropped`; without, the
+    first one that is met raises. In validation they always raise, up front: an accuracy over fewer problems than the
+    benchmark has would be a wrong number.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        processor: PromptProcessor,
+        data_config: DataSettings,
+        training: bool,
+        progress: Progress | None = None,
+    ) -> None:
+        """Count every prompt's tokens where the settings ask for it (about 1 ms a row); `progress` follows that scan."""
+        self.records = records
+        self.dropped: tuple[OverlongPrompt, ...] = ()
+        self._processor = processor
+        self._limit = data_config.max_prompt_length
+        self._options: dict[str, Any] = {
+            "format_prompt": load_format_prompt(data_config.format_prompt),
+            "min_pixels": data_config.min_pixels,
+            "max_pixels": data_config.max_pixels,
+        }
+        self._rows = list(range(len(records)))
+        if not training or data_config.filter_overlong_prompts:
+            overlong = self._find_overlong(progress)
+            if overlong and not training:
+                raise DataError(self._validation_error(overlong))
+            self.dropped = tuple(overlong)
+            left_out = {prompt.row for prompt in overlong}
+            self._rows = [row for row in self._rows if row not in left_out]
+        if not self._rows:
+            shortest = min(prompt.tokens for prompt in self.dropped)
+            raise DataError(
+                f"{records.name}: all {len(records)} prompts are longer than data.max_prompt_length={self._limit} (the "
+                f"shortest has {shortest} tokens); raise data.max_prompt_length"
+            )
+        self._encoded = lru_cache(maxsize=CACHED_PROMPTS)(self._encode)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> EncodedPrompt:  # type: ignore[override]
+        """Encode one prompt. Raises DataError that names the row when it is broken or over-long."""
+        return self._encoded(self._rows[index])
+
+    def record(self, index: int) -> Record:
+        """The record behind a prompt, without encoding it."""
+        return self.records[self._rows[index]]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the data (`data_fingerprint`) and of which rows were kept."""
+        kept = ",".join(map(str, self._rows))
+        return hashlib.sha256(f"{data_fingerprint(self.records)} {kept}".encode()).hexdigest()
+
+    def overlong_report(self) -> str:
+        """One sentence on the dropped prompts for the log; empty when there are none."""
+        if not self.dropped:
+            return ""
+        longest = max(prompt.tokens for prompt in self.dropped)
+        return (
+            f"{self.records.name}: dropped {len(self.dropped)} of {len(self.records)} training prompts that are longer than "
+            f"data.max_prompt_length={self._limit} (longest {longest} tokens): {_listed(self.dropped)}"
+        )
+
+    def _encode(self, row: int) -> EncodedPrompt:
+        prompt = build_prompt(self.records[row], self._processor, **self._options)
+        tokens = len(prompt.input_ids_S)
+        if tokens > self._limit:
+            raise DataError(
+                f"{prompt.record.where}: the prompt has {tokens} tokens, more than data.max_prompt_length={self._limit}; raise "
+                "data.max_prompt_length or set data.filter_overlong_prompts=true"
+            )
+        return prompt
+
+    def _find_overlong(self, progress: Progress | None) -> list[OverlongPrompt]:
+        overlong = []
+        for row in range(len(self.records)):
+            record = self.records[row]
+            tokens = prompt_length(record, self._processor, **self._options)
+            if tokens > self._limit:
+                overlong.append(OverlongPrompt(row, record.where, tokens))
+            if progress is not None:
+                progress(row + 1, len(self.records))
+        return overlong
+
+    def _validation_error(self, overlong: Sequence[OverlongPrompt]) -> str:
+        longest = max(prompt.tokens for prompt in overlong)
+        return (
+            f"{self.records.name}: {len(overlong)} of {len(self.records)} validation prompts are longer than "
+            f"data.max_prompt_length={self._limit}: {_listed(overlong)}; validation drops none, so raise "
+            f"data.max_prompt_length to {longest} (or lower data.max_pixels)"
+        )
+
+
+def _listed(prompts: Sequence[OverlongPrompt], limit: int = 10) -> str:
+    shown = ", ".join(f"{prompt.where}: {prompt.tokens} tokens" for prompt in prompts[:limit])
+    return shown + (f" and {len(prompts) - limit} more" if len(prompts) > limit else "")
+
+
+class PromptSampler:
+    """The order of rows: each epoch is its own permutation of (seed, epoch), and a batch never spans two epochs.
+
+    As with EasyR1's data loader (`drop_last`), the rows that are left when a batch no longer fits are not used in that
+    epoch; with shuffling they differ from epoch to epoch.
+    """
+
+    def __init__(self, size: int, shuffle: bool, seed: int, fingerprint: str = "") -> None:
+        """Order `size` rows. `fingerprint` (`PromptDataset.fingerprint()`) is saved and compared on resume."""
+        if size < 1:
+            raise DataError(f"can't sample from {size} rows; a data set needs at least one")
+        self.size = size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.fingerprint = fingerprint
+        self.epoch = 0
+        self.position = 0
+        self._order = self._permutation()
+
+    def next_indices(self, count: int) -> list[int]:
+        """The next `count` indices. Raises DataError when an epoch has fewer rows."""
+        if not 1 <= count <= self.size:
+            raise DataError(
+                f"a batch of {count} prompts can't be drawn from {self.size} rows; set data.rollout_batch_size (or "
+                f"data.mini_rollout_batch_size) to at most {self.size}"
+            )
+        if self.position + count > self.size:
+            self.epoch += 1
+            self.position = 0
+            self._order = self._permutation()
+        indices = self._order[self.position : self.position + count]
+        self.position += count
+        return indices
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_state_dict` needs; plain values for JSON."""
+        return {
+            "epoch": self.epoch,
+            "position": self.position,
+            "seed": self.seed,
+            "size": self.size,
+            "shuffle": self.shuffle,
+            "fingerprint": self.fingerprint,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken. Raises DataError when data, order or seed are not those of the saved run."""
+        mend = "restore it, or start a new run (trainer.resume=never with another trainer.run_dir)"
+        if state["size"] != self.size:
+            raise DataError(f"the checkpoint saw {state['size']} training rows, the data has {self.size} now; {mend}")
+        for name in ("seed", "shuffle"):
+            if state[name] != getattr(self, name):
+                raise DataError(
+                    f"data.{name} was {state[name]} when the checkpoint was made and is {getattr(self, name)} now; {mend}"
+                )
+        if state["fingerprint"] != self.fingerprint:
+            raise DataError(
+                f"the training data changed since the checkpoint (same number of rows, other contents); {mend}"
+            )
+        self.epoch = int(state["epoch"])
+        self.position = int(state["position"])
+        self._order = self._permutation()
+
+    def _permutation(self) -> list[int]:
+        order = list(range(self.size))
+        if self.shuffle:
+            # Python's generator, seeded by text: the same order with every torch and numpy version.
+            random.Random(f"{self.seed}/{self.epoch}").shuffle(order)
+        return order
