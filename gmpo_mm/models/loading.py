@@ -1,0 +1,161 @@
+"""A policy and its processor from a model folder or hub name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gmpo_mm.errors import ConfigError
+from gmpo_mm.models.packed_attention import register
+from gmpo_mm.models.policy import PolicyModel
+from gmpo_mm.models.processing import Processor, load_processor
+
+VISION_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
+"""Tokens that stand for pictures in a prompt. Sampling one would break the next forward pass, so none can be sampled."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of `trainer.device`; `auto` is the first GPU, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"trainer.device={name}, but torch {torch.__version__} sees no GPU; use trainer.device=cpu")
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The compute type of `trainer.dtype`; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def _read_config(path: str, trust_remote_code: bool) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        what = "the folder has no usable config.json" if Path(path).is_dir() else "no such folder, and the hub gave nothing"
+        raise ConfigError(f"worker.actor.model.model_path={path}: {what} ({error})") from error
+
+
+def load_model(
+    path: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+    trust_remote_code: bool = False,
+    override_config: dict[str, Any] | None = None,
+) -> torch.nn.Module:
+    """Load a causal text or image-text model through transformers' Auto classes, with packed attention.
+
+    Only safetensors weights are read. Raises ConfigError for a path without weights in that format.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    config = _read_config(path, trust_remote_code)
+    for key, value in (override_config or {}).items():
+        holder = config if hasattr(config, key) else config.get_text_config()
+        if not hasattr(holder, key):
+            raise ConfigError(f"worker.actor.model.override_config.{key}={value}: {type(config).__name__} has no such key")
+        setattr(holder, key, value)
+    kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    try:
+        model = kind.from_pretrained(
+            path, config=config, dtype=dtype, attn_implementation="sdpa",
+            trust_remote_code=trust_remote_code, use_safetensors=True,
+        )  # fmt: skip
+    except OSError as error:
+        raise ConfigError(
+            f"worker.actor.model.model_path={path}: no weights in safetensors format could be read ({error}); "
+            "convert the checkpoint with model.save_pretrained(folder)"
+        ) from error
+    return use_packed_attention(model).to(device or torch.device("cpu"))
+
+
+def use_packed_attention(model: torch.nn.Module) -> torch.nn.Module:
+    """Switch the decoder (not the vision tower) to the packed attention; returns the model."""
+    name = register()
+    inner: Any = model
+    decoder = inner.model.language_model if hasattr(inner.model, "language_model") else inner.model
+    kinds = set(getattr(decoder.config, "layer_types", None) or ["full_attention"])
+    if kinds - {"full_attention", "sliding_attention"}:
+        raise ConfigError(f"layers of kind {sorted(kinds)} can't be packed; the local engine needs attention layers only")
+    decoder.config._attn_implementation = name
+    return model
+
+
+def vision_token_ids(tokenizer: Any, config: Any) -> list[int]:
+    """Ids of every token that may not be sampled, for a tokenizer and its model's configuration."""
+    vocabulary = tokenizer.get_vocab()
+    ids = {vocabulary[token] for token in VISION_TOKENS if token in vocabulary}
+    ids |= {getattr(config, key) for key in ("image_token_id", "video_token_id") if getattr(config, key, None) is not None}
+    # rows of the output layer beyond the tokenizer's vocabulary are padding and decode to nothing
+    ids |= set(range(max(vocabulary.values()) + 1, config.get_text_config().vocab_size))
+    return sorted(ids)
+
+
+def end_token_ids(path: str, tokenizer: Any) -> list[int]:
+    """Ids that end a response: the generation config's and the tokenizer's."""
+    from transformers import GenerationConfig
+
+    ids = {tokenizer.eos_token_id}
+    try:
+        listed = GenerationConfig.from_pretrained(path).eos_token_id
+    except OSError:  # a model folder need not have a generation config
+        listed = None
+    ids |= set(listed if isinstance(listed, list) else [listed])
+    return sorted(i for i in ids if i is not None)
+
+
+def add_lora(model: torch.nn.Module, rank: int, alpha: int, target_modules: str, exclude_modules: str | None) -> torch.nn.Module:
+    """Wrap a model in a LoRA adapter; `target_modules` is `all-linear` or a comma-separated list (EasyR1's form)."""
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    targets: Any = target_modules if target_modules == "all-linear" else target_modules.split(",")
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM, r=rank, lora_alpha=alpha, target_modules=targets, exclude_modules=exclude_modules
+    )
+    return get_peft_model(model, config)  # type: ignore[arg-type]
+
+
+def load_policy(model_config: Any, *, device: torch.device, compute_dtype: torch.dtype, chat_template: str | None = None,
+                seed: int = 0) -> tuple[PolicyModel, Processor]:  # fmt: skip
+    """Load the policy of `worker.actor.model` and its processor.
+
+    Trained weights are float32 whatever the compute type, so that small updates are not rounded away.
+    """
+    from gmpo_mm.config import resolve_model_path
+
+    path = resolve_model_path(model_config.model_path)
+    remote = model_config.trust_remote_code
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    torch.manual_seed(seed)  # a fresh LoRA adapter is drawn from it
+    model = load_model(
+        path, device=device, trust_remote_code=remote, override_config=dict(model_config.override_config or {})
+    )
+    config: Any = model.config
+    is_vision = hasattr(config, "vision_config")
+    processor = load_processor(
+        resolve_model_path(model_config.tokenizer_path or model_config.model_path), trust_remote_code=remote,
+        chat_template=chat_template, is_vision=is_vision, image_token_id=getattr(config, "image_token_id", None),
+    )  # fmt: skip
+    if model_config.freeze_vision_tower and is_vision:
+        model.model.visual.requires_grad_(False)  # type: ignore[union-attr]
+    if model_config.lora.rank > 0:
+        lora = model_config.lora
+        model = add_lora(model, lora.rank, lora.alpha, lora.target_modules, lora.exclude_modules)
+    if model_config.enable_gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    policy = PolicyModel(
+        model,
+        forbidden_token_ids=vision_token_ids(processor.tokenizer, config),
+        eos_token_ids=end_token_ids(path, processor.tokenizer),
+        compute_dtype=compute_dtype,
+    )
+    return policy, processor

@@ -1,0 +1,287 @@
+"""A language or vision-language model as a policy: its parts, its prompts' embeddings, and log-probabilities of responses."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from gmpo_mm.data.prompts import EncodedPrompt
+from gmpo_mm.models.packed_attention import PackedLayout, build_layout
+from gmpo_mm.models.token_log_probs import token_log_probs
+
+
+@dataclass
+class ImageFeatures:
+    """What the vision tower gives for one prompt: features (tokens, C), and DeepStack features for each early layer."""
+
+    features: torch.Tensor
+    deepstack: list[torch.Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Group:
+    """One prompt and the token ids (T_i,) of some of its responses."""
+
+    prompt: EncodedPrompt
+    responses: Sequence[torch.Tensor]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that a packed forward pass has to process."""
+        return len(self.prompt.input_ids_S) + sum(max(0, len(r) - 1) for r in self.responses)
+
+
+@dataclass
+class PackedOutput:
+    """Per response token: log-probabilities (B, T) and entropies (B, T), 0 where the mask is False; router logits if asked.
+
+    `router_logits` are the layers' (N, experts); `router_weights_N` says for how many responses each token counts.
+    """
+
+    log_probs_BT: torch.Tensor
+    entropy_BT: torch.Tensor
+    mask_BT: torch.Tensor
+    router_logits: tuple[torch.Tensor, ...] = ()
+    router_weights_N: torch.Tensor | None = None
+
+
+class PolicyModel:
+    """A causal model of transformers, taken apart into embedding, vision tower, decoder and output layer.
+
+    The decoder is called on embeddings, so that a prompt and its pictures are encoded once for all of its responses.
+    Matrix products run in `compute_dtype`; the weights keep their own type, float32 when they are trained.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        forbidden_token_ids: Sequence[int] = (),
+        eos_token_ids: Sequence[int] = (),
+        compute_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.module = module
+        self.forbidden_token_ids = sorted(forbidden_token_ids)
+        self.eos_token_ids = sorted(eos_token_ids)
+        self.compute_dtype = compute_dtype
+        unwrapped: Any = module.get_base_model() if hasattr(module, "peft_config") else module
+        self.causal_lm = unwrapped
+        self.backbone: Any = unwrapped.model
+        self.vision: nn.Module | None = getattr(self.backbone, "visual", None)
+        self.decoder: Any = self.backbone.language_model if self.vision is not None else self.backbone
+        self.embedding: nn.Module = unwrapped.get_input_embeddings()
+        self.lm_head: nn.Linear = unwrapped.get_output_embeddings()
+        self._frozen_features: dict[int, tuple[EncodedPrompt, ImageFeatures]] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.lm_head.weight.device
+
+    @property
+    def config(self) -> Any:
+        """The decoder's configuration."""
+        return self.decoder.config
+
+    @property
+    def is_mixture_of_experts(self) -> bool:
+        """Whether the decoder routes tokens to experts."""
+        return bool(getattr(self.config, "num_experts", 0) or getattr(self.config, "num_local_experts", 0))
+
+    def autocast(self) -> AbstractContextManager:
+        """Run matrix products in the compute type."""
+        if self.compute_dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.compute_dtype)
+
+    # ---- images -------------------------------------------------------------------------------------------------------
+
+    def _vision_is_frozen(self) -> bool:
+        return self.vision is not None and not any(p.requires_grad for p in self.vision.parameters())
+
+    def encode_images(self, prompts: Sequence[EncodedPrompt]) -> list[ImageFeatures | None]:
+        """Features of every prompt's pictures, each prompt encoded once; None for prompts without pictures.
+
+        With a frozen vision tower the features of a step's prompts are kept until `forget_images`, so that sampling, the
+        reference and every update share one encoding.
+        """
+        frozen = self._vision_is_frozen()
+        found: list[ImageFeatures | None] = [None] * len(prompts)
+        missing = []
+        for i, prompt in enumerate(prompts):
+            if prompt.pixel_values is None:
+                continue
+            kept = self._frozen_features.get(id(prompt)) if frozen else None
+            if kept is not None:
+                found[i] = kept[1]
+            else:
+                missing.append(i)
+        if missing:
+            with torch.no_grad() if frozen else nullcontext():
+                encoded = self._encode_images([prompts[i] for i in missing])
+            for i, features in zip(missing, encoded, strict=True):
+                found[i] = features
+                if frozen:
+                    self._frozen_features[id(prompts[i])] = (prompts[i], features)
+        return found
+
+    def forget_images(self) -> None:
+        """Drop the features kept for a frozen vision tower."""
+        self._frozen_features.clear()
+
+    def _encode_images(self, prompts: Sequence[EncodedPrompt]) -> list[ImageFeatures]:
+        pixel_values = torch.cat([p.pixel_values for p in prompts]).to(self.device)  # type: ignore[misc]
+        grids = torch.cat([p.image_grid_thw_N3 for p in prompts]).to(self.device)  # type: ignore[misc]
+        output = self.backbone.get_image_features(pixel_values, grids)
+        if isinstance(output, (tuple, list)) and isinstance(output[0], torch.Tensor):  # transformers 4: one tensor an image
+            images, deepstack = list(output), []
+        elif isinstance(output, (tuple, list)):  # transformers 4, Qwen3-VL: (images, DeepStack features)
+            images, deepstack = list(output[0]), list(output[1])
+        else:
+            images, deepstack = list(output.pooler_output), list(getattr(output, "deepstack_features", None) or [])
+        per_image = [len(image) for image in images]
+        deepstack = [torch.cat(list(d)) if isinstance(d, (tuple, list)) else d for d in deepstack]
+        split_deepstack = [layer.split(per_image) for layer in deepstack]
+        result, done = [], 0
+        for prompt in prompts:
+            end = done + len(prompt.image_grid_thw_N3)  # type: ignore[arg-type]
+            layers = [torch.cat(layer[done:end]) for layer in split_deepstack]
+            result.append(ImageFeatures(torch.cat(images[done:end]), layers))
+            done = end
+        return result
+
+    # ---- positions ----------------------------------------------------------------------------------------------------
+
+    def prompt_positions(self, prompt: EncodedPrompt) -> torch.Tensor:
+        """Rotary positions of a prompt's tokens: (3, S) for multimodal rotary embeddings, else (1, S)."""
+        ids = prompt.input_ids_S
+        if self.vision is None:
+            return torch.arange(len(ids))[None]
+        if prompt.image_grid_thw_N3 is None:
+            return torch.arange(len(ids)).expand(3, -1)
+        kinds = {}
+        if "mm_token_type_ids" in inspect.signature(self.backbone.get_rope_index).parameters:
+            kinds["mm_token_type_ids"] = (ids == self.causal_lm.config.image_token_id).int()[None]
+        positions, _ = self.backbone.get_rope_index(ids[None], image_grid_thw=prompt.image_grid_thw_N3, **kinds)
+        return positions[:, 0]
+
+    # ---- forward ------------------------------------------------------------------------------------------------------
+
+    def embed_flat(
+        self, prompts: Sequence[EncodedPrompt], flat_ids_N: torch.Tensor, prompt_starts: Sequence[int]
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Embeddings (1, N, C) of a flat row in which prompt i starts at `prompt_starts[i]`, and the decoder's extra inputs."""
+        embeds_NC = self.embedding(flat_ids_N)
+        encoded = self.encode_images(prompts)
+        if all(features is None for features in encoded):
+            return embeds_NC[None], {}
+        image_token = self.causal_lm.config.image_token_id
+        places, features, deepstack = [], [], []
+        for prompt, start, found in zip(prompts, prompt_starts, encoded, strict=True):
+            if found is not None:
+                places.append((prompt.input_ids_S == image_token).nonzero()[:, 0] + start)
+                features.append(found.features)
+                deepstack.append(found.deepstack)
+        place = torch.cat(places).to(self.device)
+        embeds_NC = embeds_NC.index_copy(0, place, torch.cat(features).to(embeds_NC.dtype))
+        if not deepstack[0]:
+            return embeds_NC[None], {}
+        mask_N = torch.zeros(len(flat_ids_N), dtype=torch.bool, device=self.device)
+        mask_N[place] = True
+        layers = [torch.cat(layer) for layer in zip(*deepstack, strict=True)]
+        return embeds_NC[None], {"visual_pos_masks": mask_N[None], "deepstack_visual_embeds": layers}
+
+    def decode_flat(
+        self, embeds_1NC: torch.Tensor, positions_PN: torch.Tensor, layout: PackedLayout, cache: Any = None, **extra: Any
+    ) -> Any:
+        """Run the decoder over a flat row; raises when the model's attention did not take the packed layout."""
+        positions = positions_PN[:, None] if self.vision is not None else positions_PN
+        before = layout.used
+        output = self.decoder(
+            inputs_embeds=embeds_1NC,
+            position_ids=positions.to(self.device),
+            # a 4-D mask is taken as it is: transformers then builds none of its own
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device),
+            past_key_values=cache,
+            use_cache=cache is not None,
+            packed_layout=layout,
+            **extra,
+        )
+        if layout.used == before:
+            raise ValueError(
+                f"{type(self.causal_lm).__name__} does not hand the packed layout to its attention: its layers can't be "
+                "packed; the local engine supports the Qwen2, Qwen2.5 and Qwen3 families"
+            )
+        return output
+
+    def response_log_probs(
+        self, groups: Sequence[Group], temperature: float = 1.0, with_router: bool = False
+    ) -> PackedOutput:
+        """Log-probabilities and entropies of all responses of some groups; B runs group by group.
+
+        Each prompt and its pictures pass through the model once; padding never does.
+        """
+        prompts = [g.prompt for g in groups]
+        responses = [r for g in groups for r in g.responses]
+        rows = [i for i, g in enumerate(groups) for _ in g.responses]
+        prompt_lengths = [len(p.input_ids_S) for p in prompts]
+        # the last token of a response is predicted, but predicts nothing
+        layout = build_layout(prompt_lengths, rows, [max(0, len(r) - 1) for r in responses], self.device)
+        flat_ids, positions, prompt_starts, weights, start = [], [], [], [], 0
+        for group in groups:
+            prompt_starts.append(start)
+            parts = [group.prompt.input_ids_S, *(r[:-1] for r in group.responses)]
+            prompt_positions = self.prompt_positions(group.prompt)
+            after = int(prompt_positions.max()) + 1
+            flat_ids += parts
+            positions.append(prompt_positions)
+            axes = len(prompt_positions)
+            positions += [torch.arange(after, after + len(part)).expand(axes, -1) for part in parts[1:]]
+            size = sum(len(part) for part in parts)
+            weight = torch.ones(size)
+            weight[: len(parts[0])] = len(group.responses)
+            weights.append(weight)
+            start += size
+        with self.autocast():
+            embeds, extra = self.embed_flat(prompts, torch.cat(flat_ids).to(self.device), prompt_starts)
+            if with_router:
+                extra["output_router_logits"] = True
+            output = self.decode_flat(embeds, torch.cat(positions, dim=1), layout, **extra)
+            log_probs_BT, entropy_BT, mask_BT = self._score(output.last_hidden_state[0], layout, responses, temperature)
+        packed = PackedOutput(log_probs_BT, entropy_BT, mask_BT)
+        if with_router:
+            packed.router_logits = tuple(layer.reshape(-1, layer.shape[-1]) for layer in output.router_logits)
+            packed.router_weights_N = torch.cat(weights).to(self.device)
+        return packed
+
+    def _score(
+        self, hidden_NC: torch.Tensor, layout: PackedLayout, responses: Sequence[torch.Tensor], temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        lengths = [len(r) for r in responses]
+        width = max(lengths, default=0)
+        mask_BT = torch.arange(width) < torch.tensor(lengths)[:, None]
+        last_prompt_R = layout.prompt_index_RP.gather(1, layout.prompt_mask_RP.sum(1, keepdim=True) - 1)[:, 0]
+        source_BT = torch.cat([last_prompt_R[layout.response_row_B][:, None], layout.response_index_BT], dim=1)
+        mask_BT = mask_BT.to(self.device)
+        source_K = source_BT[:, :width][mask_BT]
+        targets_K = torch.cat(list(responses)).to(self.device)
+        log_probs_K, entropy_K = token_log_probs(
+            hidden_NC.index_select(0, source_K), self.lm_head, targets_K, temperature, self.forbidden_token_ids
+        )
+        place = mask_BT.flatten().nonzero()[:, 0]
+        blank = log_probs_K.new_zeros(mask_BT.numel())
+        log_probs_BT = blank.index_copy(0, place, log_probs_K).view(mask_BT.shape)
+        entropy_BT = blank.index_copy(0, place, entropy_K).view(mask_BT.shape)
+        return log_probs_BT, entropy_BT, mask_BT
+
+    @contextmanager
+    def adapter_disabled(self) -> Iterator[None]:
+        """The model without its LoRA adapter, i.e. the reference model of a LoRA run."""
+        with self.module.disable_adapter():  # type: ignore[operator]
+            yield
