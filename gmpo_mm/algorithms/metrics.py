@@ -1,0 +1,89 @@
+"""Metrics that can be merged over micro-batches and ranks without averaging an average."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+KINDS = ("mean", "min", "max")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One quantity on its way to the log: the SUM and its count for a mean, the extreme and its count for min and max.
+
+    ``value`` and ``count`` are 0-dim detached tensors that stay on their device. ``count`` 0 means that nothing was
+    seen; such a metric is left out of the log.
+    """
+
+    kind: str
+    value: Tensor
+    count: Tensor
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"metric kind {self.kind!r} is unknown; use one of {', '.join(KINDS)}.")
+
+    def merged_with(self, other: "Metric") -> "Metric":
+        """The metric of both parts together; ValueError if the kinds differ."""
+        if self.kind != other.kind:
+            raise ValueError(f"a {self.kind!r} metric cannot be merged with a {other.kind!r} metric.")
+        count = self.count + other.count
+        if self.kind == "mean":
+            return Metric("mean", self.value + other.value, count)
+        extreme = torch.minimum if self.kind == "min" else torch.maximum
+        return Metric(self.kind, extreme(self.value, other.value), count)
+
+
+def merge_metrics(parts: Iterable[Mapping[str, Metric]]) -> dict[str, Metric]:
+    """Merge metrics of micro-batches, mini-batches or ranks; a key may be missing in some parts.
+
+    Raises:
+        ValueError: one name with two kinds.
+    """
+    merged: dict[str, Metric] = {}
+    for part in parts:
+        for name, metric in part.items():
+            merged[name] = merged[name].merged_with(metric) if name in merged else metric
+    return merged
+
+
+def finalize_metrics(metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """Plain numbers for the log, with one transfer from the device; a metric that counted nothing is left out."""
+    if not metrics:
+        return {}
+    device = next(iter(metrics.values())).value.device
+    numbers = [tensor.detach().to(device) for m in metrics.values() for tensor in (m.value, m.count)]
+    # float64 keeps a count of tokens exact; it is exact for float32 sums as well.
+    flat = torch.stack([n.to(torch.float64) for n in numbers]).tolist()
+    result: dict[str, float] = {}
+    for (name, metric), value, count in zip(metrics.items(), flat[0::2], flat[1::2], strict=True):
+        if count > 0:
+            result[name] = value / count if metric.kind == "mean" else value
+    return result
+
+
+def _extreme(values: Tensor, mask: Tensor, kind: str) -> Metric:
+    """Minimum or maximum of ``values`` where ``mask`` is True; masked rows leave no trace."""
+    neutral = float("inf") if kind == "min" else float("-inf")
+    kept = torch.where(mask, values, torch.full_like(values, neutral)).flatten()
+    # One neutral entry more, so that a batch of no rows or no tokens is no special case.
+    kept = torch.cat([kept, kept.new_full((1,), neutral)])
+    return Metric(kind, kept.amin() if kind == "min" else kept.amax(), mask.sum())
+
+
+def masked_min(values: Tensor, mask: Tensor) -> Metric:
+    """Smallest valid value."""
+    return _extreme(values.detach(), mask, "min")
+
+
+def masked_max(values: Tensor, mask: Tensor) -> Metric:
+    """Largest valid value."""
+    return _extreme(values.detach(), mask, "max")
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Metric:
+    """Mean over the valid values, kept as sum and count."""
+    kept = torch.where(mask, values.detach(), torch.zeros_like(values))
+    return Metric("mean", kept.sum(), mask.sum())

@@ -1,0 +1,175 @@
+"""Names of policy losses: one decorator registers one function, ours or a user's."""
+
+import difflib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+
+from torch import Tensor
+
+from gmpo_mm.algorithms.config import PolicyLossConfig
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """What a loss function returns if it has more to say than its losses.
+
+    ``losses`` is (B, T), or (B,) for a loss whose unit is the sequence. ``token_flags`` maps a metric name to a bool
+    tensor (B, T) or (B,); the fraction of valid tokens on which it is True is logged under that name.
+    """
+
+    losses: Tensor
+    token_flags: dict[str, Tensor] = field(default_factory=dict)
+
+
+LossFunction = Callable[[Tensor, Tensor, Tensor, Tensor, PolicyLossConfig], "Tensor | LossTerms"]
+
+
+@dataclass(frozen=True)
+class RegisteredLoss:
+    """A loss function with what the frame around it has to know (see ``register_policy_loss``)."""
+
+    name: str
+    function: LossFunction
+    unit: str
+    reads: frozenset[str]
+    sequence_advantages: bool
+
+
+UNITS = ("loss_avg_mode", "sequence")
+_REGISTRY: dict[str, RegisteredLoss] = {}
+_FILES: dict[Path, ModuleType] = {}
+_FILE_MODULE_PREFIX = "gmpo_mm_policy_loss_file_"
+_ATTRIBUTE = "registered_policy_loss"
+_ALL_KEYS = frozenset(
+    {"clip_ratio_low", "clip_ratio_high", "clip_ratio_dual", "tau_positive", "tau_negative", "loss_avg_mode"}
+    | {"gmpo.clip", "gmpo.normalize", "gmpo.log_clip_low", "gmpo.log_clip_high"}
+)
+
+
+def register_policy_loss(
+    name: str,
+    *,
+    unit: str = "loss_avg_mode",
+    reads: Iterable[str] = (),
+    sequence_advantages: bool = False,
+) -> Callable[[LossFunction], LossFunction]:
+    """Make a function a policy loss under ``name``.
+
+    The function is called as ``fn(log_probs_BT, old_log_probs_BT, advantages_BT, response_mask_BT, config)`` with
+    everything prepared: float32 at least, masked entries 0, only ``log_probs_BT`` with a gradient. It returns the loss
+    of each token (B, T), or of each sequence (B,) when its unit is the sequence, or ``LossTerms``. Masking, weights,
+    the sum and the common metrics are not its business.
+
+    Args:
+        name: the ``loss_type``; not needed again when the loss lives in a user's file.
+        unit: ``sequence`` if the loss is a mean over sequences whatever the config says, else ``loss_avg_mode``.
+        reads: the config keys, relative to ``worker.actor``, that the loss reads (``clip_ratio_low``,
+            ``gmpo.normalize``, ...); any other clip key is an error when a config file sets it.
+        sequence_advantages: the loss needs one advantage a sequence and is given (B,) in place of (B, T).
+
+    Raises:
+        ValueError: a name that is taken, an unknown unit, an unknown config key.
+    """
+    if unit not in UNITS:
+        raise ValueError(f"unit {unit!r} of policy loss {name!r} is unknown; use one of {', '.join(UNITS)}.")
+    unknown = sorted(set(reads) - _ALL_KEYS)
+    if unknown:
+        raise ValueError(
+            f"policy loss {name!r} says that it reads {', '.join(unknown)}; known keys: {', '.join(sorted(_ALL_KEYS))}."
+        )
+    keys = frozenset(reads) | ({"loss_avg_mode"} if unit == "loss_avg_mode" else set())
+
+    def decorator(function: LossFunction) -> LossFunction:
+        loss = RegisteredLoss(name, function, unit, keys, sequence_advantages)
+        setattr(function, _ATTRIBUTE, loss)
+        # A loss in a user's file is addressed by its path, so its name can't collide with one of ours.
+        if not function.__module__.startswith(_FILE_MODULE_PREFIX):
+            if name in _REGISTRY:
+                raise ValueError(f"policy loss {name!r} is registered already; choose another name.")
+            _REGISTRY[name] = loss
+        return function
+
+    return decorator
+
+
+def known_loss_types() -> tuple[str, ...]:
+    """Registered names, sorted."""
+    return tuple(sorted(_REGISTRY))
+
+
+def get_policy_loss(loss_type: str) -> RegisteredLoss:
+    """The loss of that name, or of ``path/to/file.py:name``.
+
+    Raises:
+        ValueError: unknown name (the message lists the known ones and the nearest), or see ``load_policy_loss``.
+    """
+    if loss_type in _REGISTRY:
+        return _REGISTRY[loss_type]
+    if loss_type.endswith(".py") or ".py:" in loss_type:
+        return load_policy_loss(loss_type)
+    known = known_loss_types()
+    near = difflib.get_close_matches(loss_type, known, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+        f"loss_type: {loss_type!r} is unknown.{hint} Known: {', '.join(known)}; "
+        "a loss of your own is given as path/to/file.py:name."
+    )
+
+
+def load_policy_loss(spec: str) -> RegisteredLoss:
+    """The decorated function ``name`` of the Python file in ``path/to/file.py:name``; the file is run once a process.
+
+    Raises:
+        ValueError: no name, missing file, a file that fails, missing name, not callable, not decorated.
+    """
+    path_text, colon, name = spec.rpartition(":")
+    if not colon or not path_text.endswith(".py") or not name:
+        raise ValueError(f"loss_type: {spec!r} names no function; write path/to/file.py:name.")
+    path = Path(path_text).expanduser().resolve()
+    if not path.is_file():
+        raise ValueError(f"loss_type: {spec!r}: there is no file {path}.")
+    module = _FILES.get(path) or _run_file(path, spec)
+    if not hasattr(module, name):
+        found = sorted(key for key, value in vars(module).items() if hasattr(value, _ATTRIBUTE))
+        raise ValueError(f"loss_type: {spec!r}: {path.name} has no {name!r}; policy losses in it: {found or 'none'}.")
+    function = getattr(module, name)
+    if not callable(function):
+        raise ValueError(f"loss_type: {spec!r}: {name!r} is a {type(function).__name__}, not a function.")
+    loss = getattr(function, _ATTRIBUTE, None)
+    if loss is None:
+        raise ValueError(
+            f"loss_type: {spec!r}: {name!r} is not marked as a policy loss; "
+            f'put @register_policy_loss("{name}", reads=...) from gmpo_mm.algorithms above it.'
+        )
+    return loss
+
+
+def _run_file(path: Path, spec: str) -> ModuleType:
+    module_name = _FILE_MODULE_PREFIX + sha256(str(path).encode()).hexdigest()[:16]
+    module_spec = importlib.util.spec_from_file_location(module_name, path)
+    assert module_spec is not None and module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_name] = module  # dataclasses in the file look their module up
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        raise ValueError(f"loss_type: {spec!r}: running {path} raised {type(error).__name__}: {error}") from error
+    _FILES[path] = module
+    return module
+
+
+def clip_keys_read_by(loss_type: str) -> set[str]:
+    """The config keys, relative to ``worker.actor`` (``clip_ratio_low``, ``gmpo.log_clip_low``), that the loss reads.
+
+    A loss key that a config file sets and that is not among them has no effect, which should be an error.
+
+    Raises:
+        ValueError: unknown loss.
+    """
+    return set(get_policy_loss(loss_type).reads)
