@@ -1,0 +1,186 @@
+"""Load a reward function from a file, as EasyR1 does, and hold it to its contract."""
+
+import difflib
+import hashlib
+import importlib.util
+import inspect
+import math
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, SupportsFloat
+
+from gmpo_mm.errors import ConfigError, RewardError
+
+KEY = "worker.reward.reward_function"
+REWARD_TYPES = ("batch", "sequential")
+_SHOWN = 200  # characters of a response in an error
+
+
+@dataclass(frozen=True)
+class RewardFunction:
+    """A loaded reward function; call it with EasyR1's inputs, get one dict of floats a row."""
+
+    function: Callable[..., Any]
+    kwargs: Mapping[str, Any]
+    reward_type: str
+    name: str
+    path: str
+
+    def __call__(self, inputs: list[dict[str, Any]]) -> list[dict[str, float]]:
+        """Scores, one a row, each with a finite `overall`; RewardError names the row that raised or broke the contract."""
+        if not inputs:
+            return []
+        if self.reward_type == "sequential":
+            outputs = [self._call_row(index, row) for index, row in enumerate(inputs)]
+        else:
+            outputs = self._call_batch(inputs)
+        return [
+            self._checked(index, row, score) for index, (row, score) in enumerate(zip(inputs, outputs, strict=True))
+        ]
+
+    def _call_row(self, index: int, row: dict[str, Any]) -> Any:
+        try:
+            return self.function(row, **self.kwargs)
+        except (Exception, SystemExit) as error:
+            raise self._error(f"raised {_brief(error)}", index, row, traceback.format_exc()) from error
+
+    def _call_batch(self, inputs: list[dict[str, Any]]) -> list[Any]:
+        try:
+            outputs = self.function(inputs, **self.kwargs)
+        except ConfigError:
+            raise
+        except (Exception, SystemExit) as error:
+            index = self._first_failing_row(inputs)
+            row = None if index is None else inputs[index]
+            raise self._error(f"raised {_brief(error)}", index, row, traceback.format_exc()) from error
+        if not isinstance(outputs, (list, tuple)):
+            raise RewardError(f"{self._where()} returned {type(outputs).__name__}; return a list with one dict a row")
+        if len(outputs) != len(inputs):
+            raise RewardError(
+                f"{self._where()} returned {len(outputs)} scores for {len(inputs)} rows; return one a row"
+            )
+        return list(outputs)
+
+    def _first_failing_row(self, inputs: list[dict[str, Any]]) -> int | None:
+        """A batch function does not say which row it failed on: the first that fails alone."""
+        for index, row in enumerate(inputs):
+            try:
+                self.function([row], **self.kwargs)
+            except (Exception, SystemExit):
+                return index
+        return None
+
+    def _checked(self, index: int, row: dict[str, Any], score: Any) -> dict[str, float]:
+        if not isinstance(score, Mapping):
+            raise self._error(f"returned {type(score).__name__} instead of a dict", index, row)
+        if "overall" not in score:
+            raise self._error(f"returned no 'overall' (keys: {', '.join(map(str, score))})", index, row)
+        checked = {str(key): _as_float(value) for key, value in score.items()}
+        for key, value in checked.items():
+            if value is None:
+                raise self._error(f"returned {key}={score[key]!r}, which is not a number", index, row)
+        if not math.isfinite(checked["overall"] or 0.0):
+            raise self._error(f"returned overall={score['overall']!r}, which is not finite", index, row)
+        return {key: value for key, value in checked.items() if value is not None}
+
+    def _where(self) -> str:
+        return f"reward function {self.path}:{self.function.__name__}"
+
+    def _error(self, what: str, index: int | None, row: Mapping[str, Any] | None, trace: str = "") -> RewardError:
+        if index is None or row is None:
+            place = "  on the whole batch; no row fails alone"
+        else:
+            response = str(row.get("response", ""))
+            start = repr(response[:_SHOWN]) + ("..." if len(response) > _SHOWN else "")
+            place = (
+                f"  row {index}, ground truth {str(row.get('ground_truth'))[:_SHOWN]!r}\n"
+                f"  response ({len(response)} characters): {start}"
+            )
+        return RewardError(f"{self._where()} {what}\n{place}" + (f"\n{trace.rstrip()}" if trace else ""))
+
+
+def load_reward_function(path_and_name: str, kwargs: Mapping[str, Any] | None = None) -> RewardFunction:
+    """Load `path/to/file.py:function` (`main` when no name is given) and bind its keyword arguments.
+
+    The file's REWARD_TYPE is batch (the default) or sequential, REWARD_NAME a label. A `prepare(**kwargs)` in the file
+    is called once, to check arguments and start what the function needs. ConfigError for a path, name, type or keyword
+    that is not there.
+    """
+    path_text, separator, function_name = path_and_name.rpartition(":")
+    if not separator or function_name.endswith(".py"):
+        path_text, function_name = path_and_name, "main"
+    path = Path(path_text).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"{KEY}: no file {path_text!r}; give path/to/file.py:function_name")
+    module = _load_module(path.resolve())
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ConfigError(
+            f"{KEY}: {path_text} has no function {function_name!r}{_nearest(function_name, _functions(module))}; "
+            "give path/to/file.py:function_name"
+        )
+    reward_type = getattr(module, "REWARD_TYPE", "batch")
+    if reward_type not in REWARD_TYPES:
+        raise ConfigError(f"{KEY}: {path_text} says REWARD_TYPE = {reward_type!r}; use {' or '.join(REWARD_TYPES)}")
+    bound = dict(kwargs or {})
+    _check_kwargs(function, bound, path_text)
+    prepare = getattr(module, "prepare", None)
+    if callable(prepare):
+        prepare(**bound)
+    return RewardFunction(function, bound, reward_type, str(getattr(module, "REWARD_NAME", "unknown")), path_text)
+
+
+def _load_module(path: Path) -> ModuleType:
+    # Its own name for each file: two loaded files would otherwise overwrite each other in sys.modules.
+    name = f"gmpo_mm_reward_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{KEY}: {path} is not a Python file; give path/to/file.py:function_name")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise ConfigError(f"{KEY}: {path} can't be loaded: {_brief(error)}\n{traceback.format_exc()}") from error
+    return module
+
+
+def _check_kwargs(function: Callable[..., Any], kwargs: Mapping[str, Any], path: str) -> None:
+    parameters = list(inspect.signature(function).parameters.values())
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    keyword_kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    known = [parameter.name for parameter in parameters[1:] if parameter.kind in keyword_kinds]
+    for key in kwargs:
+        if key not in known:
+            listed = f"known: {', '.join(known)}" if known else "the function takes none"
+            raise ConfigError(
+                f"{KEY}_kwargs.{key}={kwargs[key]!r}: {path} does not know {key!r}{_nearest(key, known)}; {listed}"
+            )
+
+
+def _functions(module: ModuleType) -> list[str]:
+    return [name for name, value in vars(module).items() if inspect.isfunction(value)]
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _as_float(value: Any) -> float | None:
+    if isinstance(value, (str, bytes)) or not isinstance(value, SupportsFloat):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _brief(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

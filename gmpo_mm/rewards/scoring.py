@@ -1,0 +1,91 @@
+"""Accuracy plus format, the reward that the answer-graded data sets share, in EasyR1's contract."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gmpo_mm.errors import ConfigError
+from gmpo_mm.rewards.formats import FORMATS
+from gmpo_mm.verifiers import DEFAULT_TIMEOUT, grade_batch, warm_up
+
+Score = dict[str, float]
+
+
+def check_arguments(format_weight: float, accuracy_weight: float | None, format: str, timeout: float) -> None:
+    """ConfigError for a value that the reward can't mean."""
+    if format not in FORMATS:
+        raise ConfigError(f"reward argument format={format!r} is not known; use one of {', '.join(FORMATS)}")
+    weights = {"format_weight": format_weight, "accuracy_weight": accuracy_weight}
+    for name, weight in weights.items():
+        if weight is not None and not (_is_number(weight) and 0 <= weight < math.inf):
+            raise ConfigError(f"reward argument {name}={weight!r} must be a number of at least 0")
+    if accuracy_weight is None and format_weight > 1:
+        raise ConfigError(
+            f"reward argument format_weight={format_weight!r} leaves accuracy the weight {1 - format_weight:g}; "
+            "give a format_weight of at most 1, or an accuracy_weight"
+        )
+    if not (_is_number(timeout) and 0 < timeout < math.inf):
+        raise ConfigError(f"reward argument timeout={timeout!r} must be a positive number of seconds")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def prepare(
+    format_weight: float = 0.1,
+    accuracy_weight: float | None = None,
+    format: str = "think_boxed",
+    timeout: float = DEFAULT_TIMEOUT,
+) -> None:
+    """Check the arguments before a run and start importing math-verify in the background."""
+    check_arguments(format_weight, accuracy_weight, format, timeout)
+    warm_up(wait=False)
+
+
+def score_answers(
+    reward_inputs: Sequence[Mapping[str, Any]],
+    format_weight: float = 0.1,
+    accuracy_weight: float | None = None,
+    format: str = "think_boxed",
+    timeout: float = DEFAULT_TIMEOUT,
+) -> list[Score]:
+    """Scores of a batch: overall = accuracy_weight * accuracy + format_weight * format.
+
+    `accuracy_weight` is 1 - format_weight when not given. `format` is think_boxed, answer_tags or qwen_math and also
+    says where the answer stands. A comparison beyond `timeout` seconds is 0 with verifier_timeout 1; no response can
+    make this raise.
+    """
+    check_arguments(format_weight, accuracy_weight, format, timeout)
+    weight = 1.0 - format_weight if accuracy_weight is None else accuracy_weight
+    has_format, extraction = FORMATS[format]
+    responses = [_response_text(row["response"]) for row in reward_inputs]
+    golds = [_gold(row["ground_truth"]) for row in reward_inputs]
+    grades = grade_batch(responses, golds, kind="response", timeout=timeout, extraction=extraction)
+    scores = []
+    for response, grade in zip(responses, grades, strict=True):
+        accuracy, form = float(grade.correct), float(has_format(response))
+        scores.append(
+            {
+                "overall": weight * accuracy + format_weight * form,
+                "format": form,
+                "accuracy": accuracy,
+                "no_answer": float(grade.status == "no_answer"),
+                "verifier_timeout": float(grade.status == "timeout"),
+                "verifier_error": float(grade.status == "error"),
+            }
+        )
+    return scores
+
+
+def _response_text(response: object) -> str:
+    return response if isinstance(response, str) else ""
+
+
+def _gold(ground_truth: Any) -> str | list[str]:
+    """Text, a number, or a list (also a NumPy array) of them."""
+    if hasattr(ground_truth, "tolist"):
+        ground_truth = ground_truth.tolist()
+    if isinstance(ground_truth, (list, tuple)):
+        return [str(text) for text in ground_truth]
+    return str(ground_truth)

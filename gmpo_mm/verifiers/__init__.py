@@ -1,0 +1,17 @@
+"""Does an answer equal the gold one? Extraction, equivalence, and processes that can be killed."""
+
+from gmpo_mm.verifiers.extraction import extract_answer, last_answer_tag, last_boxed
+from gmpo_mm.verifiers.grading import DEFAULT_TIMEOUT, Grade, grade_batch
+from gmpo_mm.verifiers.pool import VerifierUnavailableError, shut_down, warm_up
+
+__all__ = [
+    "DEFAULT_TIMEOUT",
+    "Grade",
+    "VerifierUnavailableError",
+    "extract_answer",
+    "grade_batch",
+    "last_answer_tag",
+    "last_boxed",
+    "shut_down",
+    "warm_up",
+]

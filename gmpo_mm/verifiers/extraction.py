@@ -1,0 +1,78 @@
+"""Find the final answer in a response. Every function here is linear in the length of the text."""
+
+import re
+from typing import Literal
+
+Extraction = Literal["auto", "boxed", "answer_tags"]
+EXTRACTIONS: tuple[str, ...] = ("auto", "boxed", "answer_tags")
+
+_BOX_OPENING = re.compile(r"\\(?:boxed|fbox)\s*\{")
+# An escaped character is one token, so that the braces of `\{1, 2\}` do not count as groups.
+_BRACE_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_INVISIBLE = dict.fromkeys(
+    map(ord, "\u00ad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff")
+)
+
+
+def remove_invisible(text: str) -> str:
+    """Drop zero-width and direction characters, which look like nothing and break every comparison."""
+    return text.translate(_INVISIBLE)
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Content of the last complete `\boxed{...}` (nested braces kept), or None when there is none."""
+    last = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+    if last < 0:
+        return None
+    # Nearly every response is decided here; the full pass is for a text that ends in the middle of a box.
+    span = _last_box_from(text, last)
+    if span is None:
+        span = _last_box_from(text, 0)
+    return None if span is None else text[span[0] : span[1]]
+
+
+def _last_box_from(text: str, start: int) -> tuple[int, int] | None:
+    """One pass with a stack of open braces; the complete box that opens last wins."""
+    opening = _BOX_OPENING.search(text, start)
+    if opening is None:
+        return None
+    open_boxes: list[int | None] = []
+    best: tuple[int, int] | None = None
+    for token in _BRACE_TOKEN.finditer(text, opening.start()):
+        symbol = token.group()
+        if symbol == "{":
+            open_boxes.append(None)
+        elif symbol == "}":
+            content_start = open_boxes.pop() if open_boxes else None
+            if content_start is not None and (best is None or content_start > best[0]):
+                best = (content_start, token.start())
+        elif symbol.endswith("{") and len(symbol) > 2:
+            open_boxes.append(token.end())
+    return best
+
+
+def last_answer_tag(text: str) -> str | None:
+    """Content of the last complete `<answer>...</answer>`, or None when there is none."""
+    end = text.rfind("</answer>")
+    start = text.rfind("<answer>", 0, end) if end >= 0 else -1
+    return None if start < 0 else text[start + len("<answer>") : end]
+
+
+def extract_answer(response: str, extraction: Extraction = "auto") -> str | None:
+    r"""The final answer of a response, stripped, or None when it gives none (an empty box gives none).
+
+    `boxed` takes the last `\boxed{}`; `answer_tags` the last `<answer>` pair and a box within it; `auto` takes the box
+    and, where there is none, the tags.
+    """
+    if extraction not in EXTRACTIONS:
+        raise ValueError(f"extraction={extraction!r} is not known; use one of {', '.join(EXTRACTIONS)}")
+    answer = None
+    if extraction in ("auto", "boxed"):
+        answer = last_boxed(response)
+    if answer is None and extraction in ("auto", "answer_tags"):
+        answer = last_answer_tag(response)
+        if answer is not None and "boxed" in answer:
+            answer = last_boxed(answer) or answer
+    if answer is None:
+        return None
+    return remove_invisible(answer).strip() or None

@@ -1,0 +1,102 @@
+"""Grade answers against golds: cheap stages here, math-verify in killable processes for the rest."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gmpo_mm.verifiers.equivalence import cheap_equal
+from gmpo_mm.verifiers.extraction import Extraction, extract_answer, remove_invisible
+from gmpo_mm.verifiers.pool import shared_pool
+
+Status = Literal["graded", "no_answer", "timeout", "error"]
+Gold = str | Sequence[str]
+DEFAULT_TIMEOUT = 3.0
+
+
+@dataclass(frozen=True)
+class Grade:
+    """One answer's grade; `extracted` is the text that was compared, None where there was none."""
+
+    correct: bool
+    status: Status
+    extracted: str | None
+
+
+def grade_batch(
+    predictions: Sequence[str | None],
+    golds: Sequence[Gold],
+    kind: Literal["answer", "response"] = "answer",
+    *,
+    timeout: float = DEFAULT_TIMEOUT,
+    extraction: Extraction = "auto",
+) -> list[Grade]:
+    """Grade each prediction against its gold; a gold that is a sequence is right when any of its texts is.
+
+    `kind="response"` extracts the answer first (see `extract_answer`). `timeout` in seconds bounds each pair's own
+    running time; a pair beyond it is not correct and has status `timeout`. No text can make this raise or hang;
+    VerifierUnavailableError means that math-verify itself can't run here.
+    """
+    if len(predictions) != len(golds):
+        raise ValueError(f"{len(predictions)} predictions for {len(golds)} golds; give one gold for each prediction")
+    if kind not in ("answer", "response"):
+        raise ValueError(f"kind={kind!r} is not known; use 'answer' or 'response'")
+    if not timeout > 0 or timeout == float("inf"):
+        raise ValueError(f"timeout={timeout!r} must be a positive number of seconds")
+    answers = [_answer(prediction, kind, extraction) for prediction in predictions]
+    pairs = [
+        [(answer, text) for text in _gold_texts(gold)] if answer is not None else []
+        for answer, gold in zip(answers, golds, strict=True)
+    ]
+    verdicts = _compare_unique(pairs, timeout)
+    return [
+        _grade(answer, [verdicts[pair] for pair in row_pairs if pair in verdicts])
+        for answer, row_pairs in zip(answers, pairs, strict=True)
+    ]
+
+
+def _answer(prediction: str | None, kind: str, extraction: Extraction) -> str | None:
+    if not isinstance(prediction, str):
+        return None
+    if kind == "response":
+        return extract_answer(prediction, extraction)
+    return remove_invisible(prediction).strip() or None
+
+
+def _gold_texts(gold: Gold) -> list[str]:
+    texts: Iterable[object] = [gold] if isinstance(gold, str) else gold
+    return [str(text).strip() for text in texts]
+
+
+def _compare_unique(pairs: list[list[tuple[str, str]]], timeout: float) -> dict[tuple[str, str], str]:
+    """Verdict of each distinct pair. Pairs beside one that the cheap stage found equal are left out."""
+    verdicts: dict[tuple[str, str], str] = {}
+    undecided: dict[tuple[str, str], None] = {}
+    for row_pairs in pairs:
+        for pair in row_pairs:
+            if pair not in verdicts and pair not in undecided:
+                equal = cheap_equal(*pair)
+                if equal is None:
+                    undecided[pair] = None
+                else:
+                    verdicts[pair] = "equal" if equal else "different"
+    needed = {
+        pair: None
+        for row_pairs in pairs
+        if not any(verdicts.get(pair) == "equal" for pair in row_pairs)
+        for pair in row_pairs
+        if pair in undecided
+    }
+    if needed:
+        verdicts.update(zip(needed, shared_pool().check(list(needed), timeout), strict=True))
+    return verdicts
+
+
+def _grade(answer: str | None, verdicts: list[str]) -> Grade:
+    if answer is None:
+        return Grade(False, "no_answer", None)
+    if "equal" in verdicts:
+        return Grade(True, "graded", answer)
+    for status in ("timeout", "error"):
+        if status in verdicts:
+            return Grade(False, status, answer)  # type: ignore[arg-type]
+    return Grade(False, "graded", answer)

@@ -1,0 +1,228 @@
+"""The verifier's own process: imports math-verify once, forks workers that compare, kills those that overrun.
+
+Runs as a separate program (`pool.py` starts it), never as an import of the training process. It has one thread and runs
+no untrusted input itself, so forking a fresh worker is safe and takes milliseconds. Both pipes carry one JSON object a line.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+Compare = Callable[[str, str], bool]
+
+MEMORY_LIMIT = 1 << 30  # bytes of address space for one worker; an import of math-verify takes a tenth
+RESIDENT_LIMIT = 384 << 20  # bytes ever resident above which a worker is replaced after its job
+JOBS_PER_WORKER = 2000  # sympy's caches grow; a fresh worker costs milliseconds
+PARENT_CHECK_SECONDS = 1.0
+
+
+def load_compare() -> Compare:
+    """math-verify as a comparison of two short texts; its first use, which builds tables, happens here."""
+    import logging
+
+    import math_verify
+
+    logging.disable(logging.CRITICAL)
+    targets = [math_verify.LatexExtractionConfig(), math_verify.ExprExtractionConfig()]
+
+    def parse(text: str) -> list[Any]:
+        in_mathematics = text if "$" in text or "\\boxed" in text else f"${text}$"
+        return math_verify.parse(in_mathematics, targets, parsing_timeout=None)  # type: ignore[arg-type]
+
+    def compare(prediction: str, gold: str) -> bool:
+        return bool(math_verify.verify(parse(gold), parse(prediction), timeout_seconds=None))
+
+    compare(r"\frac{x + 1}{2}", "(1 + x) / 2")
+    compare("(1, 2)", r"\{1, 2\}")
+    return compare
+
+
+@dataclass
+class Worker:
+    pid: int
+    requests: int  # file descriptors, both held by the supervisor
+    replies: int
+    job: dict[str, Any] | None = None
+    deadline: float = 0.0
+    received: bytearray = field(default_factory=bytearray)
+
+
+def run_worker(compare: Compare, requests: int, replies: int) -> None:
+    """A worker's life: one line in, one line out, until its pipe closes or it has grown too large."""
+    limit = MEMORY_LIMIT
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    lines = os.fdopen(requests, "rb")
+    for count, line in enumerate(lines, start=1):
+        job = json.loads(line)
+        # The supervisor kills at the limit. Should it be gone, the kernel does: no Python handler, which a long
+        # integer operation would never let run.
+        signal.setitimer(signal.ITIMER_REAL, job["timeout"] + 2.0)
+        try:
+            verdict, last = ("equal" if compare(job["prediction"], job["gold"]) else "different"), False
+        except (MemoryError, RecursionError):
+            verdict, last = "error", True
+        except Exception:
+            verdict, last = "error", False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        # ru_maxrss is in kilobytes on Linux and in bytes on macOS.
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        last = last or count >= JOBS_PER_WORKER or resident > RESIDENT_LIMIT
+        os.write(replies, json.dumps({"verdict": verdict, "last": last}).encode() + b"\n")
+        if last:
+            return
+
+
+class Supervisor:
+    """Queue of jobs, a few workers, one select loop."""
+
+    def __init__(self, compare: Compare, max_workers: int, parent: int, source: int, sink: int) -> None:
+        self.compare = compare
+        self.max_workers = max_workers
+        self.parent = parent
+        self.source = source
+        self.sink = sink
+        self.queue: deque[dict[str, Any]] = deque()
+        self.workers: list[Worker] = []
+        self.incoming = bytearray()
+
+    def run(self) -> None:
+        """Serve until the parent closes its pipe or is gone."""
+        try:
+            while os.getppid() == self.parent:
+                self.assign()
+                now = time.monotonic()
+                waits = [worker.deadline - now for worker in self.workers if worker.job is not None]
+                wait = max(0.0, min([PARENT_CHECK_SECONDS, *waits]))
+                readable = select.select([self.source, *(w.replies for w in self.workers)], [], [], wait)[0]
+                if self.source in readable and not self.receive():
+                    return
+                for worker in list(self.workers):
+                    if worker.replies in readable:
+                        self.read_reply(worker)
+                self.kill_overdue()
+        finally:
+            for worker in list(self.workers):
+                self.remove(worker)
+
+    def receive(self) -> bool:
+        """Take what the parent wrote; False at its end of file."""
+        chunk = os.read(self.source, 1 << 16)
+        self.incoming += chunk
+        *lines, rest = self.incoming.split(b"\n")
+        self.incoming = bytearray(rest)
+        self.queue.extend(json.loads(line) for line in lines)
+        return bool(chunk)
+
+    def assign(self) -> None:
+        idle = [worker for worker in self.workers if worker.job is None]
+        while self.queue:
+            if not idle:
+                if len(self.workers) >= self.max_workers:
+                    return
+                idle.append(self.fork())
+            worker, job = idle.pop(), self.queue.popleft()
+            worker.job, worker.deadline = job, time.monotonic() + job["timeout"]
+            try:
+                os.write(worker.requests, json.dumps(job).encode() + b"\n")
+            except BrokenPipeError:  # it died idle: the job goes to another
+                self.queue.appendleft(job)
+                worker.job = None
+                self.remove(worker)
+
+    def fork(self) -> Worker:
+        request_reader, request_writer = os.pipe()
+        reply_reader, reply_writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                # Without the others' pipes, each of them sees the end of file when the supervisor dies.
+                for fd in [self.source, self.sink, request_writer, reply_reader]:
+                    os.close(fd)
+                for worker in self.workers:
+                    os.close(worker.requests)
+                    os.close(worker.replies)
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+                run_worker(self.compare, request_reader, reply_writer)
+                status = 0
+            finally:
+                os._exit(status)
+        os.close(request_reader)
+        os.close(reply_writer)
+        worker = Worker(pid, request_writer, reply_reader)
+        self.workers.append(worker)
+        return worker
+
+    def read_reply(self, worker: Worker) -> None:
+        chunk = os.read(worker.replies, 4096)
+        worker.received += chunk
+        if not chunk:
+            self.finish(worker, "error")  # out of memory, a crash of the interpreter
+            self.remove(worker)
+        elif worker.received.endswith(b"\n"):
+            reply = json.loads(worker.received)
+            worker.received.clear()
+            self.finish(worker, reply["verdict"])
+            if reply["last"]:
+                self.remove(worker)
+
+    def kill_overdue(self) -> None:
+        now = time.monotonic()
+        for worker in list(self.workers):
+            if worker.job is not None and now >= worker.deadline:
+                self.finish(worker, "timeout")
+                self.remove(worker)
+
+    def finish(self, worker: Worker, verdict: str) -> None:
+        if worker.job is not None:
+            self.send({"id": worker.job["id"], "verdict": verdict})
+            worker.job = None
+
+    def remove(self, worker: Worker) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.pid, signal.SIGKILL)
+        os.waitpid(worker.pid, 0)
+        os.close(worker.requests)
+        os.close(worker.replies)
+        self.workers.remove(worker)
+
+    def send(self, message: dict[str, Any]) -> None:
+        data = json.dumps(message).encode() + b"\n"
+        while data:
+            data = data[os.write(self.sink, data) :]
+
+
+def main(max_workers: int, parent: int) -> None:
+    """Entry point of the process: standard input and output are the parent's pipes."""
+    source, sink = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)  # nothing that a library prints may reach the pipe
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    try:
+        compare = load_compare()
+    except Exception:
+        os.write(sink, json.dumps({"failed": traceback.format_exc()}).encode() + b"\n")
+        return
+    gc.freeze()  # workers share these pages with the supervisor; the collector must not touch them
+    supervisor = Supervisor(compare, max_workers, parent, source, sink)
+    with contextlib.suppress(BrokenPipeError):
+        supervisor.send({"ready": True})
+        supervisor.run()
