@@ -1,0 +1,389 @@
+"""The run directory: everything a run leaves behind, and who may write there, from which step.
+
+    config.yaml        the resolved configuration
+    environment.json   versions, commit, device, CPU, threads
+    run.json           created, running, finished, interrupted or failed; last step; command; reason (rewritten whole)
+    metrics.jsonl      appended, never truncated (metrics_file.py)
+    samples/           step_N_train.jsonl, step_N_validation.jsonl
+    checkpoints/       step_N, complete or absent (checkpoint.py)
+    .lock              held while a process uses the directory
+
+Order within a step, for a resumed run to repeat nothing and miss nothing: metrics and validation of step N first, then
+`save_checkpoint(N)`; a run resumed from N goes on with step N + 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from gmpo_mm.errors import ConfigError, TrainingError
+from gmpo_mm.training import checkpoint as checkpoints
+from gmpo_mm.training.environment import describe_environment
+from gmpo_mm.training.files import write_atomically
+from gmpo_mm.training.lock import DirectoryLock
+from gmpo_mm.training.metrics_file import FILE_NAME as METRICS_FILE
+from gmpo_mm.training.metrics_file import MetricsFile, read_events, read_metrics
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["FREE_KEYS", "STEP_COUNT_KEYS", "RunDirectory", "config_differences", "read_events", "read_metrics"]
+
+FREE_KEYS = (
+    "trainer.resume",
+    "trainer.run_dir",
+    "trainer.logger",
+    "trainer.project_name",
+    "trainer.experiment_name",
+    "trainer.save_freq",
+    "trainer.save_limit",
+    "trainer.save_model_only",
+    "trainer.save_checkpoint_path",
+    "trainer.load_checkpoint_path",
+    "trainer.find_last_checkpoint",
+    "trainer.val_freq",
+    "trainer.val_before_train",
+    "trainer.val_only",
+    "trainer.val_generations_to_log",
+    "trainer.ray_timeline",
+    "trainer.threads",
+    "worker.rollout.disable_tqdm",
+)
+"""Keys that may differ when a run is resumed: they say where, how often and from where, not what is trained. (`threads`
+changes rounding, so bit-for-bit equality holds for equal threads only.) A change is written into the resume event."""
+
+STEP_COUNT_KEYS = ("trainer.max_steps", "trainer.total_epochs")
+"""May differ too, which is how a run is extended, unless the learning rate is computed from the number of steps."""
+
+_SCHEDULE = "worker.actor.optim."
+_ABSENT = "(not set)"
+
+
+def config_differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (old, new) where two configurations (nested mappings or YAML text) differ."""
+    old_flat, new_flat = _flatten(_parse_config(old)), _flatten(_parse_config(new))
+    keys = [*old_flat, *(key for key in new_flat if key not in old_flat)]
+    pairs = {key: (old_flat.get(key, _ABSENT), new_flat.get(key, _ABSENT)) for key in keys}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] or type(pair[0]) is not type(pair[1])}
+
+
+@dataclass
+class RunDirectory:
+    """An opened, locked run directory; a context manager that writes down how the run ended and frees the lock.
+
+    `resuming`: it continues a run that is here. `checkpoint`: what to load before training (None: start from the model).
+    `from_step`: steps already done. `notes`: lines for the user. Nothing of the run is changed until `begin`.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    config_text: str
+    command: list[str]
+    resuming: bool = False
+    checkpoint: Path | None = None
+    from_step: int = 0
+    notes: list[str] = field(default_factory=list)
+    environment: dict[str, Any] = field(default_factory=dict)
+    _run: dict[str, Any] = field(default_factory=dict)
+    _changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    _lock: DirectoryLock | None = None
+    _ended: bool = False
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        resume: str,
+        config: Mapping[str, Any] | str,
+        command: list[str],
+        device: Any = None,
+    ) -> RunDirectory:
+        """Lock the directory and decide what `trainer.resume` means here; ConfigError when it can't be done.
+
+        `auto` continues a run of the same configuration, else starts one; `never` refuses a directory that holds a run;
+        `must` refuses one without a complete checkpoint; a path (a checkpoint, or a run directory for its latest one)
+        starts a new run from that checkpoint, and continues that new run when the same command is given again.
+        """
+        text = (
+            config if isinstance(config, str) else yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+        )
+        path = Path(path)
+        _create(path)
+        run = cls(
+            path=path,
+            config=_parse_config(text),
+            config_text=text,
+            command=list(command),
+            _lock=DirectoryLock(path / ".lock"),
+        )
+        try:
+            run.environment = describe_environment(device)
+            run._decide(resume)
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        """The folder of `step_N` folders."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> MetricsFile:
+        """The metrics file, for lines and events."""
+        return MetricsFile(self.path / METRICS_FILE)
+
+    def is_complete(self, total_steps: int) -> bool:
+        """Whether the run here has finished and `total_steps` asks for nothing more."""
+        return self.resuming and self._run.get("state") == "finished" and int(self._run["step"]) >= total_steps
+
+    def begin(self, total_steps: int | None = None) -> None:
+        """The training starts now: write the configuration, the state, and for a resumed run the resume event."""
+        for folder in ("samples", "checkpoints"):
+            _create(self.path / folder)
+        if self.resuming:
+            old_environment = _read_json(self.path / "environment.json")
+            changed = {
+                key: [old_environment.get(key), value]
+                for key, value in self.environment.items()
+                if old_environment.get(key) != value
+            }
+            extra: dict[str, Any] = {"environment_changed": changed} if changed else {}
+            if self._changed:
+                extra["config_changed"] = {key: list(pair) for key, pair in self._changed.items()}
+            self.metrics.log_event("resume", from_step=self.from_step, time=_now(), command=self.command, **extra)
+        else:
+            write_atomically(self.path / "environment.json", json.dumps(self.environment, indent=2) + "\n")
+        write_atomically(self.path / "config.yaml", self.config_text)
+        self._write_run(state="running", begun=True, step=self.from_step, total_steps=total_steps, exit_reason=None)
+
+    def log_metrics(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
+        """Append a line to metrics.jsonl; a "train" line also moves the last step in run.json."""
+        self.metrics.log_metrics(step, kind, metrics)
+        if kind == "train":
+            self._write_run(step=step)
+
+    def write_samples(self, step: int, kind: str, rows: Iterable[Mapping[str, Any]]) -> Path:
+        """Write samples/step_N_<kind>.jsonl, whole or not at all; a repeated step replaces its file."""
+        target = self.path / "samples" / f"step_{step}_{kind}.jsonl"
+        write_atomically(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        return target
+
+    def save_checkpoint(self, step: int, **contents: Any) -> Path:
+        """`checkpoint.save_checkpoint` into this run, after its metrics are safely on the disk."""
+        self.metrics.flush_to_disk()
+        saved = checkpoints.save_checkpoint(self.checkpoints_dir, step, **contents)
+        self._write_run(last_checkpoint=step)
+        return saved
+
+    def load_checkpoint(self) -> checkpoints.CheckpointData | None:
+        """The checkpoint to start from, checked; None when the run starts from the model itself."""
+        return None if self.checkpoint is None else checkpoints.load_checkpoint(self.checkpoint)
+
+    def finish(self, state: str = "finished", reason: str | None = None) -> None:
+        """Write down how the run ended: finished, interrupted or failed."""
+        assert state in ("finished", "interrupted", "failed"), state
+        self._write_run(state=state, exit_reason=reason)
+        self._ended = True
+
+    def close(self) -> None:
+        """Free the lock."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is not None and self._run.get("begun") and not self._ended:
+                interrupted = isinstance(error, KeyboardInterrupt)
+                reason = "interrupted from the keyboard" if interrupted else f"{type(error).__name__}: {error}"
+                with contextlib.suppress(TrainingError):  # when the disk is what failed, the error on its way says so
+                    self.finish("interrupted" if interrupted else "failed", reason)
+        finally:
+            self.close()
+
+    def _decide(self, resume: str) -> None:
+        self._run = self._read_run()
+        checkpoints.remove_leftovers(self.checkpoints_dir)
+        own = checkpoints.latest_checkpoint(self.checkpoints_dir)
+        begun = bool(self._run.get("begun"))
+        given = None if resume in ("auto", "never", "must") else Path(resume).absolute()
+        if resume == "never" and begun:
+            raise ConfigError(
+                f"trainer.resume=never, but {self.path} already holds a run ({self._describe_run()}); give another "
+                "trainer.run_dir, or go on with trainer.resume=auto"
+            )
+        if resume == "must" and own is None:
+            raise ConfigError(
+                f"trainer.resume=must, but {self.path} holds no complete checkpoint; is trainer.run_dir={self.path} the "
+                "directory of the run to go on with? trainer.resume=auto starts a new run when there is none"
+            )
+        if given is not None and begun and self._run.get("started_from") != str(given):
+            raise ConfigError(
+                f"trainer.resume={resume} starts a new run from that checkpoint, but {self.path} already holds a run "
+                f"({self._describe_run()}); give another trainer.run_dir, or go on with trainer.resume=auto"
+            )
+        if begun:
+            self._continue(own)
+        else:
+            self._start(given)
+
+    def _start(self, given: Path | None) -> None:
+        """A new run; from a checkpoint of another run when one is given."""
+        self._run = {"state": "created", "begun": False, "created": _now(), "step": 0}
+        if given is not None:
+            self.checkpoint = _find_checkpoint(given)
+            self._run |= {"started_from": str(given), "start_checkpoint": str(self.checkpoint)}
+            self.from_step = checkpoints.load_checkpoint(self.checkpoint).step
+            self.notes.append(f"starting from {self.checkpoint} in the new run directory {self.path}")
+        self._write_run(command=self.command)
+
+    def _continue(self, own: Path | None) -> None:
+        """The run that is here goes on from its latest checkpoint, or from where it started when it has none."""
+        self._compare((self.path / "config.yaml").read_text(encoding="utf-8"))
+        self.resuming = True
+        self.checkpoint = own
+        if own is None and self._run.get("start_checkpoint"):
+            self.checkpoint = _find_checkpoint(Path(self._run["start_checkpoint"]))
+        self.from_step = 0 if self.checkpoint is None else int(self.checkpoint.name.removeprefix("step_"))
+        if self._run.get("state") == "finished":
+            self.notes.append(
+                f"the run in {self.path} finished at step {self._run['step']}; raise trainer.max_steps or "
+                "trainer.total_epochs to go on with it"
+            )
+        else:
+            origin = (
+                "from the beginning: no checkpoint was complete"
+                if self.checkpoint is None
+                else f"from {self.checkpoint}"
+            )
+            self.notes.append(f"resuming the run in {self.path} ({self._describe_run()}) {origin}")
+
+    def _compare(self, old_text: str) -> None:
+        free: tuple[str, ...] = FREE_KEYS
+        scheduled = _schedule_needs_step_count(self.config) or _schedule_needs_step_count(_parse_config(old_text))
+        if not scheduled:
+            free += STEP_COUNT_KEYS
+        self._changed = config_differences(old_text, self.config_text)
+        fatal = {key: pair for key, pair in self._changed.items() if key not in free}
+        if not fatal:
+            return
+        lines = [f"  {key}: {old!r} there, {new!r} now" for key, (old, new) in fatal.items()]
+        if scheduled and any(key in STEP_COUNT_KEYS for key in fatal):
+            lines.append(f"  (the learning-rate schedule of {_SCHEDULE}* is computed from the number of steps)")
+        raise ConfigError(
+            f"{self.path} holds a run of another configuration ({self._describe_run()}):\n" + "\n".join(lines) + "\n"
+            "To go on with that run, give its values. To train this configuration, give another trainer.run_dir; with "
+            f"trainer.resume={checkpoints.latest_checkpoint(self.checkpoints_dir) or 'PATH'} it starts from a checkpoint"
+        )
+
+    def _read_run(self) -> dict[str, Any]:
+        """run.json, {} in a directory without a run; ConfigError in a directory of something else."""
+        if (self.path / "run.json").is_file():
+            return _read_json(self.path / "run.json")
+        ours = ("config.yaml", "environment.json", METRICS_FILE, "samples", "checkpoints")
+        foreign = [name for name in ours if (self.path / name).exists()]
+        if foreign:
+            raise ConfigError(
+                f"trainer.run_dir={self.path} has no run.json, but already holds {', '.join(foreign)}, which a run would "
+                "write; give another trainer.run_dir, or move these away"
+            )
+        return {}
+
+    def _describe_run(self) -> str:
+        state = self._run.get("state")
+        return f"{'killed' if state == 'running' else state} at step {self._run.get('step', 0)}"
+
+    def _write_run(self, **changes: Any) -> None:
+        self._run |= changes | {"updated": _now()}
+        write_atomically(
+            self.path / "run.json", json.dumps(self._run, indent=2) + "\n", durable=changes.keys() != {"step"}
+        )
+
+
+def _find_checkpoint(path: Path) -> Path:
+    """The checkpoint that a path means: a `step_N` folder, a `checkpoints` folder or a run directory."""
+    if (path / checkpoints.MANIFEST_FILE).is_file():
+        return path
+    for folder in (path / "checkpoints", path):
+        if latest := checkpoints.latest_checkpoint(folder):
+            return latest
+    raise ConfigError(
+        f"trainer.resume={path}: no checkpoint there; give a folder like RUN_DIR/checkpoints/step_20, a run directory with a "
+        "complete checkpoint, or auto, never or must"
+    )
+
+
+def _schedule_needs_step_count(config: dict[str, Any]) -> bool:
+    """Whether EasyR1's schedule depends on the total: cosine, or a warm-up given as a ratio."""
+    flat = _flatten(config)
+    warmup_by_ratio = bool(flat.get(_SCHEDULE + "lr_warmup_ratio")) and flat.get(_SCHEDULE + "lr_warmup_steps") is None
+    return warmup_by_ratio or flat.get(_SCHEDULE + "lr_scheduler_type", "constant") != "constant"
+
+
+def _parse_config(config: Any) -> dict[str, Any]:
+    parsed = yaml.safe_load(config) if isinstance(config, str) else _plain(config)
+    assert isinstance(parsed, dict) or parsed is None
+    return parsed or {}
+
+
+def _plain(value: Any) -> Any:
+    """Mappings and sequences as dict and list, as they come back from YAML."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _create(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise ConfigError(
+            f"trainer.run_dir={path} can't be used ({error.strerror}); give another trainer.run_dir"
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} can't be read ({error}); give another trainer.run_dir, or restore the file"
+        ) from None
+    return data if isinstance(data, dict) else {}
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,265 @@
+"""Where metrics go: EasyR1's `trainer.logger` names, console, file, tensorboard, wandb, mlflow and swanlab.
+
+`file` is metrics.jsonl and always on. `console` belongs to `progress.Progress`, which reads `Trackers.console`. The other
+trackers keep what they write locally inside the run directory; a resumed run continues its own entry there.
+
+A tracker that can't start is a ConfigError, before any model is loaded. One that fails later does not end a run: its first
+error is said aloud and written as a `tracker_failed` event into metrics.jsonl, later ones are counted, and the counts are
+written as `tracker_failures` at the end.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import json
+import os
+import re
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gmpo_mm.errors import ConfigError
+from gmpo_mm.training.files import write_atomically
+from gmpo_mm.training.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "swanlab": "swanlab"}
+NAMES = ("console", "file", *_PACKAGES)
+
+
+class Tracker(Protocol):
+    """One destination of metrics."""
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Send finite or non-finite numbers of one step."""
+        ...
+
+    def finish(self) -> None:
+        """Flush and close."""
+        ...
+
+
+def check_trackers(names: Iterable[str]) -> tuple[str, ...]:
+    """The names of `trainer.logger` without repeats; ConfigError for an unknown one or one that is not installed."""
+    names = tuple(dict.fromkeys([names] if isinstance(names, str) else names))
+    for name in names:
+        if name not in NAMES:
+            near = difflib.get_close_matches(name, NAMES, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(f"trainer.logger: unknown tracker {name!r}; {hint}Known: {', '.join(NAMES)}")
+        package = _PACKAGES.get(name)
+        if package and not _installed(package):
+            raise ConfigError(
+                f"trainer.logger asks for {name!r}, but the package {package} is not installed: "
+                "pip install 'gmpo-mm[trackers]', or set trainer.logger=[console,file]"
+            )
+    return names
+
+
+class Trackers:
+    """Every tracker of a run behind one `log`; a context manager that finishes them."""
+
+    def __init__(
+        self,
+        names: Iterable[str],
+        config: Mapping[str, Any],
+        run: RunDirectory,
+        warn: Callable[[str], None] = print,
+    ) -> None:
+        """Start them; `config` is the resolved configuration as nested mappings, `warn` says a tracker's first failure."""
+        names = check_trackers(names)
+        self.console = "console" in names
+        self._run = run
+        self._warn = warn
+        self._failures: Counter[str] = Counter()
+        self._trackers: dict[str, Tracker] = {}
+        for name in names:
+            if name in _STARTERS:
+                try:
+                    self._trackers[name] = _STARTERS[name](config, run)
+                except Exception as error:
+                    self.finish()
+                    raise ConfigError(
+                        f"trainer.logger: {name} can't start ({type(error).__name__}: {error}); {_MENDS[name]}, or leave it "
+                        "out of trainer.logger"
+                    ) from error
+
+    def log(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
+        """Write a line into metrics.jsonl, then send its numbers to the other trackers."""
+        self._run.log_metrics(step, kind, metrics)
+        numbers = {name: number for name, value in metrics.items() if (number := _number(value)) is not None}
+        for name, tracker in self._trackers.items():
+            try:
+                tracker.log(numbers, step)
+            except Exception as error:  # noqa: BLE001  # any package's any error
+                self._failed(name, step, error)
+
+    def finish(self) -> None:
+        """Close every tracker and write how often each failed; a second call does nothing."""
+        for name, tracker in self._trackers.items():
+            try:
+                tracker.finish()
+            except Exception as error:  # noqa: BLE001
+                self._failed(name, None, error)
+        self._trackers = {}
+        if self._failures:
+            self._run.metrics.log_event("tracker_failures", counts=dict(self._failures))
+        self._failures.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.finish()
+
+    def _failed(self, name: str, step: int | None, error: Exception) -> None:
+        self._failures[name] += 1
+        if self._failures[name] == 1:
+            text = f"{type(error).__name__}: {error}"
+            when = "while closing" if step is None else f"at step {step}"
+            self._warn(
+                f"{name} failed {when} ({text}); the run goes on, metrics.jsonl has every number, later failures are counted"
+            )
+            self._run.metrics.log_event("tracker_failed", tracker=name, step=step, error=text)
+
+
+class _TensorBoard:
+    def __init__(self, config: Mapping[str, Any], run: RunDirectory) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # Steps after the one that a resumed run starts from are written again: TensorBoard drops the former ones.
+        purge = run.from_step + 1 if run.resuming else None
+        self.writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=purge)
+        if not run.resuming:
+            self.writer.add_text("config", f"```yaml\n{run.config_text}\n```")
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        for name, value in metrics.items():
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()
+
+    def finish(self) -> None:
+        self.writer.close()
+
+
+class _Wandb:
+    def __init__(self, config: Mapping[str, Any], run: RunDirectory) -> None:
+        import wandb
+
+        identity = _identity(run, "wandb") or secrets.token_hex(4)
+        self.run = wandb.init(
+            project=_trainer(config, "project_name"),
+            name=_trainer(config, "experiment_name"),
+            config=dict(config),
+            dir=str(run.path),
+            id=identity,
+            resume="allow",
+        )
+        _remember(run, "wandb", identity)
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        self.run.log(metrics, step=step)
+
+    def finish(self) -> None:
+        self.run.finish()
+
+
+class _Mlflow:
+    def __init__(self, config: Mapping[str, Any], run: RunDirectory) -> None:
+        import mlflow
+
+        if not os.environ.get("MLFLOW_TRACKING_URI"):
+            os.environ.setdefault(
+                "MLFLOW_ALLOW_FILE_STORE", "true"
+            )  # mlflow 3 asks for it; a database would need SQL drivers
+            mlflow.set_tracking_uri((run.path / "mlflow").absolute().as_uri())
+        mlflow.set_experiment(_trainer(config, "project_name"))
+        self.mlflow = mlflow
+        active = mlflow.start_run(run_id=_identity(run, "mlflow"), run_name=_trainer(config, "experiment_name"))
+        _remember(run, "mlflow", active.info.run_id)
+        # As a file: a parameter can't change when a run is extended, and servers bound its length and number.
+        mlflow.log_text(run.config_text, "config.yaml")
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        self.mlflow.log_metrics({re.sub(r"[^\w./: -]", "_", name): value for name, value in metrics.items()}, step=step)
+
+    def finish(self) -> None:
+        self.mlflow.end_run()
+
+
+class _Swanlab:
+    def __init__(self, config: Mapping[str, Any], run: RunDirectory) -> None:
+        import swanlab
+
+        # EasyR1's environment variables; SWANLAB_API_KEY is read by swanlab itself.
+        folder = Path(os.environ.get("SWANLAB_DIR", str(run.path / "swanlog")))
+        folder.mkdir(parents=True, exist_ok=True)
+        identity = _identity(run, "swanlab") or secrets.token_hex(8)
+        self.swanlab = swanlab
+        swanlab.init(
+            project=_trainer(config, "project_name"),
+            experiment_name=_trainer(config, "experiment_name"),
+            config=dict(config),
+            logdir=str(folder),
+            mode=os.environ.get("SWANLAB_MODE", "cloud"),
+            id=identity,
+            resume="allow",
+        )
+        _remember(run, "swanlab", identity)
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        self.swanlab.log(metrics, step=step)
+
+    def finish(self) -> None:
+        self.swanlab.finish()
+
+
+_STARTERS: dict[str, Callable[[Mapping[str, Any], RunDirectory], Tracker]] = {
+    "tensorboard": _TensorBoard,
+    "wandb": _Wandb,
+    "mlflow": _Mlflow,
+    "swanlab": _Swanlab,
+}
+_MENDS = {
+    "tensorboard": "is the run directory writable?",
+    "wandb": "log in with `wandb login`, or set WANDB_MODE=offline",
+    "mlflow": "check MLFLOW_TRACKING_URI, or unset it to write into the run directory",
+    "swanlab": "log in with `swanlab login`, or set SWANLAB_MODE=offline",
+}
+
+
+def _installed(package: str) -> bool:
+    """Whether the package can be imported; a plain folder of that name (`./wandb`, made by wandb) doesn't count."""
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
+
+
+def _number(value: Any) -> float | None:
+    if hasattr(value, "item"):
+        value = value.item()
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _trainer(config: Mapping[str, Any], key: str) -> str:
+    return str(config.get("trainer", {}).get(key) or "gmpo_mm")
+
+
+def _identity(run: RunDirectory, tracker: str) -> str | None:
+    """The tracker's own name of the run that is resumed; None for a new run."""
+    file = _identity_file(run)
+    return json.loads(file.read_text(encoding="utf-8")).get(tracker) if run.resuming and file.is_file() else None
+
+
+def _remember(run: RunDirectory, tracker: str, identity: str | None) -> None:
+    file = _identity_file(run)
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    write_atomically(file, json.dumps(known | {tracker: identity}) + "\n")
+
+
+def _identity_file(run: RunDirectory) -> Path:
+    return run.path / "trackers.json"
