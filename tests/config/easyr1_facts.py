@@ -1,4 +1,4 @@
-"""The keys and values of EasyR1's `examples/config.yaml` and of its example scripts' overrides, written down as facts."""
+"""Keys and values of EasyR1's `examples/config.yaml` and of its example scripts' overrides, written down as facts."""
 
 MATH_CONFIG = {
     "data": {

@@ -1,0 +1,129 @@
+"""Keys that a file sets and that change nothing: legal, because EasyR1's own files have them, and printed at the start.
+
+Keys that would change what a reader believes about the loss are errors instead (`validate.check_loss`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+from gmpo_mm.config.keys import get_key
+from gmpo_mm.config.load import LoadedConfig
+
+ONE_PROCESS = "engine local: one process on one device"
+# Prefixes (ending in a dot) and keys that the local engine does not read, with the reason.
+LOCAL_ENGINE = {
+    "worker.critic.": "engine local: no critic",
+    "worker.ref.": "engine local: the reference is a frozen copy beside the policy",
+    "worker.hybrid_engine": ONE_PROCESS,
+    "worker.actor.strategy": ONE_PROCESS,
+    "worker.actor.fsdp.torch_dtype": "engine local: trainer.dtype sets the precision",
+    "worker.actor.fsdp.mp_": "engine local: trainer.dtype sets the precision",
+    "worker.actor.fsdp.": ONE_PROCESS,
+    "worker.actor.offload.": ONE_PROCESS,
+    "worker.actor.ulysses_size": ONE_PROCESS,
+    "worker.rollout.tensor_parallel_size": ONE_PROCESS,
+    "trainer.nnodes": ONE_PROCESS,
+    "trainer.n_gpus_per_node": ONE_PROCESS,
+    "trainer.ray_timeline": ONE_PROCESS,
+    "trainer.critic_warmup": "engine local: no critic",
+    "worker.actor.padding_free": "engine local: always packed, without padding",
+    "worker.actor.use_torch_compile": "engine local: not compiled",
+    "worker.reward.num_cpus": "engine local: the reward function runs in this process",
+    "worker.rollout.enable_chunked_prefill": "engine local: vLLM decides",
+    "worker.rollout.disable_tqdm": "engine local: trainer.logger decides what the console shows",
+    "data.filter_overlong_prompts_workers": "engine local: prompts are measured in this process",
+}
+COUNTS = (
+    "trainer.nnodes",
+    "trainer.n_gpus_per_node",
+    "worker.actor.ulysses_size",
+    "worker.rollout.tensor_parallel_size",
+)
+VLLM_ONLY = (
+    "limit_images",
+    "dtype",
+    "gpu_memory_utilization",
+    "enforce_eager",
+    "max_model_len",
+    "max_num_batched_tokens",
+    "disable_log_stats",
+)
+
+
+def ineffective_keys(loaded: LoadedConfig) -> list[tuple[str, Any, str]]:
+    """(key, value, why it has no effect) of every explicitly set key that the run will not read, sorted by reason."""
+    reasons = dict(_local_engine(loaded))
+    for key, reason in (*_algorithm(loaded), *_worker(loaded), *_trainer(loaded)):
+        reasons.setdefault(key, reason)
+    found = [(key, get_key(loaded.config, key), reasons[key]) for key in loaded.explicit_keys if key in reasons]
+    return sorted((item for item in found if not _claims_nothing(*item[:2])), key=lambda item: (item[2], item[0]))
+
+
+def _claims_nothing(key: str, value: Any) -> bool:
+    """True for a switch that is off and for a count of one machine: what the local engine does anyway."""
+    return value is None or value is False or value == "" or (key in COUNTS and value == 1)
+
+
+def _local_engine(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
+    for key in loaded.explicit_keys:
+        for prefix, reason in LOCAL_ENGINE.items():
+            if key == prefix or (prefix.endswith((".", "_")) and key.startswith(prefix)):
+                yield key, reason
+                break
+
+
+def _algorithm(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
+    algorithm = loaded.config.algorithm
+    if not algorithm.online_filtering:
+        for name in ("filter_key", "filter_low", "filter_high"):
+            yield f"algorithm.{name}", "algorithm.online_filtering is false"
+        yield "trainer.max_try_make_batch", "algorithm.online_filtering is false"
+    if algorithm.disable_kl:
+        for name in ("use_kl_loss", "kl_penalty", "kl_coef", "kl_type", "kl_horizon", "kl_target"):
+            yield f"algorithm.{name}", "algorithm.disable_kl is true: no reference model, no KL term"
+    elif algorithm.use_kl_loss and algorithm.kl_type == "adaptive":
+        for name in ("kl_type", "kl_horizon", "kl_target"):
+            yield (
+                f"algorithm.{name}",
+                "the coefficient adapts only for KL in the reward (algorithm.use_kl_loss is true)",
+            )
+    if algorithm.kl_type == "fixed":
+        for name in ("kl_horizon", "kl_target"):
+            yield f"algorithm.{name}", "algorithm.kl_type is fixed"
+    if algorithm.adv_estimator != "reinforce_plus_plus":
+        yield "algorithm.gamma", f"adv_estimator {algorithm.adv_estimator} does not discount"
+    if algorithm.adv_estimator != "gae":
+        yield "algorithm.lam", "only gae reads it"
+
+
+def _worker(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
+    actor, rollout = loaded.config.worker.actor, loaded.config.worker.rollout
+    if actor.model.lora.rank == 0:
+        for name in ("alpha", "target_modules", "exclude_modules"):
+            yield f"worker.actor.model.lora.{name}", "worker.actor.model.lora.rank is 0: all weights are trained"
+    if actor.optim.lr_scheduler_type == "constant":
+        yield "worker.actor.optim.min_lr_ratio", "worker.actor.optim.lr_scheduler_type is constant"
+    if actor.optim.lr_warmup_steps is not None:
+        yield "worker.actor.optim.lr_warmup_ratio", "worker.actor.optim.lr_warmup_steps goes before it"
+    if rollout.correction == "none":
+        yield "worker.rollout.correction_cap", "worker.rollout.correction is none"
+    if rollout.name == "hf" or (rollout.name == "auto" and importlib.util.find_spec("vllm") is None):
+        why = "rollouts use hf" if rollout.name == "hf" else "rollouts use hf, because vllm is not installed"
+        for name in VLLM_ONLY:
+            yield f"worker.rollout.{name}", why
+
+
+def _trainer(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
+    trainer = loaded.config.trainer
+    if trainer.max_steps is not None:
+        yield "trainer.total_epochs", "trainer.max_steps goes before it"
+    if trainer.run_dir and trainer.save_checkpoint_path:
+        yield "trainer.save_checkpoint_path", "trainer.run_dir says the same"
+    if trainer.load_checkpoint_path or trainer.resume != "auto":
+        yield "trainer.find_last_checkpoint", "the checkpoint to go on from is named"
+    if trainer.val_only:
+        for name in ("val_freq", "save_freq", "save_limit", "save_model_only", "total_epochs", "max_steps"):
+            yield f"trainer.{name}", "trainer.val_only is true"

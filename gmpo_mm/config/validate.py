@@ -1,0 +1,283 @@
+"""Checks before any model is loaded: a config that passes trains what it says.
+
+Each check yields messages that name key, value and mend; `validate_for_training` raises all of them at once.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from gmpo_mm.config.bounds import check_choices, check_ranges
+from gmpo_mm.config.keys import get_key, nearest
+from gmpo_mm.config.load import LoadedConfig
+from gmpo_mm.config.loss import ACTOR, policy_loss_config, unread_loss_keys
+from gmpo_mm.config.paths_check import check_paths
+from gmpo_mm.errors import ConfigError
+
+VALIDATION_SAMPLING = {
+    "n": int,
+    "temperature": float,
+    "top_p": float,
+    "top_k": int,
+    "max_tokens": int,
+    "ignore_eos": bool,
+    "seed": int,
+}
+
+
+def validate_for_training(loaded: LoadedConfig) -> None:
+    """Raises ConfigError with one paragraph for each thing that is wrong; loads no model and no data."""
+    checks: tuple[Callable[[LoadedConfig], Iterator[str]], ...] = (
+        check_engine,
+        check_choices,
+        check_ranges,
+        check_paths,
+        check_loss,
+        check_advantages,
+        check_kl,
+        check_batch_sizes,
+        check_sampling,
+        check_validation,
+        check_trainer,
+    )
+    problems: list[str] = []
+    for check in checks:
+        problems.extend(check(loaded))
+    if problems:
+        raise ConfigError("\n\n".join(dict.fromkeys(problems)))
+
+
+def check_engine(loaded: LoadedConfig) -> Iterator[str]:
+    """This version trains on the local engine only."""
+    engine = loaded.config.engine
+    if engine in ("easyr1", "verl"):
+        yield f"engine = {engine!r}: not part of this version; set engine=local (one process, one device)."
+
+
+def check_loss(loaded: LoadedConfig) -> Iterator[str]:
+    """The loss is known, and the file sets no loss key that it leaves unread."""
+    config = loaded.config
+    actor = config.worker.actor
+    try:
+        policy_loss_config(config)
+        unread = unread_loss_keys(config)
+    except ConfigError as error:
+        yield str(error)
+        return
+    for key in sorted(unread & loaded.explicit_keys):
+        value = get_key(config, key)
+        if key == f"{ACTOR}loss_avg_mode" and value == "seq":  # says what the loss does anyway
+            continue
+        yield f"{key} = {value!r}: {_why_unread(key, actor.loss_type)}"
+
+
+def _why_unread(key: str, loss_type: str) -> str:
+    name = key.removeprefix(ACTOR)
+    if name == "loss_avg_mode":
+        return f"loss_type={loss_type} is a mean over sequences, whatever this key says; remove it or set it to seq."
+    if loss_type == "gmpo" and name.startswith("gmpo.log_clip"):
+        return f"gmpo.clip=none clips nothing; remove the key, or set {ACTOR}gmpo.clip=token."
+    if loss_type == "gmpo" and name in ("clip_ratio_low", "clip_ratio_high"):
+        ours = name.replace("clip_ratio", "gmpo.log_clip")
+        return f"loss_type=gmpo clips in log space and does not read it; set {ACTOR}{ours} instead (the paper: 0.4)."
+    home = {"gmpo": "loss_type=gmpo", "tau_": "loss_type=sapo"}.get(name[:4])
+    meant = f"; it belongs to {home}" if home else ""
+    return f"loss_type={loss_type} does not read this key, so it has no effect{meant}. Remove it or change the loss."
+
+
+def check_advantages(loaded: LoadedConfig) -> Iterator[str]:
+    """The estimator fits the group size, the loss and the engine."""
+    from gmpo_mm.algorithms import GROUP_ESTIMATORS
+
+    config = loaded.config
+    algorithm, n = config.algorithm, config.worker.rollout.n
+    estimator = algorithm.adv_estimator
+    if estimator == "gae":
+        yield (
+            "algorithm.adv_estimator = 'gae': it needs a critic (a value model), and engine=local has none; "
+            "use grpo, rloo, remax or reinforce_plus_plus, which need no critic."
+        )
+    if estimator in GROUP_ESTIMATORS and n == 1 and not config.trainer.val_only:
+        yield (
+            f"worker.rollout.n = 1: {estimator} compares the responses of one prompt, so it needs at least 2; "
+            "set worker.rollout.n=5 (EasyR1) or 8 (the paper), or use reinforce_plus_plus or remax."
+        )
+    explicit_std = "algorithm.norm_adv_by_std" in loaded.explicit_keys
+    if estimator == "dr_grpo" and explicit_std and algorithm.norm_adv_by_std:
+        yield (
+            "algorithm.norm_adv_by_std = true: dr_grpo never divides by the standard deviation; "
+            "remove the key, or use adv_estimator=grpo."
+        )
+    if estimator in ("rloo", "remax", "reinforce_plus_plus") and not algorithm.norm_adv_by_std:
+        yield (
+            f"algorithm.norm_adv_by_std = false: {estimator} has no standard deviation to leave out; "
+            "remove the key, or use adv_estimator=grpo or dr_grpo."
+        )
+    if config.worker.actor.loss_type == "gmpo" and estimator == "reinforce_plus_plus":
+        yield from _check_one_advantage_a_sequence(loaded)
+
+
+def _check_one_advantage_a_sequence(loaded: LoadedConfig) -> Iterator[str]:
+    algorithm = loaded.config.algorithm
+    reason = "gmpo needs one advantage a sequence (equation 4), and reinforce_plus_plus then gives one a token"
+    if algorithm.gamma != 1.0:
+        yield f"algorithm.gamma = {algorithm.gamma}: {reason}; set algorithm.gamma=1 or use adv_estimator=grpo."
+    if not algorithm.disable_kl and not algorithm.use_kl_loss:
+        yield (
+            f"algorithm.use_kl_loss = false: KL goes into the reward of each token, and {reason}; "
+            "set algorithm.use_kl_loss=true or algorithm.disable_kl=true, or use adv_estimator=grpo."
+        )
+
+
+def check_kl(loaded: LoadedConfig) -> Iterator[str]:
+    """The KL estimator can be computed from the tokens that were sampled."""
+    algorithm = loaded.config.algorithm
+    if algorithm.kl_penalty == "full" and not algorithm.disable_kl:
+        yield (
+            "algorithm.kl_penalty = 'full': it needs the probabilities of the whole vocabulary, and only those of the "
+            "sampled tokens are kept; use low_var_kl (or kl, abs, mse)."
+        )
+
+
+def check_batch_sizes(loaded: LoadedConfig) -> Iterator[str]:
+    """Prompts divide into mini-batches, and samples into micro-batches where those are fixed."""
+    config = loaded.config
+    data, actor, n = config.data, config.worker.actor, config.worker.rollout.n
+    prompts, mini = data.rollout_batch_size, actor.global_batch_size
+    if min(prompts, mini, n, actor.micro_batch_size_per_device_for_update) < 1:
+        return  # check_ranges names it
+    if prompts % mini:
+        fitting = max(size for size in range(1, min(prompts, mini) + 1) if prompts % size == 0)
+        yield (
+            f"worker.actor.global_batch_size = {mini}: data.rollout_batch_size = {prompts} prompts don't divide into "
+            f"mini-batches of {mini} prompts; set global_batch_size={fitting} or "
+            f"rollout_batch_size={_multiple(prompts, mini)}."
+        )
+    micro = actor.micro_batch_size_per_device_for_update
+    if not actor.dynamic_batching and (mini * n) % micro:
+        fitting = max(size for size in range(1, micro + 1) if (mini * n) % size == 0)
+        yield (
+            f"worker.actor.micro_batch_size_per_device_for_update = {micro}: a mini-batch has global_batch_size x n = "
+            f"{mini} x {n} = {mini * n} samples, which {micro} does not divide; set it to {fitting}, or "
+            "worker.actor.dynamic_batching=true."
+        )
+    sampled = data.mini_rollout_batch_size
+    if sampled and not config.algorithm.online_filtering and prompts % sampled:
+        fitting = max(size for size in range(1, min(prompts, sampled) + 1) if prompts % size == 0)
+        yield (
+            f"data.mini_rollout_batch_size = {sampled}: it does not divide data.rollout_batch_size = {prompts}, so "
+            f"prompts would be sampled and thrown away; set it to {fitting} or null (only online_filtering needs more)."
+        )
+
+
+def _multiple(value: int, unit: int) -> int:
+    """The multiple of `unit` nearest to `value`, at least one unit."""
+    return max(1, round(value / unit)) * unit
+
+
+def check_sampling(loaded: LoadedConfig) -> Iterator[str]:
+    """Training samples from the policy itself: a truncated or sharpened distribution biases the importance ratio."""
+    config = loaded.config
+    rollout = config.worker.rollout
+    if rollout.name == "vllm" and importlib.util.find_spec("vllm") is None:
+        yield "worker.rollout.name = 'vllm': vllm is not installed; pip install 'gmpo-mm[vllm]', or set it to hf."
+    if config.trainer.val_only:
+        return
+    if rollout.temperature <= 0:
+        yield (
+            f"worker.rollout.temperature = {rollout.temperature}: greedy samples of a group are all equal and teach "
+            "nothing; set 1.0 (greedy validation: worker.rollout.val_override_config.temperature=0)."
+        )
+    truncations = [
+        ("top_p", rollout.top_p, rollout.top_p < 1, "1.0"),
+        ("top_k", rollout.top_k, rollout.top_k > 0, "-1"),
+    ]
+    for name, value, truncated, mend in truncations:
+        if truncated and rollout.correction == "none":
+            yield (
+                f"worker.rollout.{name} = {value}: training on samples of a truncated distribution biases the "
+                f"importance ratio; set worker.rollout.{name}={mend} (validation: val_override_config), or "
+                "worker.rollout.correction=truncated."
+            )
+
+
+def check_validation(loaded: LoadedConfig) -> Iterator[str]:
+    """Validation that is asked for can take place, and its sampling keys exist."""
+    config = loaded.config
+    trainer = config.trainer
+    if trainer.val_only and not trainer.val_before_train:
+        yield (
+            "trainer.val_only = true: with trainer.val_before_train = false nothing would be validated (EasyR1 would "
+            "train); set trainer.val_before_train=true."
+        )
+    asked = [key for key in ("val_only", "val_before_train") if getattr(trainer, key)]
+    asked += ["val_freq"] if trainer.val_freq > 0 else []
+    if asked and not config.data.val_files:
+        yield (
+            f"data.val_files is empty, but trainer.{asked[0]} = {str(getattr(trainer, asked[0])).lower()} asks for "
+            "validation; name the file, or set trainer.val_before_train=false and trainer.val_freq=-1."
+        )
+    for name, value in config.worker.rollout.val_override_config.items():
+        yield from _check_validation_key(str(name), value)
+
+
+def _check_validation_key(name: str, value: Any) -> Iterator[str]:
+    key = f"worker.rollout.val_override_config.{name}"
+    if name not in VALIDATION_SAMPLING:
+        meant = nearest(name, VALIDATION_SAMPLING)
+        hint = f" Did you mean {meant}?" if meant else ""
+        yield f"{key} = {value!r}: there is no such sampling key.{hint} Known: {', '.join(VALIDATION_SAMPLING)}."
+        return
+    expected = VALIDATION_SAMPLING[name]
+    fits = isinstance(value, (int, float) if expected is float else expected)
+    if not fits or (isinstance(value, bool) and expected is not bool):
+        kind = {int: "an integer", float: "a number", bool: "true or false"}[expected]
+        yield f"{key} = {value!r}: {kind} is expected."
+        return
+    allowed: dict[str, tuple[bool, str]] = {
+        "n": (value >= 1, "at least 1"),
+        "max_tokens": (value >= 1, "at least 1"),
+        "temperature": (value >= 0, "at least 0 (0 is greedy)"),
+        "top_p": (0 < value <= 1, "above 0 and at most 1"),
+        "top_k": (value >= 1 or value == -1, "at least 1, or -1 for no limit"),
+    }
+    fits, wanted = allowed.get(name, (True, ""))
+    if not fits:
+        yield f"{key} = {value!r}: it must be {wanted}."
+
+
+def check_trainer(loaded: LoadedConfig) -> Iterator[str]:
+    """EasyR1's and our names for the same thing don't contradict each other; the device and the trackers exist."""
+    trainer, explicit = loaded.config.trainer, loaded.explicit_keys
+    if trainer.run_dir and trainer.save_checkpoint_path and trainer.run_dir != trainer.save_checkpoint_path:
+        yield (
+            f"trainer.run_dir = {trainer.run_dir!r} and trainer.save_checkpoint_path = "
+            f"{trainer.save_checkpoint_path!r}: both name the run's directory; keep one of them."
+        )
+    if trainer.load_checkpoint_path and trainer.resume not in ("auto", trainer.load_checkpoint_path):
+        yield (
+            f"trainer.resume = {trainer.resume!r} and trainer.load_checkpoint_path = {trainer.load_checkpoint_path!r}: "
+            "both say where to go on from; keep one of them."
+        )
+    if "trainer.find_last_checkpoint" in explicit and not trainer.find_last_checkpoint and trainer.resume == "must":
+        yield (
+            "trainer.find_last_checkpoint = false and trainer.resume = 'must' contradict each other; "
+            "remove find_last_checkpoint, or set trainer.resume=never."
+        )
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", trainer.device):
+        yield f"trainer.device = {trainer.device!r}: it must be auto, cpu, cuda or cuda:N."
+    elif trainer.device.startswith("cuda"):
+        yield from _check_cuda(trainer.device)
+
+
+def _check_cuda(device: str) -> Iterator[str]:
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = int(device.partition(":")[2] or 0)
+    if index >= count:
+        mend = "cuda:0" if count else "cpu"
+        yield f"trainer.device = {device!r}: torch sees {count} GPUs here; set trainer.device={mend}."
