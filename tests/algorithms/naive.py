@@ -24,7 +24,9 @@ class Batch:
         return Batch(self.log_probs.to(dtype), self.old.to(dtype), self.advantages.to(dtype), self.mask)
 
 
-def make_batch(seed: int = 0, sequences: int = 10, tokens: int = 9, spread: float = 0.8, per_token: bool = False) -> Batch:
+def make_batch(
+    seed: int = 0, sequences: int = 10, tokens: int = 9, spread: float = 0.8, per_token: bool = False
+) -> Batch:
     """Random log-probs and ratios wide enough for every clip; lengths from 0 to T; signs of A mixed, one A = 0; rubbish
     under the mask."""
     g = torch.Generator().manual_seed(seed)

@@ -1,0 +1,172 @@
+"""Advantages against a loop over groups, and the faults of a user named."""
+
+import math
+import statistics
+
+import pytest
+import torch
+
+from gmpo_mm.algorithms import ADVANTAGE_ESTIMATORS, GROUP_ESTIMATORS, compute_advantages, filter_groups
+
+IDS = torch.tensor([7, -3, 7, 900000000000, -3, 7, 900000000000, -3])
+REWARDS = torch.tensor([1.0, 0.1, 0.0, 0.9, 0.3, 0.4, 0.9, 0.1])
+
+
+def naive(estimator, rewards, ids, norm_by_std=True, eps=1e-6):
+    result = []
+    for reward, group in zip(rewards, ids, strict=True):
+        members = [r for r, other in zip(rewards, ids, strict=True) if other == group]
+        scale = statistics.stdev(members) + eps if norm_by_std else 1.0
+        if estimator == "rloo":
+            others = list(members)
+            others.remove(reward)
+            result.append(reward - statistics.fmean(others))
+        elif estimator == "grpo_passk":
+            second, best = sorted(members)[-2:]
+            result.append((best - second) / scale if reward == best and members.count(best) == 1 else 0.0)
+        else:
+            result.append((reward - statistics.fmean(members)) / (1.0 if estimator == "dr_grpo" else scale))
+    return result
+
+
+@pytest.mark.parametrize("estimator", GROUP_ESTIMATORS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_group_estimators_equal_a_loop(estimator, dtype):
+    rewards = REWARDS.to(dtype)
+    got = compute_advantages(estimator, rewards, IDS)
+    assert got.dtype == dtype
+    assert got.tolist() == pytest.approx(naive(estimator, rewards.tolist(), IDS.tolist()), rel=1e-6, abs=1e-7)
+
+
+def test_grpo_by_hand():
+    got = compute_advantages("grpo", torch.tensor([1.0, 0.0, 0.0, 1.0]), torch.zeros(4, dtype=torch.long))
+    std = math.sqrt(1 / 3)  # unbiased
+    assert got.tolist() == pytest.approx([0.5 / std, -0.5 / std, -0.5 / std, 0.5 / std], rel=1e-5)
+
+
+def test_grpo_without_std_is_dr_grpo():
+    without = compute_advantages("grpo", REWARDS, IDS, norm_by_std=False)
+    assert torch.equal(without, compute_advantages("dr_grpo", REWARDS, IDS))
+    assert not torch.equal(without, compute_advantages("grpo", REWARDS, IDS))
+
+
+def test_passk_without_std_gives_the_single_best_its_lead_and_a_tie_nothing():
+    got = compute_advantages("grpo_passk", REWARDS, IDS, norm_by_std=False)
+    assert got.tolist() == pytest.approx([0.6, 0, 0, 0, 0.2, 0, 0, 0], abs=1e-7)
+
+
+@pytest.mark.parametrize("estimator", GROUP_ESTIMATORS)
+@pytest.mark.parametrize("reward", [0.0, 0.1, 1.0, 0.30000001192092896])
+def test_group_of_equal_rewards_has_advantage_exactly_zero(estimator, reward):
+    got = compute_advantages(estimator, torch.full((7,), reward), torch.full((7,), 5))
+    assert torch.equal(got, torch.zeros(7))
+
+
+@pytest.mark.parametrize("estimator", GROUP_ESTIMATORS)
+def test_row_order_and_group_numbering_do_not_matter(estimator):
+    g = torch.Generator().manual_seed(0)
+    rewards, ids = torch.rand(64, generator=g), torch.arange(8).repeat(8)
+    order = torch.randperm(64, generator=g)
+    base = compute_advantages(estimator, rewards, ids)
+    assert torch.equal(compute_advantages(estimator, rewards[order], ids[order]), base[order])
+    assert torch.equal(compute_advantages(estimator, rewards, 1000 - 37 * ids), base)
+
+
+@pytest.mark.parametrize("estimator", GROUP_ESTIMATORS)
+def test_group_of_one_is_an_error_that_names_the_group(estimator):
+    with pytest.raises(ValueError, match=f"{estimator} compares .*group 42.*rollout.n"):
+        compute_advantages(estimator, REWARDS[:3], torch.tensor([1, 42, 1]))
+
+
+def test_mask_gives_each_valid_token_the_advantage_of_its_sequence():
+    mask = torch.tensor([[True, True, False], [False, False, False], [True, False, False]])
+    got = compute_advantages("dr_grpo", torch.tensor([3.0, 0.0, 0.0]), torch.zeros(3), response_mask_BT=mask)
+    assert got.tolist() == [[2.0, 2.0, 0.0], [0.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]
+
+
+def test_token_rewards_replace_the_score_by_their_sum_and_an_empty_response_keeps_its_score():
+    mask = torch.tensor([[True, True], [False, False]])
+    token_rewards = torch.tensor([[-0.5, 1.0], [float("nan"), 9.0]])
+    got = compute_advantages(
+        "dr_grpo", torch.tensor([1.0, 0.25]), torch.zeros(2), response_mask_BT=mask, token_rewards_BT=token_rewards
+    )
+    assert got.tolist() == [[0.125, 0.125], [0.0, 0.0]]
+
+
+def test_remax_subtracts_the_greedy_reward():
+    got = compute_advantages("remax", torch.tensor([1.0, 0.0]), torch.arange(2), baselines_B=torch.tensor([0.25, 1.0]))
+    assert got.tolist() == [0.75, -1.0]
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.9])
+def test_reinforce_plus_plus_equals_a_loop(gamma):
+    rewards = torch.tensor([1.0, 0.0, 0.5, 0.7])
+    mask = torch.tensor([[True] * 4, [True] * 2 + [False] * 2, [True] + [False] * 3, [False] * 4])
+    returns = {}
+    for i in range(4):
+        n = int(mask[i].sum())
+        for t in range(n):
+            returns[i, t] = rewards[i].item() * gamma ** (n - 1 - t)
+    mean, variance = statistics.fmean(returns.values()), statistics.variance(returns.values())
+    expected = torch.zeros(4, 4)
+    for (i, t), value in returns.items():
+        expected[i, t] = (value - mean) / math.sqrt(variance + 1e-8)
+    got = compute_advantages("reinforce_plus_plus", rewards, torch.zeros(4), response_mask_BT=mask, gamma=gamma)
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_reinforce_plus_plus_discounts_token_rewards():
+    token_rewards = torch.tensor([[0.1, -0.2, 1.0], [0.3, 5.0, float("nan")]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    values = torch.tensor([0.1 + 0.5 * (-0.2 + 0.5), -0.2 + 0.5, 1.0, 0.3], dtype=torch.float64)
+    white = (values - values.mean()) * torch.rsqrt(values.var() + 1e-8)
+    got = compute_advantages(
+        "reinforce_plus_plus",
+        torch.zeros(2, dtype=torch.float64),
+        torch.zeros(2),
+        response_mask_BT=mask,
+        token_rewards_BT=token_rewards,
+        gamma=0.5,
+    )
+    torch.testing.assert_close(got[mask], white, rtol=1e-12, atol=0)
+    assert got[1, 1:].tolist() == [0.0, 0.0]
+
+
+def test_reinforce_plus_plus_without_discount_gives_gmpo_one_advantage_a_sequence():
+    mask = torch.ones(2, 50, dtype=torch.bool)
+    got = compute_advantages("reinforce_plus_plus", torch.tensor([0.1, 0.7]), torch.zeros(2), response_mask_BT=mask)
+    assert (got == got[:, :1]).all() and got[0, 0] < 0 < got[1, 0]
+
+
+def test_gae_is_an_error_that_says_why():
+    with pytest.raises(ValueError, match="'gae' needs the values of a critic, and the local engine trains none"):
+        compute_advantages("gae", REWARDS, IDS)
+
+
+def test_unknown_estimator_names_the_nearest_and_the_known():
+    with pytest.raises(ValueError, match="Did you mean 'grpo_passk'") as error:
+        compute_advantages("grpo_pask", REWARDS, IDS)
+    assert all(name in str(error.value) for name in ADVANTAGE_ESTIMATORS)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "kwargs", "message"),
+    [
+        ("rloo", {"norm_by_std": False}, "no effect on 'rloo'"),
+        ("remax", {}, "remax needs baselines_B"),
+        ("grpo", {"baselines_B": REWARDS}, "grpo does not read baselines_B"),
+        ("reinforce_plus_plus", {}, "reinforce_plus_plus needs response_mask_BT"),
+        ("grpo", {"token_rewards_BT": torch.zeros(8, 2)}, "token_rewards_BT needs response_mask_BT"),
+    ],
+)
+def test_missing_tensors_and_options_without_effect_are_errors(estimator, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        compute_advantages(estimator, REWARDS, IDS, **kwargs)
+
+
+def test_online_filter_keeps_groups_whose_mean_is_strictly_inside():
+    scores = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.5, 0.0, 1.0, 0.0])
+    ids = torch.tensor([4, 9, 4, 9, -1, -1, 2, 2])
+    assert filter_groups(scores, ids, 0.01, 0.99).tolist() == [False, False, False, False, True, True, True, True]
+    assert filter_groups(scores, ids, 0.25, 0.99).tolist() == [False] * 6 + [True] * 2
+    assert filter_groups(scores, ids, 0.01, 0.5).tolist() == [False] * 4 + [True] * 2 + [False] * 2
