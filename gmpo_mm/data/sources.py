@@ -183,24 +183,23 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: can't read as UTF-8 text: {error}") from error
     if text.lstrip().startswith("["):
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}: broken JSON in line {error.lineno}: {error.msg}") from error
+        rows = _parse_json(text, path, 1)
     else:
-        rows = []
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                try:
-                    rows.append(json.loads(line))
-                except json.JSONDecodeError as error:
-                    raise DataError(
-                        f"{path}: broken JSON in line {number}: {error.msg}; one object a line, or one array"
-                    ) from error
+        lines = enumerate(text.split("\n"), start=1)
+        rows = [_parse_json(line, path, number) for number, line in lines if line.strip()]
     for index, row in enumerate(rows):
         if not isinstance(row, dict):
             raise DataError(f"row {index} of {path.name}: expected an object with columns, got {type(row).__name__}")
     return rows
+
+
+def _parse_json(text: str, path: Path, first_line: int) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of more than 4,300 digits
+        line = first_line + getattr(error, "lineno", 1) - 1
+        reason = getattr(error, "msg", None) or _first_line(error)
+        raise DataError(f"{path}: broken JSON in line {line}: {reason}; one object a line, or one array") from error
 
 
 def _read_hub(spec: str) -> Rows:
