@@ -31,7 +31,7 @@ class RewardFunction:
     path: str
 
     def __call__(self, inputs: list[dict[str, Any]]) -> list[dict[str, float]]:
-        """Scores, one a row, each with a finite `overall`; RewardError names the row that raised or broke the contract."""
+        """Scores, one a row, each with a finite `overall`; RewardError names the row that raised or broke this."""
         if not inputs:
             return []
         if self.reward_type == "sequential":
@@ -45,6 +45,8 @@ class RewardFunction:
     def _call_row(self, index: int, row: dict[str, Any]) -> Any:
         try:
             return self.function(row, **self.kwargs)
+        except ConfigError:
+            raise
         except (Exception, SystemExit) as error:
             raise self._error(f"raised {_brief(error)}", index, row, traceback.format_exc()) from error
 

@@ -122,7 +122,8 @@ def evaluate(text: str) -> Real:
 
 
 def _tokens(text: str) -> list[str]:
-    tokens, position, text = [], 0, text.strip()
+    tokens: list[str] = []
+    position, text = 0, text.strip()
     while position < len(text):
         match = _TOKEN.match(text, position)
         if match is None or len(tokens) >= MAX_TOKENS or len(match.group(1) or "") > MAX_DIGITS:
@@ -268,7 +269,7 @@ class _Parser:
         raise NotArithmetic("argument of a fraction")
 
     def mixed_number(self, whole: str) -> Real:
-        r"""A number, or `4 \frac{4}{11}` and `4 4/11`: an integer before a proper fraction of integers is added to it."""
+        r"""A number, or `4 \frac{4}{11}` and `4 4/11`: an integer before a proper fraction is added to it."""
         value = _literal(whole)
         if not whole.isdigit():
             return value

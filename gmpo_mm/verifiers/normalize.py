@@ -10,9 +10,12 @@ from gmpo_mm.verifiers.extraction import remove_invisible
 _CHARACTERS = str.maketrans(
     {
         "\u2212": "-", "\u2013": "-", "\u2014": "-", "\u2010": "-", "\u2011": "-", "\ufe63": "-",
-        "\u00d7": " * ", "\u00b7": " * ", "\u22c5": " * ", "\u2217": " * ", "\u00f7": " / ", "\u2215": "/", "\u2044": "/",
-        "\u03c0": r" \pi ", "\u221a": r" \sqrt ", "\u221e": r" \infty ", "\u2220": r" \angle ", "\u25b3": r" \triangle ",
-        "\u2245": r" \cong ", "\u223c": r" \sim ", "\u22a5": r" \perp ", "\u2225": r" \parallel ", "\u2248": r" \approx ",
+        "\u00d7": " * ", "\u00b7": " * ", "\u22c5": " * ", "\u2217": " * ",
+        "\u00f7": " / ", "\u2215": "/", "\u2044": "/",
+        "\u03c0": r" \pi ", "\u221a": r" \sqrt ",
+        "\u221e": r" \infty ", "\u2220": r" \angle ", "\u25b3": r" \triangle ",
+        "\u2245": r" \cong ", "\u223c": r" \sim ",
+        "\u22a5": r" \perp ", "\u2225": r" \parallel ", "\u2248": r" \approx ",
         "\u2264": " <= ", "\u2265": " >= ", "\u2a7d": " <= ", "\u2a7e": " >= ", "\u2260": " != ", "\u2236": ":",
         "\u00ba": "\u00b0", "\u02da": "\u00b0", "\u00b2": "^{2}", "\u00b3": "^{3}",
         "\u00bd": r" \frac{1}{2}", "\u00bc": r" \frac{1}{4}", "\u00be": r" \frac{3}{4}",
@@ -50,7 +53,10 @@ _ONE_CHARACTER_GROUP = re.compile(r"\{ ?(\w) ?\}")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _WORD = re.compile(r"[A-Za-z]{3,}|(?<![A-Za-z])(?:and|or|no|is)(?![A-Za-z])", re.IGNORECASE)
 _GEOMETRY = re.compile(r"\\(?:angle|cong|parallel|perp|triangle|sim)(?![A-Za-z])")
-_FUNCTIONS = frozenset("sin cos tan cot sec csc log exp arcsin arccos arctan min max lim mod gcd lcm det".split())
+_FUNCTIONS = frozenset(
+    ("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "log", "exp")
+    + ("min", "max", "lim", "mod", "gcd", "lcm", "det")
+)
 
 
 def normalise(text: str) -> str:
@@ -78,7 +84,7 @@ def has_words(normalised: str) -> bool:
 
 
 def text_key(normalised: str) -> str:
-    """Key under which two texts are the same answer: no spaces, degree signs or one-character braces; `and` is a comma."""
+    """Key under which two texts are the same answer: no spaces or degree signs, `{x}` is `x`, `and` is a comma."""
     key = normalised.replace("°", "")
     if has_words(normalised):
         key = re.sub(r"(?<![A-Za-z\\])and(?![A-Za-z])", ",", key, flags=re.IGNORECASE)

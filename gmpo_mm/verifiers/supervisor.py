@@ -1,7 +1,8 @@
 """The verifier's own process: imports math-verify once, forks workers that compare, kills those that overrun.
 
 Runs as a separate program (`pool.py` starts it), never as an import of the training process. It has one thread and runs
-no untrusted input itself, so forking a fresh worker is safe and takes milliseconds. Both pipes carry one JSON object a line.
+no untrusted input itself, so forking a fresh worker is safe and takes milliseconds. Both pipes carry one JSON object
+a line.
 """
 
 import contextlib
@@ -64,7 +65,8 @@ def run_worker(compare: Compare, requests: int, replies: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    if sys.platform != "darwin":  # macOS refuses the call
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     lines = os.fdopen(requests, "rb")
     for count, line in enumerate(lines, start=1):
         job = json.loads(line)

@@ -1,0 +1,58 @@
+"""Where the answer stands in a response, and that no response makes finding it slow."""
+
+import pytest
+
+from gmpo_mm.verifiers import extract_answer, last_answer_tag, last_boxed
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        (r"so \boxed{5}", "5"),
+        (r"\boxed{1} then \boxed{2}", "2"),
+        (r"\boxed{\frac{1}{\sqrt{2}}}", r"\frac{1}{\sqrt{2}}"),
+        (r"\boxed {7} and done", "7"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{3} but then \boxed{4 + ", "3"),
+        (r"{ { \boxed{9}", "9"),
+        (r"\boxed{ 6 } } }", " 6 "),
+        (r"line\\\boxed{8}", "8"),
+    ],
+)
+def test_the_last_complete_box_is_found_with_its_nested_braces(response: str, answer: str) -> None:
+    assert last_boxed(response) == answer
+
+
+@pytest.mark.parametrize("response", ["", "5", r"\boxed{5", r"\boxed 5", "boxed{5}", "None"])
+def test_a_response_without_a_complete_box_has_no_answer(response: str) -> None:
+    assert last_boxed(response) is None
+
+
+@pytest.mark.parametrize(
+    "response",
+    [r"\boxed{}", r"\boxed{   }", "\\boxed{\u200b}", "<answer> </answer>", "<answer>5", "</answer><answer>", "None"],
+)
+def test_an_empty_answer_is_no_answer(response: str) -> None:
+    assert extract_answer(response) is None
+
+
+def test_answer_tags_and_a_box_within_them() -> None:
+    assert last_answer_tag("<answer>1</answer> <answer> 2 </answer>") == " 2 "
+    assert extract_answer(r"<answer>so \boxed{3}</answer>", "answer_tags") == "3"
+    assert extract_answer(r"\boxed{4}", "answer_tags") is None
+    assert extract_answer("<answer>4</answer>", "boxed") is None
+    assert extract_answer(r"\boxed{4} <answer>5</answer>", "auto") == "4"
+    assert extract_answer("<answer>5</answer>", "auto") == "5"
+    with pytest.raises(ValueError, match="auto, boxed, answer_tags"):
+        extract_answer("5", "box")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "unit", ["{", "}", "{}", "\\boxed{", "\\boxed{}", "<answer>", "</answer>", "\\boxed {", "\\", " ", "\\boxed{ \\{"]
+)
+@pytest.mark.parametrize("ending", ["", r"\boxed{", "</answer>"])
+@pytest.mark.timeout(60)
+def test_a_response_of_a_megabyte_is_read_in_linear_time(unit: str, ending: str) -> None:
+    """A scan that starts again at each brace needs about 10^11 steps here: it ends at the time limit, not before."""
+    response = unit * (1_000_000 // len(unit)) + ending
+    assert extract_answer(response, "auto") in (None, unit * (1_000_000 // len(unit)))

@@ -1,0 +1,172 @@
+"""Inputs that hang or break other graders: bounded, counted apart, and without harm to the answers around them."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from gmpo_mm.verifiers import Grade, grade_batch, pool
+from gmpo_mm.verifiers.supervisor import MEMORY_LIMIT
+
+TIMEOUT = 1.0
+HANGING = [("1000000000!", "a + 3b"), ("2^{2^{2^{2^{9}}}}", "60"), ("(10^8)!", "x < 4")]
+OTHERS = [
+    "9**9**9**9",
+    "(9**9)**(9**9)",
+    "9^{9^{9^{9}}}",
+    "{" * 100_000,
+    "}" * 100_000,
+    r"\frac{" * 70,
+    r"\frac{1}{" * 50 + "2" + "}" * 50,
+    r"\sqrt{" * 60 + "2" + "}" * 60,
+    "\u200b" * 300 + "7",
+    "\x00\ud800",
+    "$" * 500,
+    "x" * 512,
+    "+".join(["x^y"] * 100),
+    "(" * 250 + "1" + ")" * 250,
+]
+HOSTILE = [*HANGING, *((text, "a + 3b") for text in OTHERS), *((text, "60") for text in OTHERS)]
+# Each needs the process: its text and its numbers do not decide.
+GOOD = [("b + a", "a + b"), ("y*x", "xy"), ("2(a + 1)", "2a + 2"), ("(x+1)^2", "x^2 + 2x + 1")]
+
+
+def grade_hostile_among_good() -> tuple[list[Grade], list[Grade]]:
+    """Grades of the hostile answers, and of good ones before, between and after them."""
+    pairs = list(HOSTILE)
+    for i, good in enumerate(GOOD):
+        pairs.insert(i * 6, good)
+    pairs += GOOD
+    grades = grade_batch([p for p, _ in pairs], [g for _, g in pairs], timeout=TIMEOUT)
+    good = [grade for pair, grade in zip(pairs, grades, strict=True) if pair in GOOD]
+    return [grade for pair, grade in zip(pairs, grades, strict=True) if pair not in GOOD], good
+
+
+def assert_survived(grades: tuple[list[Grade], list[Grade]]) -> None:
+    hostile, good = grades
+    assert len(hostile) == len(HOSTILE)
+    assert not any(grade.correct for grade in hostile)
+    assert [grade.status for grade in hostile[: len(HANGING)]] == ["timeout"] * len(HANGING)
+    assert [(grade.correct, grade.status) for grade in good] == [(True, "graded")] * (2 * len(GOOD))
+
+
+@pytest.mark.timeout(120)
+def test_good_answers_among_hostile_ones_are_graded_right_from_the_main_thread() -> None:
+    assert_survived(grade_hostile_among_good())
+
+
+@pytest.mark.timeout(120)
+def test_good_answers_among_hostile_ones_are_graded_right_from_threads() -> None:
+    results: list[tuple[list[Grade], list[Grade]]] = []
+    threads = [threading.Thread(target=lambda: results.append(grade_hostile_among_good())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 3
+    for result in results:
+        assert_survived(result)
+
+
+@pytest.mark.timeout(120)
+def test_good_answers_among_hostile_ones_are_graded_right_from_asyncio() -> None:
+    async def main() -> tuple[list[Grade], list[Grade]]:
+        return await asyncio.to_thread(grade_hostile_among_good)
+
+    assert_survived(asyncio.run(main()))
+
+
+@pytest.mark.timeout(240)
+def test_good_answers_among_hostile_ones_are_graded_right_from_a_ray_actor() -> None:
+    ray = pytest.importorskip("ray", reason="ray is not installed in this environment")
+    root = str(Path(__file__).resolve().parents[2])
+    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+    class Grader:
+        def grade(self) -> list[tuple[bool, str]]:
+            pairs = [*GOOD, *HANGING, *GOOD]
+            grades = grade_batch([p for p, _ in pairs], [g for _, g in pairs], timeout=TIMEOUT)
+            return [(grade.correct, grade.status) for grade in grades]
+
+    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
+    try:
+        actor = ray.remote(Grader).remote()
+        good = [(True, "graded")] * len(GOOD)
+        assert ray.get(actor.grade.remote()) == good + [(False, "timeout")] * len(HANGING) + good
+    finally:
+        ray.shutdown()
+
+
+def test_text_is_never_executed(tmp_path: Path) -> None:
+    target = tmp_path / "executed"
+    command = f"touch {target}"
+    attempts = [
+        f'__import__("os").system("{command}")',
+        f"__import__('os').system('{command}')",
+        f"eval(\"__import__('os').system('{command}')\")",
+        f"\\text{{__import__('os').system('{command}')}}",
+        f"(lambda: __import__('os').system('{command}'))()",
+        f"open('{target}', 'w')",
+        f"${{{command}}}$(`{command}`)",
+        f"\\write18{{{command}}}",
+    ]
+    assert all(len(attempt) < 512 for attempt in attempts)
+    grades = grade_batch(attempts, ["a + b"] * len(attempts)) + grade_batch(["a + b"] * len(attempts), attempts)
+    assert not any(grade.correct for grade in grades)
+    assert not target.exists()
+
+
+def test_a_hostile_gold_is_bounded_too() -> None:
+    grades = grade_batch(["x + 1", "b + a"], ["1000000000!", "a + b"], timeout=TIMEOUT)
+    assert [(grade.correct, grade.status) for grade in grades] == [(False, "timeout"), (True, "graded")]
+
+
+def test_the_same_pair_is_compared_once_in_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[str, str]] = []
+    shared = pool.shared_pool()
+    real = shared.check
+
+    def recorded(pairs: list[tuple[str, str]], timeout: float) -> list[pool.Verdict]:
+        sent.extend(pairs)
+        return real(pairs, timeout)
+
+    monkeypatch.setattr(shared, "check", recorded)
+    grades = grade_batch(["b + a"] * 50 + ["c + a"] * 50, ["a + b"] * 100)
+    assert [grade.correct for grade in grades] == [True] * 50 + [False] * 50
+    assert sorted(sent) == [("b + a", "a + b"), ("c + a", "a + b")]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no RLIMIT_AS")
+def test_a_worker_that_asks_for_too_much_memory_ends_as_an_error_and_is_replaced() -> None:
+    """Runs the real supervisor with a comparison that allocates, as a runaway expansion in sympy would."""
+    code = """
+import os, sys
+from gmpo_mm.verifiers import supervisor
+def compare(prediction, gold):
+    return len(bytearray(int(prediction))) > 0 and os.getpid() > 0
+supervisor.load_compare = lambda: compare
+supervisor.main(1, int(sys.argv[1]))
+"""
+    sizes = [1000, 4 * MEMORY_LIMIT, 1000, supervisor_resident(), 1000]
+    jobs = [json.dumps({"id": i, "prediction": str(n), "gold": "", "timeout": 20.0}) for i, n in enumerate(sizes)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(os.getpid())], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write("\n".join(jobs) + "\n")
+    process.stdin.flush()
+    replies = [json.loads(process.stdout.readline()) for _ in range(1 + len(jobs))]
+    process.stdin.close()
+    assert process.wait(timeout=30) == 0
+    assert replies[0] == {"ready": True}
+    assert [reply["verdict"] for reply in replies[1:]] == ["equal", "error", "equal", "equal", "equal"]
+
+
+def supervisor_resident() -> int:
+    """More than a worker may keep, less than it may ask for."""
+    return 3 * MEMORY_LIMIT // 4

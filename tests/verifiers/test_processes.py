@@ -1,0 +1,197 @@
+"""Life and death of the verifier's processes. Linux: the processes are found through /proc."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gmpo_mm.verifiers import VerifierUnavailableError, grade_batch, pool, shut_down, warm_up
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def parent_of(pid: int) -> int | None:
+    """Parent of a live process; None for one that is gone or only waits to be reaped."""
+    try:
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if state == "Z" else int(parent)
+
+
+def children(pid: int) -> set[int]:
+    return {
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and parent_of(int(entry.name)) == pid
+    }
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
+    """Wait for another process's doing; the bound only ends a test that has failed."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def supervisor_pid() -> int:
+    connection = pool.shared_pool().connection
+    assert connection is not None
+    return connection.process.pid
+
+
+def test_an_overrunning_worker_is_killed_and_the_supervisor_stays() -> None:
+    grade_batch(["b + a"], ["a + b"])
+    supervisor = supervisor_pid()
+    workers = children(supervisor)
+    assert workers
+    assert grade_batch(["1000000000!"] * 2 + ["(10^8)!"], ["x"] * 3, timeout=0.5)[0].status == "timeout"
+    assert supervisor_pid() == supervisor
+    assert not children(supervisor) & workers or len(children(supervisor)) < pool.default_workers()
+    assert grade_batch(["b + a"], ["a + b"])[0].correct
+    assert len(children(supervisor)) <= pool.default_workers()
+
+
+def test_a_killed_worker_or_supervisor_costs_no_later_grade() -> None:
+    grade_batch(["b + a"], ["a + b"])
+    for worker in children(supervisor_pid()):
+        os.kill(worker, signal.SIGKILL)
+    assert grade_batch(["c + a"], ["a + c"])[0].correct
+    killed = supervisor_pid()
+    workers = children(killed)
+    os.kill(killed, signal.SIGKILL)
+    assert grade_batch(["d + a"], ["a + d"])[0].correct
+    assert supervisor_pid() != killed
+    assert eventually(lambda: all(parent_of(worker) is None for worker in workers))
+
+
+def test_shut_down_ends_every_process_and_the_next_grade_starts_new_ones() -> None:
+    warm_up()
+    grade_batch(["b + a"], ["a + b"])
+    processes = {supervisor_pid()} | children(supervisor_pid())
+    assert len(processes) >= 2
+    shut_down()
+    assert eventually(lambda: all(parent_of(pid) is None for pid in processes))
+    assert grade_batch(["b + a"], ["a + b"])[0].correct
+
+
+PARENT = """
+import sys, threading
+from gmpo_mm.verifiers import grade_batch, pool, warm_up
+warm_up()
+grade_batch(["b + a", "c + a"], ["a + b", "a + c"])
+{busy}
+print(pool.shared_pool().connection.process.pid, flush=True)
+{end}
+"""
+BUSY = (
+    "threading.Thread(target=grade_batch, args=(['1000000000!', '(10^8)!'], ['x', 'x']), "
+    "kwargs={'timeout': 3600.0}, daemon=True).start()"
+)
+
+
+def start_parent(busy: bool, end: str) -> tuple[subprocess.Popen[str], int, set[int]]:
+    code = PARENT.format(busy=BUSY if busy else "", end=end)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert parent.stdout is not None
+    supervisor = int(parent.stdout.readline())
+    assert eventually(lambda: bool(children(supervisor)))
+    return parent, supervisor, {supervisor} | children(supervisor)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.timeout(120)
+def test_no_process_outlives_a_parent_that_was_killed(busy: bool) -> None:
+    """Busy: the workers are inside one integer operation with an hour to go, where no Python code of theirs runs."""
+    parent, _, processes = start_parent(busy, "sys.stdin.read()")
+    parent.kill()
+    parent.communicate()
+    assert eventually(lambda: all(parent_of(pid) is None for pid in processes))
+
+
+@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.timeout(120)
+def test_no_process_outlives_a_parent_that_ends_by_itself(busy: bool) -> None:
+    parent, _, processes = start_parent(busy, "")
+    assert parent.wait(timeout=60) == 0
+    assert eventually(lambda: all(parent_of(pid) is None for pid in processes))
+    parent.communicate()
+
+
+def test_a_busy_worker_outlives_a_killed_supervisor_by_no_more_than_its_limit() -> None:
+    """The kernel's timer ends it, since neither the supervisor nor Python code in the worker can."""
+    code = PARENT.format(busy=BUSY.replace("3600.0", "1.5"), end="sys.stdin.read()")
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert parent.stdout is not None
+    supervisor = int(parent.stdout.readline())
+    workers = children(supervisor)
+    parent.kill()
+    os.kill(supervisor, signal.SIGKILL)
+    parent.communicate()
+    assert eventually(lambda: all(parent_of(pid) is None for pid in workers))
+
+
+@pytest.mark.timeout(120)
+def test_a_forked_child_gets_its_own_processes_and_leaves_its_parents_alone() -> None:
+    code = """
+import os
+from gmpo_mm.verifiers import grade_batch, pool
+assert grade_batch(["b + a"], ["a + b"])[0].correct
+first = pool.shared_pool().connection.process.pid
+child = os.fork()
+if child == 0:
+    right = grade_batch(["c + a"], ["a + c"])[0].correct and pool.shared_pool().connection.process.pid != first
+    pool.shut_down()
+    os._exit(0 if right else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert grade_batch(["d + a"], ["a + d"])[0].correct
+assert pool.shared_pool().connection.process.pid == first
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=ROOT, timeout=100)
+
+
+@pytest.mark.timeout(120)
+def test_the_main_program_is_not_run_again_and_torch_not_imported_by_the_processes(tmp_path: Path) -> None:
+    """Multiprocessing's spawn would import an unguarded main program once more in each worker."""
+    (tmp_path / "torch.py").write_text("import os\nopen(os.environ['MARK'], 'a').write('torch')\n")
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import os\nopen(os.environ['MARK'], 'a').write('main')\n"
+        "from gmpo_mm.verifiers import grade_batch\nassert grade_batch(['b + a'], ['a + b'])[0].correct\n"
+    )
+    mark = tmp_path / "mark"
+    environment = {**os.environ, "MARK": str(mark), "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, str(script)], check=True, env=environment, timeout=100)
+    assert mark.read_text() == "main"
+
+
+@pytest.mark.timeout(120)
+def test_a_machine_without_math_verify_is_an_error_and_not_a_batch_of_zeros(tmp_path: Path) -> None:
+    (tmp_path / "math_verify.py").write_text("raise ImportError('no math-verify on this machine')\n")
+    code = """
+import sys
+from gmpo_mm.verifiers import VerifierUnavailableError, grade_batch, warm_up
+for call in (lambda: grade_batch(["b + a"], ["a + b"]), warm_up):
+    try:
+        call()
+    except VerifierUnavailableError as error:
+        assert "no math-verify on this machine" in str(error)
+    else:
+        sys.exit("no error")
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=100)
+    assert issubclass(VerifierUnavailableError, RuntimeError)
