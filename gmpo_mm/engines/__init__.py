@@ -1,0 +1,1 @@
+"""Engines: a validated configuration in, a run directory out."""

@@ -1,0 +1,253 @@
+"""The `local` engine: one process, one device, PyTorch and transformers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gmpo_mm.algorithms import make_kl_controller
+from gmpo_mm.config import (
+    LoadedConfig,
+    policy_loss_config,
+    resolve_model_path,
+    resume_choice,
+    run_directory,
+    split_function_spec,
+    to_yaml,
+    validate_for_training,
+)
+from gmpo_mm.config.schema import Config
+from gmpo_mm.data import PromptDataset, PromptSampler, RecordKeys, check_records, load_records
+from gmpo_mm.errors import ConfigError
+from gmpo_mm.models.loading import load_policy, resolve_device, resolve_dtype
+from gmpo_mm.models.policy import PolicyModel
+from gmpo_mm.models.processing import Processor
+from gmpo_mm.rewards.loading import load_reward_function
+from gmpo_mm.rollout.hf import HFRollout
+from gmpo_mm.rollout.protocol import RolloutBackend, SamplingParams
+from gmpo_mm.training.actor import Actor, UpdateConfig, build_optimizer
+from gmpo_mm.training.batch import CutLimits
+from gmpo_mm.training.progress import Progress
+from gmpo_mm.training.run_directory import RunDirectory
+from gmpo_mm.training.sampling import BatchMaker, Sampler
+from gmpo_mm.training.trackers import Trackers, check_trackers
+from gmpo_mm.training.trainer import Trainer
+from gmpo_mm.training.validation import Validator
+
+
+def train(loaded: LoadedConfig, command: Sequence[str] = (), progress: Progress | None = None) -> Path:
+    """Validate a configuration, train it, and return the run directory.
+
+    Raises ConfigError and DataError before any long work, RewardError and TrainingError during it.
+    """
+    validate_for_training(loaded)
+    config = loaded.config
+    check_trackers(config.trainer.logger)
+    device = resolve_device(config.trainer.device)
+    dtype = resolve_dtype(config.trainer.dtype, device)
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    with (
+        progress or Progress() as progress,
+        RunDirectory.open(
+            run_directory(config), resume=resume_choice(config), config=to_yaml(config), command=list(command), device=device
+        ) as run,
+    ):
+        for note in run.notes:
+            progress.log(note)
+        _build(config, run, progress, device, dtype)
+        return run.path
+
+
+def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.device, dtype: torch.dtype) -> None:
+    """Load everything, cheap checks first, and train."""
+    reward = config.worker.reward
+    path, name = split_function_spec(reward.reward_function or "")
+    reward_function = load_reward_function(f"{path}:{name}", reward.reward_function_kwargs)
+    records = _load_records(config, config.data.train_files, "training data", progress)
+    val_records = _load_records(config, config.data.val_files, "validation data", progress) if config.data.val_files else None
+    with progress.stage(f"loading {config.worker.actor.model.model_path}"):
+        template = config.data.override_chat_template
+        policy, processor = load_policy(
+            config.worker.actor.model, device=device, compute_dtype=dtype, seed=config.worker.rollout.seed,
+            chat_template=Path(template).read_text(encoding="utf-8") if template else None,
+        )  # fmt: skip
+        reference = _reference(config, policy, dtype)
+    dataset = _encode(config, records, processor, "training", progress)
+    val_dataset = _encode(config, val_records, processor, "validation", progress) if val_records is not None else None
+    progress.log(dataset.overlong_report() or f"{len(dataset)} training prompts, none over-long")
+
+    total_steps = count_steps(config, len(dataset))
+    if run.is_complete(total_steps):
+        progress.log(f"the run in {run.path} is finished ({total_steps} steps); for more, raise trainer.max_steps")
+        return
+    rollout = build_rollout(config, policy, device, dtype, progress)
+    sampler = Sampler(rollout, processor.tokenizer, reward_function, reward.skip_special_tokens)
+    order = PromptSampler(len(dataset), config.data.shuffle, config.data.seed, dataset.fingerprint())
+    run.begin(total_steps)
+    kl_coef = 0.0 if config.algorithm.disable_kl else config.algorithm.kl_coef
+    try:
+        with Trackers(config.trainer.logger, run.config, run, progress.warn) as trackers:
+            Trainer(
+                config=config,
+                run=run,
+                policy=policy,
+                processor=processor,
+                actor=Actor(policy, build_optimizer(policy, config.worker.actor.optim), update_config(config)),
+                rollout=rollout,
+                batches=_batch_maker(config, sampler, dataset, order),
+                order=order,
+                validator=_validator(config, sampler, val_dataset, policy) if val_dataset is not None else None,
+                kl=make_kl_controller(
+                    config.algorithm.kl_type, kl_coef, config.algorithm.kl_target, config.algorithm.kl_horizon
+                ),
+                total_steps=total_steps,
+                progress=progress,
+                trackers=trackers,
+                reference=reference,
+            ).fit()
+    finally:
+        rollout.close()
+
+
+def _load_records(config: Config, spec: str, what: str, progress: Progress) -> Any:
+    with progress.stage(f"reading {what}", unit="rows") as stage:
+        records = load_records(spec, RecordKeys.from_data_config(config.data))
+        check_records(records, progress=lambda done, _: stage.update(done))
+    return records
+
+
+def _encode(config: Config, records: Any, processor: Processor, what: str, progress: Progress) -> PromptDataset:
+    with progress.stage(f"measuring {what} prompts", len(records), "prompts") as stage:
+        return PromptDataset(
+            records, processor, config.data, training=what == "training", progress=lambda done, _: stage.update(done)
+        )
+
+
+def _reference(config: Config, policy: PolicyModel, dtype: torch.dtype) -> PolicyModel | None:
+    """A frozen copy of the starting policy; None without KL and for LoRA, where the adapter is switched off instead."""
+    if config.algorithm.disable_kl or config.worker.actor.model.lora.rank > 0:
+        return None
+    module = copy.deepcopy(policy.module).requires_grad_(False).eval()
+    if policy.device.type == "cuda":
+        module = module.to(dtype)
+    return PolicyModel(
+        module, forbidden_token_ids=policy.forbidden_token_ids, eos_token_ids=policy.eos_token_ids, compute_dtype=dtype
+    )
+
+
+def count_steps(config: Config, prompts: int) -> int:
+    """Steps of a run over `prompts` training prompts, as EasyR1 counts them."""
+    if config.trainer.max_steps is not None:
+        return config.trainer.max_steps
+    a_call = config.data.mini_rollout_batch_size or config.data.rollout_batch_size
+    if a_call > prompts:
+        raise ConfigError(
+            f"data.rollout_batch_size={a_call} is more than the {prompts} training prompts; lower it, or add data"
+        )
+    calls_an_epoch = prompts // a_call
+    return max(1, calls_an_epoch * a_call * config.trainer.total_epochs // config.data.rollout_batch_size)
+
+
+def update_config(config: Config) -> UpdateConfig:
+    """The actor's part of a configuration."""
+    actor, algorithm, rollout = config.worker.actor, config.algorithm, config.worker.rollout
+    sequence = config.data.max_prompt_length + config.data.max_response_length
+
+    def limits(samples: int) -> CutLimits:
+        return CutLimits(tokens=samples * sequence) if actor.dynamic_batching else CutLimits(samples=samples)
+
+    in_loss = algorithm.use_kl_loss and not algorithm.disable_kl
+    return UpdateConfig(
+        loss=policy_loss_config(config),
+        temperature=rollout.temperature,
+        mini_batch_prompts=actor.global_batch_size,
+        update_limits=limits(actor.micro_batch_size_per_device_for_update),
+        forward_limits=limits(actor.micro_batch_size_per_device_for_experience),
+        epochs=actor.ppo_epochs,
+        max_grad_norm=actor.max_grad_norm,
+        entropy_coef=actor.entropy_coef,
+        kl_kind=algorithm.kl_penalty if in_loss else None,
+        drop_zero_advantage=algorithm.drop_zero_advantage,
+        correction_cap=rollout.correction_cap if rollout.correction == "truncated" else None,
+    )
+
+
+def training_params(config: Config) -> SamplingParams:
+    """How training responses are sampled."""
+    rollout = config.worker.rollout
+    return SamplingParams(
+        n=rollout.n, temperature=rollout.temperature, top_p=rollout.top_p, top_k=rollout.top_k,
+        max_tokens=config.data.max_response_length, ignore_eos=rollout.ignore_eos, seed=rollout.seed,
+    )  # fmt: skip
+
+
+def validation_params(config: Config) -> SamplingParams:
+    """How validation responses are sampled: one a problem unless `worker.rollout.val_override_config` says more."""
+    return replace(training_params(config), **{"n": 1, **config.worker.rollout.val_override_config})
+
+
+def _batch_maker(config: Config, sampler: Sampler, dataset: PromptDataset, order: PromptSampler) -> BatchMaker:
+    algorithm, data = config.algorithm, config.data
+    return BatchMaker(
+        sampler=sampler,
+        dataset=dataset,
+        order=order,
+        params=training_params(config),
+        seed=config.worker.rollout.seed,
+        prompts=data.rollout_batch_size,
+        prompts_a_call=data.mini_rollout_batch_size or data.rollout_batch_size,
+        greedy_baseline=algorithm.adv_estimator == "remax",
+        filter_key=algorithm.filter_key if algorithm.online_filtering else None,
+        filter_low=algorithm.filter_low,
+        filter_high=algorithm.filter_high,
+        max_tries=config.trainer.max_try_make_batch,
+    )
+
+
+def _validator(config: Config, sampler: Sampler, dataset: PromptDataset, policy: PolicyModel) -> Validator:
+    size = config.data.val_batch_size
+    return Validator(
+        sampler=sampler,
+        dataset=dataset,
+        params=validation_params(config),
+        seed=config.worker.rollout.seed,
+        prompts_a_call=size if size > 0 else len(dataset),
+        forget_images=policy.forget_images,
+    )
+
+
+def build_rollout(
+    config: Config, policy: PolicyModel, device: torch.device, dtype: torch.dtype, progress: Progress
+) -> RolloutBackend:
+    """The sampler of `worker.rollout.name`; says which one `auto` took."""
+    import importlib.util
+
+    rollout = config.worker.rollout
+    name = rollout.name
+    if name == "auto":
+        vllm_there = importlib.util.find_spec("vllm") is not None
+        name = "vllm" if vllm_there and device.type == "cuda" else "hf"
+        why = "vLLM and a GPU are there" if name == "vllm" else "vLLM is not installed" if not vllm_there else "no GPU"
+        progress.log(f"worker.rollout.name=auto: sampling with {name} ({why})")
+    if name == "hf":
+        return HFRollout(policy)
+    from gmpo_mm.rollout.vllm import VLLMRollout
+
+    with progress.stage("starting vLLM"):
+        return VLLMRollout(
+            resolve_model_path(config.worker.actor.model.model_path or ""),
+            dtype=dtype,
+            device=device,
+            seed=rollout.seed,
+            max_model_len=rollout.max_model_len or config.data.max_prompt_length + config.data.max_response_length,
+            forbidden_token_ids=policy.forbidden_token_ids,
+            gpu_memory_utilization=rollout.gpu_memory_utilization,
+            enforce_eager=rollout.enforce_eager,
+        )

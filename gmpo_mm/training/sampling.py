@@ -1,0 +1,137 @@
+"""From rows of the data set to graded groups: sampling, decoding, grading, online filtering."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from gmpo_mm.algorithms import filter_groups
+from gmpo_mm.data import PromptDataset, PromptSampler
+from gmpo_mm.data.prompts import EncodedPrompt
+from gmpo_mm.errors import TrainingError
+from gmpo_mm.rollout.protocol import Response, RolloutBackend, SamplingParams
+from gmpo_mm.training.batch import SampledGroup
+
+RewardFunction = Callable[[list[dict[str, Any]]], list[dict[str, float]]]
+Progress = Callable[[str, int, str], None]
+"""Called with (what is done, responses or prompts done, note)."""
+
+
+def prompt_seed(*parts: int) -> int:
+    """A 63-bit seed from integers; equal parts give equal seeds on every machine."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@dataclass
+class Sampler:
+    """Turns prompts into graded groups."""
+
+    rollout: RolloutBackend
+    tokenizer: Any
+    reward_function: RewardFunction
+    skip_special_tokens: bool = True
+
+    def sample(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        params: SamplingParams,
+        seeds: Sequence[int],
+        progress: Progress | None = None,
+    ) -> list[SampledGroup]:
+        """Sample `params.n` responses for every prompt and grade them."""
+        note = (lambda text: progress("sampling", 0, text)) if progress else None
+        responses = self.rollout.generate(prompts, params, seeds, note)
+        texts = [self._decode(group) for group in responses]
+        if progress is not None:
+            progress("grading", 0, f"{sum(map(len, texts))} responses")
+        scores = self._grade(prompts, responses, texts)
+        return [SampledGroup(*group) for group in zip(prompts, responses, texts, scores, strict=True)]
+
+    def _decode(self, responses: Sequence[Response]) -> list[str]:
+        ids = [r.token_ids_T.tolist() for r in responses]
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=self.skip_special_tokens)
+
+    def _grade(
+        self, prompts: Sequence[EncodedPrompt], responses: list[list[Response]], texts: list[list[str]]
+    ) -> list[list[dict[str, float]]]:
+        inputs = []
+        for prompt, group, group_texts in zip(prompts, responses, texts, strict=True):
+            record = prompt.record
+            for response, text in zip(group, group_texts, strict=True):
+                truth = record.answer if len(record.answers) == 1 else list(record.answers)
+                inputs.append(
+                    {"response": text, "response_length": len(response.token_ids_T), "ground_truth": truth}
+                )
+        scores = iter(self.reward_function(inputs))
+        return [[next(scores) for _ in group] for group in responses]
+
+
+@dataclass
+class BatchMaker:
+    """Draws a step's prompts, samples and grades them, and filters groups online (DAPO) when it is switched on."""
+
+    sampler: Sampler
+    dataset: PromptDataset
+    order: PromptSampler
+    params: SamplingParams
+    seed: int
+    prompts: int
+    prompts_a_call: int
+    greedy_baseline: bool = False
+    filter_key: str | None = None
+    filter_low: float = 0.01
+    filter_high: float = 0.99
+    max_tries: int = 20
+
+    def make(
+        self, step: int, progress: Progress | None = None
+    ) -> tuple[list[SampledGroup], list[float], dict[str, float]]:
+        """Groups of one step, the greedy baselines of their prompts (empty without), and numbers about the filtering."""
+        groups: list[SampledGroup] = []
+        baselines: list[float] = []
+        seen = tries = 0
+        while len(groups) < self.prompts:
+            if self.filter_key is not None and 0 < self.max_tries <= tries:
+                raise TrainingError(
+                    f"step {step}: {tries} tries gave {len(groups)} of {self.prompts} groups with a mean {self.filter_key} between "
+                    f"{self.filter_low} and {self.filter_high}; the data is too easy or too hard for the model. Widen "
+                    "algorithm.filter_low/filter_high, raise trainer.max_try_make_batch, or change the data"
+                )
+            made, made_baselines = self._make_once(step, seen, progress)
+            seen += self.prompts_a_call
+            tries += 1
+            if self.filter_key is not None:
+                kept = self._kept(made)
+                made_baselines = [b for b, keep in zip(made_baselines, kept, strict=False) if keep]
+                made = [g for g, keep in zip(made, kept, strict=True) if keep]
+                if progress is not None:
+                    progress("filtering", len(groups) + len(made), f"kept {len(made)} of {self.prompts_a_call} groups")
+            groups += made
+            baselines += made_baselines
+        facts = {"filter/tries": float(tries), "filter/kept_frac": len(groups) / seen} if self.filter_key else {}
+        return groups[: self.prompts], baselines[: self.prompts], facts
+
+    def _make_once(self, step: int, seen: int, progress: Progress | None) -> tuple[list[SampledGroup], list[float]]:
+        prompts = [self.dataset[i] for i in self.order.next_indices(self.prompts_a_call)]
+        seeds = [prompt_seed(self.seed, step, seen + i) for i in range(len(prompts))]
+        baselines = []
+        if self.greedy_baseline:
+            greedy = replace(self.params, n=1, temperature=0.0, top_p=1.0, top_k=-1)
+            baselines = [g.scores[0]["overall"] for g in self.sampler.sample(prompts, greedy, seeds, progress)]
+        return self.sampler.sample(prompts, self.params, seeds, progress), baselines
+
+    def _kept(self, groups: Sequence[SampledGroup]) -> list[bool]:
+        missing = [key for g in groups for s in g.scores for key in [self.filter_key] if key not in s]
+        if missing:
+            known = sorted(groups[0].scores[0])
+            raise TrainingError(
+                f"algorithm.filter_key={self.filter_key}: the reward function returns no such number; it returns {known}"
+            )
+        scores_B = torch.tensor([s[self.filter_key] for g in groups for s in g.scores], dtype=torch.float64)  # type: ignore[index]
+        ids_B = torch.arange(len(groups)).repeat_interleave(len(groups[0].scores))
+        keep_B = filter_groups(scores_B, ids_B, self.filter_low, self.filter_high)
+        return keep_B[:: len(groups[0].scores)].tolist()

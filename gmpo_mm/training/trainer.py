@@ -1,0 +1,277 @@
+"""The loop of the local engine: sample, grade, advantages, update; validate, save, go on where a run was killed."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+
+from gmpo_mm.algorithms import (
+    AdaptiveKLController,
+    FixedKLController,
+    apply_kl_to_rewards,
+    compute_advantages,
+    compute_kl,
+    mean_sequence_kl,
+)
+from gmpo_mm.config.schema import Config
+from gmpo_mm.data import PromptSampler
+from gmpo_mm.errors import TrainingError
+from gmpo_mm.models.policy import PolicyModel
+from gmpo_mm.models.processing import Processor
+from gmpo_mm.rollout.protocol import RolloutBackend
+from gmpo_mm.training.actor import Actor, learning_rate
+from gmpo_mm.training.batch import Batch, SampledGroup, mean_of_scores, sample_rows
+from gmpo_mm.training.checkpoint import CheckpointData, load_optimizer_tensors, optimizer_tensors
+from gmpo_mm.training.model_files import load_weights, save_model
+from gmpo_mm.training.progress import BestSample, Progress
+from gmpo_mm.training.run_directory import RunDirectory
+from gmpo_mm.training.sampling import BatchMaker, prompt_seed
+from gmpo_mm.training.step_metrics import batch_metrics
+from gmpo_mm.training.trackers import Trackers
+from gmpo_mm.training.validation import Validator
+
+
+class StopRequest:
+    """Ctrl-C or SIGTERM: the first asks for an orderly stop after the step, the second stops at once."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.wanted = False
+        self._progress = progress
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle the signals while training; the former handlers come back afterwards."""
+        former = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.wanted:
+            raise KeyboardInterrupt
+        self.wanted = True
+        self._progress.warn("stopping: this step is finished and saved first (interrupt again to stop at once)")
+
+
+@dataclass
+class Trainer:
+    """One run on one device."""
+
+    config: Config
+    run: RunDirectory
+    policy: PolicyModel
+    processor: Processor
+    actor: Actor
+    rollout: RolloutBackend
+    batches: BatchMaker
+    order: PromptSampler
+    validator: Validator | None
+    kl: FixedKLController | AdaptiveKLController
+    total_steps: int
+    progress: Progress
+    trackers: Trackers
+    reference: PolicyModel | None = None
+    """A frozen copy; None without KL, and for LoRA, whose reference is the model without its adapter."""
+    best_score: float | None = None
+    best_step: int | None = None
+    _last_saved: int = field(default=-1, init=False)
+
+    # ---- the loop -----------------------------------------------------------------------------------------------------
+
+    def fit(self) -> None:
+        """Train from the run's last checkpoint to `total_steps`; every way out leaves a run that can go on."""
+        trainer = self.config.trainer
+        data = self.run.load_checkpoint()
+        if data is not None:
+            self._load(data)
+        self._last_saved = self.run.from_step
+        self.rollout.sync_weights(self.policy.module)
+        stop = StopRequest(self.progress)
+        with stop.listening():
+            if self.validator is not None and trainer.val_before_train and self.run.from_step == 0:
+                self._validate(0)
+            if trainer.val_only:
+                self._end(0)
+                return
+            for step in range(self.run.from_step + 1, self.total_steps + 1):
+                self._step(step)
+                last = step == self.total_steps
+                if self.validator is not None and _is_due(step, trainer.val_freq, last):
+                    self._validate(step)
+                if _is_due(step, trainer.save_freq, last) or stop.wanted:
+                    self._save(step)
+                if stop.wanted and not last:
+                    self.run.finish("interrupted", "asked to stop; saved first")
+                    self.progress.log(
+                        f"stopped after step {step} of {self.total_steps}, saved in {self.run.path}; the same command goes on there"
+                    )
+                    return
+            self._end(self.total_steps)
+
+    def _end(self, step: int) -> None:
+        self.run.finish("finished")
+        self.trackers.finish()
+        self.progress.log(f"finished {step} steps; everything is in {self.run.path}")
+
+    def _step(self, step: int) -> None:
+        started = time.perf_counter()
+        timings: dict[str, float] = {}
+        torch.manual_seed(prompt_seed(self.config.worker.rollout.seed, step))  # dropout, where a model has any
+        prompts = self.batches.prompts
+        with self._timed("gen", timings), self.progress.stage(f"step {step}: sampling", prompts, "prompts") as stage:
+            groups, baselines, facts = self.batches.make(step, lambda _, done, note: stage.update(done, note))
+        batch = Batch(groups)
+        self._prepare_log_probs(step, batch, timings)
+        kl_metrics = self._advantages(batch, baselines)
+        rate = learning_rate(step, self.total_steps, self.config.worker.actor.optim)
+        for group in self.actor.optimizer.param_groups:
+            group["lr"] = rate
+        updates = self.actor.config.epochs * -(-prompts // self.actor.config.mini_batch_prompts)
+        with self._timed("update_actor", timings), self.progress.stage(f"step {step}: updating", updates, "updates") as stage:
+            metrics = self.actor.update(batch, self.kl.kl_coef, stage.update)
+        with self._timed("sync", timings):
+            self.rollout.sync_weights(self.policy.module)
+        self.policy.forget_images()
+        timings["step"] = time.perf_counter() - started
+        metrics |= facts | kl_metrics | batch_metrics(batch, timings, self.config.data.max_response_length)
+        metrics |= {f"reward/{key}": value for key, value in mean_of_scores(groups).items()}
+        metrics["actor/lr"] = rate
+        self._check_gap(step, metrics)
+        self._record(step, "train", metrics, groups, batch)
+
+    def _prepare_log_probs(self, step: int, batch: Batch, timings: dict[str, float]) -> None:
+        old = self.config.worker.actor.old_log_probs
+        if old == "recompute" or (old == "auto" and not self.rollout.exact_log_probs):
+            with self._timed("old", timings), self.progress.stage(f"step {step}: old log-probs", len(batch), "responses") as s:
+                batch.old_log_probs_BT = self.actor.log_probs(batch, progress=s.update)
+        if not self.config.algorithm.disable_kl:
+            with self._timed("ref", timings), self.progress.stage(f"step {step}: reference", len(batch), "responses") as s:
+                if self.reference is not None:
+                    batch.ref_log_probs_BT = self.actor.log_probs(batch, self.reference, s.update)
+                    self.reference.forget_images()
+                else:
+                    with self.policy.adapter_disabled():
+                        batch.ref_log_probs_BT = self.actor.log_probs(batch, progress=s.update)
+
+    def _advantages(self, batch: Batch, baselines: list[float]) -> dict[str, float]:
+        algorithm = self.config.algorithm
+        token_rewards_BT, metrics = None, {}
+        if not algorithm.disable_kl and not algorithm.use_kl_loss:
+            old_BT = batch.sampler_log_probs_BT if batch.old_log_probs_BT is None else batch.old_log_probs_BT
+            assert batch.ref_log_probs_BT is not None
+            kl_BT = compute_kl(old_BT, batch.ref_log_probs_BT, algorithm.kl_penalty)
+            token_rewards_BT = apply_kl_to_rewards(batch.rewards_B, kl_BT, batch.mask_BT, self.kl.kl_coef)
+            current = mean_sequence_kl(kl_BT, batch.mask_BT)
+            metrics = {"actor/kl_penalty": current, "actor/kl_coef": self.kl.kl_coef}
+            self.kl.update(current, len(batch))
+        batch.advantages_BT = compute_advantages(
+            algorithm.adv_estimator,
+            batch.rewards_B,
+            batch.group_ids_B,
+            response_mask_BT=batch.mask_BT,
+            token_rewards_BT=token_rewards_BT,
+            baselines_B=torch.tensor(baselines).repeat_interleave(batch.group_size) if baselines else None,
+            gamma=algorithm.gamma,
+            norm_by_std=algorithm.norm_adv_by_std,
+        ).float()
+        return metrics
+
+    def _check_gap(self, step: int, metrics: dict[str, float]) -> None:
+        gap, bound = metrics.get("rollout/log_prob_gap_mean", 0.0), self.config.worker.rollout.max_log_prob_gap
+        if gap > bound:
+            raise TrainingError(
+                f"step {step}: the sampler's log-probabilities differ from the model's by {gap:.3g} nats on average, more than "
+                f"worker.rollout.max_log_prob_gap={bound}: the {self.rollout.name} rollout does not sample from the trained "
+                "weights. Use worker.rollout.name=hf, or equal number formats on both sides"
+            )
+
+    # ---- validation, records, checkpoints -----------------------------------------------------------------------------
+
+    def _validate(self, step: int) -> None:
+        assert self.validator is not None
+        size = len(self.validator.dataset)
+        started = time.perf_counter()
+        with self.progress.stage(f"step {step}: validation", size, "problems") as stage:
+            def follow(what: str, done: int, note: str) -> None:
+                stage.update(done if what == "validation" else stage.done, note)
+
+            metrics, groups = self.validator.run(follow)
+        metrics["timing_s/validation"] = time.perf_counter() - started
+        score = metrics.get("val/accuracy_reward", metrics["val/reward_score"])
+        if self.best_score is None or score > self.best_score:
+            self.best_score, self.best_step = score, step
+        self._record(step, "validation", metrics, groups, None)
+
+    def _record(
+        self, step: int, kind: str, metrics: dict[str, float], groups: list[SampledGroup], batch: Batch | None
+    ) -> None:
+        # advantages are one a sequence for every estimator but reinforce_plus_plus; its first token's is shown
+        advantages = batch.advantages_BT[:, 0].tolist() if batch is not None else None
+        self.run.write_samples(step, kind, sample_rows(groups, advantages))
+        self.trackers.log(step, kind, metrics)
+        self.progress.step_summary(step, self.total_steps, metrics, _best_sample(groups))
+
+    def _save(self, step: int) -> None:
+        if step == self._last_saved:
+            return
+        trainer = self.config.trainer
+        tensors: dict[str, Any] = {}
+        if not trainer.save_model_only:
+            named = list(self.policy.module.named_parameters())
+            tensors["optimizer"] = optimizer_tensors(self.actor.optimizer, named)
+        state = {
+            "order": self.order.state_dict(),
+            "kl": self.kl.state_dict(),
+            "best_score": self.best_score,
+            "best_step": self.best_step,
+            "skipped_in_a_row": self.actor.skipped_in_a_row,
+        }
+        with self.progress.stage(f"step {step}: saving", 1, "checkpoint"):
+            self.run.save_checkpoint(
+                step,
+                model_files=lambda folder: save_model(self.policy, self.processor, folder),
+                tensors=tensors,
+                state=state,
+                keep=trainer.save_limit,
+                protect={self.best_step} if self.best_step is not None else set(),
+            )
+        self._last_saved = step
+
+    def _load(self, data: CheckpointData) -> None:
+        self.progress.log(f"going on after step {data.step} from {data.path}")
+        load_weights(self.policy, data.model_dir)
+        load_optimizer_tensors(
+            self.actor.optimizer, list(self.policy.module.named_parameters()), data.tensors("optimizer")
+        )
+        self.order.load_state_dict(data.state["order"])
+        self.kl.load_state_dict(data.state["kl"])
+        self.best_score, self.best_step = data.state["best_score"], data.state["best_step"]
+        self.actor.skipped_in_a_row = data.state["skipped_in_a_row"]
+
+    @contextmanager
+    def _timed(self, name: str, timings: dict[str, float]) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        timings[name] = time.perf_counter() - started
+
+
+def _is_due(step: int, every: int, last: bool) -> bool:
+    """EasyR1's rule: every `every` steps and after the last one; -1 (or 0) never."""
+    return every > 0 and (last or step % every == 0)
+
+
+def _best_sample(groups: list[SampledGroup]) -> BestSample:
+    group, i = max(
+        ((g, i) for g in groups for i in range(len(g.texts))), key=lambda found: found[0].scores[found[1]]["overall"]
+    )
+    record = group.prompt.record
+    return BestSample(record.problem, group.texts[i], record.answer, group.scores[i]["overall"])
