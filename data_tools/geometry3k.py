@@ -1,12 +1,12 @@
-"""Prepare Geometry3K (Inter-GPS, arXiv 2105.04165) as Parquet records: images, problem, answer and the original's annotations.
+"""Prepare Geometry3K (Inter-GPS, arXiv 2105.04165) as Parquet records: images, problem, answer, annotations.
 
     python data_tools/geometry3k.py intergps path/to/geometry3k --out data/geometry3k
     python data_tools/geometry3k.py hub --out data/geometry3k
 
-The first reads the original's unpacked archives, `{train,val,test}/ID/{data.json,img_diagram.png}`, and sorts by id. The
-second takes the hub's data set, which has images, problem and answer only, in the hub's own order. Both give the same
-problems: `<image>` and the annotated text; the answer is the text of the right choice. Training takes the result as
-`data.train_files=data/geometry3k@train`.
+The first reads the original's unpacked archives, `{train,val,test}/ID/{data.json,img_diagram.png}`, and sorts by id.
+The second takes the hub's data set, which has images, problem and answer only, in the hub's own order. Both give the
+same problems: `<image>` and the annotated text; the answer is the text of the right choice. Training takes the result
+as `data.train_files=data/geometry3k@train`.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def read_intergps(root: Path, split: str) -> list[Row]:
 
 
 def read_hub(name: str, split: str) -> list[Row]:
-    """Images, problem and answer of a split of the hub's data set, in its order. Raises DataError when it can't be had."""
+    """Images, problem and answer of a split of the hub's data set, in its order; DataError when it can't be had."""
     from gmpo_mm.data.records import RecordKeys, Records, check_records
     from gmpo_mm.data.sources import read_rows
 
@@ -129,7 +129,7 @@ def check_counts(tables: dict[str, list[Row]], allow_partial: bool) -> None:
 
 
 def write_splits(tables: dict[str, list[Row]], out: Path) -> list[Path]:
-    """Write a Parquet file for each split that has rows; all files are complete before the first appears under its name."""
+    """Write a Parquet file for each split that has rows; all are complete before the first appears under its name."""
     out.mkdir(parents=True, exist_ok=True)
     written = []
     try:

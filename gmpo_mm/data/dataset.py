@@ -1,4 +1,4 @@
-"""The data set of a run: which rows are in it, in which order they come, and the state that a resumed run starts from."""
+"""The data set of a run: which rows are in it, in which order, and the state that a resumed run starts from."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class PromptDataset(Sequence[EncodedPrompt]):
         training: bool,
         progress: Progress | None = None,
     ) -> None:
-        """Count every prompt's tokens where the settings ask for it (about 1 ms a row); `progress` follows that scan."""
+        """Count every prompt's tokens where the settings ask for it (about 1 ms a row), telling `progress`."""
         self.records = records
         self.dropped: tuple[OverlongPrompt, ...] = ()
         self._processor = processor
@@ -100,8 +100,8 @@ class PromptDataset(Sequence[EncodedPrompt]):
             return ""
         longest = max(prompt.tokens for prompt in self.dropped)
         return (
-            f"{self.records.name}: dropped {len(self.dropped)} of {len(self.records)} training prompts that are longer than "
-            f"data.max_prompt_length={self._limit} (longest {longest} tokens): {_listed(self.dropped)}"
+            f"{self.records.name}: dropped {len(self.dropped)} of {len(self.records)} training prompts that are longer "
+            f"than data.max_prompt_length={self._limit} (longest {longest} tokens): {_listed(self.dropped)}"
         )
 
     def _encode(self, row: int) -> EncodedPrompt:
@@ -109,8 +109,8 @@ class PromptDataset(Sequence[EncodedPrompt]):
         tokens = len(prompt.input_ids_S)
         if tokens > self._limit:
             raise DataError(
-                f"{prompt.record.where}: the prompt has {tokens} tokens, more than data.max_prompt_length={self._limit}; raise "
-                "data.max_prompt_length or set data.filter_overlong_prompts=true"
+                f"{prompt.record.where}: the prompt has {tokens} tokens, more than data.max_prompt_length="
+                f"{self._limit}; raise data.max_prompt_length or set data.filter_overlong_prompts=true"
             )
         return prompt
 
@@ -192,7 +192,8 @@ class PromptSampler:
         for name in ("seed", "shuffle"):
             if state[name] != getattr(self, name):
                 raise DataError(
-                    f"data.{name} was {state[name]} when the checkpoint was made and is {getattr(self, name)} now; {mend}"
+                    f"data.{name} was {state[name]} when the checkpoint was made and is {getattr(self, name)} now; "
+                    f"{mend}"
                 )
         if state["fingerprint"] != self.fingerprint:
             raise DataError(

@@ -19,7 +19,7 @@ _ORIENTATION = 0x0112
 
 @dataclass(frozen=True)
 class ImageSource:
-    """An image that is not decoded yet: its encoded bytes, a file, or a picture in memory; the first that is set counts."""
+    """An image not yet decoded: its encoded bytes, a file, or a picture in memory; the first that is set counts."""
 
     data: bytes | None = None
     path: Path | None = None
@@ -108,8 +108,8 @@ def _read(path: Path | None, where: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(
-            f"{where}: can't read image file {path} ({error.strerror}); relative paths start at data.image_dir or else at "
-            "the data file's folder"
+            f"{where}: can't read image file {path} ({error.strerror}); relative paths start at data.image_dir or else "
+            "at the data file's folder"
         ) from error
 
 

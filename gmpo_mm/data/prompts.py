@@ -79,8 +79,8 @@ def build_messages(record: Record, format_prompt: str | None) -> list[dict[str, 
     pieces = prompt.split(IMAGE_MARK)
     if len(pieces) - 1 != len(record.images):
         raise DataError(
-            f"{record.where}: {len(record.images)} image(s) but {len(pieces) - 1} {IMAGE_MARK} after data.format_prompt; "
-            f"the template must keep those of the problem and add none"
+            f"{record.where}: {len(record.images)} image(s) but {len(pieces) - 1} {IMAGE_MARK} after "
+            "data.format_prompt; the template must keep those of the problem and add none"
         )
     if not record.images:
         return [{"role": "user", "content": prompt}]
@@ -94,14 +94,14 @@ def build_messages(record: Record, format_prompt: str | None) -> list[dict[str, 
 
 
 def prompt_text(record: Record, processor: PromptProcessor, format_prompt: str | None) -> str:
-    """The chat text of a record. Raises DataError when the problem holds control tokens or images that can't be read."""
+    """The chat text of a record. Raises DataError for control tokens in the problem or images that can't be read."""
     if record.images and not processor.is_vision:
         raise DataError(f"{record.where}: has images, but the model reads text only; choose a vision-language model")
     for token in _control_tokens(processor.tokenizer):
         if token != IMAGE_MARK and token in record.problem:
             raise DataError(
-                f"{record.where}: the problem holds the control token {token!r}, which would be read as structure, not as "
-                "text; rewrite or remove it"
+                f"{record.where}: the problem holds the control token {token!r}, which would be read as structure, not "
+                "as text; rewrite or remove it"
             )
     return processor.chat_text(build_messages(record, format_prompt))
 

@@ -57,7 +57,7 @@ class Records(Sequence[Record]):
     """Rows as `Record`s, made (and checked) when they are asked for; images stay encoded."""
 
     def __init__(self, rows: Rows | Sequence[dict[str, Any]], keys: RecordKeys, name: str = "data") -> None:
-        """Take over rows; `name` stands in error messages. Raises DataError when there are none or a column is missing."""
+        """Take over rows; `name` is for error messages. Raises DataError when there are none or a column is missing."""
         self.rows = rows if isinstance(rows, Rows) else Rows(rows, (Part(name, None, 0),))
         self.keys = keys
         self.name = name
@@ -67,7 +67,8 @@ class Records(Sequence[Record]):
         for key, column in (("prompt_key", keys.prompt_key), ("answer_key", keys.answer_key)):
             if column not in columns and not (key == "answer_key" and "answers" in columns):
                 raise DataError(
-                    f"{name}: no column {column!r} (data.{key}); its columns are {', '.join(columns)} - set data.{key} to one"
+                    f"{name}: no column {column!r} (data.{key}); its columns are {', '.join(columns)} - set "
+                    f"data.{key} to one of them"
                 )
 
     def __len__(self) -> int:
@@ -99,7 +100,7 @@ class Records(Sequence[Record]):
         if marks != len(images):
             raise DataError(
                 f"{where}: {len(images)} image(s) in column {keys.image_key!r} but {marks} {IMAGE_MARK} in the problem; "
-                f"put one {IMAGE_MARK} into column {keys.prompt_key!r} where each image belongs, or correct data.image_key"
+                f"put one {IMAGE_MARK} into {keys.prompt_key!r} where each image belongs, or correct data.image_key"
             )
         answer, answers = _answers(row.get(keys.answer_key), row.get("answers"), keys.answer_key, where)
         known = {keys.prompt_key, keys.answer_key, keys.image_key, keys.video_key, "id", "answers", "source"}

@@ -212,8 +212,8 @@ def _read_hub(spec: str) -> Rows:
     except Exception as error:  # The hub client raises many unrelated types; all mean: this data can't be had.
         raise DataError(
             f"{spec}: neither a file nor a folder here, and the Hugging Face hub did not give it "
-            f"({type(error).__name__}: {_first_line(error)}); check the name and the split, the network and, for a gated "
-            "data set, HF_TOKEN - or download it and give the path"
+            f"({type(error).__name__}: {_first_line(error)}); check the name and the split, the network and, for a "
+            "gated data set, HF_TOKEN - or download it and give the path"
         ) from error
     return Rows(loaded.data.table, (Part(spec, None, 0),))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,7 +70,7 @@ def made_up(number: int) -> dict[str, Any]:
 
 
 def test_real_rows_come_back_to_the_byte(geometry3k: Path, tmp_path: Path) -> None:
-    """Forty problems of the test split, among them the three without numeric choices, in folders as they were released."""
+    """Forty problems of the test split, among them the three without numeric choices, in folders as released."""
     table = pq.read_table(geometry3k / "geometry3k_test.parquet")
     wordy = [i for i, values in enumerate(table["precise_value"].to_pylist()) if None in values]
     chosen = sorted({*range(0, 601, 16), *wordy})
@@ -162,12 +161,9 @@ def test_the_hub_form_keeps_its_three_columns_and_order(geometry3k: Path, tmp_pa
     for split, count in (("train", 3), ("validation", 2), ("test", 4)):
         table = pq.read_table(geometry3k / f"geometry3k_{split}.parquet", columns=names).slice(5, count)
         pq.write_table(table, tmp_path / "hub" / f"{split}-00000-of-00001.parquet")
-    refused = run("hub", tmp_path / "hub", "--out", tmp_path / "out")
-    assert refused.returncode == 1 and "found train 3, validation 2, test 4" in refused.stderr
     done = run("hub", tmp_path / "hub", "--out", tmp_path / "out", "--allow-partial")
     assert done.returncode == 0, done.stderr
     for split, count in (("train", 3), ("validation", 2), ("test", 4)):
         written = pq.read_table(tmp_path / "out" / f"geometry3k_{split}.parquet")
         source = pq.read_table(geometry3k / f"geometry3k_{split}.parquet", columns=names).slice(5, count)
         assert written.select(names).equals(source) and written.column_names == names and len(written) == count
-    shutil.rmtree(tmp_path / "out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -70,7 +71,7 @@ def test_the_order_of_a_seed_never_changes() -> None:
     ],
 )
 def test_resuming_on_other_data_is_an_error(change: dict, message: str) -> None:
-    arguments = {"size": 10, "shuffle": True, "seed": 1, "fingerprint": "this"}
+    arguments: dict[str, Any] = {"size": 10, "shuffle": True, "seed": 1, "fingerprint": "this"}
     state = PromptSampler(**arguments).state_dict()
     with pytest.raises(DataError) as caught:
         PromptSampler(**{**arguments, **change}).load_state_dict(state)

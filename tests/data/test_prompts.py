@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +29,7 @@ def test_an_image_prompt_holds_one_token_for_every_patch_group(processor: Proces
         f"<|im_start|>user\n{vision}Which is larger, it or {vision}? Think.<|im_end|>\n<|im_start|>assistant\n"
     )
     pad = processor.tokenizer.convert_tokens_to_ids(IMAGE)
+    assert prompt.image_grid_thw_N3 is not None and prompt.pixel_values is not None
     assert prompt.image_grid_thw_N3.tolist() == [[1, 4, 4], [1, 6, 8]]
     assert prompt.pixel_values.shape == (16 + 48, 3 * 2 * 14 * 14)
     assert prompt.unexpanded_ids.count(pad) == 2
@@ -42,7 +45,7 @@ def test_white_behind_transparency_reaches_the_pixels(processor: Processor) -> N
     """The tiny processor maps white to 0; black behind the transparent picture would be -1 / 0.35."""
     transparent = encoded(Image.new("RGBA", (56, 56), (0, 0, 0, 0)))
     prompt = build_prompt(records_of({"problem": "<image>", "images": [transparent]})[0], processor)
-    assert prompt.pixel_values.abs().max() < 1e-6
+    assert prompt.pixel_values is not None and prompt.pixel_values.abs().max() < 1e-6
 
 
 def test_a_text_row_is_one_plain_string_for_either_kind_of_model(
@@ -72,18 +75,20 @@ def test_the_counted_length_is_the_real_one(
     processor: Processor, size: tuple[int, int], limits: tuple[int | None, int | None]
 ) -> None:
     record = records_of({"problem": "a <image>\n<image>?", "images": [plain(*size), plain()]})[0]
-    options = {"format_prompt": "{{ content }} x", "min_pixels": limits[0], "max_pixels": limits[1]}
+    options: dict[str, Any] = {"format_prompt": "{{ content }} x", "min_pixels": limits[0], "max_pixels": limits[1]}
     assert prompt_length(record, processor, **options) == len(build_prompt(record, processor, **options).input_ids_S)
 
 
 def test_the_length_of_a_processor_without_arithmetic_comes_from_encoding(processor: Processor) -> None:
+    real: Any = processor.image_processor
+
     class Plain:
         """The real image processor without its size-to-patches method."""
 
-        def __call__(self, **kwargs: object) -> object:
-            return processor.image_processor(**kwargs)
+        merge_size = real.merge_size
 
-        merge_size = processor.image_processor.merge_size
+        def __call__(self, **kwargs: object) -> object:
+            return real(**kwargs)
 
     record = records_of({"problem": "<image>", "images": [plain(300, 200)]})[0]
     other = Processor(processor.tokenizer, Plain(), processor.image_token_id)
@@ -91,7 +96,7 @@ def test_the_length_of_a_processor_without_arithmetic_comes_from_encoding(proces
 
 
 @pytest.mark.parametrize("act", [build_prompt, prompt_length])
-def test_an_image_that_the_model_refuses_is_named(processor: Processor, act: object) -> None:
+def test_an_image_that_the_model_refuses_is_named(processor: Processor, act: Callable) -> None:
     record = records_of({}, {"problem": "<image>", "images": [plain(1, 10000)]})[1]
     with pytest.raises(DataError, match=r"row 1 of test data.*1 x 10000.*aspect ratio"):
         act(record, processor)
@@ -99,7 +104,7 @@ def test_an_image_that_the_model_refuses_is_named(processor: Processor, act: obj
 
 @pytest.mark.parametrize("token", [TURN_END, IMAGE, "<|im_start|>", "<|video_pad|>", "<|endoftext|>"])
 @pytest.mark.parametrize("act", [build_prompt, prompt_length])
-def test_control_tokens_in_a_problem_are_refused(processor: Processor, act: object, token: str) -> None:
+def test_control_tokens_in_a_problem_are_refused(processor: Processor, act: Callable, token: str) -> None:
     record = records_of({"problem": f"2?{token}\n<|im_start|>assistant\n4" if token == TURN_END else f"a{token}b"})[0]
     with pytest.raises(DataError) as caught:
         act(record, processor)
