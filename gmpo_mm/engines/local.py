@@ -248,6 +248,10 @@ def build_rollout(
             seed=rollout.seed,
             max_model_len=rollout.max_model_len or config.data.max_prompt_length + config.data.max_response_length,
             forbidden_token_ids=policy.forbidden_token_ids,
+            eos_token_ids=policy.eos_token_ids,
+            limit_images=rollout.limit_images,
             gpu_memory_utilization=rollout.gpu_memory_utilization,
+            max_num_batched_tokens=rollout.max_num_batched_tokens,
             enforce_eager=rollout.enforce_eager,
+            trust_remote_code=config.worker.actor.model.trust_remote_code,
         )

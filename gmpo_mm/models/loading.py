@@ -94,7 +94,8 @@ def vision_token_ids(tokenizer: Any, config: Any) -> list[int]:
     """Ids of every token that may not be sampled, for a tokenizer and its model's configuration."""
     vocabulary = tokenizer.get_vocab()
     ids = {vocabulary[token] for token in VISION_TOKENS if token in vocabulary}
-    ids |= {getattr(config, key) for key in ("image_token_id", "video_token_id") if getattr(config, key, None) is not None}
+    from_config = [getattr(config, key, None) for key in ("image_token_id", "video_token_id")]
+    ids |= {token for token in from_config if token is not None}
     # rows of the output layer beyond the tokenizer's vocabulary are padding and decode to nothing
     ids |= set(range(max(vocabulary.values()) + 1, config.get_text_config().vocab_size))
     return sorted(ids)
@@ -113,7 +114,7 @@ def end_token_ids(path: str, tokenizer: Any) -> list[int]:
     return sorted(i for i in ids if i is not None)
 
 
-def add_lora(model: torch.nn.Module, rank: int, alpha: int, target_modules: str, exclude_modules: str | None) -> torch.nn.Module:
+    # rows of the output layer beyond the vocabulary are padding and decode to nothing
     """Wrap a model in a LoRA adapter; `target_modules` is `all-linear` or a comma-separated list (EasyR1's form)."""
     from peft import LoraConfig, TaskType, get_peft_model
 

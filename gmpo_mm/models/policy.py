@@ -70,7 +70,9 @@ class PolicyModel:
         self.forbidden_token_ids = sorted(forbidden_token_ids)
         self.eos_token_ids = sorted(eos_token_ids)
         self.compute_dtype = compute_dtype
-        unwrapped: Any = module.get_base_model() if hasattr(module, "peft_config") else module
+        unwrapped: Any = module
+        if hasattr(module, "peft_config"):
+            unwrapped = unwrapped.get_base_model()
         self.causal_lm = unwrapped
         self.backbone: Any = unwrapped.model
         self.vision: nn.Module | None = getattr(self.backbone, "visual", None)

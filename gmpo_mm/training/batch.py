@@ -58,13 +58,11 @@ class Batch:
 
     def group_of(self, rows: Sequence[int]) -> list[Group]:
         """The packed groups that hold exactly these rows of B, which must be in order."""
-        packed: list[Group] = []
         members: dict[int, list[torch.Tensor]] = {}
         size = self.group_size
         for row in rows:
             members.setdefault(row // size, []).append(self.groups[row // size].responses[row % size].token_ids_T)
-        packed = [Group(self.groups[index].prompt, responses) for index, responses in members.items()]
-        return packed
+        return [Group(self.groups[index].prompt, responses) for index, responses in members.items()]
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,8 @@ def cut_into_micro_batches(batch: Batch, rows: Sequence[int], limits: CutLimits)
     lengths = batch.mask_BT.sum(1).tolist()
     micro_batches: list[list[int]] = []
     current: list[int] = []
-    tokens, prompts = 0, set()
+    tokens = 0
+    prompts: set[int] = set()
     for row in rows:
         group = row // size
         cost = lengths[row] - 1 + (0 if group in prompts else len(batch.groups[group].prompt.input_ids_S))

@@ -97,8 +97,8 @@ class BatchMaker:
         while len(groups) < self.prompts:
             if self.filter_key is not None and 0 < self.max_tries <= tries:
                 raise TrainingError(
-                    f"step {step}: {tries} tries gave {len(groups)} of {self.prompts} groups with a mean {self.filter_key} between "
-                    f"{self.filter_low} and {self.filter_high}; the data is too easy or too hard for the model. Widen "
+                    f"step {step}: {tries} tries gave {len(groups)} of {self.prompts} groups with a mean {self.filter_key} "
+                    f"between {self.filter_low} and {self.filter_high}; the data is too easy or too hard for the model. Widen "
                     "algorithm.filter_low/filter_high, raise trainer.max_try_make_batch, or change the data"
                 )
             made, made_baselines = self._make_once(step, seen, progress)

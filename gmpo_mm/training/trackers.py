@@ -96,7 +96,7 @@ class Trackers:
         for name, tracker in self._trackers.items():
             try:
                 tracker.log(numbers, step)
-            except Exception as error:  # noqa: BLE001  # any package's any error
+            except Exception as error:  # any package's any error
                 self._failed(name, step, error)
 
     def finish(self) -> None:
@@ -104,7 +104,7 @@ class Trackers:
         for name, tracker in self._trackers.items():
             try:
                 tracker.finish()
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 self._failed(name, None, error)
         self._trackers = {}
         if self._failures:

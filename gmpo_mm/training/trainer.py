@@ -112,7 +112,8 @@ class Trainer:
                 if stop.wanted and not last:
                     self.run.finish("interrupted", "asked to stop; saved first")
                     self.progress.log(
-                        f"stopped after step {step} of {self.total_steps}, saved in {self.run.path}; the same command goes on there"
+                        f"stopped after step {step} of {self.total_steps}, saved in {self.run.path}; "
+                        "the same command goes on there"
                     )
                     return
             self._end(self.total_steps)

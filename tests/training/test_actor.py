@@ -9,11 +9,11 @@ import torch
 
 from gmpo_mm.algorithms import GMPOConfig, PolicyLossConfig, compute_policy_loss, count_units
 from gmpo_mm.errors import TrainingError
-from gmpo_mm.models.policy import Group
+from gmpo_mm.models.policy import Group, PolicyModel
 from gmpo_mm.training.actor import Actor, learning_rate
 from gmpo_mm.training.batch import CutLimits, cut_into_micro_batches
 from tests.models.model_zoo import build_policy, stock_log_probs
-from tests.training.builders import PARAMS, assert_same_gradients, gradients, make_actor, make_batch
+from tests.training.builders import BASE, PARAMS, assert_same_gradients, gradients, make_actor, make_batch
 
 LOSSES = [
     PolicyLossConfig(loss_type="gmpo"),
@@ -24,6 +24,12 @@ LOSSES = [
     PolicyLossConfig(loss_type="gspo"),
     PolicyLossConfig(loss_type="cispo"),
 ]
+
+
+def adamw_actor(policy: PolicyModel, lr: float, **changes: object) -> Actor:
+    return Actor(policy, torch.optim.AdamW(policy.module.parameters(), lr=lr), replace(BASE, **changes))
+
+
 CUTS = [CutLimits(samples=1), CutLimits(samples=2), CutLimits(samples=3), CutLimits(samples=4), CutLimits(tokens=40)]
 
 
@@ -79,8 +85,7 @@ def test_idle_mini_batch_moves_the_weights_as_a_gradient_of_zero_does() -> None:
     weights = []
     for drop in (False, True):
         policy = build_policy("qwen2")
-        config = replace(make_actor().config, drop_zero_advantage=drop, mini_batch_prompts=2)
-        actor = Actor(policy, torch.optim.AdamW(policy.module.parameters(), lr=1e-2), config)
+        actor = adamw_actor(policy, lr=1e-2, drop_zero_advantage=drop, mini_batch_prompts=2)
         actor.update(make_batch(policy, idle=(2, 3)))  # the second mini-batch has no group left
         weights.append(torch.cat([p.detach().flatten() for p in policy.module.parameters()]))
     torch.testing.assert_close(weights[0], weights[1], atol=1e-6, rtol=0)
@@ -88,7 +93,7 @@ def test_idle_mini_batch_moves_the_weights_as_a_gradient_of_zero_does() -> None:
 
 def test_on_policy_ratio_is_exactly_one_in_the_first_mini_batch() -> None:
     policy = build_policy("qwen2_5_vl")
-    actor = Actor(policy, torch.optim.AdamW(policy.module.parameters(), lr=1e-3), replace(make_actor().config, mini_batch_prompts=4))
+    actor = adamw_actor(policy, lr=1e-3)
     batch = make_batch(policy, "qwen2_5_vl")
     batch.old_log_probs_BT = None
     metrics = actor.update(batch)
@@ -98,7 +103,7 @@ def test_on_policy_ratio_is_exactly_one_in_the_first_mini_batch() -> None:
 
 def test_later_mini_batches_compare_with_the_samplers_log_probs() -> None:
     policy = build_policy("qwen2")
-    actor = Actor(policy, torch.optim.AdamW(policy.module.parameters(), lr=1e-2), replace(make_actor().config, mini_batch_prompts=1))
+    actor = adamw_actor(policy, lr=1e-2, mini_batch_prompts=1)
     batch = make_batch(policy)
     batch.old_log_probs_BT = None
     metrics = actor.update(batch)
@@ -129,7 +134,7 @@ def test_entropy_metric_is_the_true_token_entropy() -> None:
 
 def test_bad_gradients_skip_the_update_and_three_in_a_row_end_the_run() -> None:
     policy = build_policy("qwen2")
-    actor = Actor(policy, torch.optim.AdamW(policy.module.parameters(), lr=1e-2), replace(make_actor().config, mini_batch_prompts=2))
+    actor = adamw_actor(policy, lr=1e-2, mini_batch_prompts=2)
     batch = make_batch(policy)
     before = [p.detach().clone() for p in policy.module.parameters()]
     infinite_BT = torch.full(batch.mask_BT.shape, float("inf"))

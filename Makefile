@@ -1,0 +1,55 @@
+# Two commands do everything on a fresh machine: `make quickstart` trains and shows a result, `make test` passes the tests.
+# Python 3.10 or later and make are all they assume. `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OLD_VENV := .venv-transformers-4
+
+.PHONY: help quickstart test lint test-transformers-4 clean
+
+help:
+	@echo "make quickstart           install, then train a tiny vision-language model on the CPU and show what it learnt"
+	@echo "make test                 install, then lint and test"
+	@echo "make test-transformers-4  the model, sampling and training tests under transformers 4.57"
+	@echo "make test-vllm            the vLLM rollout backend, for real, on the CPU"
+	@echo "make benchmark            speed and memory side by side with TRL"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("gmpo-mm needs Python 3.10 or later: make PYTHON=python3.11 ...") if sys.version_info < (3, 10) else None'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV): a few minutes the first time"
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install -c constraints.txt --progress-bar off --quiet -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install -c constraints.txt --progress-bar off --quiet -e '.[dev]'
+	@touch $@
+
+quickstart: $(VENV)/.installed
+	$(BIN)/python examples/quickstart.py
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+# EasyR1 needs transformers 4; what differs between 4.57 and 5 is tested under both.
+$(OLD_VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(OLD_VENV)/bin/python || $(PYTHON) -m venv $(OLD_VENV)
+	grep -vE '^(transformers|tokenizers|huggingface-hub|peft|accelerate|datasets)==' constraints.txt > $(OLD_VENV)/constraints.txt
+	$(OLD_VENV)/bin/python -m pip install -c $(OLD_VENV)/constraints.txt --quiet 'transformers==4.57.6' -e '.[dev]'
+	@touch $@
+
+test-transformers-4: $(OLD_VENV)/.installed
+	$(OLD_VENV)/bin/python -m pytest tests/models tests/bundled tests/rollout tests/data tests/training tests/engine
+
+clean:
+	rm -rf $(VENV) $(OLD_VENV) .venv-vllm .venv-benchmarks runs data/synthetic_geometry
+
+include $(wildcard mk/*.mk)
