@@ -26,26 +26,42 @@ MEMORY_LIMIT = 1 << 30  # bytes of address space for one worker; an import of ma
 RESIDENT_LIMIT = 384 << 20  # bytes ever resident above which a worker is replaced after its job
 JOBS_PER_WORKER = 2000  # sympy's caches grow; a fresh worker costs milliseconds
 PARENT_CHECK_SECONDS = 1.0
+# sympy imports most of itself on demand: these cost a second once, here, and not each new worker within its limit.
+WARM_UP = (
+    (r"\frac{x + 1}{2}", "(1 + x) / 2"),
+    ("(x + 1)^2", "x^2 + 2x + 1"),
+    (r"\sin{x}^2 + \cos(x)^2", r"1 + \ln(e) - \sqrt{x^2}"),
+    ("(1, 2)", r"\{1, 2\}"),
+    (r"(-\infty, 3] \cup [4, 5)", "x < 60"),
+    (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"\begin{pmatrix} 1 & 2 \\ 3 & 5 \end{pmatrix}"),
+    ("y = 2x + 1", "2x - y + 1 = 0"),
+)
 
 
 def load_compare() -> Compare:
-    """math-verify as a comparison of two short texts; its first use, which builds tables, happens here."""
+    """math-verify as a comparison of two short texts, with everything imported that its first uses import."""
     import logging
 
     import math_verify
+    from latex2sympy2_extended import NormalizationConfig
 
     logging.disable(logging.CRITICAL)
-    targets = [math_verify.LatexExtractionConfig(), math_verify.ExprExtractionConfig()]
+    # Units are not its to remove: it takes the `c` of `a + c` for one, and then finds `a + c` equal to `a + d`.
+    normalization = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
+    targets = [
+        math_verify.LatexExtractionConfig(normalization_config=normalization),
+        math_verify.ExprExtractionConfig(),
+    ]
 
     def parse(text: str) -> list[Any]:
         in_mathematics = text if "$" in text or "\\boxed" in text else f"${text}$"
-        return math_verify.parse(in_mathematics, targets, parsing_timeout=None)  # type: ignore[arg-type]
+        return math_verify.parse(in_mathematics, targets, fallback_mode="no_fallback", parsing_timeout=None)
 
     def compare(prediction: str, gold: str) -> bool:
         return bool(math_verify.verify(parse(gold), parse(prediction), timeout_seconds=None))
 
-    compare(r"\frac{x + 1}{2}", "(1 + x) / 2")
-    compare("(1, 2)", r"\{1, 2\}")
+    for prediction, gold in WARM_UP:
+        compare(prediction, gold)
     return compare
 
 
@@ -173,14 +189,22 @@ class Supervisor:
         chunk = os.read(worker.replies, 4096)
         worker.received += chunk
         if not chunk:
-            self.finish(worker, "error")  # out of memory, a crash of the interpreter
-            self.remove(worker)
+            self.lose(worker)
         elif worker.received.endswith(b"\n"):
             reply = json.loads(worker.received)
             worker.received.clear()
             self.finish(worker, reply["verdict"])
             if reply["last"]:
                 self.remove(worker)
+
+    def lose(self, worker: Worker) -> None:
+        """A worker died by itself or somebody's hand; its job is tried once more: it may not be the job's doing."""
+        job = worker.job
+        if job is not None and not job.get("retried"):
+            worker.job = None
+            self.queue.appendleft({**job, "retried": True})
+        self.finish(worker, "error")
+        self.remove(worker)
 
     def kill_overdue(self) -> None:
         now = time.monotonic()

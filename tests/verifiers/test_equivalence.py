@@ -43,7 +43,7 @@ CHEAP_DIFFERENT = [
 SYMBOLIC = [
     ("b + a = 90", "a + b = 90", True), ("10y(2y - 1)", "20 y^2 - 10 y", True), ("20y^2 - 9y", "20 y^2 - 10 y", False),
     ("n + m - 180", "m + n - 180", True), ("m - n - 180", "m + n - 180", False), (r"\frac{x+1}{2}", "(1 + x)/2", True),
-    ("60 or 120", "60", False),
+    ("60 or 120", "60", False), ("c + a", "a + c", True), ("a + d", "a + c", False),
 ]  # fmt: skip
 
 
