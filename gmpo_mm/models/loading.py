@@ -114,7 +114,9 @@ def end_token_ids(path: str, tokenizer: Any) -> list[int]:
     return sorted(i for i in ids if i is not None)
 
 
-    # rows of the output layer beyond the vocabulary are padding and decode to nothing
+def add_lora(
+    model: torch.nn.Module, rank: int, alpha: int, target_modules: str, exclude_modules: str | None
+) -> torch.nn.Module:
     """Wrap a model in a LoRA adapter; `target_modules` is `all-linear` or a comma-separated list (EasyR1's form)."""
     from peft import LoraConfig, TaskType, get_peft_model
 
