@@ -90,7 +90,7 @@ class RewardFunction:
         return {key: value for key, value in checked.items() if value is not None}
 
     def _where(self) -> str:
-        return f"reward function {self.path}:{self.function.__name__}"
+        return f"reward function {self.path}:{getattr(self.function, '__name__', type(self.function).__name__)}"
 
     def _error(self, what: str, index: int | None, row: Mapping[str, Any] | None, trace: str = "") -> RewardError:
         if index is None or row is None:
