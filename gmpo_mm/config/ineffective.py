@@ -32,7 +32,11 @@ LOCAL_ENGINE = {
     "worker.actor.padding_free": "engine local: always packed, without padding",
     "worker.actor.use_torch_compile": "engine local: not compiled",
     "worker.reward.num_cpus": "engine local: the reward function runs in this process",
+    "worker.rollout.dtype": "engine local: trainer.dtype sets the precision",
+    "worker.rollout.limit_images": "engine local: a prompt may have any number of pictures",
     "worker.rollout.enable_chunked_prefill": "engine local: vLLM decides",
+    "worker.rollout.max_num_batched_tokens": "engine local: vLLM decides",
+    "worker.rollout.disable_log_stats": "engine local: vLLM decides",
     "worker.rollout.disable_tqdm": "engine local: trainer.logger decides what the console shows",
     "data.filter_overlong_prompts_workers": "engine local: prompts are measured in this process",
 }
@@ -42,15 +46,7 @@ COUNTS = (
     "worker.actor.ulysses_size",
     "worker.rollout.tensor_parallel_size",
 )
-VLLM_ONLY = (
-    "limit_images",
-    "dtype",
-    "gpu_memory_utilization",
-    "enforce_eager",
-    "max_model_len",
-    "max_num_batched_tokens",
-    "disable_log_stats",
-)
+VLLM_ONLY = ("gpu_memory_utilization", "enforce_eager", "max_model_len")
 
 
 def ineffective_keys(loaded: LoadedConfig) -> list[tuple[str, Any, str]]:

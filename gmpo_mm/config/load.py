@@ -114,9 +114,7 @@ def _leaves(content: Any, prefix: str, origin: str) -> Iterator[tuple[str, Any]]
             yield from _leaves(value, f"{key}.", origin)
         else:
             inside = ", ".join(known_children(key))
-            raise ConfigError(
-                f"{key} = {_show(value)} ({origin}): {key} is a section; set the keys inside it: {inside}."
-            )
+            raise ConfigError(f"{key} = {_show(value)} ({origin}): {key} is a section; set the keys inside it: {inside}.")
 
 
 def _unknown_key_message(key: str, value: Any, origin: str) -> str:

@@ -6,12 +6,12 @@ import shlex
 from pathlib import Path
 
 import pytest
-from easyr1_facts import MATH_CONFIG, SCRIPT_OVERRIDES
 from omegaconf import OmegaConf
 
 from gmpo_mm.config import Config, config_differences, load_config, to_yaml
 from gmpo_mm.config.keys import default_of, flatten, get_key, schema_keys
 from gmpo_mm.errors import ConfigError
+from tests.config.easyr1_facts import MATH_CONFIG, SCRIPT_OVERRIDES
 
 EASYR1 = os.environ.get("EASYR1")
 
@@ -116,9 +116,7 @@ def test_the_real_easyr1_checkout_loads_unchanged() -> None:
         ("algorithm.zzz=1", ["algorithm.zzz", "Known in algorithm: gamma, lam, adv_estimator"]),
     ],
 )
-def test_an_unknown_key_is_named_in_full_with_its_value_and_the_nearest_known_key(
-    override: str, named: list[str]
-) -> None:
+def test_an_unknown_key_is_named_in_full_with_its_value_and_the_nearest_known_key(override: str, named: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, [override])
     for text in named:
@@ -153,9 +151,7 @@ def test_a_wrong_type_names_key_value_and_the_expected_type(override: str, named
 def test_a_wrong_key_in_a_file_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("worker:\n  rollout:\n    temprature: 0.7\n")
-    with pytest.raises(
-        ConfigError, match=r"worker\.rollout\.temprature = 0\.7 .*mine\.yaml.*worker\.rollout\.temperature"
-    ):
+    with pytest.raises(ConfigError, match=r"worker\.rollout\.temprature = 0\.7 .*mine\.yaml.*worker\.rollout\.temperature"):
         load_config(path, [])
 
 
@@ -177,7 +173,8 @@ def test_an_empty_file_gives_the_defaults_and_no_explicit_keys(tmp_path: Path) -
     path = tmp_path / "empty.yaml"
     path.write_text("")
     loaded = load_config(path, [])
-    assert loaded.config == Config() and not loaded.explicit_keys
+    assert loaded.config == Config()
+    assert not loaded.explicit_keys
 
 
 def test_two_loads_share_no_state() -> None:
@@ -207,7 +204,8 @@ def test_yaml_leaves_out_the_clip_keys_that_the_loss_does_not_read(tmp_path: Pat
     resolved.write_text(to_yaml(load_config(None, ["worker.actor.loss_type=gmpo"]).config))
     explicit = load_config(resolved, []).explicit_keys
     left_out = set(flatten(Config())) - explicit
-    assert "worker.actor.clip_ratio_low" in left_out and "worker.actor.gmpo.log_clip_low" in explicit
+    assert "worker.actor.clip_ratio_low" in left_out
+    assert "worker.actor.gmpo.log_clip_low" in explicit
     assert all(key.startswith("worker.actor.") for key in left_out)
 
 

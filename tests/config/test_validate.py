@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import pytest
-from conftest import Load
-from easyr1_facts import MATH_CONFIG, SCRIPT_OVERRIDES
 from omegaconf import OmegaConf
 
 from gmpo_mm.algorithms import known_loss_types
@@ -22,6 +20,8 @@ from gmpo_mm.config.ineffective import COUNTS, LOCAL_ENGINE, VLLM_ONLY
 from gmpo_mm.config.keys import schema_keys, section_names
 from gmpo_mm.config.paths import bundled_model_names, resolve_model_path, split_function_spec
 from gmpo_mm.errors import ConfigError
+from tests.config.conftest import Load
+from tests.config.easyr1_facts import MATH_CONFIG, SCRIPT_OVERRIDES
 
 
 def problems(load: Load, *overrides: str) -> str:
@@ -206,9 +206,7 @@ def test_a_loss_from_a_users_file_is_found_and_says_which_keys_it_reads(load: Lo
     )
     validate_for_training(load("worker.actor.loss_type=loss.py:mine", "worker.actor.clip_ratio_low=0.1"))
     assert "has no 'yours'" in problems(load, "worker.actor.loss_type=loss.py:yours")
-    assert "clip_ratio_high" in problems(
-        load, "worker.actor.loss_type=loss.py:mine", "worker.actor.clip_ratio_high=0.1"
-    )
+    assert "clip_ratio_high" in problems(load, "worker.actor.loss_type=loss.py:mine", "worker.actor.clip_ratio_high=0.1")
 
 
 def test_a_reward_function_is_looked_up_without_running_its_file(load: Load, workplace: Path) -> None:
@@ -220,7 +218,8 @@ def test_a_reward_function_is_looked_up_without_running_its_file(load: Load, wor
 
 def test_a_packaged_file_is_found_from_any_working_directory(workplace: Path) -> None:
     path, function = split_function_spec("gmpo_mm/errors.py:ConfigError")
-    assert path.is_file() and function == "ConfigError"
+    assert path.is_file()
+    assert function == "ConfigError"
     (workplace / "gmpo_mm").mkdir()
     (workplace / "gmpo_mm" / "errors.py").write_text("")
     assert split_function_spec("gmpo_mm/errors.py:f")[0] == Path("gmpo_mm/errors.py"), "a file of the user's goes first"
@@ -230,7 +229,7 @@ def test_bundled_models_resolve_to_folders_and_unknown_ones_list_what_ships() ->
     for name in bundled_model_names():
         assert (Path(resolve_model_path(f"bundled:{name}")) / "config.json").is_file()
     assert resolve_model_path("Qwen/Qwen2.5-VL-7B-Instruct") == "Qwen/Qwen2.5-VL-7B-Instruct"
-    with pytest.raises(ConfigError, match="bundled:nope.*Shipped: "):
+    with pytest.raises(ConfigError, match=r"bundled:nope.*Shipped: "):
         resolve_model_path("bundled:nope")
 
 
@@ -257,9 +256,7 @@ EXPECTED_PROBLEMS = {
 
 
 @pytest.mark.parametrize("script", SCRIPT_OVERRIDES)
-def test_easyr1s_own_runs_validate_except_for_what_the_local_engine_can_not_do(
-    easyr1_checkout: Path, script: str
-) -> None:
+def test_easyr1s_own_runs_validate_except_for_what_the_local_engine_can_not_do(easyr1_checkout: Path, script: str) -> None:
     loaded = load_config("easyr1.yaml", SCRIPT_OVERRIDES[script])
     if script in EXPECTED_PROBLEMS:
         with pytest.raises(ConfigError, match=EXPECTED_PROBLEMS[script]):
@@ -299,14 +296,12 @@ def test_easyr1s_config_with_gmpo_validates_and_tells_what_has_no_effect(easyr1_
             "worker.actor.optim.lr_warmup_ratio",
         ),
         (["trainer.max_steps=2", "trainer.total_epochs=3"], "trainer.total_epochs"),
-        (["worker.rollout.name=hf", "worker.rollout.dtype=fp32"], "worker.rollout.dtype"),
+        (["worker.rollout.name=hf", "worker.rollout.enforce_eager=true"], "worker.rollout.enforce_eager"),
         (["worker.critic.optim.lr=1e-5"], "worker.critic.optim.lr"),
         (["worker.actor.fsdp.torch_dtype=bf16"], "worker.actor.fsdp.torch_dtype"),
     ],
 )
-def test_a_key_without_effect_is_told_with_its_reason_when_it_is_set(
-    load: Load, overrides: list[str], key: str
-) -> None:
+def test_a_key_without_effect_is_told_with_its_reason_when_it_is_set(load: Load, overrides: list[str], key: str) -> None:
     loaded = load(*overrides)
     validate_for_training(loaded)
     assert key in [found for found, _, reason in ineffective_keys(loaded) if reason]
@@ -324,7 +319,8 @@ def test_the_tables_name_keys_that_exist() -> None:
 def test_policy_loss_config_carries_every_value(load: Load) -> None:
     loss = policy_loss_config(load("worker.actor.gmpo.log_clip_low=0.3", "worker.actor.gmpo.normalize=false").config)
     assert (loss.loss_type, loss.gmpo.log_clip_low, loss.gmpo.log_clip_high) == ("gmpo", 0.3, 0.4)
-    assert loss.gmpo.normalize is False and loss.clip_ratio_high == 0.3
+    assert loss.gmpo.normalize is False
+    assert loss.clip_ratio_high == 0.3
 
 
 def test_easyr1s_names_of_run_directory_and_resume_mean_the_same(load: Load) -> None:

@@ -1,0 +1,164 @@
+"""The commands: train and doctor; thin, and quick to start because everything heavy is imported inside a command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import gmpo_mm
+from gmpo_mm.errors import GMPOError
+
+if TYPE_CHECKING:
+    from gmpo_mm.config import LoadedConfig
+
+USER_ERROR = 2
+app = typer.Typer(
+    name="gmpo-mm",
+    help="Train vision-language and language models with GMPO or GRPO, from EasyR1's configuration.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """The console script: an error that a user can mend is one red paragraph and exit code 2."""
+    try:
+        app()
+    except GMPOError as error:
+        _print_error(str(error))
+        raise SystemExit(USER_ERROR) from None
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gmpo-mm {gmpo_mm.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file: EasyR1's keys and ours.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys that go before the file's.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print what would happen; load no model.")] = False,
+) -> None:
+    """Train the model of CONFIG; `worker.rollout.n=8` and the like override its keys."""
+    from gmpo_mm.config import load_config, validate_for_training
+
+    loaded = load_config(config, overrides or [])
+    validate_for_training(loaded)
+    if dry_run:
+        _print_dry_run(loaded)
+        return
+    _print_ineffective(loaded)
+    from gmpo_mm.engines.local import train as train_locally
+
+    train_locally(loaded, command=sys.argv)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
+    """Tell what this machine can run: devices, versions, engines, rollout backends, trackers."""
+    from gmpo_mm.doctor import diagnose, print_report
+
+    report = diagnose()
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(report, indent=2))
+    else:
+        print_report(report)
+
+
+def _print_error(message: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True).print(Text(message, style="red"), soft_wrap=True)
+
+
+def _print_ineffective(loaded: LoadedConfig) -> None:
+    """One line a reason: which keys of the file this run does not read."""
+    from gmpo_mm.config import ineffective_keys
+
+    by_reason: dict[str, list[str]] = {}
+    for key, value, reason in ineffective_keys(loaded):
+        by_reason.setdefault(reason, []).append(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
+    if by_reason:
+        typer.echo("Set, but without effect here:")
+    for reason, keys in by_reason.items():
+        typer.echo(f"  {reason}: {', '.join(keys)}")
+
+
+def _print_dry_run(loaded: LoadedConfig) -> None:
+    from rich.console import Console
+
+    from gmpo_mm.config import to_yaml
+    from gmpo_mm.plan import count_records, describe_plan, plan_run
+    from gmpo_mm.training.trackers import check_trackers
+
+    config = loaded.config
+    check_trackers(config.trainer.logger)
+    train_records = None if config.trainer.val_only else count_records(config, config.data.train_files)
+    val_records = count_records(config, config.data.val_files) if config.data.val_files else None
+    plan = plan_run(config, train_records, val_records)
+    typer.echo(to_yaml(config))
+    _print_ineffective(loaded)
+    console = Console()
+    console.print(_table("What would happen", describe_plan(config, plan)))
+    _print_memory(loaded, console)
+    console.print("Dry run: nothing was loaded, sampled or written.")
+
+
+def _table(title: str, rows: Iterable[tuple[str, ...]]) -> Any:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _print_memory(loaded: LoadedConfig, console: Any) -> None:
+    from gmpo_mm.memory_estimate import available_memory, estimate_memory, find_model_files, read_model_shape
+    from gmpo_mm.models.loading import resolve_device, resolve_dtype
+
+    config = loaded.config
+    device = resolve_device(config.trainer.device)
+    dtype = str(resolve_dtype(config.trainer.dtype, device)).removeprefix("torch.")
+    name = config.worker.actor.model.model_path or ""
+    title = f"Memory estimate on {device} in {dtype}"
+    folder = find_model_files(name)
+    if folder is None:
+        console.print(f"{title}: none, {name} is not on this machine (a dry run downloads nothing).")
+        return
+    items = estimate_memory(config, read_model_shape(folder), dtype, on_gpu=device.type == "cuda")
+    rows = [(item.name, f"{item.bytes / 2**30:,.3f} GiB", item.formula) for item in items]
+    total = sum(item.bytes for item in items)
+    there = available_memory(str(device))
+    rows.append(("sum", f"{total / 2**30:,.3f} GiB", f"of {there / 2**30:,.1f} GiB that {device} has"))
+    console.print(_table(title, rows))
+    if total > there:
+        console.print(
+            "This is more than there is: train LoRA adapters (worker.actor.model.lora.rank), lower "
+            "data.max_response_length or the micro-batch, or take a smaller model.",
+            style="yellow",
+        )
+
+
+if __name__ == "__main__":
+    main()

