@@ -1,4 +1,4 @@
-"""Update phase and peak memory with long prompts against TRL's GMPOTrainer, on a Qwen2.5-VL of 17 M random parameters."""
+"""Update phase and peak memory with long prompts against TRL's GMPOTrainer, on a random 17 M Qwen2.5-VL."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ def write_problems(
 ) -> None:
     """`count` problems of the bundled task as `problems.jsonl` and PNG files.
 
-    `side_pixels` enlarges the picture; `prompt_tokens` lengthens the question until the text part of the rendered prompt has
-    about that many tokens of `model`'s tokenizer.
+    `side_pixels` enlarges the picture; `prompt_tokens` lengthens the question until the text part of the rendered
+    prompt has about that many tokens of `model`'s tokenizer.
     """
     tokenizer = AutoTokenizer.from_pretrained(model) if prompt_tokens else None
     (folder / "images").mkdir()

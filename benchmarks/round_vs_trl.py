@@ -1,4 +1,4 @@
-"""One round of GMPO on the bundled model against TRL's GMPOTrainer: the same problems, rewards and shape, turn by turn."""
+"""One round of GMPO on the bundled model against TRL's GMPOTrainer: same problems, rewards and shape, turn by turn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def build_workload(arguments: argparse.Namespace, freeze_vision: bool) -> Worklo
     """16 prompts x 8 samples x 24 tokens and 4 optimizer steps on the bundled model."""
     return Workload(
         name="round",
-        model=str(BUNDLED_MODEL),
+        model=str(arguments.model.resolve()),
         prompts=16,
         samples=8,
         new_tokens=24,
@@ -30,6 +30,7 @@ def build_workload(arguments: argparse.Namespace, freeze_vision: bool) -> Worklo
         rounds=arguments.rounds,
         warmup=arguments.warmup,
         image_pixels=(PICTURE_PIXELS, PICTURE_PIXELS),
+        drop_zero_advantage=arguments.drop_zero_advantage,
         threads=arguments.threads,
     )
 
@@ -47,6 +48,12 @@ def main() -> None:
         action="store_true",
         help="every response takes all its tokens, whatever the model wants to say",
     )
+    parser.add_argument(
+        "--drop-zero-advantage",
+        action="store_true",
+        help="algorithm.drop_zero_advantage on our side; TRL has no such option",
+    )
+    parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="another folder of the bundled class")
     parser.add_argument("--json", type=Path, help="file for everything that was measured")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)

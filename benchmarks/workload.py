@@ -1,4 +1,4 @@
-"""What both sides work on: the shape of a round, its problems and its model, written to a folder that each side reads."""
+"""What both sides work on: the shape of a round, its problems and its model, in a folder that each side reads."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Workload:
     image_pixels: tuple[int, int]
     """min_pixels and max_pixels of the image processor."""
     reward_function: str = "gmpo_mm/rewards/math.py:compute_score"
-    format_prompt: str | None = None
+    drop_zero_advantage: bool = False
+    """Leave groups without a gradient out of our update; TRL always computes them."""
     learning_rate: float = 1e-4
     threads: int = 1
     seed: int = 0
