@@ -2,8 +2,8 @@
 
     python data_tools/synthetic_geometry.py --out data/synthetic_geometry
 
-writes `train.parquet`, `test_pictures.parquet` and `test_combinations.parquet`; gmpo_mm/data/synthetic_geometry.py says what each
-holds back from the others. The same seed and sizes give the same problems and the same pixels.
+writes `train.parquet`, `test_pictures.parquet` and `test_combinations.parquet`; gmpo_mm/data/synthetic_geometry.py says
+what each holds back from the others. The same seed and sizes give the same problems and the same pixels.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ def main(
         typer.echo(f"note: the bundled model has seen number pairs and pictures that seed {seed} holds out", err=True)
     sizes = {"train": train_size, "test_pictures": test_size, "test_combinations": test_size}
     try:
+        for split, size in sizes.items():
+            make_problem(split, size - 1, seed)  # before anything is drawn: do so many exist?
         tables = {split: [make_row(split, index, seed) for index in range(size)] for split, size in sizes.items()}
     except GMPOError as error:
         typer.echo(f"error: {error}", err=True)

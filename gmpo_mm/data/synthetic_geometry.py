@@ -1,13 +1,13 @@
-"""The bundled task: area of a rectangle or a triangle, length of two joined segments, with numbers that stand only in the picture.
+"""The bundled task: areas of rectangles and triangles, lengths of joined segments; the numbers stand only in the picture.
 
-Everything is a pure function of (seed, split, index): no random state, no system font, no anti-aliasing. So the same call gives the
-same pixels on each machine, and each split can be made as large as it is wanted.
+Everything is a pure function of (seed, split, index): no random state, no system font, no anti-aliasing. So the same call
+gives the same pixels on each machine.
 
 Splits, for one seed:
 
 - ``train``: all number pairs but the held-out ones, in the pictures that are not held out;
 - ``test_pictures``: the number pairs of ``train`` in pictures (positions of shape and digits) that ``train`` never shows;
-- ``test_combinations``: number pairs that no other split shows, neither in this order nor in the other, for any kind of problem.
+- ``test_combinations``: number pairs that no other split shows, in either order, for any kind of problem.
 """
 
 from __future__ import annotations

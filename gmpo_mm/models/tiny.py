@@ -1,7 +1,7 @@
 """A Qwen2.5-VL of about a million parameters: configuration, tokenizer and processor files, and freshly drawn weights.
 
-The files are written by hand rather than by `save_pretrained`, because what transformers 5 saves does not load in 4.57. These load in
-both through the stock Auto classes.
+The files are written by hand rather than by `save_pretrained`, because what transformers 5 saves does not load in 4.57.
+These load in both through the stock Auto classes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-# What the bundled task says over and over becomes one token each; a leading "<" or space belongs to the word for Qwen's splitter.
+# What the bundled task says over and over becomes one token each; for Qwen's splitter a leading "<" or space is part of a word.
 WHOLE_WORDS = (
     "user",
     "assistant",

@@ -1,10 +1,10 @@
-"""Make the bundled model: a tiny Qwen2.5-VL, taught to read the pictures and to calculate, but with the wrong formula more often than not.
+"""Make the bundled model: a tiny Qwen2.5-VL that reads pictures and calculates, but mostly with the wrong formula.
 
     python -m gmpo_mm.models.warm_start --out FOLDER --seed 0
 
 The gap that reinforcement learning closes afterwards is engineered: 60 % of the demonstrations use the formula of another
-kind of problem. Reading digits is the slow part of this task to learn and choosing a formula the fast one; so the slow part is learnt
-here, and a run of a minute shows whether the fast part is learnt from rewards alone.
+kind of problem. Reading digits is the slow part of this task to learn and choosing a formula the fast one; so the slow
+part is learnt here, and a run of a minute shows whether the fast part is learnt from rewards alone.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from gmpo_mm.data.synthetic_geometry import BUNDLED_SEED, Combination, Problem, 
 from gmpo_mm.models.processing import Processor, load_processor
 from gmpo_mm.models.tiny import new_model, save_weights, vocabulary, write_model_files
 
-# One instruction set on each x86 machine: a wider one sums in another order, and the weights' last bits differ. They are read when
-# torch is loaded, so `main` starts the process anew where they are missing.
+# One instruction set on each x86 machine: a wider one sums in another order, and the weights' last bits differ. They are
+# read when torch is loaded, so `main` starts the process anew where they are missing.
 PINNED_ENVIRONMENT = {
     "ATEN_CPU_CAPABILITY": "default",
     "MKL_CBWR": "COMPATIBLE",
@@ -96,8 +96,17 @@ def make_batch(problems: Sequence[Problem], responses: Sequence[str], processor:
         "labels": pad(labels, batch_first=True, padding_value=IGNORED),
         "pixel_values": torch.cat(pixels),  # type: ignore[arg-type]
         "image_grid_thw": torch.cat(grids),  # type: ignore[arg-type]
-        "mm_token_type_ids": (input_ids == processor.image_token_id).int(),
+        "mm_token_type_ids": torch.eq(input_ids, processor.image_token_id or 0).int(),
     }
+
+
+def supervised_loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Mean negative log-likelihood (nats) of the batch's response tokens, in transformers 4.57 and 5."""
+    # transformers 5 builds the pictures' rotary positions from the token types and silently takes others without them;
+    # 4.57 finds the pictures in the ids, and does not know the argument
+    takes_types = "mm_token_type_ids" in inspect.signature(model.forward).parameters
+    inputs = {name: tensor for name, tensor in batch.items() if takes_types or name != "mm_token_type_ids"}
+    return model(**inputs, use_cache=False).loss
 
 
 def learning_rate(step: int, config: WarmStartConfig) -> float:
@@ -118,20 +127,16 @@ def train(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, foreach=False, fused=False
     )
-    # transformers 5 builds the pictures' rotary positions from the token types and silently takes others without them
-    takes_types = "mm_token_type_ids" in inspect.signature(model.forward).parameters
     model.train()
     for step in range(config.steps):
         first = step * config.batch_size
         problems = [make_problem("train", first + row, BUNDLED_SEED) for row in range(config.batch_size)]
         responses = [demonstration(p.combination, draws.random() < config.wrong_share) for p in problems]
         batch = make_batch(problems, responses, processor)
-        if not takes_types:
-            del batch["mm_token_type_ids"]
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config)
         optimizer.zero_grad()
-        loss = model(**batch, use_cache=False).loss
+        loss = supervised_loss(model, batch)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm, foreach=False)
         optimizer.step()
