@@ -8,7 +8,7 @@ from gmpo_mm.algorithms.config import AVERAGE_MODES
 
 def zero_outside(values: Tensor, mask: Tensor, fill: float = 0.0) -> Tensor:
     """``values`` with ``fill`` wherever ``mask`` is False; unlike a product this also removes NaN and infinity."""
-    return torch.where(mask.bool(), values, torch.full((), fill, dtype=values.dtype, device=values.device))
+    return torch.where(mask.bool(), values, fill)
 
 
 def masked_mean_B(values_BT: Tensor, mask_BT: Tensor) -> Tensor:

@@ -138,14 +138,11 @@ def load_policy_loss(spec: str) -> RegisteredLoss:
         found = sorted(key for key, value in vars(module).items() if hasattr(value, _ATTRIBUTE))
         raise ValueError(f"loss_type: {spec!r}: {path.name} has no {name!r}; policy losses in it: {found or 'none'}.")
     function = getattr(module, name)
-    if not callable(function):
-        raise ValueError(f"loss_type: {spec!r}: {name!r} is a {type(function).__name__}, not a function.")
     loss = getattr(function, _ATTRIBUTE, None)
     if loss is None:
-        raise ValueError(
-            f"loss_type: {spec!r}: {name!r} is not marked as a policy loss; "
-            f'put @register_policy_loss("{name}", reads=...) from gmpo_mm.algorithms above it.'
-        )
+        mend = f'put @register_policy_loss("{name}", reads=...) from gmpo_mm.algorithms above it'
+        fault = "a function that is not marked as a policy loss" if callable(function) else "not a function"
+        raise ValueError(f"loss_type: {spec!r}: {name!r} is {fault}; {mend if callable(function) else 'name one'}.")
     return loss
 
 

@@ -1,5 +1,7 @@
 """The loss of a mini-batch can't depend on how it is cut, ordered or padded."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch.nn.functional import pad
@@ -28,7 +30,7 @@ def mean_loss(
 
 def cut(batch: Batch, sizes: list[int]) -> list[Batch]:
     edges = [sum(sizes[:k]) for k in range(len(sizes) + 1)]
-    return [batch.rows(slice(a, b)) for a, b in zip(edges, edges[1:], strict=False)]
+    return [batch.rows(slice(a, b)) for a, b in pairwise(edges)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -29,6 +29,10 @@ def mine(log_probs_BT, old_BT, advantages_BT, mask_BT, config):
 def by_sequence(log_probs_BT, old_BT, advantages_B, mask_BT, config):
     return -advantages_B * log_probs_BT.sum(dim=1)
 
+@register_policy_loss("constant", unit="sequence")
+def constant(log_probs_BT, old_BT, advantages_BT, mask_BT, config):
+    return log_probs_BT.new_ones(log_probs_BT.shape[0])
+
 @register_policy_loss("wrong_shape")
 def wrong_shape(log_probs_BT, old_BT, advantages_BT, mask_BT, config):
     return log_probs_BT.sum()
@@ -85,6 +89,12 @@ def test_sequence_loss_from_a_users_file_gets_one_advantage_a_sequence_and_count
     assert count_units(batch.mask, config) == 10
 
 
+def test_fully_masked_sequence_gives_zero_whatever_the_users_loss_says(user_file):
+    batch = make_batch(0)  # nine of its ten sequences have tokens
+    config = PolicyLossConfig(loss_type=f"{user_file}:constant")
+    assert compute_policy_loss(batch.log_probs, batch.old, batch.advantages, batch.mask, config).sum.item() == 9.0
+
+
 def test_names_in_a_users_file_stay_out_of_the_registry_so_two_files_may_share_one(user_file, tmp_path):
     other = tmp_path / "other.py"
     other.write_text(USER_FILE.replace("max=1 +", "max=2 +"))
@@ -96,9 +106,9 @@ def test_names_in_a_users_file_stay_out_of_the_registry_so_two_files_may_share_o
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("missing", r"has no 'missing'; policy losses in it: \['by_sequence', 'mine', 'wrong_shape'\]"),
-        ("number", "'number' is a int, not a function"),
-        ("undecorated", "not marked as a policy loss.*@register_policy_loss"),
+        ("missing", r"has no 'missing'; policy losses in it: \['by_sequence', 'constant', 'mine', 'wrong_shape'\]"),
+        ("number", "'number' is not a function"),
+        ("undecorated", "'undecorated' is a function that is not marked as a policy loss; put @register_policy_loss"),
         ("", "write path/to/file.py:name"),
     ],
 )
