@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -32,12 +35,8 @@ def load_image(source: ImageSource, min_pixels: int | None, max_pixels: int | No
     Of an animation the first frame is taken. Raises DataError that begins with `where` (row and image).
     """
     image = _open(source, where)
-    try:
+    with _broken_names(where):
         image = _to_rgb(ImageOps.exif_transpose(image), where)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{where}: broken image: {error}") from error
     size = target_size(image.width, image.height, min_pixels, max_pixels, where)
     return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
@@ -45,8 +44,9 @@ def load_image(source: ImageSource, min_pixels: int | None, max_pixels: int | No
 def image_size(source: ImageSource, where: str) -> tuple[int, int]:
     """Width and height in pixels after EXIF orientation, from the header alone where the format allows it."""
     image = _open(source, where)
-    width, height = image.size
-    return (height, width) if _orientation(image, source) >= 5 else (width, height)
+    with _broken_names(where):
+        turned = _orientation(image, source) in (5, 6, 7, 8)
+    return (image.height, image.width) if turned else image.size
 
 
 def check_image(source: ImageSource, where: str, decode: bool = False) -> None:
@@ -60,10 +60,8 @@ def check_image(source: ImageSource, where: str, decode: bool = False) -> None:
         return
     image = _open(source, where)
     if source.picture is None:
-        try:
+        with _broken_names(where):
             image.verify()
-        except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError, EOFError, struct.error, ...
-            raise DataError(f"{where}: broken image: {error}") from error
 
 
 def target_size(
@@ -88,16 +86,23 @@ def _open(source: ImageSource, where: str) -> Image.Image:
     """Read header and size; pixels are decoded later."""
     if source.picture is not None:
         return source.picture
-    try:
-        data = source.data if source.data is not None else _read(source.path, where)
+    data = source.data if source.data is not None else _read(source.path, where)
+    with _broken_names(where):
         return Image.open(BytesIO(data), formats=FORMATS)
+
+
+@contextmanager
+def _broken_names(where: str) -> Iterator[None]:
+    """Turn what Pillow raises into DataError; its plug-ins raise OSError, SyntaxError, EOFError, struct.error, ..."""
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
     except Image.DecompressionBombError as error:
         raise DataError(f"{where}: the image is too large to be decoded safely ({error}); scale it down") from error
     except Image.UnidentifiedImageError as error:
         raise DataError(f"{where}: not an image of a known format ({', '.join(FORMATS)})") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
+    except Exception as error:
         raise DataError(f"{where}: broken image: {error}") from error
 
 
@@ -113,13 +118,13 @@ def _read(path: Path | None, where: str) -> bytes:
         ) from error
 
 
-def _orientation(image: Image.Image, source: ImageSource) -> int:
+def _orientation(image: Image.Image, source: ImageSource) -> Any:
     # Pillow decodes a whole PNG to look for an EXIF chunk behind the pixels; ask only when there is one.
     if image.format == "PNG" and source.picture is None:
         data = source.data if source.data is not None else _read(source.path, "image")
         if b"eXIf" not in data and b"Raw profile type" not in data:
             return 1
-    return int(image.getexif().get(_ORIENTATION, 1))
+    return image.getexif().get(_ORIENTATION, 1)
 
 
 def _to_rgb(image: Image.Image, where: str) -> Image.Image:

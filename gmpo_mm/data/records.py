@@ -99,8 +99,9 @@ class Records(Sequence[Record]):
         marks = problem.count(IMAGE_MARK)
         if marks != len(images):
             raise DataError(
-                f"{where}: {len(images)} image(s) in column {keys.image_key!r} but {marks} {IMAGE_MARK} in the problem; "
-                f"put one {IMAGE_MARK} into {keys.prompt_key!r} where each image belongs, or correct data.image_key"
+                f"{where}: {len(images)} image(s) in column {keys.image_key!r} but {marks} {IMAGE_MARK} in the "
+                f"problem; put one {IMAGE_MARK} into {keys.prompt_key!r} where each image belongs, or correct "
+                "data.image_key"
             )
         answer, answers = _answers(row.get(keys.answer_key), row.get("answers"), keys.answer_key, where)
         known = {keys.prompt_key, keys.answer_key, keys.image_key, keys.video_key, "id", "answers", "source"}

@@ -170,7 +170,7 @@ def _read_parquet(files: list[Path]) -> Rows:
 
             loaded = datasets.Dataset.from_parquet([str(path) for path in files])
             return Rows(loaded.data.table, tuple(parts))
-        table = pa.concat_tables([pq.read_table(path, partitioning=None) for path in files], promote_options="default")
+        table = pa.concat_tables([pq.read_table(path) for path in files], promote_options="default")
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{_names(files)}: can't read as Parquet: {_first_line(error)}") from error
     return Rows(table, tuple(parts))

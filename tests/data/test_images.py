@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -74,6 +74,7 @@ def test_exif_orientation_is_applied_to_pixels_and_size(format: str) -> None:
     assert pixels[5, 10].min() > 200 and pixels[35, 10].max() < 50
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 4000), st.integers(1, 4000), st.sampled_from([None, 64**2, 262144]), st.sampled_from([None, 4194304])
 )

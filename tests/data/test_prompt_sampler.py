@@ -6,13 +6,14 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gmpo_mm.data import PromptSampler
 from gmpo_mm.errors import DataError
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 30),
     st.booleans(),
