@@ -27,11 +27,11 @@ from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.loading import load_policy, resolve_device, resolve_dtype
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor
-from gmpo_mm.rewards.loading import load_reward_function
+from gmpo_mm.rewards.loading import RewardFunction, load_reward_function
 from gmpo_mm.rollout.hf import HFRollout
 from gmpo_mm.rollout.protocol import RolloutBackend, SamplingParams
 from gmpo_mm.training.actor import Actor, UpdateConfig, build_optimizer
-from gmpo_mm.training.batch import CutLimits
+from gmpo_mm.training.batch import CutLimits, SampledGroup
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.sampling import BatchMaker, Sampler
@@ -48,11 +48,7 @@ def train(loaded: LoadedConfig, command: Sequence[str] = (), progress: Progress 
     validate_for_training(loaded)
     config = loaded.config
     check_trackers(config.trainer.logger)
-    device = resolve_device(config.trainer.device)
-    dtype = resolve_dtype(config.trainer.dtype, device)
-    if config.trainer.threads is not None:
-        torch.set_num_threads(config.trainer.threads)
-    torch.use_deterministic_algorithms(device.type == "cpu")
+    device, dtype = _prepare_device(config)
     with (
         progress or Progress() as progress,
         RunDirectory.open(
@@ -65,11 +61,18 @@ def train(loaded: LoadedConfig, command: Sequence[str] = (), progress: Progress 
         return run.path
 
 
+def _prepare_device(config: Config) -> tuple[torch.device, torch.dtype]:
+    """The device and compute type of a configuration; sets torch's CPU threads and, on the CPU, determinism."""
+    device = resolve_device(config.trainer.device)
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    return device, resolve_dtype(config.trainer.dtype, device)
+
+
 def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.device, dtype: torch.dtype) -> None:
     """Load everything, cheap checks first, and train."""
-    reward = config.worker.reward
-    path, name = split_function_spec(reward.reward_function or "")
-    reward_function = load_reward_function(f"{path}:{name}", reward.reward_function_kwargs)
+    reward_function = _reward_function(config)
     records = _load_records(config, config.data.train_files, "training data", progress)
     val_records = _load_records(config, config.data.val_files, "validation data", progress) if config.data.val_files else None
     with progress.stage(f"loading {config.worker.actor.model.model_path}"):
@@ -88,7 +91,7 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
         progress.log(f"the run in {run.path} is finished ({total_steps} steps); for more, raise trainer.max_steps")
         return
     rollout = build_rollout(config, policy, device, dtype, progress)
-    sampler = Sampler(rollout, processor.tokenizer, reward_function, reward.skip_special_tokens)
+    sampler = Sampler(rollout, processor.tokenizer, reward_function, config.worker.reward.skip_special_tokens)
     order = PromptSampler(len(dataset), config.data.shuffle, config.data.seed, dataset.fingerprint())
     run.begin(total_steps)
     kl_coef = 0.0 if config.algorithm.disable_kl else config.algorithm.kl_coef
@@ -114,6 +117,28 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
             ).fit()
     finally:
         rollout.close()
+
+
+def validate_model(
+    config: Config, model_path: str, val_files: str, progress: Progress
+) -> tuple[dict[str, float], list[SampledGroup]]:
+    """Sample and grade a data set with a model, as a run's own validation does; returns metrics and all groups."""
+    config = copy.deepcopy(config)
+    config.worker.actor.model.model_path = model_path
+    config.data.val_files = val_files
+    device, dtype = _prepare_device(config)
+    records = _load_records(config, val_files, val_files, progress)
+    policy, processor = load_policy(config.worker.actor.model, device=device, compute_dtype=dtype)
+    dataset = _encode(config, records, processor, "validation", progress)
+    sampler = Sampler(build_rollout(config, policy, device, dtype, progress), processor.tokenizer, _reward_function(config))
+    with progress.stage(f"sampling {val_files} with {model_path}", len(dataset), "problems") as stage:
+        return _validator(config, sampler, dataset, policy).run(lambda _, done, note: stage.update(done or stage.done, note))
+
+
+def _reward_function(config: Config) -> RewardFunction:
+    reward = config.worker.reward
+    path, name = split_function_spec(reward.reward_function or "")
+    return load_reward_function(f"{path}:{name}", reward.reward_function_kwargs)
 
 
 def _load_records(config: Config, spec: str, what: str, progress: Progress) -> Any:

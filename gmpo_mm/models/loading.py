@@ -11,7 +11,7 @@ import torch
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.packed_attention import register
 from gmpo_mm.models.policy import PolicyModel
-from gmpo_mm.models.processing import Processor, load_processor
+from gmpo_mm.models.processing import Processor, find_files, load_processor
 
 VISION_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
 """Tokens that stand for pictures in a prompt. Sampling one would break the next forward pass, so none can be sampled."""
@@ -133,11 +133,14 @@ def load_policy(model_config: Any, *, device: torch.device, compute_dtype: torch
 
     Trained weights are float32 whatever the compute type, so that small updates are not rounded away.
     """
+    import transformers
+
     from gmpo_mm.config import resolve_model_path
 
     path = resolve_model_path(model_config.model_path)
     remote = model_config.trust_remote_code
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    transformers.utils.logging.disable_progress_bar()  # its bars would run into the run's own display
     torch.manual_seed(seed)  # a fresh LoRA adapter is drawn from it
     model = load_model(
         path, device=device, trust_remote_code=remote, override_config=dict(model_config.override_config or {})
@@ -155,10 +158,12 @@ def load_policy(model_config: Any, *, device: torch.device, compute_dtype: torch
         model = add_lora(model, lora.rank, lora.alpha, lora.target_modules, lora.exclude_modules)
     if model_config.enable_gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    changed = bool(model_config.override_config) or model_config.lora.rank > 0
     policy = PolicyModel(
         model,
         forbidden_token_ids=vision_token_ids(processor.tokenizer, config),
         eos_token_ids=end_token_ids(path, processor.tokenizer),
         compute_dtype=compute_dtype,
+        config_files=() if changed else find_files(path, ("config.json", "generation_config.json")),
     )
     return policy, processor

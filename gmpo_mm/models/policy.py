@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,8 +66,11 @@ class PolicyModel:
         forbidden_token_ids: Sequence[int] = (),
         eos_token_ids: Sequence[int] = (),
         compute_dtype: torch.dtype = torch.float32,
+        config_files: Sequence[Path] = (),
     ) -> None:
+        """`config_files` are the model's configuration files as they were read, copied into its checkpoints."""
         self.module = module
+        self.config_files = config_files
         self.forbidden_token_ids = sorted(forbidden_token_ids)
         self.eos_token_ids = sorted(eos_token_ids)
         self.compute_dtype = compute_dtype

@@ -7,6 +7,7 @@ tokenizer and the image processor are loaded on their own and the placeholder of
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,28 @@ from PIL.Image import Image
 
 from gmpo_mm.errors import ConfigError, DataError
 
+PROCESSOR_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "tokenizer.model", "special_tokens_map.json",
+    "added_tokens.json", "chat_template.jinja", "chat_template.json", "preprocessor_config.json", "processor_config.json",
+    "video_preprocessor_config.json",
+)  # fmt: skip
+
 
 class Processor:
     """A tokenizer and, for vision-language models, an image processor and the id of the image placeholder token."""
 
-    def __init__(self, tokenizer: Any, image_processor: Any | None, image_token_id: int | None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        image_processor: Any | None,
+        image_token_id: int | None,
+        files: Sequence[Path] = (),
+        chat_template: str | None = None,
+    ) -> None:
+        """`files` are those that tokenizer and processors were read from; `chat_template` replaces the tokenizer's own."""
         self.tokenizer = tokenizer
+        self.files = files
+        self.chat_template = chat_template
         self.image_processor = image_processor
         self.image_token_id = image_token_id
 
@@ -71,39 +88,57 @@ class Processor:
         input_ids += unexpanded_ids[done:]
         return torch.tensor(input_ids), unexpanded_ids, pixel_values, grids_N3
 
-    def save_pretrained(self, folder: Path) -> None:
-        """Write the files that stock transformers loads again."""
-        self.tokenizer.save_pretrained(folder)
-        if self.image_processor is not None:
-            self.image_processor.save_pretrained(folder)
+    def save(self, folder: Path) -> None:
+        """Copy the files that tokenizer and processors were read from.
+
+        Copied rather than written anew: transformers 4 can't read what transformers 5 writes, and a video processor's
+        file, which other tools want, is not even read here.
+        """
+        for file in self.files:
+            shutil.copyfile(file, folder / file.name)
+        if self.chat_template is not None:
+            (folder / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
+            (folder / "chat_template.json").unlink(missing_ok=True)
 
 
-def _load_chat_template(path: str, trust_remote_code: bool) -> str | None:
-    """The template of `chat_template.json`, where older vision-language checkpoints keep it."""
+def find_files(path: str, names: Sequence[str]) -> list[Path]:
+    """Those of the named files that a model folder or hub name holds."""
     from transformers.utils import cached_file
 
-    found = cached_file(path, "chat_template.json", _raise_exceptions_for_missing_entries=False)
-    return json.loads(Path(found).read_text(encoding="utf-8"))["chat_template"] if found else None
+    found = [cached_file(path, name, _raise_exceptions_for_missing_entries=False) for name in names]
+    return [Path(file) for file in found if file]
+
+
+def _legacy_chat_template(files: Sequence[Path]) -> str | None:
+    """The template of `chat_template.json`, where older vision-language checkpoints keep it."""
+    legacy = [file for file in files if file.name == "chat_template.json"]
+    return json.loads(legacy[0].read_text(encoding="utf-8"))["chat_template"] if legacy else None
 
 
 def load_processor(
-    path: str, *, trust_remote_code: bool = False, chat_template: str | None = None, is_vision: bool, image_token_id: int | None
+    path: str,
+    *,
+    trust_remote_code: bool = False,
+    chat_template: str | None = None,
+    is_vision: bool,
+    image_token_id: int | None,
 ) -> Processor:
     """Load the tokenizer and, when `is_vision`, the image processor that a model folder or hub name holds."""
     from transformers import AutoImageProcessor, AutoTokenizer
 
+    files = find_files(path, PROCESSOR_FILES)
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     if chat_template is not None:
         tokenizer.chat_template = chat_template
     elif is_vision:
-        tokenizer.chat_template = _load_chat_template(path, trust_remote_code) or tokenizer.chat_template
+        tokenizer.chat_template = _legacy_chat_template(files) or tokenizer.chat_template
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     image_processor = None
     if is_vision:
         backend = {"backend": "pil"} if _takes_backend() else {"use_fast": False}
         image_processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=trust_remote_code, **backend)
-    return Processor(tokenizer, image_processor, image_token_id)
+    return Processor(tokenizer, image_processor, image_token_id, files, chat_template)
 
 
 def _takes_backend() -> bool:

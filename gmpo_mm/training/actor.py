@@ -235,8 +235,8 @@ class Actor:
         if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise TrainingError(
                 f"{self.skipped_in_a_row} updates in a row had a gradient norm of {grad_norm}; the run ends before the "
-                "weights are spoilt. Look at ratio/token_max, actor/grad_norm and rollout/log_prob_gap_max in metrics.jsonl, then lower "
-                "worker.actor.optim.lr, tighten the loss's clip keys, or use trainer.dtype=float32"
+                "weights are spoilt. Look at ratio/token_max, actor/grad_norm and rollout/log_prob_gap_max in metrics.jsonl, "
+                "then lower worker.actor.optim.lr, tighten the loss's clip keys, or use trainer.dtype=float32"
             )
         return finite, grad_norm
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from gmpo_mm.errors import TrainingError
@@ -12,7 +13,9 @@ from gmpo_mm.models.processing import Processor
 def save_model(policy: PolicyModel, processor: Processor, folder: Path) -> None:
     """Write weights (of the adapter only, for LoRA), configuration, tokenizer and image processor into `folder`."""
     policy.module.save_pretrained(folder)  # type: ignore[operator]
-    processor.save_pretrained(folder)
+    for file in policy.config_files:  # as they were read, so that every transformers version that read them still can
+        shutil.copyfile(file, folder / file.name)
+    processor.save(folder)
 
 
 def load_weights(policy: PolicyModel, folder: Path) -> None:

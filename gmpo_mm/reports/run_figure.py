@@ -1,0 +1,86 @@
+"""One picture of one run: its curves, and a few problems with what the model answered before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no screen is needed
+
+from matplotlib import pyplot as plt
+from PIL.Image import Image
+
+from gmpo_mm.training.metrics_file import read_metrics
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"  # Okabe and Ito's, told apart by every eye
+
+
+@dataclass(frozen=True)
+class AnsweredProblem:
+    """A problem, its picture, the right answer, and (text, is right) before and after training."""
+
+    picture: Image
+    question: str
+    answer: str
+    before: tuple[str, bool]
+    after: tuple[str, bool]
+
+
+def _curve(lines: Sequence[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    found = [(line["step"], line[key]) for line in lines if key in line]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def _draw_curves(axes: Any, train: Sequence[dict[str, Any]], validation: Sequence[dict[str, Any]]) -> None:
+    reward, ratio, entropy, norm = axes
+    reward.plot(*_curve(train, "reward/accuracy"), color=GREY, lw=1, label="training accuracy (T 1)")
+    reward.plot(*_curve(validation, "val/accuracy_reward"), "o-", color=BLUE, label="held-out Pass@1")
+    reward.set(title="Accuracy", ylim=(0, 1.02), ylabel="share right")
+    reward.legend(loc="lower right", fontsize=8)
+    steps, low = _curve(train, "ratio/token_min")
+    _, high = _curve(train, "ratio/token_max")
+    ratio.fill_between(steps, low, high, color=BLUE, alpha=0.25, lw=0)
+    ratio.plot(steps, high, color=BLUE, lw=1)
+    ratio.plot(steps, low, color=BLUE, lw=1)
+    ratio.set(title="Importance ratio, range over tokens", yscale="log", ylabel="ratio (log scale)")
+    entropy.plot(*_curve(train, "actor/entropy"), color=GREEN)
+    entropy.set(title="Token entropy", ylabel="nats")
+    norm.plot(*_curve(train, "actor/grad_norm"), color=ORANGE)
+    norm.set(title="Gradient norm", ylabel="L2 norm before clipping")
+    for ax in axes:
+        ax.set_xlabel("step")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(alpha=0.25)
+
+
+def _draw_problem(ax: Any, problem: AnsweredProblem) -> None:
+    ax.imshow(problem.picture, interpolation="nearest", extent=(0, 1, 0, 1))
+    ax.set(xlim=(0, 3.4), ylim=(0, 1))
+    ax.axis("off")
+    ax.text(1.08, 0.93, problem.question, va="top", fontsize=9)
+    ax.text(1.08, 0.70, f"right answer: {problem.answer}", va="top", fontsize=9)
+    for y, name, (text, right) in ((0.46, "before", problem.before), (0.22, "after", problem.after)):
+        ax.text(1.08, y, f"{name} {'✓' if right else '✗'}", va="top", fontsize=9, color=GREEN if right else ORANGE)
+        # model output is untrusted text: without this, a dollar sign would start a formula
+        ax.text(1.62, y, text, va="top", fontsize=8, family="monospace", parse_math=False)
+
+
+def draw_run(run_dir: Path, problems: Sequence[AnsweredProblem], title: str, out: Path) -> Path:
+    """Draw the curves of a run directory's metrics.jsonl and up to six problems into a PNG; returns its path."""
+    lines = read_metrics(run_dir / "metrics.jsonl")
+    train = [line for line in lines if line["kind"] == "train"]
+    validation = [line for line in lines if line["kind"] == "validation"]
+    rows = -(-len(problems) // 2)
+    figure = plt.figure(figsize=(11, 6 + 1.5 * rows), layout="constrained")
+    grid = figure.add_gridspec(2 + rows, 2, height_ratios=[2.6, 2.6, *[1.35] * rows])
+    _draw_curves([figure.add_subplot(grid[i // 2, i % 2]) for i in range(4)], train, validation)
+    for i, problem in enumerate(problems):
+        _draw_problem(figure.add_subplot(grid[2 + i // 2, i % 2]), problem)
+    figure.suptitle(title, fontsize=12)
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+    return out
