@@ -188,13 +188,14 @@ class Progress:
             return True
 
     def _describe(self, now: float) -> str:
-        if not self._stages:
+        stages = list(self._stages)
+        if not stages:
             return f"working for {format_seconds(now - self._waiting_since)}"
-        return clean(" > ".join(stage.describe(now) for stage in self._stages))
+        return clean(" > ".join(stage.describe(now) for stage in stages))
 
     def _status(self) -> RenderableType:
-        with self._lock:
-            return Spinner("line", text=Text(self._encodable(self._describe(self._clock())), style="cyan"))
+        # Without our lock: rich calls this under its own, and printing takes the two in the other order.
+        return Spinner("line", text=Text(self._encodable(self._describe(self._clock())), style="cyan"))
 
     def _end(self, stage: Stage) -> None:
         with self._lock:
@@ -203,8 +204,7 @@ class Progress:
             self._waiting_since = self._clock()
 
     def _beat(self) -> None:
-        # A quarter of the bound, so that the silence can't be longer than 1.25 of it.
-        while not self._stop.wait(self._heartbeat_seconds / 4):
+        while not self._stop.wait(self._heartbeat_seconds / 8):  # so silence lasts 9/8 of the bound at most
             self.heartbeat()
 
     def _print(self, text: str, style: str = "") -> None:
