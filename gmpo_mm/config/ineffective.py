@@ -9,7 +9,7 @@ import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
-from gmpo_mm.config.keys import get_key
+from gmpo_mm.config.keys import default_of, get_key
 from gmpo_mm.config.load import LoadedConfig
 
 ONE_PROCESS = "engine local: one process on one device"
@@ -33,11 +33,10 @@ LOCAL_ENGINE = {
     "worker.actor.use_torch_compile": "engine local: not compiled",
     "worker.reward.num_cpus": "engine local: the reward function runs in this process",
     "worker.rollout.dtype": "engine local: trainer.dtype sets the precision",
-    "worker.rollout.limit_images": "engine local: a prompt may have any number of pictures",
     "worker.rollout.enable_chunked_prefill": "engine local: vLLM decides",
-    "worker.rollout.max_num_batched_tokens": "engine local: vLLM decides",
     "worker.rollout.disable_log_stats": "engine local: vLLM decides",
     "worker.rollout.disable_tqdm": "engine local: trainer.logger decides what the console shows",
+    "trainer.val_generations_to_log": "engine local: samples/ in the run directory holds every validation response",
     "data.filter_overlong_prompts_workers": "engine local: prompts are measured in this process",
 }
 COUNTS = (
@@ -46,7 +45,7 @@ COUNTS = (
     "worker.actor.ulysses_size",
     "worker.rollout.tensor_parallel_size",
 )
-VLLM_ONLY = ("gpu_memory_utilization", "enforce_eager", "max_model_len")
+VLLM_ONLY = ("limit_images", "gpu_memory_utilization", "enforce_eager", "max_model_len", "max_num_batched_tokens")
 
 
 def ineffective_keys(loaded: LoadedConfig) -> list[tuple[str, Any, str]]:
@@ -65,6 +64,8 @@ def _claims_nothing(key: str, value: Any) -> bool:
 
 def _local_engine(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
     for key in loaded.explicit_keys:
+        if get_key(loaded.config, key) == default_of(key):  # claims nothing; a resolved config spells out all of them
+            continue
         for prefix, reason in LOCAL_ENGINE.items():
             if key == prefix or (prefix.endswith((".", "_")) and key.startswith(prefix)):
                 yield key, reason
@@ -108,8 +109,9 @@ def _worker(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
         yield "worker.rollout.correction_cap", "worker.rollout.correction is none"
     if rollout.name == "hf" or (rollout.name == "auto" and importlib.util.find_spec("vllm") is None):
         why = "rollouts use hf" if rollout.name == "hf" else "rollouts use hf, because vllm is not installed"
-        for name in VLLM_ONLY:
-            yield f"worker.rollout.{name}", why
+        for key in (f"worker.rollout.{name}" for name in VLLM_ONLY):
+            if get_key(loaded.config, key) != default_of(key):
+                yield key, why
 
 
 def _trainer(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
