@@ -66,18 +66,21 @@ def import_vllm(device: torch.device) -> Any:
 
 
 def repack_cpu_weights(model: torch.nn.Module) -> None:
-    """Renew the packed copies that CPU layers multiply with.
+    """Renew the packed copies that layers on a CPU multiply with, where a reload leaves them stale; nothing on a GPU.
 
-    A reload packs the layers that it loads anew, but not a tied output layer: that one shares the embedding's weight
-    and keeps the packed copy of the old one. Layers whose plain weight was dropped after packing have been renewed.
+    Linear layers that a reload reaches are packed anew, but a tied output layer is not among them: it shares the
+    embedding's weight and keeps the packed copy of the old one. (Layers whose plain weight was dropped after packing have
+    been renewed.) Experts are packed when they are loaded first and left unpacked, to be read as packed, by every reload.
     """
     modules: list[Any] = list(model.modules())
-    packed = [module for module in modules if hasattr(module, "cpu_linear") and module.weight.numel() > 0]
-    if packed:
-        from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+    for module in modules:
+        if hasattr(module, "cpu_linear") and module.weight.numel() > 0:
+            from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 
-        for module in packed:
             dispatch_cpu_unquantized_gemm(module, False)
+        kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
+        if kernel is not None and module.w13_weight.device.type == "cpu":
+            kernel.fused_experts.process_weights_after_loading(module)
 
 
 @contextmanager

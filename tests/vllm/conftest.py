@@ -56,12 +56,13 @@ class Tiny:
         return build_prompt(record, self.processor)
 
     def prompts(self) -> list[EncodedPrompt]:
-        """Text alone, one picture, an odd-sized one that has to be resized, two pictures, in one batch."""
+        """One picture, text alone, an odd-sized one that has to be resized, two, and one that fills a block of vLLM's cache."""
         return [
             self.prompt("area?", [(56, 56)], seed=1),
             self.prompt("What is 2 + 3?"),
             self.prompt("sum?", [(90, 61)], seed=2),
             self.prompt("both?", [(56, 84), (120, 75)], seed=3),
+            self.prompt("large?", [(448, 252)], seed=4),
         ]
 
     def log_probs(self, model: torch.nn.Module, prompt: EncodedPrompt, response: Response, temperature: float) -> torch.Tensor:

@@ -25,7 +25,7 @@ def same(first, second) -> bool:
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 def test_log_probs_are_the_models_at_the_sampling_temperature(tiny, rollout, sampling, temperature) -> None:
     prompts = tiny.prompts()
-    groups = rollout.generate(prompts, sampling(temperature=temperature), [1, 2, 3, 4])
+    groups = rollout.generate(prompts, sampling(temperature=temperature), [1, 2, 3, 4, 5])
     assert tiny.gap(tiny.fresh_model(), prompts, groups, temperature) < 1e-4
     # the test can fail: the raw log-probabilities, vLLM's default, are those of temperature 1
     if temperature != 1.0:
@@ -34,8 +34,8 @@ def test_log_probs_are_the_models_at_the_sampling_temperature(tiny, rollout, sam
 
 def test_every_prompt_gets_n_responses_that_end_as_they_say(tiny, rollout, sampling) -> None:
     params = sampling(n=16, max_tokens=6, temperature=2.0)
-    groups = rollout.generate(tiny.prompts(), params, [1, 2, 3, 4])
-    assert [len(group) for group in groups] == [16] * 4
+    groups = rollout.generate(tiny.prompts(), params, [1, 2, 3, 4, 5])
+    assert [len(group) for group in groups] == [16] * 5
     kinds = set()
     for response in (r for group in groups for r in group):
         ids = response.token_ids_T.tolist()
@@ -80,7 +80,7 @@ def test_vision_tokens_are_never_sampled_however_likely_the_model_finds_them(tin
 
 def test_greedy_takes_the_likeliest_token_for_all_samples(tiny, rollout, sampling) -> None:
     prompts, model = tiny.prompts(), tiny.fresh_model()
-    groups = rollout.generate(prompts, sampling(temperature=0.0, n=3), [1, 2, 3, 4])
+    groups = rollout.generate(prompts, sampling(temperature=0.0, n=3), [1, 2, 3, 4, 5])
     assert same(groups, [[group[0]] * 3 for group in groups])
     assert tiny.gap(model, prompts, groups) < 1e-4  # those of temperature 1
     ids_T = groups[1][0].token_ids_T
@@ -103,13 +103,13 @@ def test_truncated_sampling_reports_the_truncated_distribution(tiny, rollout, sa
 
 
 def test_same_seed_same_responses_in_any_batch(tiny, rollout, sampling) -> None:
-    prompts, seeds = tiny.prompts(), [11, 12, 13, 14]
+    prompts, seeds = tiny.prompts(), [11, 12, 13, 14, 15]
     groups = rollout.generate(prompts, sampling(), seeds)
     assert same(groups, rollout.generate(prompts, sampling(), seeds))
     alone = [rollout.generate([p], sampling(), [s])[0] for p, s in zip(prompts, seeds, strict=True)]
     assert same(groups, alone)
     assert same(list(reversed(groups)), rollout.generate(prompts[::-1], sampling(), seeds[::-1]))
-    assert not same(groups, rollout.generate(prompts, sampling(), [21, 22, 23, 24]))
+    assert not same(groups, rollout.generate(prompts, sampling(), [21, 22, 23, 24, 25]))
 
 
 def test_neighbouring_seeds_share_no_noise(tiny, rollout, sampling) -> None:
@@ -132,9 +132,10 @@ def test_more_prompt_tokens_than_an_engine_step_holds(tiny, rollout, sampling) -
 def test_more_samples_than_one_request_may_hold(tiny, rollout, sampling) -> None:
     prompt = tiny.prompt("area?", [(448, 448)])
     many = -(-4096 // len(prompt.input_ids_S)) + 3
-    (group,) = rollout.generate([prompt], sampling(n=many, max_tokens=4), [5])
-    (fewer,) = rollout.generate([prompt], sampling(n=4, max_tokens=4), [5])
-    assert len(group) == many
+    params = {"max_tokens": 8, "temperature": 2.0, "ignore_eos": True}
+    (group,) = rollout.generate([prompt], sampling(n=many, **params), [5])
+    (fewer,) = rollout.generate([prompt], sampling(n=4, **params), [5])
+    assert len({tuple(r.token_ids_T.tolist()) for r in group}) == many  # no noise is used twice
     assert same([group[:4]], [fewer])
 
 

@@ -20,7 +20,7 @@ def moved(model: torch.nn.Module, scale: float = 0.02) -> torch.nn.Module:
 
 
 def test_the_gap_closes_after_a_sync_and_only_then(tiny, rollout, sampling) -> None:
-    prompts, seeds = tiny.prompts(), [1, 2, 3, 4]
+    prompts, seeds = tiny.prompts(), [1, 2, 3, 4, 5]
     model = moved(tiny.fresh_model())
     stale = rollout.generate(prompts, sampling(), seeds)
     assert tiny.gap(model, prompts, stale) > 0.5
@@ -34,7 +34,7 @@ def test_the_gap_closes_after_a_sync_and_only_then(tiny, rollout, sampling) -> N
 @pytest.mark.parametrize("part", ["model.visual", "model.language_model.embed_tokens", "model.language_model.layers"])
 def test_every_part_of_the_model_is_synced(tiny, rollout, sampling, part) -> None:
     # pictures are in the cache from the first call; the embedding is the output layer too
-    prompts, seeds = tiny.prompts()[2:], [3, 4]
+    prompts, seeds = tiny.prompts()[2:], [3, 4, 5]
     before = rollout.generate(prompts, sampling(), seeds)
     model = tiny.fresh_model()
     moved(model.get_submodule(part), 0.05)
@@ -46,7 +46,7 @@ def test_every_part_of_the_model_is_synced(tiny, rollout, sampling, part) -> Non
 def test_a_lora_adapter_is_merged_on_the_way(tiny, rollout, sampling) -> None:
     from gmpo_mm.models.loading import add_lora
 
-    prompts, seeds = tiny.prompts(), [1, 2, 3, 4]
+    prompts, seeds = tiny.prompts(), [1, 2, 3, 4, 5]
     model = add_lora(tiny.fresh_model(), rank=4, alpha=8, target_modules="all-linear", exclude_modules=None)
     torch.manual_seed(0)
     with torch.no_grad():
