@@ -34,7 +34,8 @@ def row(response: Any, ground_truth: Any = "60") -> dict[str, Any]:
 @pytest.mark.parametrize("name", FILES)
 def test_the_file_works_by_path_as_easyr1_uses_it(name: str) -> None:
     module = load_as_easyr1_does(name)
-    assert module.REWARD_NAME == name and module.REWARD_TYPE == "batch"
+    label, kind = module.REWARD_NAME, module.REWARD_TYPE
+    assert (label, kind) == (name, "batch")
     assert module.main is module.compute_score
     reward = partial(module.compute_score, format_weight=0.5)
     scores = reward(
