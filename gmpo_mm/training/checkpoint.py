@@ -103,7 +103,8 @@ def save_checkpoint(
         prune_checkpoints(directory, keep, protect={step, *protect})
     except OSError as error:
         raise TrainingError(
-            f"saved {final}, but could not remove an older checkpoint ({error}); remove it by hand, then run the same command again"
+            f"saved {final}, but could not remove an older checkpoint ({error}); remove it by hand, then run the same "
+            "command again to go on"
         ) from error
     return final
 

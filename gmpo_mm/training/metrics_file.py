@@ -48,9 +48,7 @@ class MetricsFile:
         try:
             size = os.fstat(descriptor).st_size
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                data = (
-                    b"\n" + data
-                )  # a kill tore the last line: close it, in the same write as the line that explains it
+                data = b"\n" + data  # a kill tore the last line: close it, in the same write as the line that explains it
             try:
                 written = 0
                 while written < len(data):
@@ -81,9 +79,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
             entries = {key: entry for key, entry in entries.items() if key[1] <= line["from_step"]}
         elif "event" not in line and line:
             if "step" not in line or "kind" not in line:
-                raise DataError(
-                    f"{file}, line {number}: metrics without step and kind; was the file edited? Remove the line"
-                )
+                raise DataError(f"{file}, line {number}: metrics without step and kind; was the file edited? Remove the line")
             key = (line["kind"], line["step"])
             entries.pop(key, None)
             entries[key] = {name: _NON_FINITE.get(v, v) if isinstance(v, str) else v for name, v in line.items()}

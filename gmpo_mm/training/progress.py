@@ -105,12 +105,12 @@ class Progress:
         self._lock = threading.RLock()
         self._stages: list[Stage] = []
         self._broken = False
-        self._started = self._last_output = self._last_step = clock()
-        self._waiting_since = self._started
+        self._last_output = self._waiting_since = clock()
         self._step_seconds: deque[float] = deque(maxlen=20)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._live: Live | None = None
+        self._spinner = Spinner("line")
 
     def __enter__(self) -> Self:
         if self._is_live:
@@ -121,9 +121,7 @@ class Progress:
             self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
@@ -159,13 +157,13 @@ class Progress:
     ) -> None:
         """Print a step's numbers, what is left of the run, and its best sample."""
         with self._lock:
-            now = self._clock()
-            seconds = next((float(metrics[name]) for name in STEP_SECONDS if name in metrics), now - self._last_step)
-            self._last_step = now
-            self._step_seconds.append(seconds)
             cells = summary_cells(metrics)
-            cells.append(("step time", format_seconds(seconds)))
-            cells.append(("left", format_seconds(self.seconds_left(step, total_steps))))
+            seconds = next((float(metrics[name]) for name in STEP_SECONDS if name in metrics), None)
+            if seconds is not None:  # a validation's numbers have none, and say nothing about the steps
+                self._step_seconds.append(seconds)
+                cells.append(("step time", format_seconds(seconds)))
+            if self._step_seconds:
+                cells.append(("left", format_seconds(self.seconds_left(step, total_steps))))
             if self._is_live:
                 self._emit(_summary_table(step, total_steps, cells, best_sample, self._encodable))
             else:
@@ -195,7 +193,8 @@ class Progress:
 
     def _status(self) -> RenderableType:
         # Without our lock: rich calls this under its own, and printing takes the two in the other order.
-        return Spinner("line", text=Text(self._encodable(self._describe(self._clock())), style="cyan"))
+        self._spinner.update(text=Text(self._encodable(self._describe(self._clock())), style="cyan"))
+        return self._spinner
 
     def _end(self, stage: Stage) -> None:
         with self._lock:
@@ -242,7 +241,7 @@ def summary_cells(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def format_seconds(seconds: float) -> str:
     """`4.2 s`, `3:07`, `1:02:33`."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -289,14 +288,13 @@ def _summary_table(
     sample: BestSample | None,
     encodable: Callable[[str], str],
 ) -> RenderableType:
-    table = Table(title=f"step {step}/{total_steps}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    title = Text(f"step {step}/{total_steps}", style="bold cyan")
+    table = Table(box=None, padding=(0, 2, 0, 0))
     for name, _ in cells:
         table.add_column(name, style="bold", header_style="dim", no_wrap=True)
     table.add_row(*(Text(value) for _, value in cells))
     if sample is None:
-        return table
+        return Group(title, table)
     # Text, never markup: what a model wrote may contain [red] or [link=...].
-    body = Text("\n").join(
-        Text.assemble((f"{name:<9}", "dim"), encodable(text)) for name, text in _sample_fields(sample)
-    )
-    return Group(table, Panel(body, title=f"best sample, reward {sample.reward:.3f}", title_align="left"))
+    body = Text("\n").join(Text.assemble((f"{name:<9}", "dim"), encodable(text)) for name, text in _sample_fields(sample))
+    return Group(title, table, Panel(body, title=f"best sample, reward {sample.reward:.3f}", title_align="left"))

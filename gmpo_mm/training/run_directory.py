@@ -37,7 +37,7 @@ from gmpo_mm.training.metrics_file import MetricsFile, read_events, read_metrics
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["FREE_KEYS", "STEP_COUNT_KEYS", "RunDirectory", "config_differences", "read_events", "read_metrics"]
+__all__ = ["FREE_KEYS", "STEP_COUNT_KEYS", "RunDirectory", "yaml_differences", "read_events", "read_metrics"]
 
 FREE_KEYS = (
     "trainer.resume",
@@ -58,6 +58,7 @@ FREE_KEYS = (
     "trainer.ray_timeline",
     "trainer.threads",
     "worker.rollout.disable_tqdm",
+    "worker.rollout.gpu_memory_utilization",
 )
 """Keys that may differ when a run is resumed: they say where, how often and from where, not what is trained. (`threads`
 changes rounding, so bit-for-bit equality holds for equal threads only.) A change is written into the resume event."""
@@ -69,12 +70,17 @@ _SCHEDULE = "worker.actor.optim."
 _ABSENT = "(not set)"
 
 
-def config_differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
+def yaml_differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
     """Dotted key -> (old, new) where two configurations (nested mappings or YAML text) differ."""
     old_flat, new_flat = _flatten(_parse_config(old)), _flatten(_parse_config(new))
     keys = [*old_flat, *(key for key in new_flat if key not in old_flat)]
     pairs = {key: (old_flat.get(key, _ABSENT), new_flat.get(key, _ABSENT)) for key in keys}
-    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] or type(pair[0]) is not type(pair[1])}
+    # true and 1 are equal to Python, not to a reader.
+    return {
+        key: (old_value, new_value)
+        for key, (old_value, new_value) in pairs.items()
+        if old_value != new_value or isinstance(old_value, bool) != isinstance(new_value, bool)
+    }
 
 
 @dataclass
@@ -115,9 +121,7 @@ class RunDirectory:
         `must` refuses one without a complete checkpoint; a path (a checkpoint, or a run directory for its latest one)
         starts a new run from that checkpoint, and continues that new run when the same command is given again.
         """
-        text = (
-            config if isinstance(config, str) else yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
-        )
+        text = config if isinstance(config, str) else yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
         path = Path(path)
         _create(path)
         run = cls(
@@ -206,9 +210,7 @@ class RunDirectory:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if error is not None and self._run.get("begun") and not self._ended:
                 interrupted = isinstance(error, KeyboardInterrupt)
@@ -264,15 +266,11 @@ class RunDirectory:
         self.from_step = 0 if self.checkpoint is None else int(self.checkpoint.name.removeprefix("step_"))
         if self._run.get("state") == "finished":
             self.notes.append(
-                f"the run in {self.path} finished at step {self._run['step']}; raise trainer.max_steps or "
-                "trainer.total_epochs to go on with it"
+                f"the run in {self.path} finished at step {self._run['step']}; only more steps would be trained "
+                "(trainer.max_steps, trainer.total_epochs)"
             )
         else:
-            origin = (
-                "from the beginning: no checkpoint was complete"
-                if self.checkpoint is None
-                else f"from {self.checkpoint}"
-            )
+            origin = "from the beginning: no checkpoint was complete" if self.checkpoint is None else f"from {self.checkpoint}"
             self.notes.append(f"resuming the run in {self.path} ({self._describe_run()}) {origin}")
 
     def _compare(self, old_text: str) -> None:
@@ -280,7 +278,7 @@ class RunDirectory:
         scheduled = _schedule_needs_step_count(self.config) or _schedule_needs_step_count(_parse_config(old_text))
         if not scheduled:
             free += STEP_COUNT_KEYS
-        self._changed = config_differences(old_text, self.config_text)
+        self._changed = yaml_differences(old_text, self.config_text)
         fatal = {key: pair for key, pair in self._changed.items() if key not in free}
         if not fatal:
             return
@@ -312,9 +310,7 @@ class RunDirectory:
 
     def _write_run(self, **changes: Any) -> None:
         self._run |= changes | {"updated": _now()}
-        write_atomically(
-            self.path / "run.json", json.dumps(self._run, indent=2) + "\n", durable=changes.keys() != {"step"}
-        )
+        write_atomically(self.path / "run.json", json.dumps(self._run, indent=2) + "\n", durable=changes.keys() != {"step"})
 
 
 def _find_checkpoint(path: Path) -> Path:
@@ -368,9 +364,7 @@ def _create(path: Path) -> None:
         if not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError(13, "Permission denied")
     except OSError as error:
-        raise ConfigError(
-            f"trainer.run_dir={path} can't be used ({error.strerror}); give another trainer.run_dir"
-        ) from error
+        raise ConfigError(f"trainer.run_dir={path} can't be used ({error.strerror}); give another trainer.run_dir") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -379,9 +373,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise ConfigError(
-            f"{path} can't be read ({error}); give another trainer.run_dir, or restore the file"
-        ) from None
+        raise ConfigError(f"{path} can't be read ({error}); give another trainer.run_dir, or restore the file") from None
     return data if isinstance(data, dict) else {}
 
 

@@ -174,9 +174,7 @@ class _Mlflow:
         import mlflow
 
         if not os.environ.get("MLFLOW_TRACKING_URI"):
-            os.environ.setdefault(
-                "MLFLOW_ALLOW_FILE_STORE", "true"
-            )  # mlflow 3 asks for it; a database would need SQL drivers
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # mlflow 3 asks for it; a database would need SQL drivers
             mlflow.set_tracking_uri((run.path / "mlflow").absolute().as_uri())
         mlflow.set_experiment(_trainer(config, "project_name"))
         self.mlflow = mlflow

@@ -37,9 +37,7 @@ def test_a_checkpoint_gives_back_what_was_saved(tmp_path):
     }
     state = {"sampler": {"epoch": 2, "position": 5}, "kl": 0.1 + 0.2, "best": None}
 
-    path = save_checkpoint(
-        tmp_path, 12, model_files=lambda f: (f / "m.txt").write_text("é"), tensors=tensors, state=state
-    )
+    path = save_checkpoint(tmp_path, 12, model_files=lambda f: (f / "m.txt").write_text("é"), tensors=tensors, state=state)
     loaded = load_checkpoint(path)
 
     assert (loaded.step, loaded.path, loaded.path.name) == (12, path, "step_12")
@@ -156,9 +154,7 @@ def test_leftovers_of_dead_processes_go_and_a_half_replaced_checkpoint_comes_bac
 
 def _model_and_optimizer(seed, dtype=torch.float32, **options):
     torch.manual_seed(seed)
-    model = torch.nn.Sequential(
-        torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1), torch.nn.Linear(2, 2)
-    ).to(dtype)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1), torch.nn.Linear(2, 2)).to(dtype)
     # The last layer is never used: it has no gradient and so no optimizer state, like an expert no token went to.
     return model, torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.1, **options)
 
@@ -190,9 +186,7 @@ def test_training_goes_on_from_a_saved_optimizer_as_if_it_had_not_stopped(tmp_pa
     load_optimizer_tensors(optimizer, second.named_parameters(), loaded.tensors("optimizer"))
     back = optimizer_tensors(optimizer, second.named_parameters())
     assert back.keys() == tensors["optimizer"].keys()
-    assert all(
-        back[key].dtype == value.dtype and torch.equal(back[key], value) for key, value in tensors["optimizer"].items()
-    )
+    assert all(back[key].dtype == value.dtype and torch.equal(back[key], value) for key, value in tensors["optimizer"].items())
 
     _train(second, optimizer, range(4, 7))
     for name, value in straight.state_dict().items():

@@ -1,5 +1,6 @@
 """kill -9 while a checkpoint is written: whatever the instant, a complete one is there, loads, and is the newest finished."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -70,10 +71,8 @@ def folder_bytes(folder):
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 total += os.stat(os.path.join(parent, name)).st_size
-            except FileNotFoundError:
-                pass
     return total
 
 
