@@ -38,9 +38,7 @@ class RewardFunction:
             outputs = [self._call_row(index, row) for index, row in enumerate(inputs)]
         else:
             outputs = self._call_batch(inputs)
-        return [
-            self._checked(index, row, score) for index, (row, score) in enumerate(zip(inputs, outputs, strict=True))
-        ]
+        return [self._checked(index, row, score) for index, (row, score) in enumerate(zip(inputs, outputs, strict=True))]
 
     def _call_row(self, index: int, row: dict[str, Any]) -> Any:
         try:
@@ -62,9 +60,7 @@ class RewardFunction:
         if not isinstance(outputs, (list, tuple)):
             raise RewardError(f"{self._where()} returned {type(outputs).__name__}; return a list with one dict a row")
         if len(outputs) != len(inputs):
-            raise RewardError(
-                f"{self._where()} returned {len(outputs)} scores for {len(inputs)} rows; return one a row"
-            )
+            raise RewardError(f"{self._where()} returned {len(outputs)} scores for {len(inputs)} rows; return one a row")
         return list(outputs)
 
     def _first_failing_row(self, inputs: list[dict[str, Any]]) -> int | None:

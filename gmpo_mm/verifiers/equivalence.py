@@ -95,7 +95,7 @@ def _split_name(text: str) -> tuple[str | None, str]:
 
 def _split_unit(text: str) -> tuple[str, str | None]:
     text = text.strip()
-    if text.endswith("%") or text.endswith(" percent"):
+    if text.endswith(("%", " percent")):
         return text.removesuffix("percent").removesuffix("%"), "%"
     if text.endswith("°"):
         return text[:-1], "°"

@@ -9,9 +9,7 @@ EXTRACTIONS: tuple[str, ...] = ("auto", "boxed", "answer_tags")
 _BOX_OPENING = re.compile(r"\\(?:boxed|fbox)\s*\{")
 # An escaped character is one token, so that the braces of `\{1, 2\}` do not count as groups.
 _BRACE_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
-_INVISIBLE = dict.fromkeys(
-    map(ord, "\u00ad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff")
-)
+_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff"))
 
 
 def remove_invisible(text: str) -> str:

@@ -6,6 +6,7 @@ a line.
 """
 
 import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -26,6 +27,7 @@ MEMORY_LIMIT = 1 << 30  # bytes of address space for one worker; an import of ma
 RESIDENT_LIMIT = 384 << 20  # bytes ever resident above which a worker is replaced after its job
 JOBS_PER_WORKER = 2000  # sympy's caches grow; a fresh worker costs milliseconds
 PARENT_CHECK_SECONDS = 1.0
+PR_SET_PDEATHSIG = 1  # Linux: the signal a process gets when its parent dies
 # sympy imports most of itself on demand: these cost a second once, here, and not each new worker within its limit.
 WARM_UP = (
     (r"\frac{x + 1}{2}", "(1 + x) / 2"),
@@ -75,6 +77,14 @@ class Worker:
     received: bytearray = field(default_factory=bytearray)
 
 
+def die_with_parent(parent: int) -> None:
+    """On Linux, have the kernel end this process with its parent, even inside an operation that runs no Python code."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the call
+        os._exit(1)
+
+
 def run_worker(compare: Compare, requests: int, replies: int) -> None:
     """A worker's life: one line in, one line out, until its pipe closes or it has grown too large."""
     limit = MEMORY_LIMIT
@@ -86,8 +96,8 @@ def run_worker(compare: Compare, requests: int, replies: int) -> None:
     lines = os.fdopen(requests, "rb")
     for count, line in enumerate(lines, start=1):
         job = json.loads(line)
-        # The supervisor kills at the limit. Should it be gone, the kernel does: no Python handler, which a long
-        # integer operation would never let run.
+        # The supervisor kills at the limit. Should it be gone or stopped, the kernel does: no Python handler, which a
+        # long integer operation would never let run.
         signal.setitimer(signal.ITIMER_REAL, job["timeout"] + 2.0)
         try:
             verdict, last = ("equal" if compare(job["prediction"], job["gold"]) else "different"), False
@@ -164,10 +174,12 @@ class Supervisor:
     def fork(self) -> Worker:
         request_reader, request_writer = os.pipe()
         reply_reader, reply_writer = os.pipe()
+        supervisor = os.getpid()
         pid = os.fork()
         if pid == 0:
             status = 1
             try:
+                die_with_parent(supervisor)
                 # Without the others' pipes, each of them sees the end of file when the supervisor dies.
                 for fd in [self.source, self.sink, request_writer, reply_reader]:
                     os.close(fd)

@@ -38,9 +38,7 @@ def test_the_file_works_by_path_as_easyr1_uses_it(name: str) -> None:
     assert (label, kind) == (name, "batch")
     assert module.main is module.compute_score
     reward = partial(module.compute_score, format_weight=0.5)
-    scores = reward(
-        [row(r"<think>a</think> \boxed{60}"), row(r"\boxed{60}"), row(r"<think>a</think>\boxed{61}"), row("60")]
-    )
+    scores = reward([row(r"<think>a</think> \boxed{60}"), row(r"\boxed{60}"), row(r"<think>a</think>\boxed{61}"), row("60")])
     assert [score["overall"] for score in scores] == [1.0, 0.5, 0.5, 0.0]
     assert [score["accuracy"] for score in scores] == [1.0, 1.0, 0.0, 0.0]
     assert [score["format"] for score in scores] == [1.0, 0.0, 1.0, 0.0]

@@ -63,9 +63,7 @@ def test_two_files_of_one_name_keep_their_own_modules(tmp_path: Path) -> None:
         folder = tmp_path / str(value)
         folder.mkdir()
         text = f"from dataclasses import dataclass\n@dataclass\nclass S:\n    v: int = {value}\n"
-        rewards.append(
-            load_reward_function(write(folder, text + "def main(r):\n    return [{'overall': S().v} for _ in r]\n"))
-        )
+        rewards.append(load_reward_function(write(folder, text + "def main(r):\n    return [{'overall': S().v} for _ in r]\n")))
     assert [reward(INPUTS)[0]["overall"] for reward in rewards] == [1.0, 2.0]
     modules = [reward.function.__module__ for reward in rewards]
     assert modules[0] != modules[1] and all(module in sys.modules for module in modules)

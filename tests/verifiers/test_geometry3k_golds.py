@@ -20,9 +20,7 @@ def rows() -> list[dict[str, Any]]:
         pytest.skip("Geometry3K's parquet files are not beside this repository (../shared/data)")
     columns = ["answer", "choices", "letter", "precise_value"]
     return [
-        row
-        for split in SPLITS
-        for row in parquet.read_table(DATA / f"geometry3k_{split}.parquet", columns=columns).to_pylist()
+        row for split in SPLITS for row in parquet.read_table(DATA / f"geometry3k_{split}.parquet", columns=columns).to_pylist()
     ]
 
 
