@@ -108,13 +108,15 @@ try:
     with open_run() as run:
         run.begin()
         run.save_checkpoint(1, model_files=lambda folder: None, tensors={}, state={})
-        step = 0
+        step = 1
+        run.log_metrics(step, "train", {})
         full_disk()
-        while True:
+        while True:  # the rest of the file's last page takes a few whole lines and a half one
             step += 1
-            run.log_metrics(step, "train", {"text": "x" * 1000})
+            run.metrics.log_metrics(step, "train", {"text": "x" * 1000})
 except TrainingError as error:
     errors.append(str(error))
+ends_whole = (disk / "run" / "metrics.jsonl").read_bytes().endswith(b"\\n")
 whole = [line["step"] for line in read_metrics(disk / "run")]
 try:
     with open_run() as run:
@@ -126,7 +128,8 @@ with open_run() as run:
     run.begin()
     run.log_metrics(2, "train", {})
     run.finish()
-print(json.dumps({"errors": errors, "whole": whole, "after": [line["step"] for line in read_metrics(disk / "run")]}))
+after = [line["step"] for line in read_metrics(disk / "run")]
+print(json.dumps({"errors": errors, "whole": whole, "ends_whole": ends_whole, "after": after}))
 """
 
 
@@ -135,4 +138,6 @@ def test_a_run_whose_disk_fills_up_ends_with_the_mend_and_goes_on_when_there_is_
     assert len(result["errors"]) == 2
     for text in result["errors"]:
         assert "No space left on device" in text and "run the same command again" in text
+    assert len(result["whole"]) > 1
+    assert result["ends_whole"], "the half line that still fitted is taken back"
     assert result["after"] == [step for step in result["whole"] if step <= 1] + [2]
