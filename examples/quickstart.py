@@ -38,9 +38,10 @@ def evaluate(config: Config, model: str, progress: Progress) -> Results:
     return {name: (metrics["val/accuracy_reward"], groups) for name, (metrics, groups) in found.items()}
 
 
-def pick_problems(before: list[SampledGroup], after: list[SampledGroup], count: int = 6) -> list[AnsweredProblem]:
-    """Problems spread over the test split, with the first sample of each model."""
-    chosen = range(0, len(before), max(1, len(before) // count))
+def pick_problems(before: list[SampledGroup], after: list[SampledGroup]) -> list[AnsweredProblem]:
+    """The first two problems of each kind, with the first sample of each model."""
+    kinds = [group.prompt.record.extra["kind"] for group in before]
+    chosen = [i for kind in sorted(set(kinds)) for i in [j for j, other in enumerate(kinds) if other == kind][:2]]
     return [
         AnsweredProblem(
             picture=before[i].prompt.images[0],
@@ -49,7 +50,7 @@ def pick_problems(before: list[SampledGroup], after: list[SampledGroup], count: 
             before=(before[i].texts[0], before[i].scores[0]["accuracy"] == 1),
             after=(after[i].texts[0], after[i].scores[0]["accuracy"] == 1),
         )
-        for i in list(chosen)[:count]
+        for i in chosen
     ]
 
 

@@ -116,6 +116,12 @@ def check_advantages(loaded: LoadedConfig) -> Iterator[str]:
             f"algorithm.norm_adv_by_std = false: {estimator} has no standard deviation to leave out; "
             "remove the key, or use adv_estimator=grpo or dr_grpo."
         )
+    kl_in_loss = algorithm.use_kl_loss and not algorithm.disable_kl
+    if algorithm.drop_zero_advantage and (kl_in_loss or config.worker.actor.entropy_coef):
+        yield (
+            "algorithm.drop_zero_advantage = true: with a KL term in the loss or worker.actor.entropy_coef, groups without "
+            "an advantage still have a gradient, so leaving them out would train something else; set it to false."
+        )
     if config.worker.actor.loss_type == "gmpo" and estimator == "reinforce_plus_plus":
         yield from _check_one_advantage_a_sequence(loaded)
 

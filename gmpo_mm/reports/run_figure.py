@@ -47,6 +47,8 @@ def _draw_curves(axes: Any, train: Sequence[dict[str, Any]], validation: Sequenc
     ratio.plot(steps, high, color=BLUE, lw=1)
     ratio.plot(steps, low, color=BLUE, lw=1)
     ratio.set(title="Importance ratio, range over tokens", yscale="log", ylabel="ratio (log scale)")
+    for axis in (ratio.yaxis.set_major_formatter, ratio.yaxis.set_minor_formatter):
+        axis("{x:g}")
     entropy.plot(*_curve(train, "actor/entropy"), color=GREEN)
     entropy.set(title="Token entropy", ylabel="nats")
     norm.plot(*_curve(train, "actor/grad_norm"), color=ORANGE)

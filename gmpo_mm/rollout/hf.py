@@ -98,9 +98,7 @@ def truncate(probs_RV: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:
     return probs_RV
 
 
-def sample_tokens(
-    logits_RV: torch.Tensor, noise_R: torch.Tensor, params: SamplingParams
-) -> tuple[torch.Tensor, torch.Tensor]:
+def sample_tokens(logits_RV: torch.Tensor, noise_R: torch.Tensor, params: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw a token per row by inverting the cumulative distribution; returns (tokens (R,), log-probabilities (R,))."""
     log_probs_RV = logits_RV.log_softmax(-1)
     if params.temperature == 0.0:

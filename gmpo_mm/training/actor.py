@@ -24,7 +24,7 @@ from gmpo_mm.algorithms import (
     truncated_importance_weights,
 )
 from gmpo_mm.algorithms.config import PolicyLossConfig
-from gmpo_mm.errors import TrainingError
+from gmpo_mm.errors import ConfigError, TrainingError
 from gmpo_mm.models.policy import PackedOutput, PolicyModel
 from gmpo_mm.training.batch import Batch, CutLimits, cut_into_micro_batches
 from gmpo_mm.training.router import ExpertCounts, balance_loss, count_experts
@@ -62,6 +62,11 @@ class Actor:
         self.skipped_in_a_row = 0
         coefficient = float(getattr(policy.config, "router_aux_loss_coef", 0.0) or 0.0)
         self.router_coef = coefficient if policy.is_mixture_of_experts else 0.0
+        if self.router_coef and config.drop_zero_advantage:
+            raise ConfigError(
+                "algorithm.drop_zero_advantage=true: the router's balance loss of this mixture-of-experts model needs every "
+                "group; set it to false"
+            )
 
     def log_probs(
         self, batch: Batch, policy: PolicyModel | None = None, progress: Progress | None = None

@@ -141,6 +141,10 @@ def test_one_wrong_value_names_key_value_and_mend(load: Load, override: str, nam
             ["micro_batch_size_per_device_for_update = 3", "2 x 4 = 8 samples", "set it to 2", "dynamic_batching=true"],
         ),
         (["algorithm.adv_estimator=dr_grpo", "algorithm.norm_adv_by_std=true"], ["norm_adv_by_std = true", "dr_grpo"]),
+        (
+            ["algorithm.drop_zero_advantage=true", "algorithm.use_kl_loss=true"],
+            ["drop_zero_advantage = true", "set it to false"],
+        ),
         (["algorithm.adv_estimator=rloo", "algorithm.norm_adv_by_std=false"], ["norm_adv_by_std = false", "rloo"]),
         (
             ["algorithm.adv_estimator=reinforce_plus_plus", "algorithm.use_kl_loss=true", "algorithm.gamma=0.9"],

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gmpo_mm.algorithms import GMPOConfig, PolicyLossConfig, compute_policy_loss, count_units
-from gmpo_mm.errors import TrainingError
+from gmpo_mm.errors import ConfigError, TrainingError
 from gmpo_mm.models.policy import Group, PolicyModel
 from gmpo_mm.training.actor import Actor, learning_rate
 from gmpo_mm.training.batch import CutLimits, cut_into_micro_batches
@@ -89,6 +89,11 @@ def test_idle_mini_batch_moves_the_weights_as_a_gradient_of_zero_does() -> None:
         actor.update(make_batch(policy, idle=(2, 3)))  # the second mini-batch has no group left
         weights.append(torch.cat([p.detach().flatten() for p in policy.module.parameters()]))
     torch.testing.assert_close(weights[0], weights[1], atol=1e-6, rtol=0)
+
+
+def test_leaving_out_groups_is_refused_where_they_have_a_balance_loss() -> None:
+    with pytest.raises(ConfigError, match="drop_zero_advantage"):
+        make_actor("qwen3_moe", drop_zero_advantage=True)
 
 
 def test_on_policy_ratio_is_exactly_one_in_the_first_mini_batch() -> None:

@@ -1,0 +1,130 @@
+"""Every algorithm option trains for real: two steps of the bundled model, with the numbers that tell that it took effect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gmpo_mm.training.metrics_file import read_metrics
+from tests.engine.runs import arguments, metrics_without_times, run_here, weights
+
+SAVE = "trainer.save_freq=2"
+WITH_KL = ("algorithm.disable_kl=false", "algorithm.drop_zero_advantage=false")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("worker.actor.loss_type=gmpo", "worker.actor.gmpo.clip=sequence"),
+        ("worker.actor.loss_type=default", "worker.actor.ppo_epochs=2"),
+        ("worker.actor.loss_type=gspo",),
+        ("worker.actor.loss_type=gspo_token", "worker.actor.loss_avg_mode=seq"),
+        ("worker.actor.loss_type=cispo",),
+        ("worker.actor.loss_type=sapo",),
+        ("algorithm.adv_estimator=dr_grpo",),
+        ("algorithm.adv_estimator=grpo_passk",),
+        ("algorithm.adv_estimator=rloo",),
+        ("algorithm.adv_estimator=remax",),
+        ("algorithm.adv_estimator=reinforce_plus_plus",),
+        ("worker.actor.entropy_coef=0.01", "algorithm.drop_zero_advantage=false"),
+        ("worker.actor.old_log_probs=recompute",),
+        ("worker.actor.model.freeze_vision_tower=false", "worker.actor.model.enable_gradient_checkpointing=true"),
+        ("worker.actor.optim.lr_scheduler_type=cosine", "worker.actor.optim.lr_warmup_steps=1"),
+        ("worker.rollout.top_p=0.9", "worker.rollout.correction=truncated"),
+        ("trainer.dtype=bfloat16",),
+    ],
+    ids=lambda overrides: ",".join(o.rsplit(".", 1)[-1] for o in overrides),
+)
+def test_option_trains(data: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    run_dir = run_here(arguments(data, tmp_path / "run", SAVE, *overrides))
+    steps = [line for line in read_metrics(run_dir / "metrics.jsonl") if line["kind"] == "train"]
+    assert [line["step"] for line in steps] == [1, 2]
+    for line in steps:
+        assert line["actor/skipped_updates"] == 0
+        assert 0 <= line["critic/score/mean"] <= 1
+        assert line["rollout/log_prob_gap_mean"] < 0.3
+    start = weights_of_bundled()
+    assert any(not torch.equal(start[name], tensor) for name, tensor in weights(run_dir, 2).items())
+
+
+def weights_of_bundled() -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    from gmpo_mm.config import resolve_model_path
+
+    return load_file(Path(resolve_model_path("bundled:qwen2_5_vl_tiny")) / "model.safetensors")
+
+
+def test_kl_in_the_loss_is_measured_against_the_start(data: Path, tmp_path: Path) -> None:
+    run_dir = run_here(
+        arguments(data, tmp_path / "run", *WITH_KL, "algorithm.use_kl_loss=true", "algorithm.kl_penalty=low_var_kl",
+                  "algorithm.kl_coef=0.1", "worker.actor.global_batch_size=4")
+    )  # fmt: skip
+    first, second = metrics_without_times(run_dir)
+    assert first["actor/kl_ref"] < 1e-9  # one update a step: the first sees the starting weights themselves
+    assert second["actor/kl_ref"] > 1e-6
+    assert second["actor/kl_loss"] > 0 and second["actor/kl_coef"] == 0.1
+
+
+def test_adaptive_kl_in_the_reward_moves_its_coefficient(data: Path, tmp_path: Path) -> None:
+    run_dir = run_here(
+        arguments(data, tmp_path / "run", *WITH_KL, "algorithm.use_kl_loss=false", "algorithm.kl_type=adaptive",
+                  "algorithm.kl_coef=0.1", "algorithm.kl_horizon=100", "algorithm.kl_target=0.1")
+    )  # fmt: skip
+    first, second = metrics_without_times(run_dir)
+    assert first["actor/kl_coef"] == 0.1
+    assert second["actor/kl_coef"] < 0.1  # far below the target, so the coefficient falls
+
+
+def test_lora_trains_and_saves_the_adapter_alone(data: Path, tmp_path: Path) -> None:
+    run_dir = run_here(
+        arguments(data, tmp_path / "run", *WITH_KL, "algorithm.use_kl_loss=true", "trainer.save_freq=2",
+                  "worker.actor.model.lora.rank=4", "worker.actor.model.lora.exclude_modules=.*visual.*",
+                  "worker.actor.optim.lr=1e-2")
+    )  # fmt: skip
+    saved = run_dir / "checkpoints/step_2/huggingface"
+    assert (saved / "adapter_model.safetensors").exists() and not (saved / "model.safetensors").exists()
+    assert metrics_without_times(run_dir)[-1]["actor/kl_ref"] > 0  # the reference is the model without its adapter
+
+    resumed = run_here(arguments(data, tmp_path / "run", *WITH_KL, "algorithm.use_kl_loss=true", "trainer.save_freq=3",
+                                 "worker.actor.model.lora.rank=4", "worker.actor.model.lora.exclude_modules=.*visual.*",
+                                 "worker.actor.optim.lr=1e-2", "trainer.max_steps=3"))  # fmt: skip
+    straight = run_here(arguments(data, tmp_path / "straight", *WITH_KL, "algorithm.use_kl_loss=true", "trainer.save_freq=3",
+                                  "worker.actor.model.lora.rank=4", "worker.actor.model.lora.exclude_modules=.*visual.*",
+                                  "worker.actor.optim.lr=1e-2", "trainer.max_steps=3"))  # fmt: skip
+    assert metrics_without_times(resumed) == metrics_without_times(straight)
+
+
+def test_online_filtering_fills_the_batch_with_groups_that_teach(data: Path, tmp_path: Path) -> None:
+    run_dir = run_here(
+        arguments(data, tmp_path / "run", "algorithm.online_filtering=true", "algorithm.filter_key=accuracy",
+                  "worker.rollout.n=8", "trainer.max_steps=1")
+    )  # fmt: skip
+    (line,) = metrics_without_times(run_dir)
+    assert line["group/zero_advantage_frac"] == 0
+    assert line["filter/tries"] >= 1 and 0 < line["filter/kept_frac"] <= 1
+
+
+def test_results_do_not_depend_on_micro_batch_sizes(data: Path, tmp_path: Path) -> None:
+    finals = []
+    for name, micro in (("one", 1), ("many", 8)):
+        run_dir = run_here(
+            arguments(data, tmp_path / name, SAVE, f"worker.actor.micro_batch_size_per_device_for_update={micro}",
+                      "worker.actor.dynamic_batching=false")
+        )  # fmt: skip
+        finals.append(weights(run_dir, 2))
+    for name, tensor in finals[0].items():
+        torch.testing.assert_close(tensor, finals[1][name], atol=2e-6, rtol=1e-5)
+
+
+def test_custom_loss_from_a_file_trains(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "my_loss.py").write_text(
+        "from gmpo_mm.algorithms import register_policy_loss\n\n\n"
+        "@register_policy_loss('plain')\n"
+        "def plain(log_probs_BT, old_log_probs_BT, advantages_BT, response_mask_BT, config):\n"
+        "    return -advantages_BT * (log_probs_BT - old_log_probs_BT).exp()\n"
+    )
+    run_dir = run_here(arguments(data, tmp_path / "run", f"worker.actor.loss_type={tmp_path}/my_loss.py:plain"))
+    assert len(metrics_without_times(run_dir)) == 2
