@@ -13,11 +13,13 @@ from gmpo_mm.errors import ConfigError
 def merged_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, weight) as `save_pretrained` of the merged model would store them; the model is not changed.
 
-    Names are those of the checkpoint on disk, where transformers 5 keeps other ones in memory (with transformers 4
-    those in memory, which the vLLM of its time reads too). A tied weight comes once, under its first name.
-    `W + scale * B A` of a LoRA layer is built when its turn comes, so one merged matrix exists at a time.
+    Names are those of the checkpoint on disk; in memory transformers 5 keeps other ones, and fuses experts (transformers 4
+    is not supported: vLLM needs 5). A tied weight comes once, under its first name. `W + scale * B A` of a LoRA layer is
+    built when its turn comes, so one merged matrix exists at a time.
     Raises ConfigError for adapters other than plain LoRA.
     """
+    from transformers.core_model_loading import revert_weight_conversion
+
     base: Any = model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
     adapters = _lora_layers(base)
     state: dict[str, torch.Tensor] = {}
@@ -29,7 +31,7 @@ def merged_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]
         seen.add(key)
         state[name.replace(".base_layer.", ".")] = weight.detach()
     by_address = {layer.get_base_layer().weight.data_ptr(): (layer, name) for layer, name in adapters}
-    for name, weight in _checkpoint_names(base, state).items():
+    for name, weight in revert_weight_conversion(base, state).items():
         layer, adapter = by_address.get(weight.data_ptr(), (None, ""))
         if layer is not None:
             with torch.no_grad():
@@ -56,12 +58,3 @@ def _lora_layers(base: torch.nn.Module) -> list[tuple[Any, str]]:
             )
         found.append((module, active[0]))
     return found
-
-
-def _checkpoint_names(base: Any, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Undo what transformers 5 renames and fuses while it loads a checkpoint."""
-    try:
-        from transformers.core_model_loading import revert_weight_conversion
-    except ImportError:
-        return state
-    return revert_weight_conversion(base, state)

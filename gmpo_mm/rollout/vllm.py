@@ -75,9 +75,9 @@ class VLLMRollout:
     ) -> None:
         """Start the engine from the checkpoint at `model_path`; `max_model_len` counts prompt and response tokens.
 
-        `limit_images` is the most images of a prompt (0: no limit). `gpu_memory_utilization`, `enforce_eager`,
-        `max_num_batched_tokens` and `sleep_between_rounds` (weights and cache leave the GPU after each `generate`) have
-        EasyR1's meaning and matter on a GPU only. Raises ConfigError for what vLLM can't do here.
+        `limit_images` is the most images of a prompt (0: no limit), `max_num_batched_tokens` the tokens of one engine step.
+        `gpu_memory_utilization`, `enforce_eager` and `sleep_between_rounds` (weights and cache leave the GPU after each
+        `generate`) matter on a GPU only. Raises ConfigError for what vLLM can't do here.
         """
         if tensor_parallel_size != 1:
             raise ConfigError(
@@ -104,13 +104,15 @@ class VLLMRollout:
             "seed": seed,
             "max_model_len": max_model_len,
             "trust_remote_code": trust_remote_code,
+            "use_tqdm_on_load": False,
             "generation_config": "vllm",  # the end tokens are given with each request, as the trainer knows them
             "logprobs_mode": "processed_logprobs",
         }
         if self._patch_size is not None:
             options["limit_mm_per_prompt"] = {"video": 0} | ({"image": limit_images} if limit_images else {})
         if device.type == "cpu":
-            options |= {"enforce_eager": True, "max_num_batched_tokens": max(CPU_TOKENS_PER_STEP, max_model_len)}
+            step = max(max_num_batched_tokens or CPU_TOKENS_PER_STEP, max_model_len)
+            options |= {"enforce_eager": True, "max_num_batched_tokens": step}
         else:
             options |= {
                 "enforce_eager": enforce_eager,

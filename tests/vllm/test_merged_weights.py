@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.loading import add_lora
 from gmpo_mm.rollout.merged_weights import merged_weights
 from tests.vllm.conftest import MODEL
+
+pytestmark = pytest.mark.skipif(transformers.__version__ < "5", reason="vLLM needs transformers 5")
 
 
 def test_names_and_values_are_those_of_the_checkpoint_on_disk(tiny) -> None:
