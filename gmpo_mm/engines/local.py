@@ -71,32 +71,28 @@ def _prepare_device(config: Config) -> tuple[torch.device, torch.dtype]:
 
 
 def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.device, dtype: torch.dtype) -> None:
-    """Load everything, cheap checks first, and train."""
+    """Load everything, what is cheap to find wrong first, and train."""
     reward_function = _reward_function(config)
-    records = _load_records(config, config.data.train_files, "training data", progress)
+    # without training data (trainer.val_only) the validation set stands in, and is not trained on
+    records = _load_records(config, config.data.train_files or config.data.val_files, "training data", progress)
     val_records = _load_records(config, config.data.val_files, "validation data", progress) if config.data.val_files else None
-    with progress.stage(f"loading {config.worker.actor.model.model_path}"):
-        template = config.data.override_chat_template
-        policy, processor = load_policy(
-            config.worker.actor.model, device=device, compute_dtype=dtype, seed=config.worker.rollout.seed,
-            chat_template=Path(template).read_text(encoding="utf-8") if template else None,
-        )  # fmt: skip
-        reference = _reference(config, policy, dtype)
-    dataset = _encode(config, records, processor, "training", progress)
-    val_dataset = _encode(config, val_records, processor, "validation", progress) if val_records is not None else None
-    progress.log(dataset.overlong_report() or f"{len(dataset)} training prompts, none over-long")
-
-    total_steps = count_steps(config, len(dataset))
-    if run.is_complete(total_steps):
-        progress.log(f"the run in {run.path} is finished ({total_steps} steps); for more, raise trainer.max_steps")
-        return
-    rollout = build_rollout(config, policy, device, dtype, progress)
-    sampler = Sampler(rollout, processor.tokenizer, reward_function, config.worker.reward.skip_special_tokens)
-    order = PromptSampler(len(dataset), config.data.shuffle, config.data.seed, dataset.fingerprint())
-    run.begin(total_steps)
-    kl_coef = 0.0 if config.algorithm.disable_kl else config.algorithm.kl_coef
-    try:
-        with Trackers(config.trainer.logger, run.config, run, progress.warn) as trackers:
+    with Trackers(config.trainer.logger, run.config, run, progress.warn) as trackers:
+        with progress.stage(f"loading {config.worker.actor.model.model_path}"):
+            policy, processor = _load_policy(config, device, dtype)
+            reference = _reference(config, policy, dtype)
+        dataset = _encode(config, records, processor, "training", progress)
+        val_dataset = _encode(config, val_records, processor, "validation", progress) if val_records is not None else None
+        progress.log(dataset.overlong_report() or f"{len(dataset)} training prompts, none over-long")
+        total_steps = count_steps(config, len(dataset))
+        if run.is_complete(total_steps) and not config.trainer.val_only:
+            return
+        rollout = build_rollout(config, policy, device, dtype, progress)
+        try:
+            sampler = Sampler(rollout, processor.tokenizer, reward_function, config.worker.reward.skip_special_tokens)
+            order = PromptSampler(len(dataset), config.data.shuffle, config.data.seed, dataset.fingerprint())
+            algorithm = config.algorithm
+            kl_coef = 0.0 if algorithm.disable_kl else algorithm.kl_coef
+            run.begin(total_steps)
             Trainer(
                 config=config,
                 run=run,
@@ -107,16 +103,22 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
                 batches=_batch_maker(config, sampler, dataset, order),
                 order=order,
                 validator=_validator(config, sampler, val_dataset, policy) if val_dataset is not None else None,
-                kl=make_kl_controller(
-                    config.algorithm.kl_type, kl_coef, config.algorithm.kl_target, config.algorithm.kl_horizon
-                ),
+                kl=make_kl_controller(algorithm.kl_type, kl_coef, algorithm.kl_target, algorithm.kl_horizon),
                 total_steps=total_steps,
                 progress=progress,
                 trackers=trackers,
                 reference=reference,
             ).fit()
-    finally:
-        rollout.close()
+        finally:
+            rollout.close()
+
+
+def _load_policy(config: Config, device: torch.device, dtype: torch.dtype) -> tuple[PolicyModel, Processor]:
+    template = config.data.override_chat_template
+    return load_policy(
+        config.worker.actor.model, device=device, compute_dtype=dtype, seed=config.worker.rollout.seed,
+        chat_template=Path(template).read_text(encoding="utf-8") if template else None,
+    )  # fmt: skip
 
 
 def validate_model(
@@ -128,7 +130,7 @@ def validate_model(
     config.data.val_files = val_files
     device, dtype = _prepare_device(config)
     records = _load_records(config, val_files, val_files, progress)
-    policy, processor = load_policy(config.worker.actor.model, device=device, compute_dtype=dtype)
+    policy, processor = _load_policy(config, device, dtype)
     dataset = _encode(config, records, processor, "validation", progress)
     sampler = Sampler(build_rollout(config, policy, device, dtype, progress), processor.tokenizer, _reward_function(config))
     with progress.stage(f"sampling {val_files} with {model_path}", len(dataset), "problems") as stage:

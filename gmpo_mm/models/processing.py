@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL.Image import Image
 
@@ -78,7 +79,9 @@ class Processor:
             return torch.tensor(unexpanded_ids), unexpanded_ids, None, None
         if self.image_processor is None:
             raise DataError("a record has images, but the model takes text only; choose a vision-language model")
-        features = self.image_processor(images=list(images), return_tensors="pt")
+        # said outright, since transformers 4 guesses the colour axis, and wrongly for pictures 1 or 3 pixels high
+        arrays = [np.asarray(image) for image in images]
+        features = self.image_processor(images=arrays, return_tensors="pt", input_data_format="channels_last")
         pixel_values, grids_N3 = features["pixel_values"], features["image_grid_thw"]
         input_ids: list[int] = []
         done = 0

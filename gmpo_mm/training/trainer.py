@@ -97,10 +97,10 @@ class Trainer:
         self.rollout.sync_weights(self.policy.module)
         stop = StopRequest(self.progress)
         with stop.listening():
-            if self.validator is not None and trainer.val_before_train and self.run.from_step == 0:
-                self._validate(0)
+            if self.validator is not None and trainer.val_before_train and (self.run.from_step == 0 or trainer.val_only):
+                self._validate(self.run.from_step)
             if trainer.val_only:
-                self._end(0)
+                self._end(self.run.from_step)
                 return
             for step in range(self.run.from_step + 1, self.total_steps + 1):
                 self._step(step)
@@ -219,7 +219,8 @@ class Trainer:
         advantages = batch.advantages_BT[:, 0].tolist() if batch is not None else None
         self.run.write_samples(step, kind, sample_rows(groups, advantages))
         self.trackers.log(step, kind, metrics)
-        self.progress.step_summary(step, self.total_steps, metrics, _best_sample(groups))
+        if self.trackers.console:
+            self.progress.step_summary(step, self.total_steps, metrics, _best_sample(groups))
 
     def _save(self, step: int) -> None:
         if step == self._last_saved:

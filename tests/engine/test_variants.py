@@ -128,3 +128,20 @@ def test_custom_loss_from_a_file_trains(data: Path, tmp_path: Path) -> None:
     )
     run_dir = run_here(arguments(data, tmp_path / "run", f"worker.actor.loss_type={tmp_path}/my_loss.py:plain"))
     assert len(metrics_without_times(run_dir)) == 2
+
+
+def test_val_only_validates_a_finished_run_and_trains_nothing(data: Path, tmp_path: Path) -> None:
+    run_here(arguments(data, tmp_path / "run", SAVE))
+    before = weights(tmp_path / "run", 2)
+    again = arguments(data, tmp_path / "run", SAVE, "trainer.val_only=true", "trainer.val_before_train=true")
+    lines = metrics_without_times(run_here(again))
+    assert [(line["step"], line["kind"]) for line in lines] == [(1, "train"), (2, "train"), (2, "validation")]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(tmp_path / "run", 2).items())
+
+
+def test_a_model_is_validated_without_training_data(data: Path, tmp_path: Path) -> None:
+    run_dir = run_here(
+        arguments(data, tmp_path / "run", "data.train_files=''", "trainer.val_only=true", "trainer.val_before_train=true")
+    )
+    (line,) = metrics_without_times(run_dir)
+    assert line["kind"] == "validation" and 0 <= line["val/accuracy_reward"] <= 1

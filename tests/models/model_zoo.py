@@ -122,7 +122,8 @@ def stock_log_probs(policy: PolicyModel, prompt: EncodedPrompt, response: torch.
     """Log-probabilities of one response by transformers' own whole-model forward on an unpadded row, eager attention."""
     model = policy.module
     ids = torch.cat([prompt.input_ids_S, response])[None]
-    inputs: dict = {"input_ids": ids}
+    # without a mask, transformers 4.57 takes the positions of pictures in Qwen3-VL for the borders of packed sequences
+    inputs: dict = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if prompt.pixel_values is not None:
         inputs |= {"pixel_values": prompt.pixel_values, "image_grid_thw": prompt.image_grid_thw_N3}
         if IS_V5:
