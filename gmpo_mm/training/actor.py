@@ -174,10 +174,8 @@ class Actor:
         )
         metrics = dict(policy_loss.metrics)
         metrics["actor/entropy"] = masked_mean(output.entropy_BT, mask_BT)
-        if unchanged:
-            gap_BT = (log_probs_BT.detach() - sampler_BT).abs()
-            metrics["rollout/log_prob_gap_mean"] = masked_mean(gap_BT, mask_BT)
-            metrics["rollout/log_prob_gap_max"] = masked_max(gap_BT, mask_BT)
+        if unchanged and batch.old_log_probs_BT is None:
+            metrics |= log_prob_gap(log_probs_BT, sampler_BT, mask_BT)
         total = policy_loss.sum
         unit = loss_unit(config.loss)
         if batch.ref_log_probs_BT is not None:
@@ -244,6 +242,17 @@ class Actor:
                 "then lower worker.actor.optim.lr, tighten the loss's clip keys, or use trainer.dtype=float32"
             )
         return finite, grad_norm
+
+
+def log_prob_gap(
+    log_probs_BT: torch.Tensor, sampler_log_probs_BT: torch.Tensor, mask_BT: torch.Tensor
+) -> dict[str, Metric]:
+    """How far (nats) the sampler's log-probabilities are from those of the same weights in training: mean and maximum."""
+    gap_BT = (log_probs_BT.detach() - sampler_log_probs_BT).abs()
+    return {
+        "rollout/log_prob_gap_mean": masked_mean(gap_BT, mask_BT),
+        "rollout/log_prob_gap_max": masked_max(gap_BT, mask_BT),
+    }
 
 
 def _scalar(value: float) -> Metric:

@@ -18,6 +18,7 @@ from gmpo_mm.algorithms import (
     apply_kl_to_rewards,
     compute_advantages,
     compute_kl,
+    finalize_metrics,
     mean_sequence_kl,
 )
 from gmpo_mm.config.schema import Config
@@ -26,7 +27,7 @@ from gmpo_mm.errors import TrainingError
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor
 from gmpo_mm.rollout.protocol import RolloutBackend
-from gmpo_mm.training.actor import Actor, learning_rate
+from gmpo_mm.training.actor import Actor, learning_rate, log_prob_gap
 from gmpo_mm.training.batch import Batch, SampledGroup, mean_of_scores, sample_rows
 from gmpo_mm.training.checkpoint import CheckpointData, load_optimizer_tensors, optimizer_tensors
 from gmpo_mm.training.model_files import load_weights, save_model
@@ -131,7 +132,7 @@ class Trainer:
         with self._timed("gen", timings), self.progress.stage(f"step {step}: sampling", prompts, "prompts") as stage:
             groups, baselines, facts = self.batches.make(step, lambda _, done, note: stage.update(done, note))
         batch = Batch(groups)
-        self._prepare_log_probs(step, batch, timings)
+        gap = self._prepare_log_probs(step, batch, timings)
         kl_metrics = self._advantages(batch, baselines)
         rate = learning_rate(step, self.total_steps, self.config.worker.actor.optim)
         for group in self.actor.optimizer.param_groups:
@@ -143,17 +144,21 @@ class Trainer:
             self.rollout.sync_weights(self.policy.module)
         self.policy.forget_images()
         timings["step"] = time.perf_counter() - started
-        metrics |= facts | kl_metrics | batch_metrics(batch, timings, self.config.data.max_response_length)
+        metrics |= gap | facts | kl_metrics | batch_metrics(batch, timings, self.config.data.max_response_length)
         metrics |= {f"reward/{key}": value for key, value in mean_of_scores(groups).items()}
         metrics["actor/lr"] = rate
         self._check_gap(step, metrics)
         self._record(step, "train", metrics, groups, batch)
 
-    def _prepare_log_probs(self, step: int, batch: Batch, timings: dict[str, float]) -> None:
+    def _prepare_log_probs(self, step: int, batch: Batch, timings: dict[str, float]) -> dict[str, float]:
+        """Old and reference log-probabilities where they are needed; returns the gap to the sampler if it was measured."""
+        gap: dict[str, float] = {}
         old = self.config.worker.actor.old_log_probs
         if old == "recompute" or (old == "auto" and not self.rollout.exact_log_probs):
             with self._timed("old", timings), self.progress.stage(f"step {step}: old log-probs", len(batch), "responses") as s:
                 batch.old_log_probs_BT = self.actor.log_probs(batch, progress=s.update)
+            gap = finalize_metrics(log_prob_gap(batch.old_log_probs_BT, batch.sampler_log_probs_BT, batch.mask_BT))
+            self._check_gap(step, gap)
         if not self.config.algorithm.disable_kl:
             with self._timed("ref", timings), self.progress.stage(f"step {step}: reference", len(batch), "responses") as s:
                 if self.reference is not None:
@@ -162,6 +167,7 @@ class Trainer:
                 else:
                     with self.policy.adapter_disabled():
                         batch.ref_log_probs_BT = self.actor.log_probs(batch, progress=s.update)
+        return gap
 
     def _advantages(self, batch: Batch, baselines: list[float]) -> dict[str, float]:
         algorithm = self.config.algorithm
