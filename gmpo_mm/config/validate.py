@@ -208,6 +208,11 @@ def check_sampling(loaded: LoadedConfig) -> Iterator[str]:
                 f"importance ratio; set worker.rollout.{name}={mend} (validation: val_override_config), or "
                 "worker.rollout.correction=truncated."
             )
+    if rollout.correction == "truncated" and config.worker.actor.old_log_probs == "sampler":
+        yield (
+            "worker.rollout.correction = 'truncated': it weighs the trainer's log-probabilities against the sampler's, and with "
+            "worker.actor.old_log_probs=sampler they are the same; set old_log_probs=auto."
+        )
 
 
 def check_validation(loaded: LoadedConfig) -> Iterator[str]:

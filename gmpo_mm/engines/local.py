@@ -87,6 +87,12 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
         if run.is_complete(total_steps) and not config.trainer.val_only:
             return
         rollout = build_rollout(config, policy, device, dtype, progress)
+        corrects = config.worker.rollout.correction == "truncated"
+        if corrects and rollout.exact_log_probs and not training_params(config).is_truncated:
+            raise ConfigError(
+                "worker.rollout.correction=truncated has no effect here: the hf sampler in float32 draws from the trained "
+                "model's own distribution; set it to none"
+            )
         try:
             sampler = Sampler(rollout, processor.tokenizer, reward_function, config.worker.reward.skip_special_tokens)
             order = PromptSampler(len(dataset), config.data.shuffle, config.data.seed, dataset.fingerprint())
@@ -267,6 +273,13 @@ def build_rollout(
         return HFRollout(policy)
     from gmpo_mm.rollout.vllm import VLLMRollout
 
+    tokenizer = config.worker.actor.model.tokenizer_path
+    if config.worker.actor.model.override_config:
+        raise ConfigError(
+            "worker.actor.model.override_config changes the trained model, and vLLM would sample from the unchanged one; "
+            "set worker.rollout.name=hf, or write the changes into the model's config.json"
+        )
+
     with progress.stage("starting vLLM"):
         return VLLMRollout(
             resolve_model_path(config.worker.actor.model.model_path or ""),
@@ -276,6 +289,7 @@ def build_rollout(
             max_model_len=rollout.max_model_len or config.data.max_prompt_length + config.data.max_response_length,
             forbidden_token_ids=policy.forbidden_token_ids,
             eos_token_ids=policy.eos_token_ids,
+            tokenizer_path=tokenizer and resolve_model_path(tokenizer),
             limit_images=rollout.limit_images,
             gpu_memory_utilization=rollout.gpu_memory_utilization,
             max_num_batched_tokens=rollout.max_num_batched_tokens,

@@ -103,11 +103,15 @@ def sample_tokens(logits_RV: torch.Tensor, noise_R: torch.Tensor, params: Sampli
     log_probs_RV = logits_RV.log_softmax(-1)
     if params.temperature == 0.0:
         tokens_R = log_probs_RV.argmax(-1)
-    else:
-        cumulative_RV = truncate(log_probs_RV.exp(), params.top_p, params.top_k).cumsum(-1)
-        # the first token whose cumulative probability reaches the target has probability above 0
-        target_R1 = noise_R[:, None] * cumulative_RV[:, -1:]
-        tokens_R = torch.searchsorted(cumulative_RV, target_R1)[:, 0]
+        return tokens_R, log_probs_RV.gather(1, tokens_R[:, None])[:, 0]
+    probs_RV = log_probs_RV.exp()
+    if params.is_truncated:
+        probs_RV = truncate(probs_RV, params.top_p, params.top_k)
+        log_probs_RV = (probs_RV / probs_RV.sum(-1, keepdim=True)).log()
+    cumulative_RV = probs_RV.cumsum(-1)
+    # the first token whose cumulative probability reaches the target has probability above 0
+    target_R1 = noise_R[:, None] * cumulative_RV[:, -1:]
+    tokens_R = torch.searchsorted(cumulative_RV, target_R1)[:, 0]
     return tokens_R, log_probs_RV.gather(1, tokens_R[:, None])[:, 0]
 
 

@@ -23,13 +23,19 @@ class SamplingParams:
     ignore_eos: bool = False
     seed: int = 0
 
+    @property
+    def is_truncated(self) -> bool:
+        """Whether tokens outside the top k or top p were cut off, so that samples don't come from the model itself."""
+        return self.top_k > 0 or self.top_p < 1.0
+
 
 @dataclass(frozen=True)
 class Response:
     """One sampled response.
 
     `token_ids_T` ends with the end-of-turn token when `stop_reason` is "stop". `log_probs_T` (float32, nats) belong to the
-    distribution that was sampled from: at the sampling temperature, before top-k and top-p truncation.
+    distribution that was sampled from: at the sampling temperature, after top-k and top-p truncation; greedy ones to the
+    distribution at temperature 1.
     """
 
     token_ids_T: torch.Tensor
@@ -42,7 +48,7 @@ class RolloutBackend(Protocol):
 
     name: str
     exact_log_probs: bool
-    """Whether `log_probs_T` equal the trained model's own to float32 rounding, so that they can serve as old ones."""
+    """Whether `log_probs_T` without truncation equal the trained model's own to float32 rounding: they can serve as old ones."""
 
     def generate(
         self,

@@ -154,7 +154,8 @@ class Trainer:
         """Old and reference log-probabilities where they are needed; returns the gap to the sampler if it was measured."""
         gap: dict[str, float] = {}
         old = self.config.worker.actor.old_log_probs
-        if old == "recompute" or (old == "auto" and not self.rollout.exact_log_probs):
+        exact = self.rollout.exact_log_probs and not self.batches.params.is_truncated
+        if old == "recompute" or (old == "auto" and not exact):
             with self._timed("old", timings), self.progress.stage(f"step {step}: old log-probs", len(batch), "responses") as s:
                 batch.old_log_probs_BT = self.actor.log_probs(batch, progress=s.update)
             gap = finalize_metrics(log_prob_gap(batch.old_log_probs_BT, batch.sampler_log_probs_BT, batch.mask_BT))

@@ -142,6 +142,10 @@ def test_one_wrong_value_names_key_value_and_mend(load: Load, override: str, nam
         ),
         (["algorithm.adv_estimator=dr_grpo", "algorithm.norm_adv_by_std=true"], ["norm_adv_by_std = true", "dr_grpo"]),
         (
+            ["worker.rollout.correction=truncated", "worker.actor.old_log_probs=sampler"],
+            ["correction = 'truncated'", "old_log_probs=auto"],
+        ),
+        (
             ["algorithm.drop_zero_advantage=true", "algorithm.use_kl_loss=true"],
             ["drop_zero_advantage = true", "set it to false"],
         ),

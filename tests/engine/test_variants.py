@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gmpo_mm.errors import ConfigError
 from gmpo_mm.training.metrics_file import read_metrics
 from tests.engine.runs import arguments, metrics_without_times, run_here, weights
 
@@ -128,6 +129,20 @@ def test_custom_loss_from_a_file_trains(data: Path, tmp_path: Path) -> None:
     )
     run_dir = run_here(arguments(data, tmp_path / "run", f"worker.actor.loss_type={tmp_path}/my_loss.py:plain"))
     assert len(metrics_without_times(run_dir)) == 2
+
+
+def test_correction_of_an_exact_sampler_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no effect"):
+        run_here(arguments(data, tmp_path / "run", "worker.rollout.correction=truncated"))
+
+
+def test_truncated_sampling_is_corrected(data: Path, tmp_path: Path) -> None:
+    run_dir = run_here(
+        arguments(data, tmp_path / "run", "worker.rollout.top_p=0.7", "worker.rollout.correction=truncated",
+                  "worker.rollout.temperature=1.5")
+    )  # fmt: skip
+    first = metrics_without_times(run_dir)[0]
+    assert first["rollout/log_prob_gap_max"] > 0.01  # the cut-off tail: the sampler was surer than the model
 
 
 def test_val_only_validates_a_finished_run_and_trains_nothing(data: Path, tmp_path: Path) -> None:

@@ -120,6 +120,16 @@ def test_sampling_follows_the_distribution() -> None:
     torch.testing.assert_close(log_probs, logits.log_softmax(0)[tokens])
 
 
+def test_truncated_samples_carry_the_log_probs_they_were_drawn_with() -> None:
+    probs = torch.tensor([0.1, 0.5, 0.15, 0.25])
+    params = SamplingParams(n=1, temperature=1.0, max_tokens=1, top_p=0.7)
+    noise = 1 - torch.rand(1000, generator=torch.Generator().manual_seed(0))
+    tokens, log_probs = sample_tokens(probs.log().expand(1000, -1), noise, params)
+    kept = torch.tensor([0.0, 2 / 3, 0.0, 1 / 3])
+    assert set(tokens.tolist()) == {1, 3}
+    torch.testing.assert_close(log_probs.exp(), kept[tokens])
+
+
 @pytest.mark.parametrize("noise", [1.0, 2.0**-24])
 def test_extreme_noise_never_picks_an_impossible_token(noise: float) -> None:
     logits = torch.tensor([[float("-inf"), 0.0, -80.0, 0.3, float("-inf")]])
