@@ -96,6 +96,7 @@ def report_rounds(workload: Workload, reporter: Reporter) -> None:
         facts["reward"] = batch.rewards_B.mean().item()
         facts["response_tokens"] = int(batch.mask_BT.sum())
         facts["samples"] = len(batch)
+        facts["distinct"] = sum(len({tuple(r.token_ids_T.tolist()) for r in g.responses}) for g in batch.groups)
         return update(self, batch, *args, **kwargs)
 
     Trainer.fit, Trainer._step, Actor.update = reporting_fit, reporting_step, reporting_update  # type: ignore[method-assign]

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from pathlib import Path
 
-from rich.console import Console
-
 from benchmarks.problems import BUNDLED_MODEL, build_long_model, write_problems
-from benchmarks.side_by_side import compare, show, to_json, work_folder
+from benchmarks.side_by_side import add_common_options, run_comparison
 from benchmarks.workload import Workload
 
 PICTURE_SIDE = 448
@@ -18,11 +14,12 @@ TEXT_TOKENS = 142
 """With the 256 tokens of the picture about 400 a prompt."""
 
 
-def build_workload(arguments: argparse.Namespace, model: Path, freeze_vision: bool) -> Workload:
-    """2 prompts x 8 samples x 128 tokens; an optimizer step takes 8 responses."""
-    return Workload(
+def prepare(arguments: argparse.Namespace, folder: Path, freeze_vision: bool) -> Workload:
+    """2 prompts x 8 samples x 128 tokens; an optimizer step takes 8 responses. Writes the model and the problems."""
+    build_long_model(BUNDLED_MODEL, folder / "model")
+    workload = Workload(
         name="long prompts",
-        model=str(model),
+        model=str(folder / "model"),
         prompts=2,
         samples=8,
         new_tokens=128,
@@ -32,39 +29,27 @@ def build_workload(arguments: argparse.Namespace, model: Path, freeze_vision: bo
         rounds=arguments.rounds,
         warmup=arguments.warmup,
         image_pixels=(PICTURE_SIDE**2, PICTURE_SIDE**2),
+        reward_function="benchmarks/noise_reward.py:compute_score",
         threads=arguments.threads,
     )
+    count = workload.prompts * workload.total_rounds
+    write_problems(folder, count, PICTURE_SIDE, TEXT_TOKENS, workload.model)
+    return workload
 
 
-def main() -> None:
-    """Measure with the vision tower trained on both sides, or frozen on both."""
+def build_parser() -> argparse.ArgumentParser:
+    """The options."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="counted rounds of each side")
-    parser.add_argument("--warmup", type=int, default=1, help="rounds before them that are thrown away")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--vision", choices=["frozen", "trained", "both"], default="both")
+    add_common_options(parser, rounds=5, warmup=1)
     parser.add_argument(
-        "--mini-batches", type=int, choices=[1, 2], default=2,
+        "--mini-batches",
+        type=int,
+        choices=[1, 2],
+        default=2,
         help="optimizer steps a round; with 1 TRL needs no old log-probabilities, but holds 16 rows at once",
-    )  # fmt: skip
-    parser.add_argument("--sides", nargs="+", choices=["local", "trl"], default=["local", "trl"])
-    parser.add_argument("--json", type=Path, help="file for everything that was measured")
-    arguments = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
-    console, results = Console(), []
-    for freeze_vision in {"frozen": [True], "trained": [False], "both": [True, False]}[arguments.vision]:
-        with work_folder() as name:
-            folder = Path(name)
-            build_long_model(BUNDLED_MODEL, folder / "model")
-            workload = build_workload(arguments, folder / "model", freeze_vision)
-            count = workload.prompts * workload.total_rounds
-            write_problems(folder, count, PICTURE_SIDE, TEXT_TOKENS, str(folder / "model"))
-            measured = compare(workload, folder, arguments.sides, console)
-        show(workload, measured, console)
-        results.append(to_json(workload, measured))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1))
+    )
+    return parser
 
 
 if __name__ == "__main__":
-    main()
+    run_comparison(build_parser().parse_args(), prepare)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -9,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -37,12 +39,7 @@ class Side:
 
     def peak_mib(self, phases: list[str] | None = None) -> float:
         """Highest resident set of the counted rounds above the one after loading."""
-        peaks = [
-            value
-            for one in self.rounds
-            for phase, value in one["peak_mib"].items()
-            if phases is None or phase in phases
-        ]
+        peaks = [value for one in self.rounds for phase, value in one["peak_mib"].items() if phases is None or phase in phases]
         return max(peaks, default=0.0) - self.ready["baseline_mib"]
 
     def fact(self, name: str) -> float:
@@ -171,8 +168,9 @@ def show(workload: Workload, measured: dict[str, Side], console: Console) -> Non
     console.print(memory)
     for name, side in measured.items():
         console.print(
-            f"{NAMES[name]}: mean reward {side.fact('reward'):.3f}, {side.fact('samples'):.0f} samples and "
-            f"{side.fact('response_tokens'):.0f} response tokens a round, {side.ready['versions']}",
+            f"{NAMES[name]}: mean reward {side.fact('reward'):.3f}; {side.fact('samples'):.0f} samples a round, "
+            f"{side.fact('distinct'):.0f} of them distinct, {side.fact('response_tokens'):.0f} response tokens; "
+            + ", ".join(f"{package} {version}" for package, version in side.ready["versions"].items()),
             highlight=False,
         )
 
@@ -214,6 +212,29 @@ def machine() -> dict[str, Any]:
         platform.processor(),
     )
     return {"cpu": model, "cores": os.cpu_count(), "load_average": os.getloadavg(), "python": platform.python_version()}
+
+
+def add_common_options(parser: argparse.ArgumentParser, rounds: int, warmup: int) -> None:
+    """The options that both comparisons have."""
+    parser.add_argument("--rounds", type=int, default=rounds, help="counted rounds of each side")
+    parser.add_argument("--warmup", type=int, default=warmup, help="rounds before them that are thrown away")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--vision", choices=["frozen", "trained", "both"], default="both", help="the vision tower")
+    parser.add_argument("--sides", nargs="+", choices=["local", "trl"], default=["local", "trl"])
+    parser.add_argument("--json", type=Path, help="file for everything that was measured")
+
+
+def run_comparison(arguments: argparse.Namespace, prepare: Callable[[argparse.Namespace, Path, bool], Workload]) -> None:
+    """Compare with the vision tower frozen on both sides, trained on both, or first one, then the other."""
+    console, results = Console(width=110), []
+    for freeze_vision in {"frozen": [True], "trained": [False], "both": [True, False]}[arguments.vision]:
+        with work_folder() as name:
+            workload = prepare(arguments, Path(name), freeze_vision)
+            measured = compare(workload, Path(name), arguments.sides, console)
+        show(workload, measured, console)
+        results.append(to_json(workload, measured))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1))
 
 
 def work_folder() -> tempfile.TemporaryDirectory[str]:

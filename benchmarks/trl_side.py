@@ -35,9 +35,7 @@ def load_processor(workload: Workload) -> ImageOnlyProcessor:
     """Tokenizer and image processor of the model's folder, padding on the left as TRL asks."""
     tokenizer = AutoTokenizer.from_pretrained(workload.model, padding_side="left", truncation_side="left")
     least, most = workload.image_pixels
-    images = Qwen2VLImageProcessorPil.from_pretrained(
-        workload.model, size={"shortest_edge": least, "longest_edge": most}
-    )
+    images = Qwen2VLImageProcessorPil.from_pretrained(workload.model, size={"shortest_edge": least, "longest_edge": most})
     return ImageOnlyProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
 
 
@@ -93,7 +91,7 @@ class RoundCallback(TrainerCallback):
     def __init__(self, workload: Workload, reporter: Reporter) -> None:
         self.workload, self.reporter = workload, reporter
         self.rewards: list[float] = []
-        self.lengths: list[int] = []
+        self.responses: list[tuple[int, ...]] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The first round starts before the first batch is fetched."""
@@ -105,9 +103,12 @@ class RoundCallback(TrainerCallback):
         if state.global_step % self.workload.mini_batches:
             return
         self.reporter.finish(
-            reward=sum(self.rewards) / len(self.rewards), response_tokens=sum(self.lengths), samples=len(self.lengths)
+            reward=sum(self.rewards) / len(self.rewards),
+            response_tokens=sum(map(len, self.responses)),
+            samples=len(self.responses),
+            distinct=len({(i // self.workload.samples, ids) for i, ids in enumerate(self.responses)}),
         )
-        self.rewards, self.lengths = [], []
+        self.rewards, self.responses = [], []
         if state.global_step < args.max_steps:
             self.reporter.start()
 
@@ -141,9 +142,7 @@ def run(workload: Workload, folder: Path, reporter: Reporter) -> None:
     score = load_reward_function(str(REPOSITORY / workload.reward_function))
     callback = RoundCallback(workload, reporter)
 
-    def reward(
-        completions: list[Any], completion_ids: list[list[int]], ground_truth: list[str], **_: Any
-    ) -> list[float]:
+    def reward(completions: list[Any], completion_ids: list[list[int]], ground_truth: list[str], **_: Any) -> list[float]:
         texts = [completion[0]["content"] for completion in completions]
         lengths = [len(ids) for ids in completion_ids]
         scores = score(
@@ -154,7 +153,7 @@ def run(workload: Workload, folder: Path, reporter: Reporter) -> None:
         )
         rewards = [float(entry["overall"]) for entry in scores]
         callback.rewards += rewards
-        callback.lengths += lengths
+        callback.responses += [tuple(ids) for ids in completion_ids]
         return rewards
 
     with tempfile.TemporaryDirectory() as output_dir:

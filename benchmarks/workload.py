@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+MATH_REWARD = "gmpo_mm/rewards/math.py:compute_score"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Workload:
     """Rounds before them that are not."""
     image_pixels: tuple[int, int]
     """min_pixels and max_pixels of the image processor."""
-    reward_function: str = "gmpo_mm/rewards/math.py:compute_score"
+    reward_function: str = MATH_REWARD
     drop_zero_advantage: bool = False
     """Leave groups without a gradient out of our update; TRL always computes them."""
     learning_rate: float = 1e-4

@@ -3,13 +3,12 @@
 BENCHMARK_VENV := .venv-benchmarks
 BENCHMARK_PYTHON := $(BENCHMARK_VENV)/bin/python
 BENCHMARK_RESULTS ?= runs/benchmarks
-PYTHON ?= python3
 
-$(BENCHMARK_VENV)/.installed: benchmarks/requirements.txt pyproject.toml
+$(BENCHMARK_VENV)/.installed: benchmarks/requirements.txt constraints.txt pyproject.toml
 	test -x $(BENCHMARK_PYTHON) || $(PYTHON) -m venv $(BENCHMARK_VENV)
 	$(BENCHMARK_PYTHON) -m pip install --quiet "$$(grep '^torch==' benchmarks/requirements.txt)"
-	$(BENCHMARK_PYTHON) -m pip install --quiet -r benchmarks/requirements.txt -e .
-	touch $@
+	$(BENCHMARK_PYTHON) -m pip install --quiet -c constraints.txt -r benchmarks/requirements.txt -e .
+	@touch $@
 
 .PHONY: benchmark
 benchmark: $(BENCHMARK_VENV)/.installed
