@@ -210,7 +210,7 @@ def check_sampling(loaded: LoadedConfig) -> Iterator[str]:
             )
     if rollout.correction == "truncated" and config.worker.actor.old_log_probs == "sampler":
         yield (
-            "worker.rollout.correction = 'truncated': it weighs the trainer's log-probabilities against the sampler's, and with "
+            "worker.rollout.correction = 'truncated': it weighs the trainer's log-probabilities against the sampler's; with "
             "worker.actor.old_log_probs=sampler they are the same; set old_log_probs=auto."
         )
 

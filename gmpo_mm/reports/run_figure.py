@@ -12,6 +12,7 @@ import matplotlib
 matplotlib.use("Agg")  # no screen is needed
 
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, NullLocator
 from PIL.Image import Image
 
 from gmpo_mm.training.metrics_file import read_metrics
@@ -47,8 +48,9 @@ def _draw_curves(axes: Any, train: Sequence[dict[str, Any]], validation: Sequenc
     ratio.plot(steps, high, color=BLUE, lw=1)
     ratio.plot(steps, low, color=BLUE, lw=1)
     ratio.set(title="Importance ratio, range over tokens", yscale="log", ylabel="ratio (log scale)")
-    for axis in (ratio.yaxis.set_major_formatter, ratio.yaxis.set_minor_formatter):
-        axis("{x:g}")
+    ratio.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ratio.yaxis.set_major_formatter("{x:g}")
+    ratio.yaxis.set_minor_locator(NullLocator())
     entropy.plot(*_curve(train, "actor/entropy"), color=GREEN)
     entropy.set(title="Token entropy", ylabel="nats")
     norm.plot(*_curve(train, "actor/grad_norm"), color=ORANGE)

@@ -48,7 +48,7 @@ class RolloutBackend(Protocol):
 
     name: str
     exact_log_probs: bool
-    """Whether `log_probs_T` without truncation equal the trained model's own to float32 rounding: they can serve as old ones."""
+    """Whether `log_probs_T` without truncation equal the trained model's own to float32 rounding and can serve as old ones."""
 
     def generate(
         self,
