@@ -66,7 +66,7 @@ class OverheadMeter:
             done = time.process_time()
             # the loss's part of the backward pass, seen alone: the same loss of log-probabilities that end there
             leaf = output.log_probs_BT.detach().requires_grad_()
-            alone, _ = loss(this, batch, rows, replace(output, log_probs_BT=leaf), *rest)
+            alone = loss(this, batch, rows, replace(output, log_probs_BT=leaf), *rest)
             backward = time.process_time()
             alone.backward()
             end = time.process_time()
@@ -75,7 +75,7 @@ class OverheadMeter:
             return result
 
         actor.Actor.update, actor.Actor._loss = measured_update, measured_loss  # type: ignore[method-assign]
-        for name in ("merge_metrics", "finalize_metrics"):
+        for name in ("update_metrics", "merge_metrics", "finalize_metrics"):
             setattr(actor, name, self._counted(getattr(actor, name)))
 
     def _counted(self, function: Any) -> Any:

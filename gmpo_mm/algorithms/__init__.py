@@ -25,6 +25,7 @@ from gmpo_mm.algorithms.policy_loss import (
     compute_policy_loss,
     count_units,
     loss_unit,
+    sequence_advantages,
     truncated_importance_weights,
 )
 from gmpo_mm.algorithms.registry import (
@@ -67,5 +68,6 @@ __all__ = [
     "mean_sequence_kl",
     "merge_metrics",
     "register_policy_loss",
+    "sequence_advantages",
     "truncated_importance_weights",
 ]

@@ -45,6 +45,7 @@ def compute_policy_loss(
     response_mask_BT: Tensor,
     config: PolicyLossConfig,
     token_weights_BT: Tensor | None = None,
+    with_metrics: bool = True,
 ) -> PolicyLoss:
     """The configured loss as a SUM over its units, and its metrics; nothing is read back from the device.
 
@@ -61,6 +62,8 @@ def compute_policy_loss(
             ``truncated_importance_weights``. A loss of tokens is multiplied token by token. A loss with one ratio a
             sequence (gmpo, gspo) is multiplied by one weight a sequence, the geometric mean of its tokens' weights:
             the same mean that makes its ratio, and no larger than the cap that the weights keep.
+        with_metrics: False leaves ``metrics`` empty. A trainer can then take them once over all micro-batches of an
+            update, since they merge to the same numbers.
 
     Raises:
         ValueError: unknown loss type; shapes that don't fit; advantages that differ within a sequence where the loss
@@ -77,6 +80,8 @@ def compute_policy_loss(
     result = loss.function(log_probs_BT, old_log_probs_BT, advantages, mask_BT, config)
     terms = result if isinstance(result, LossTerms) else LossTerms(result)
     total = _sum_over_units(terms.losses, mask_BT, loss, config, token_weights_BT)
+    if not with_metrics:
+        return PolicyLoss(total, {})
 
     with torch.no_grad():
         units = torch.as_tensor(count_units(mask_BT, config), device=total.device)

@@ -30,13 +30,14 @@ from gmpo_mm.models.processing import Processor
 from gmpo_mm.rewards.loading import RewardFunction, load_reward_function
 from gmpo_mm.rollout.hf import HFRollout
 from gmpo_mm.rollout.protocol import RolloutBackend, SamplingParams
-from gmpo_mm.training.actor import Actor, UpdateConfig, build_optimizer
+from gmpo_mm.training.actor import Actor, build_optimizer
 from gmpo_mm.training.batch import CutLimits, SampledGroup
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.sampling import BatchMaker, Sampler
 from gmpo_mm.training.trackers import Trackers, check_trackers
 from gmpo_mm.training.trainer import Trainer
+from gmpo_mm.training.update_config import UpdateConfig
 from gmpo_mm.training.validation import Validator
 
 

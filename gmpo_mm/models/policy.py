@@ -51,6 +51,13 @@ class PackedOutput:
     router_logits: tuple[torch.Tensor, ...] = ()
     router_weights_N: torch.Tensor | None = None
 
+    def spread(self, source_B: torch.Tensor) -> PackedOutput:
+        """The output of more responses, response b being a copy of row `source_B[b]`."""
+        log_probs_BT, entropy_BT, mask_BT = (
+            x.index_select(0, source_B) for x in (self.log_probs_BT, self.entropy_BT, self.mask_BT)
+        )
+        return PackedOutput(log_probs_BT, entropy_BT, mask_BT, self.router_logits, self.router_weights_N)
+
 
 class PolicyModel:
     """A causal model of transformers, taken apart into embedding, vision tower, decoder and output layer.
@@ -231,8 +238,30 @@ class PolicyModel:
     ) -> PackedOutput:
         """Log-probabilities and entropies of all responses of some groups; B runs group by group.
 
-        Each prompt and its pictures pass through the model once; padding never does.
+        Each prompt and its pictures pass through the model once, and so does a response that a group holds several times;
+        padding never does.
         """
+        dropout = getattr(self.config, "attention_dropout", 0.0)
+        if self.module.training and dropout:  # equal responses then differ
+            return self._packed_log_probs(groups, [[1] * len(g.responses) for g in groups], temperature, with_router)
+        distinct: list[Group] = []
+        counts: list[list[int]] = []
+        source_B: list[int] = []
+        start = 0
+        for group in groups:
+            first: dict[bytes, int] = {}
+            places = [first.setdefault(r.numpy().tobytes(), len(first)) for r in group.responses]
+            distinct.append(Group(group.prompt, [group.responses[places.index(i)] for i in range(len(first))]))
+            counts.append([places.count(i) for i in range(len(first))])
+            source_B += [start + place for place in places]
+            start += len(first)
+        output = self._packed_log_probs(distinct, counts, temperature, with_router)
+        return output if start == len(source_B) else output.spread(torch.tensor(source_B, device=self.device))
+
+    def _packed_log_probs(
+        self, groups: Sequence[Group], counts: Sequence[Sequence[int]], temperature: float, with_router: bool
+    ) -> PackedOutput:
+        """One packed forward pass; `counts` says how often each response stands in its group."""
         prompts = [g.prompt for g in groups]
         responses = [r for g in groups for r in g.responses]
         rows = [i for i, g in enumerate(groups) for _ in g.responses]
@@ -240,7 +269,7 @@ class PolicyModel:
         # the last token of a response is predicted, but predicts nothing
         layout = build_layout(prompt_lengths, rows, [max(0, len(r) - 1) for r in responses], self.device)
         flat_ids, positions, prompt_starts, weights, start = [], [], [], [], 0
-        for group in groups:
+        for group, group_counts in zip(groups, counts, strict=True):
             prompt_starts.append(start)
             parts = [group.prompt.input_ids_S, *(r[:-1] for r in group.responses)]
             prompt_positions = self.prompt_positions(group.prompt)
@@ -249,11 +278,8 @@ class PolicyModel:
             positions.append(prompt_positions)
             axes = len(prompt_positions)
             positions += [torch.arange(after, after + len(part)).expand(axes, -1) for part in parts[1:]]
-            size = sum(len(part) for part in parts)
-            weight = torch.ones(size)
-            weight[: len(parts[0])] = len(group.responses)
-            weights.append(weight)
-            start += size
+            weights += [torch.full((len(p),), float(c)) for p, c in zip(parts, [sum(group_counts), *group_counts], strict=True)]
+            start += sum(len(part) for part in parts)
         with self.autocast():
             embeds, extra = self.embed_flat(prompts, torch.cat(flat_ids).to(self.device), prompt_starts)
             if with_router:

@@ -1,4 +1,8 @@
-"""The built-in sampler: transformers' decoder, each prompt encoded once, key-value cache, finished rows leave the batch."""
+"""The built-in sampler: transformers' decoder with a key-value cache, no work done twice.
+
+Each prompt is encoded once. Samples of a prompt share a line of the batch, and its cache, for as long as they have drawn the
+same tokens; finished ones leave the batch.
+"""
 
 from __future__ import annotations
 
@@ -17,32 +21,27 @@ from gmpo_mm.rollout.protocol import Response, SamplingParams
 
 GROWTH = 64
 """Columns by which the cache grows at least when it is full."""
-KEEP_FRACTION = 0.85
-"""The batch is compacted once no more than this share of its rows is still running."""
 
 
 class RolloutCache:
-    """Keys and values of (rows, K, L, D) for every layer.
+    """Keys and values of (lines, K, L, D) for every layer.
 
-    Filled in two phases: the packed prompts (every prompt once, then repeated for its samples), then one column a step.
+    Filled in two phases: the packed prompts, then one column a step.
     """
 
-    def __init__(self, layout: PackedLayout, samples: int, first_growth: int) -> None:
+    def __init__(self, layout: PackedLayout, first_growth: int) -> None:
         self.layout: PackedLayout | None = layout
-        self.samples = samples
         self.first_growth = first_growth
         self.layers: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.length = layout.prompt_index_RP.shape[1]
-        self.mask_RL = torch.nn.functional.pad(
-            layout.prompt_mask_RP.repeat_interleave(samples, 0), (0, first_growth), value=True
-        )
+        self.mask_LL = torch.nn.functional.pad(layout.prompt_mask_RP, (0, first_growth), value=True)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns in use; transformers asks for it when it builds positions, which are given here."""
         return self.length
 
     def update(self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple:
-        """Take the new keys and values (rows, K, 1, D) of a layer and return all of them; prompts come packed (1, K, N, D)."""
+        """Take the new keys and values (lines, K, 1, D) of a layer and return all of them; prompts come packed (1, K, N, D)."""
         if self.layout is not None:
             self.layers.append((self._spread(key), self._spread(value)))
             return key, value
@@ -57,8 +56,7 @@ class RolloutCache:
         index_RP = self.layout.prompt_index_RP
         per_prompt = packed_1KND[0].index_select(1, index_RP.flatten())  # (K, R * P, D)
         per_prompt = per_prompt.view(per_prompt.shape[0], *index_RP.shape, -1).transpose(0, 1)
-        rows = per_prompt.repeat_interleave(self.samples, 0)
-        return torch.nn.functional.pad(rows, (0, 0, 0, self.first_growth))
+        return torch.nn.functional.pad(per_prompt, (0, 0, 0, self.first_growth))
 
     def prompts_done(self) -> None:
         """Switch from the packed prompts to one column a step."""
@@ -67,16 +65,16 @@ class RolloutCache:
     def advance(self) -> None:
         """Count the column that all layers have written; grow when the next one has no room."""
         self.length += 1
-        if self.length == self.mask_RL.shape[1]:
+        if self.length == self.mask_LL.shape[1]:
             more = max(GROWTH, self.length // 2)
             pad = torch.nn.functional.pad
             self.layers = [(pad(k, (0, 0, 0, more)), pad(v, (0, 0, 0, more))) for k, v in self.layers]
-            self.mask_RL = pad(self.mask_RL, (0, more), value=True)
+            self.mask_LL = pad(self.mask_LL, (0, more), value=True)
 
-    def keep_rows(self, rows: torch.Tensor) -> None:
-        """Drop all rows but these."""
-        self.layers = [(k.index_select(0, rows), v.index_select(0, rows)) for k, v in self.layers]
-        self.mask_RL = self.mask_RL.index_select(0, rows)
+    def take_lines(self, lines: torch.Tensor) -> None:
+        """Go on with these lines; one that is named twice is copied."""
+        self.layers = [(k.index_select(0, lines), v.index_select(0, lines)) for k, v in self.layers]
+        self.mask_LL = self.mask_LL.index_select(0, lines)
 
 
 def uniform_noise(prompt_seed: int, sample: int, count: int) -> np.ndarray:
@@ -98,21 +96,26 @@ def truncate(probs_RV: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:
     return probs_RV
 
 
-def sample_tokens(logits_RV: torch.Tensor, noise_R: torch.Tensor, params: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw a token per row by inverting the cumulative distribution; returns (tokens (R,), log-probabilities (R,))."""
-    log_probs_RV = logits_RV.log_softmax(-1)
+def sample_tokens(
+    logits_LV: torch.Tensor, line_R: torch.Tensor, noise_R: torch.Tensor, params: SamplingParams
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw a token for each of R samples from the distribution of its line, by inverting the cumulative distribution.
+
+    Returns (tokens (R,), log-probabilities (R,)).
+    """
+    log_probs_LV = logits_LV.log_softmax(-1)
     if params.temperature == 0.0:
-        tokens_R = log_probs_RV.argmax(-1)
-        return tokens_R, log_probs_RV.gather(1, tokens_R[:, None])[:, 0]
-    probs_RV = log_probs_RV.exp()
+        tokens_R = log_probs_LV.argmax(-1)[line_R]
+        return tokens_R, log_probs_LV[line_R, tokens_R]
+    probs_LV = log_probs_LV.exp()
     if params.is_truncated:
-        probs_RV = truncate(probs_RV, params.top_p, params.top_k)
-        log_probs_RV = (probs_RV / probs_RV.sum(-1, keepdim=True)).log()
-    cumulative_RV = probs_RV.cumsum(-1)
+        probs_LV = truncate(probs_LV, params.top_p, params.top_k)
+        log_probs_LV = (probs_LV / probs_LV.sum(-1, keepdim=True)).log()
+    cumulative_RV = probs_LV.cumsum(-1).index_select(0, line_R)
     # the first token whose cumulative probability reaches the target has probability above 0
     target_R1 = noise_R[:, None] * cumulative_RV[:, -1:]
     tokens_R = torch.searchsorted(cumulative_RV, target_R1)[:, 0]
-    return tokens_R, log_probs_RV.gather(1, tokens_R[:, None])[:, 0]
+    return tokens_R, log_probs_LV[line_R, tokens_R]
 
 
 class HFRollout:
@@ -171,49 +174,50 @@ class HFRollout:
         note: str,
         progress: Callable[[str], None] | None,
     ) -> list[list[Response]]:
-        policy, device = self.policy, self.policy.device
-        rows = len(prompts) * params.n
+        policy, device, n = self.policy, self.policy.device, params.n
+        rows, vocabulary = len(prompts) * n, policy.lm_head.weight.shape[0]
         noise_RT = torch.from_numpy(
-            np.stack([uniform_noise(seed, j, params.max_tokens) for seed in prompt_seeds for j in range(params.n)])
+            np.stack([uniform_noise(seed, j, params.max_tokens) for seed in prompt_seeds for j in range(n)])
         ).to(device)
         ends = torch.tensor([] if params.ignore_eos else policy.eos_token_ids, dtype=torch.long, device=device)
         tokens_RT = torch.zeros(rows, params.max_tokens, dtype=torch.long, device=device)
         log_probs_RT = torch.zeros(rows, params.max_tokens, device=device)
         lengths_R = torch.full((rows,), params.max_tokens, device=device)
-        alive = torch.arange(rows, device=device)  # the row that each line of the batch belongs to
-        running = torch.ones(rows, dtype=torch.bool, device=device)
+        open_R = torch.arange(rows, device=device)  # the samples that have not ended
+        line_R = open_R // n  # samples that have drawn the same tokens so far are one line of the batch
         said = time.monotonic()
         with policy.autocast():
-            hidden_RC, next_position_R, cache = self._prefill(prompts, params)
+            hidden_LC, next_position_L, cache = self._prefill(prompts, params)
             for step in range(params.max_tokens):
-                logits_RV = scaled_logits(
-                    hidden_RC, policy.lm_head.weight, policy.lm_head.bias, params.temperature or 1.0,
+                logits_LV = scaled_logits(
+                    hidden_LC, policy.lm_head.weight, policy.lm_head.bias, params.temperature or 1.0,
                     policy.forbidden_token_ids,
                 )  # fmt: skip
-                tokens_R, log_probs_R = sample_tokens(logits_RV, noise_RT[alive, step], params)
-                tokens_RT[alive, step] = tokens_R
-                log_probs_RT[alive, step] = log_probs_R
-                ended = running & torch.isin(tokens_R, ends)
-                lengths_R[alive[ended]] = step + 1
-                running = running & ~ended
-                left = int(running.sum())
-                if left == 0 or step + 1 == params.max_tokens:
+                tokens_R, log_probs_R = sample_tokens(logits_LV, line_R, noise_RT[open_R, step], params)
+                tokens_RT[open_R, step] = tokens_R
+                log_probs_RT[open_R, step] = log_probs_R
+                ended = torch.isin(tokens_R, ends)
+                lengths_R[open_R[ended]] = step + 1
+                going = (~ended).nonzero()[:, 0]
+                if len(going) == 0 or step + 1 == params.max_tokens:
                     break
-                if left <= KEEP_FRACTION * len(alive):
-                    keep = running.nonzero()[:, 0]
-                    cache.keep_rows(keep)
-                    alive, tokens_R, running = alive[keep], tokens_R[keep], running[keep]
-                hidden_RC = self._decode(tokens_R, next_position_R[alive] + step, cache)
+                open_R = open_R[going]
+                branch_L, line_R = torch.unique(line_R[going] * vocabulary + tokens_R[going], return_inverse=True)
+                parent_L = branch_L // vocabulary
+                if not torch.equal(parent_L, torch.arange(len(next_position_L), device=device)):
+                    cache.take_lines(parent_L)
+                    next_position_L = next_position_L[parent_L]
+                hidden_LC = self._decode(branch_L % vocabulary, next_position_L + step, cache)
                 if progress is not None and time.monotonic() - said > 1.0:
                     said = time.monotonic()
-                    progress(f"{note}: token {step + 1} of at most {params.max_tokens}, {left} of {rows} responses open")
-        return _responses(tokens_RT.cpu(), log_probs_RT.cpu(), lengths_R.tolist(), ends.tolist(), params.n)
+                    progress(f"{note}: token {step + 1} of at most {params.max_tokens}, {len(open_R)} of {rows} responses open")
+        return _responses(tokens_RT.cpu(), log_probs_RT.cpu(), lengths_R.tolist(), ends.tolist(), n)
 
     def _prefill(self, prompts: Sequence[EncodedPrompt], params: SamplingParams) -> tuple:
-        """Encode every prompt once; returns last hidden states (rows, C), the next positions (rows,), and the cache."""
-        policy, n = self.policy, params.n
+        """Encode every prompt as one line; returns last hidden states (L, C), the next positions (L,), and the cache."""
+        policy = self.policy
         layout = build_layout([len(p.input_ids_S) for p in prompts], [], [], policy.device)
-        cache = RolloutCache(layout, n, first_growth=min(params.max_tokens, GROWTH))
+        cache = RolloutCache(layout, first_growth=min(params.max_tokens, GROWTH))
         positions = [policy.prompt_positions(p) for p in prompts]
         starts = np.cumsum([0, *(len(p.input_ids_S) for p in prompts)]).tolist()[:-1]
         flat_ids = torch.cat([p.input_ids_S for p in prompts]).to(policy.device)
@@ -221,20 +225,19 @@ class HFRollout:
         output = policy.decode_flat(embeds, torch.cat(positions, dim=1), layout, cache=cache, **extra)
         cache.prompts_done()
         last_R = layout.prompt_index_RP.gather(1, layout.prompt_mask_RP.sum(1, keepdim=True) - 1)[:, 0]
-        hidden_RC = output.last_hidden_state[0].index_select(0, last_R).repeat_interleave(n, 0)
-        next_position_R = torch.tensor([int(p.max()) + 1 for p in positions], device=policy.device).repeat_interleave(n)
-        return hidden_RC, next_position_R, cache
+        next_position_L = torch.tensor([int(p.max()) + 1 for p in positions], device=policy.device)
+        return output.last_hidden_state[0].index_select(0, last_R), next_position_L, cache
 
-    def _decode(self, tokens_R: torch.Tensor, positions_R: torch.Tensor, cache: RolloutCache) -> torch.Tensor:
-        """One decoding step; returns the new hidden states (rows, C)."""
+    def _decode(self, tokens_L: torch.Tensor, positions_L: torch.Tensor, cache: RolloutCache) -> torch.Tensor:
+        """One decoding step; returns the new hidden states (L, C)."""
         policy = self.policy
-        positions = positions_R[:, None]
+        positions = positions_L[:, None]
         if policy.vision is not None:
             positions = positions.expand(3, -1, -1)
         output = policy.decoder(
-            inputs_embeds=policy.embedding(tokens_R)[:, None],
+            inputs_embeds=policy.embedding(tokens_L)[:, None],
             position_ids=positions,
-            attention_mask=cache.mask_RL[:, None, None, : cache.length + 1],
+            attention_mask=cache.mask_LL[:, None, None, : cache.length + 1],
             past_key_values=cache,
             use_cache=True,
         )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,38 +16,18 @@ from gmpo_mm.algorithms import (
     count_units,
     finalize_metrics,
     loss_unit,
-    masked_max,
-    masked_mean,
     merge_metrics,
     truncated_importance_weights,
 )
-from gmpo_mm.algorithms.config import PolicyLossConfig
 from gmpo_mm.errors import ConfigError, TrainingError
 from gmpo_mm.models.policy import PackedOutput, PolicyModel
-from gmpo_mm.training.batch import Batch, CutLimits, cut_into_micro_batches
+from gmpo_mm.training.batch import Batch, cut_into_micro_batches, row_index
 from gmpo_mm.training.router import ExpertCounts, balance_loss, count_experts
+from gmpo_mm.training.update_config import UpdateConfig
+from gmpo_mm.training.update_metrics import Observed, update_metrics
 
 Progress = Callable[[int, str], None]
 MAX_SKIPPED_IN_A_ROW = 3
-
-
-@dataclass(frozen=True)
-class UpdateConfig:
-    """What an update needs to know; the keys it comes from are in `worker.actor` and `algorithm`."""
-
-    loss: PolicyLossConfig
-    temperature: float
-    mini_batch_prompts: int
-    update_limits: CutLimits
-    forward_limits: CutLimits
-    epochs: int = 1
-    max_grad_norm: float = 1.0
-    entropy_coef: float = 0.0
-    kl_kind: str | None = None
-    """KL estimator of the term in the loss; None without one."""
-    drop_zero_advantage: bool = False
-    correction_cap: float | None = None
-    """Cap of the truncated importance weights between sampler and trainer; None without correction."""
 
 
 class Actor:
@@ -88,27 +66,27 @@ class Actor:
     def update(self, batch: Batch, kl_coef: float = 0.0, progress: Progress | None = None) -> dict[str, float]:
         """All epochs and mini-batches of one step; returns metrics. Raises TrainingError after repeated bad gradients."""
         self.policy.module.train()
+        batch.move_to(self.policy.device)
         parts: list[dict[str, Metric]] = []
-        size = batch.group_size
-        prompts, mini = len(batch.groups), self.config.mini_batch_prompts
-        updates, skipped, loss_seconds = 0, 0, 0.0
+        size, prompts, mini = batch.group_size, len(batch.groups), self.config.mini_batch_prompts
+        updates = skipped = 0
         for epoch in range(self.config.epochs):
+            seen = Observed(batch)
             for start in range(0, prompts, mini):
                 rows = range(start * size, min(start + mini, prompts) * size)
                 # before the first optimizer step of a round the policy IS the old policy
-                unchanged = updates == 0
-                metrics, seconds = self._accumulate(batch, rows, kl_coef, unchanged)
-                loss_seconds += seconds
+                metrics = self._accumulate(batch, rows, kl_coef, seen, unchanged=updates == 0)
                 applied, grad_norm = self._optimizer_step()
                 updates += 1
                 skipped += not applied
                 if applied:
-                    metrics["actor/grad_norm"] = _scalar(grad_norm)
+                    metrics["actor/grad_norm"] = Metric("mean", torch.tensor(grad_norm, dtype=torch.float64), torch.tensor(1))
                 parts.append(metrics)
                 if progress is not None:
                     progress(updates, f"epoch {epoch + 1} of {self.config.epochs}")
+            parts.append(update_metrics(batch, seen, self.config))
         result = finalize_metrics(merge_metrics(parts))
-        result |= {"actor/updates": updates - skipped, "actor/skipped_updates": skipped, "timing_s/loss": loss_seconds}
+        result |= {"actor/updates": updates - skipped, "actor/skipped_updates": skipped}
         if kl_coef and self.config.kl_kind:
             result["actor/kl_coef"] = kl_coef
         return result
@@ -116,79 +94,53 @@ class Actor:
     # ---- one mini-batch -----------------------------------------------------------------------------------------------
 
     def _accumulate(
-        self, batch: Batch, rows: range, kl_coef: float, unchanged: bool
-    ) -> tuple[dict[str, Metric], float]:
+        self, batch: Batch, rows: range, kl_coef: float, seen: Observed, unchanged: bool
+    ) -> dict[str, Metric]:
         """Gradients of one mini-batch: every term is a sum over micro-batches divided by the mini-batch's own units."""
-        config = self.config
-        mask_BT = batch.mask_BT[rows.start : rows.stop]
-        units = int(count_units(mask_BT, config.loss))
-        kept = self._kept_rows(batch, rows)
-        micro_batches = cut_into_micro_batches(batch, kept, config.update_limits)
+        units = int(count_units(batch.mask_BT[rows.start : rows.stop], self.config.loss))
+        micro_batches = cut_into_micro_batches(batch, self._kept_rows(batch, rows), self.config.update_limits)
         counts = self._expert_counts(batch, micro_batches) if self.router_coef else None
-        parts: list[dict[str, Metric]] = []
-        seconds = 0.0
+        balances: list[torch.Tensor] = []
         for micro_rows in micro_batches:
             output = self.policy.response_log_probs(
-                batch.group_of(micro_rows), config.temperature, with_router=counts is not None
+                batch.group_of(micro_rows), self.config.temperature, with_router=counts is not None
             )
-            started = time.perf_counter()
-            loss, metrics = self._loss(batch, micro_rows, output, units, kl_coef, unchanged)
+            loss = self._loss(batch, micro_rows, output, kl_coef, seen, unchanged) / units
             if counts is not None:
                 # one micro-batch is its own mini-batch: its counts come from the same forward pass
                 counted = counts if len(micro_batches) > 1 else count_experts(output, self._experts_per_token())
-                balance = balance_loss(output, counted)
-                loss = loss + self.router_coef * balance
-                metrics["actor/router_aux_loss"] = Metric(
-                    "mean", balance.detach(), torch.tensor(1 / len(micro_batches))
-                )
-            seconds += time.perf_counter() - started
+                balances.append(balance_loss(output, counted))
+                loss = loss + self.router_coef * balances[-1]
             loss.backward()
-            parts.append(metrics)
-        merged = merge_metrics(parts)
-        if len(kept) < len(rows) and "actor/pg_loss" in merged:  # rows left out have a loss of 0, but count
-            merged["actor/pg_loss"] = Metric("mean", merged["actor/pg_loss"].value, torch.tensor(units))
-        return merged, seconds
+        if not balances:
+            return {}
+        return {"actor/router_aux_loss": Metric("mean", torch.stack(balances).sum().detach(), torch.tensor(1))}
 
     def _loss(
-        self, batch: Batch, rows: Sequence[int], output: PackedOutput, units: int, kl_coef: float, unchanged: bool
-    ) -> tuple[torch.Tensor, dict[str, Metric]]:
-        config, mask_BT = self.config, output.mask_BT
-        device, width = mask_BT.device, mask_BT.shape[1]
-
-        def cut(values_BT: torch.Tensor) -> torch.Tensor:
-            return values_BT[rows, :width].to(device)
-
-        log_probs_BT = output.log_probs_BT
-        sampler_BT = cut(batch.sampler_log_probs_BT)
-        if unchanged:
-            old_BT = log_probs_BT.detach()
-        else:
-            old_BT = sampler_BT if batch.old_log_probs_BT is None else cut(batch.old_log_probs_BT)
+        self, batch: Batch, rows: Sequence[int], output: PackedOutput, kl_coef: float, seen: Observed, unchanged: bool
+    ) -> torch.Tensor:
+        """The loss of a micro-batch, summed over its units; what it saw is noted down for the metrics."""
+        config, mask_BT, log_probs_BT = self.config, output.mask_BT, output.log_probs_BT
+        index = row_index(rows, mask_BT.device)
+        width = mask_BT.shape[1]
+        old_BT = log_probs_BT.detach() if unchanged else batch.behaviour_log_probs_BT[index, :width]
+        seen.note(index, output, old_BT, unchanged)
         weights_BT = None
         if config.correction_cap is not None:
-            weights_BT = truncated_importance_weights(
-                log_probs_BT if unchanged else old_BT, sampler_BT, mask_BT, config.correction_cap
-            )
-        policy_loss = compute_policy_loss(
-            log_probs_BT, old_BT, cut(batch.advantages_BT), mask_BT, config.loss, weights_BT
-        )
-        metrics = dict(policy_loss.metrics)
-        metrics["actor/entropy"] = masked_mean(output.entropy_BT, mask_BT)
-        if unchanged and batch.old_log_probs_BT is None:
-            metrics |= log_prob_gap(log_probs_BT, sampler_BT, mask_BT)
-        total = policy_loss.sum
+            sampler_BT = batch.sampler_log_probs_BT[index, :width]
+            weights_BT = truncated_importance_weights(old_BT, sampler_BT, mask_BT, config.correction_cap)
+        advantages_BT = batch.advantages_BT[index, :width]
+        total = compute_policy_loss(
+            log_probs_BT, old_BT, advantages_BT, mask_BT, config.loss, weights_BT, with_metrics=False
+        ).sum
         unit = loss_unit(config.loss)
-        if batch.ref_log_probs_BT is not None:
-            ref_BT = cut(batch.ref_log_probs_BT)
-            with torch.no_grad():
-                metrics["actor/kl_ref"] = masked_mean(compute_kl(log_probs_BT, ref_BT, "low_var_kl"), mask_BT)
-            if config.kl_kind is not None:
-                kl_sum = aggregate(compute_kl(log_probs_BT, ref_BT, config.kl_kind), mask_BT, unit)
-                total = total + kl_coef * kl_sum
-                metrics["actor/kl_loss"] = Metric("mean", kl_sum.detach(), policy_loss.metrics["actor/pg_loss"].count)
+        if config.kl_kind is not None:
+            assert batch.ref_log_probs_BT is not None
+            kl_BT = compute_kl(log_probs_BT, batch.ref_log_probs_BT[index, :width], config.kl_kind, mask_BT)
+            total = total + kl_coef * aggregate(kl_BT, mask_BT, unit)
         if config.entropy_coef:
             total = total - config.entropy_coef * aggregate(output.entropy_BT, mask_BT, unit)
-        return total / units, metrics
+        return total
 
     def _kept_rows(self, batch: Batch, rows: range) -> list[int]:
         """The mini-batch's rows, without groups that can't give a gradient when the configuration leaves them out."""
@@ -242,21 +194,6 @@ class Actor:
                 "then lower worker.actor.optim.lr, tighten the loss's clip keys, or use trainer.dtype=float32"
             )
         return finite, grad_norm
-
-
-def log_prob_gap(
-    log_probs_BT: torch.Tensor, sampler_log_probs_BT: torch.Tensor, mask_BT: torch.Tensor
-) -> dict[str, Metric]:
-    """How far (nats) the sampler's log-probabilities are from those of the same weights in training: mean and maximum."""
-    gap_BT = (log_probs_BT.detach() - sampler_log_probs_BT).abs()
-    return {
-        "rollout/log_prob_gap_mean": masked_mean(gap_BT, mask_BT),
-        "rollout/log_prob_gap_max": masked_max(gap_BT, mask_BT),
-    }
-
-
-def _scalar(value: float) -> Metric:
-    return Metric("mean", torch.tensor(value, dtype=torch.float64), torch.tensor(1))
 
 
 def build_optimizer(policy: PolicyModel, optim: Any) -> torch.optim.Optimizer:

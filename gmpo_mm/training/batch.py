@@ -27,7 +27,7 @@ class SampledGroup:
 class Batch:
     """A step's responses, B in all, group by group; tensors (B, T) are padded on the right to the longest response.
 
-    `old_log_probs_BT` is None as long as the sampler's own log-probabilities serve as old ones.
+    `old_log_probs_BT` is None where the sampler's own log-probabilities serve as old ones.
     """
 
     groups: Sequence[SampledGroup]
@@ -50,6 +50,17 @@ class Batch:
 
     def __len__(self) -> int:
         return self.mask_BT.shape[0]
+
+    def move_to(self, device: torch.device) -> None:
+        """Put every tensor that an update reads onto the policy's device."""
+        for name in ("mask_BT", "sampler_log_probs_BT", "advantages_BT", "old_log_probs_BT", "ref_log_probs_BT"):
+            if (tensor := getattr(self, name)) is not None:
+                setattr(self, name, tensor.to(device))
+
+    @property
+    def behaviour_log_probs_BT(self) -> torch.Tensor:
+        """Log-probabilities of the old policy: recomputed ones, else the sampler's own."""
+        return self.sampler_log_probs_BT if self.old_log_probs_BT is None else self.old_log_probs_BT
 
     @property
     def group_size(self) -> int:
@@ -111,6 +122,13 @@ def _better_cut_before(
     if limits.samples is not None:
         return len(members) <= limits.samples < len(current) + len(members)
     return limits.tokens is not None and whole <= limits.tokens < tokens + whole
+
+
+def row_index(rows: Sequence[int], device: torch.device) -> torch.Tensor | slice:
+    """An index of increasing rows: a slice, which copies nothing, when they are neighbours."""
+    if rows[-1] - rows[0] + 1 == len(rows):
+        return slice(rows[0], rows[-1] + 1)
+    return torch.tensor(rows, device=device)
 
 
 def mean_of_scores(groups: Iterable[SampledGroup]) -> dict[str, float]:

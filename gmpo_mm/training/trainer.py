@@ -27,7 +27,7 @@ from gmpo_mm.errors import TrainingError
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor
 from gmpo_mm.rollout.protocol import RolloutBackend
-from gmpo_mm.training.actor import Actor, learning_rate, log_prob_gap
+from gmpo_mm.training.actor import Actor, learning_rate
 from gmpo_mm.training.batch import Batch, SampledGroup, mean_of_scores, sample_rows
 from gmpo_mm.training.checkpoint import CheckpointData, load_optimizer_tensors, optimizer_tensors
 from gmpo_mm.training.model_files import load_weights, save_model
@@ -36,6 +36,7 @@ from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.sampling import BatchMaker, prompt_seed
 from gmpo_mm.training.step_metrics import batch_metrics
 from gmpo_mm.training.trackers import Trackers
+from gmpo_mm.training.update_metrics import log_prob_gap
 from gmpo_mm.training.validation import Validator
 
 
@@ -174,9 +175,8 @@ class Trainer:
         algorithm = self.config.algorithm
         token_rewards_BT, metrics = None, {}
         if not algorithm.disable_kl and not algorithm.use_kl_loss:
-            old_BT = batch.sampler_log_probs_BT if batch.old_log_probs_BT is None else batch.old_log_probs_BT
             assert batch.ref_log_probs_BT is not None
-            kl_BT = compute_kl(old_BT, batch.ref_log_probs_BT, algorithm.kl_penalty)
+            kl_BT = compute_kl(batch.behaviour_log_probs_BT, batch.ref_log_probs_BT, algorithm.kl_penalty, batch.mask_BT)
             token_rewards_BT = apply_kl_to_rewards(batch.rewards_B, kl_BT, batch.mask_BT, self.kl.kl_coef)
             current = mean_sequence_kl(kl_BT, batch.mask_BT)
             metrics = {"actor/kl_penalty": current, "actor/kl_coef": self.kl.kl_coef}

@@ -111,6 +111,28 @@ def test_a_prompt_is_encoded_once_whatever_the_group_size() -> None:
     assert sizes == [len(prompt.input_ids_S) + 8 * 4]
 
 
+@pytest.mark.parametrize("family", ["qwen2", "qwen2_5_vl", "qwen3_moe"])
+def test_a_response_that_a_group_holds_twice_passes_through_once_and_counts_twice(family: str) -> None:
+    policy = build_policy(family)
+    sizes = []
+    policy.decoder.layers[0].input_layernorm.register_forward_hook(lambda _, inputs, __: sizes.append(inputs[0].shape[1]))
+    prompt, (a, b) = make_prompt(9), (make_response(5, 1), make_response(7, 2))
+    repeated, weights = [a, b, a, a], torch.tensor([1.0, 2.0, 3.0, 4.0])
+    output = policy.response_log_probs([Group(prompt, repeated)])
+    assert sizes == [len(prompt.input_ids_S) + 4 + 6]
+    expected = torch.stack([stock_log_probs(policy, prompt, r, 1.0).sum() for r in repeated])
+    torch.testing.assert_close(output.log_probs_BT.sum(1), expected, atol=5e-5, rtol=1e-5)
+    (output.log_probs_BT.sum(1) * weights).sum().backward()
+    shared = policy.lm_head.weight.grad.clone()
+    policy.module.zero_grad()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(shared, policy.lm_head.weight.grad, atol=1e-4, rtol=1e-4)
+    if family == "qwen3_moe":
+        with_router = policy.response_log_probs([Group(prompt, repeated)], with_router=True)
+        separate = sum(len(prompt.input_ids_S) + len(r) - 1 for r in repeated)
+        assert float(with_router.router_weights_N.sum()) == separate
+
+
 def test_router_logits_cover_every_layer_and_token() -> None:
     policy = build_policy("qwen3_moe")
     groups = ragged_groups("qwen3_moe")

@@ -51,6 +51,19 @@ def test_responses_do_not_depend_on_the_rest_of_the_batch() -> None:
     assert [r.token_ids_T.tolist() for r in fewer] == [r.token_ids_T.tolist() for r in together[0][:2]]
 
 
+def test_equal_samples_pass_through_the_decoder_once() -> None:
+    policy = build_policy("qwen2")
+    lines = []
+    policy.decoder.layers[0].mlp.register_forward_hook(lambda _, inputs, __: lines.append(inputs[0].shape[0]))
+    prompt = make_prompt(8)
+    HFRollout(policy).generate([prompt], SamplingParams(n=8, temperature=0.0, max_tokens=4, ignore_eos=True), [1])
+    assert lines == [1] * 4
+    lines.clear()
+    (responses,) = HFRollout(policy).generate([prompt], SamplingParams(n=8, temperature=1.0, max_tokens=6), [1])
+    prefixes = [{tuple(r.token_ids_T[: t + 1].tolist()) for r in responses if len(r.token_ids_T) > t + 1} for t in range(5)]
+    assert lines[1:] == [len(p) for p in prefixes if p]
+
+
 def test_seeds_decide_the_responses() -> None:
     policy = build_policy("qwen2")
     prompt = make_prompt(8)
@@ -114,7 +127,7 @@ def test_sampling_follows_the_distribution() -> None:
     logits = torch.tensor([2.0, float("-inf"), 0.5, -1.0, 1.0, float("-inf")])
     draws = 40_000
     noise = 1 - torch.rand(draws, generator=torch.Generator().manual_seed(0))
-    tokens, log_probs = sample_tokens(logits.expand(draws, -1), noise, PARAMS)
+    tokens, log_probs = sample_tokens(logits[None], torch.zeros(draws, dtype=torch.long), noise, PARAMS)
     share = torch.bincount(tokens, minlength=6) / draws
     torch.testing.assert_close(share, logits.softmax(0), atol=0.01, rtol=0)
     torch.testing.assert_close(log_probs, logits.log_softmax(0)[tokens])
@@ -124,7 +137,7 @@ def test_truncated_samples_carry_the_log_probs_they_were_drawn_with() -> None:
     probs = torch.tensor([0.1, 0.5, 0.15, 0.25])
     params = SamplingParams(n=1, temperature=1.0, max_tokens=1, top_p=0.7)
     noise = 1 - torch.rand(1000, generator=torch.Generator().manual_seed(0))
-    tokens, log_probs = sample_tokens(probs.log().expand(1000, -1), noise, params)
+    tokens, log_probs = sample_tokens(probs.log()[None], torch.zeros(1000, dtype=torch.long), noise, params)
     kept = torch.tensor([0.0, 2 / 3, 0.0, 1 / 3])
     assert set(tokens.tolist()) == {1, 3}
     torch.testing.assert_close(log_probs.exp(), kept[tokens])
@@ -133,7 +146,7 @@ def test_truncated_samples_carry_the_log_probs_they_were_drawn_with() -> None:
 @pytest.mark.parametrize("noise", [1.0, 2.0**-24])
 def test_extreme_noise_never_picks_an_impossible_token(noise: float) -> None:
     logits = torch.tensor([[float("-inf"), 0.0, -80.0, 0.3, float("-inf")]])
-    token, _ = sample_tokens(logits, torch.tensor([noise]), PARAMS)
+    token, _ = sample_tokens(logits, torch.zeros(1, dtype=torch.long), torch.tensor([noise]), PARAMS)
     assert int(token) in (1, 2, 3)
 
 

@@ -9,8 +9,10 @@ import torch
 from gmpo_mm.algorithms import PolicyLossConfig
 from gmpo_mm.rollout.hf import HFRollout
 from gmpo_mm.rollout.protocol import SamplingParams
-from gmpo_mm.training.actor import Actor, UpdateConfig
+from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import Batch, CutLimits, SampledGroup
+from gmpo_mm.training.update_config import UpdateConfig
+from gmpo_mm.training.update_metrics import Observed
 from tests.models.model_zoo import VISION_FAMILIES, build_policy, make_prompt
 
 PARAMS = SamplingParams(n=4, temperature=1.0, max_tokens=10)
@@ -53,7 +55,7 @@ def gradients(actor: Actor, batch: Batch, kl_coef: float = 0.0, unchanged: bool 
     """Gradients of the whole batch as one mini-batch, micro-batched as the actor's configuration says."""
     actor.policy.module.zero_grad()
     actor.policy.module.train()
-    actor._accumulate(batch, range(len(batch)), kl_coef, unchanged)
+    actor._accumulate(batch, range(len(batch)), kl_coef, Observed(batch), unchanged)
     return {n: p.grad.clone() for n, p in actor.policy.module.named_parameters() if p.grad is not None}
 
 

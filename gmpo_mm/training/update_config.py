@@ -1,0 +1,27 @@
+"""What an update of the actor needs to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gmpo_mm.algorithms import PolicyLossConfig
+from gmpo_mm.training.batch import CutLimits
+
+
+@dataclass(frozen=True)
+class UpdateConfig:
+    """What an update needs to know; the keys it comes from are in `worker.actor` and `algorithm`."""
+
+    loss: PolicyLossConfig
+    temperature: float
+    mini_batch_prompts: int
+    update_limits: CutLimits
+    forward_limits: CutLimits
+    epochs: int = 1
+    max_grad_norm: float = 1.0
+    entropy_coef: float = 0.0
+    kl_kind: str | None = None
+    """KL estimator of the term in the loss; None without one."""
+    drop_zero_advantage: bool = False
+    correction_cap: float | None = None
+    """Cap of the truncated importance weights between sampler and trainer; None without correction."""

@@ -1,0 +1,83 @@
+"""Metrics of an update, computed once over all of its micro-batches rather than once in each."""
+
+from __future__ import annotations
+
+import torch
+
+from gmpo_mm.algorithms import (
+    Metric,
+    aggregate,
+    compute_kl,
+    compute_policy_loss,
+    count_units,
+    loss_unit,
+    masked_max,
+    masked_mean,
+    truncated_importance_weights,
+)
+from gmpo_mm.models.policy import PackedOutput
+from gmpo_mm.training.batch import Batch
+from gmpo_mm.training.update_config import UpdateConfig
+
+
+class Observed:
+    """What the forward passes of an epoch gave, (B, T): log-probabilities, entropies, and the old ones compared with.
+
+    `mask_BT` is the batch's mask on the rows that were passed through the model, else False. `unchanged_B` are the rows that
+    were seen by the very weights that sampled them.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self.mask_BT = torch.zeros_like(batch.mask_BT)
+        self.unchanged_B = torch.zeros_like(batch.mask_BT[:, 0])
+        self.log_probs_BT, self.entropy_BT, self.old_BT = (torch.zeros_like(batch.sampler_log_probs_BT) for _ in range(3))
+
+    def note(self, index: torch.Tensor | slice, output: PackedOutput, old_BT: torch.Tensor, unchanged: bool) -> None:
+        """Keep the numbers of a micro-batch, without gradient."""
+        width = output.mask_BT.shape[1]
+        self.mask_BT[index, :width] = output.mask_BT
+        self.log_probs_BT[index, :width] = output.log_probs_BT.detach()
+        self.entropy_BT[index, :width] = output.entropy_BT.detach()
+        self.old_BT[index, :width] = old_BT
+        self.unchanged_B[index] = unchanged
+
+
+@torch.no_grad()
+def update_metrics(batch: Batch, seen: Observed, config: UpdateConfig) -> dict[str, Metric]:
+    """Loss, ratios, clip shares, entropy, and KL to the reference, over all rows of an epoch.
+
+    Rows that were left out have no advantage, so no loss; they count in the mean of the loss and nowhere else.
+    """
+    kept_B = seen.mask_BT.any(1)
+    if not bool(kept_B.any()):
+        return {}
+    mask_BT, log_probs_BT, old_BT = seen.mask_BT[kept_B], seen.log_probs_BT[kept_B], seen.old_BT[kept_B]
+    weights_BT = None
+    if config.correction_cap is not None:
+        sampler_BT = batch.sampler_log_probs_BT[kept_B]
+        weights_BT = truncated_importance_weights(old_BT, sampler_BT, mask_BT, config.correction_cap)
+    metrics = compute_policy_loss(log_probs_BT, old_BT, batch.advantages_BT[kept_B], mask_BT, config.loss, weights_BT).metrics
+    units = torch.as_tensor(count_units(batch.mask_BT, config.loss), device=mask_BT.device)
+    metrics["actor/pg_loss"] = Metric("mean", metrics["actor/pg_loss"].value, units)
+    metrics["actor/entropy"] = masked_mean(seen.entropy_BT[kept_B], mask_BT)
+    if batch.old_log_probs_BT is None:
+        same_B = seen.unchanged_B
+        metrics |= log_prob_gap(seen.log_probs_BT[same_B], batch.sampler_log_probs_BT[same_B], seen.mask_BT[same_B])
+    if batch.ref_log_probs_BT is not None:
+        ref_BT = batch.ref_log_probs_BT[kept_B]
+        metrics["actor/kl_ref"] = masked_mean(compute_kl(log_probs_BT, ref_BT, "low_var_kl", mask_BT), mask_BT)
+        if config.kl_kind is not None:
+            kl_BT = compute_kl(log_probs_BT, ref_BT, config.kl_kind, mask_BT)
+            metrics["actor/kl_loss"] = Metric("mean", aggregate(kl_BT, mask_BT, loss_unit(config.loss)), units)
+    return metrics
+
+
+def log_prob_gap(
+    log_probs_BT: torch.Tensor, sampler_log_probs_BT: torch.Tensor, mask_BT: torch.Tensor
+) -> dict[str, Metric]:
+    """How far (nats) the sampler's log-probabilities are from those of the same weights in training: mean and maximum."""
+    gap_BT = (log_probs_BT - sampler_log_probs_BT).abs()
+    return {
+        "rollout/log_prob_gap_mean": masked_mean(gap_BT, mask_BT),
+        "rollout/log_prob_gap_max": masked_max(gap_BT, mask_BT),
+    }
