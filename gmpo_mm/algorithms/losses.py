@@ -5,6 +5,8 @@ valid tokens of the sequence. Inputs come prepared by ``compute_policy_loss``: m
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -51,17 +53,17 @@ def gmpo_loss(
     d_BT = log_probs_BT - old_BT
     n_B = mask_BT.sum(dim=-1).clamp(min=1)
     s_B = advantages_B.sign()
-    flags: dict[str, Tensor] = {}
+    flags: Callable[[], dict[str, Tensor]] = dict
 
     if options.clip == "token":
         s_B1 = s_B[:, None]
         c_BT = s_B1 * torch.minimum(s_B1 * d_BT, s_B1 * d_BT.clamp(-low, high))
         exponent_B = c_BT.sum(dim=-1)
-        flags = _clip_flags(d_BT.detach(), s_B1, -low, high)
+        flags = partial(_clip_flags, d_BT.detach(), s_B1, -low, high)
     else:
         exponent_B = d_BT.sum(dim=-1)
         if options.clip == "sequence":
-            flags = _clip_flags(exponent_B.detach(), s_B, -low, high)
+            flags = partial(_clip_flags, exponent_B.detach(), s_B, -low, high)
             exponent_B = s_B * torch.minimum(s_B * exponent_B, s_B * exponent_B.clamp(-low, high))
 
     if options.normalize:
@@ -104,7 +106,10 @@ def cispo_loss(
     """CISPO (arXiv 2506.13585), (B, T): -A clip(rho) log pi, clip(rho) a constant, so every token has a gradient."""
     d_BT = (log_probs_BT - old_BT).detach()
     lower, upper = _log_bounds(config)
-    flags = {"clip/high_frac": d_BT > upper, "clip/low_frac": d_BT < lower}
+
+    def flags() -> dict[str, Tensor]:
+        return {"clip/high_frac": d_BT > upper, "clip/low_frac": d_BT < lower}
+
     return LossTerms(-advantages_BT * d_BT.clamp(lower, upper).exp() * log_probs_BT, flags)
 
 
@@ -128,10 +133,13 @@ def _clipped_surrogate(d_BT: Tensor, advantages_BT: Tensor, config: PolicyLossCo
     surrogate_BT = torch.minimum(plain_BT, clipped_BT)
     negative_BT = advantages_BT < 0
     losses_BT = -torch.where(negative_BT, torch.maximum(surrogate_BT, floor_BT), surrogate_BT)
-    with torch.no_grad():
-        flags = _clip_flags(d_BT, advantages_BT.sign(), lower, upper)
-        flags["actor/pg_clipfrac_higher"] = clipped_BT < plain_BT
-        flags["actor/pg_clipfrac_lower"] = negative_BT & (surrogate_BT < floor_BT)
+
+    def flags() -> dict[str, Tensor]:
+        return _clip_flags(d_BT, advantages_BT.sign(), lower, upper) | {
+            "actor/pg_clipfrac_higher": clipped_BT < plain_BT,
+            "actor/pg_clipfrac_lower": negative_BT & (surrogate_BT < floor_BT),
+        }
+
     return LossTerms(losses_BT, flags)
 
 

@@ -53,10 +53,13 @@ def finalize_metrics(metrics: Mapping[str, Metric]) -> dict[str, float]:
     """Plain numbers for the log, with one transfer from the device; a metric that counted nothing is left out."""
     if not metrics:
         return {}
-    device = next(iter(metrics.values())).value.device
-    numbers = [tensor.detach().to(device) for m in metrics.values() for tensor in (m.value, m.count)]
-    # float64 keeps a count of tokens exact; it is exact for float32 sums as well.
-    flat = torch.stack([n.to(torch.float64) for n in numbers]).tolist()
+    numbers = [tensor.detach() for m in metrics.values() for tensor in (m.value, m.count)]
+    if all(n.device.type == "cpu" for n in numbers):
+        flat = [float(n) for n in numbers]
+    else:
+        device = next(n.device for n in numbers if n.device.type != "cpu")
+        # float64 keeps a count of tokens exact; it is exact for float32 sums as well.
+        flat = torch.stack([n.to(device, torch.float64) for n in numbers]).tolist()
     result: dict[str, float] = {}
     for (name, metric), value, count in zip(metrics.items(), flat[0::2], flat[1::2], strict=True):
         if count > 0:
@@ -64,26 +67,28 @@ def finalize_metrics(metrics: Mapping[str, Metric]) -> dict[str, float]:
     return result
 
 
-def _extreme(values: Tensor, mask: Tensor, kind: str) -> Metric:
+def _extreme(values: Tensor, mask: Tensor, kind: str, count: Tensor | None) -> Metric:
     """Minimum or maximum of ``values`` where ``mask`` is True; masked rows leave no trace."""
     neutral = float("inf") if kind == "min" else float("-inf")
-    kept = torch.where(mask, values, torch.full_like(values, neutral)).flatten()
-    # One neutral entry more, so that a batch of no rows or no tokens is no special case.
-    kept = torch.cat([kept, kept.new_full((1,), neutral)])
-    return Metric(kind, kept.amin() if kind == "min" else kept.amax(), mask.sum())
+    kept = torch.where(mask, values.detach(), neutral)
+    if kept.numel() == 0:
+        extreme = kept.new_tensor(neutral)
+    else:
+        extreme = kept.amin() if kind == "min" else kept.amax()
+    return Metric(kind, extreme, mask.sum() if count is None else count)
 
 
-def masked_min(values: Tensor, mask: Tensor) -> Metric:
-    """Smallest valid value."""
-    return _extreme(values.detach(), mask, "min")
+def masked_min(values: Tensor, mask: Tensor, count: Tensor | None = None) -> Metric:
+    """Smallest valid value; ``count`` is ``mask.sum()`` where it is known already."""
+    return _extreme(values, mask, "min", count)
 
 
-def masked_max(values: Tensor, mask: Tensor) -> Metric:
-    """Largest valid value."""
-    return _extreme(values.detach(), mask, "max")
+def masked_max(values: Tensor, mask: Tensor, count: Tensor | None = None) -> Metric:
+    """Largest valid value; ``count`` is ``mask.sum()`` where it is known already."""
+    return _extreme(values, mask, "max", count)
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Metric:
-    """Mean over the valid values, kept as sum and count."""
-    kept = torch.where(mask, values.detach(), torch.zeros_like(values))
-    return Metric("mean", kept.sum(), mask.sum())
+def masked_mean(values: Tensor, mask: Tensor, count: Tensor | None = None) -> Metric:
+    """Mean over the valid values, kept as sum and count; ``count`` is ``mask.sum()`` where it is known already."""
+    kept = torch.where(mask, values.detach(), 0.0)
+    return Metric("mean", kept.sum(), mask.sum() if count is None else count)

@@ -87,7 +87,8 @@ def compute_policy_loss(
         units = torch.as_tensor(count_units(mask_BT, config), device=total.device)
         metrics = {"actor/pg_loss": Metric("mean", total.detach(), units)}
         metrics |= _common_metrics(log_probs_BT.detach(), old_log_probs_BT, mask_BT)
-        for name, flag in terms.token_flags.items():
+        flags = terms.token_flags() if callable(terms.token_flags) else terms.token_flags
+        for name, flag in flags.items():
             flag_BT = flag[:, None].expand_as(mask_BT) if flag.dim() == 1 else flag
             metrics[name] = masked_mean(flag_BT.to(dtype), mask_BT)
     return PolicyLoss(total, metrics)
@@ -164,18 +165,22 @@ def _common_metrics(log_probs_BT: Tensor, old_log_probs_BT: Tensor, mask_BT: Ten
     """The metrics of every loss: distances between the policies, and the range of their ratios (Figure 3)."""
     d_BT = log_probs_BT - old_log_probs_BT
     product_log_B = d_BT.sum(dim=-1)
-    geo_mean_B = saturated_exp(masked_mean_B(d_BT, mask_BT))
-    ratio_BT = saturated_exp(d_BT)
+    geo_mean_log_B = masked_mean_B(d_BT, mask_BT)
     filled_B = mask_BT.any(dim=-1)
+    tokens, sequences = mask_BT.sum(), filled_B.sum()
+
+    def exp_of(metric: Metric) -> Metric:  # exp is monotonic, so it can wait until one number is left
+        return Metric(metric.kind, saturated_exp(metric.value), metric.count)
+
     return {
-        "actor/ppo_kl": masked_mean(-d_BT, mask_BT),
-        "actor/entropy_loss": masked_mean(-log_probs_BT, mask_BT),
-        "ratio/token_min": masked_min(ratio_BT, mask_BT),
-        "ratio/token_max": masked_max(ratio_BT, mask_BT),
-        "ratio/seq_geo_mean_min": masked_min(geo_mean_B, filled_B),
-        "ratio/seq_geo_mean_max": masked_max(geo_mean_B, filled_B),
-        "ratio/seq_product_log_min": masked_min(product_log_B, filled_B),
-        "ratio/seq_product_log_max": masked_max(product_log_B, filled_B),
+        "actor/ppo_kl": Metric("mean", -product_log_B.sum(), tokens),
+        "actor/entropy_loss": Metric("mean", -log_probs_BT.sum(), tokens),
+        "ratio/token_min": exp_of(masked_min(d_BT, mask_BT, tokens)),
+        "ratio/token_max": exp_of(masked_max(d_BT, mask_BT, tokens)),
+        "ratio/seq_geo_mean_min": exp_of(masked_min(geo_mean_log_B, filled_B, sequences)),
+        "ratio/seq_geo_mean_max": exp_of(masked_max(geo_mean_log_B, filled_B, sequences)),
+        "ratio/seq_product_log_min": masked_min(product_log_B, filled_B, sequences),
+        "ratio/seq_product_log_max": masked_max(product_log_B, filled_B, sequences),
     }
 
 

@@ -19,11 +19,12 @@ class LossTerms:
     """What a loss function returns if it has more to say than its losses.
 
     ``losses`` is (B, T), or (B,) for a loss whose unit is the sequence. ``token_flags`` maps a metric name to a bool
-    tensor (B, T) or (B,); the fraction of valid tokens on which it is True is logged under that name.
+    tensor (B, T) or (B,); the fraction of valid tokens on which it is True is logged under that name. A function that
+    returns such a dictionary is called only when metrics are wanted.
     """
 
     losses: Tensor
-    token_flags: dict[str, Tensor] = field(default_factory=dict)
+    token_flags: dict[str, Tensor] | Callable[[], dict[str, Tensor]] = field(default_factory=dict)
 
 
 LossFunction = Callable[[Tensor, Tensor, Tensor, Tensor, PolicyLossConfig], "Tensor | LossTerms"]

@@ -68,6 +68,7 @@ def _prepare_device(config: Config) -> tuple[torch.device, torch.dtype]:
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     torch.use_deterministic_algorithms(device.type == "cpu")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs 2 to 5 % of an update
     return device, resolve_dtype(config.trainer.dtype, device)
 
 

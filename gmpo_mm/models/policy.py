@@ -91,6 +91,7 @@ class PolicyModel:
         self.embedding: nn.Module = unwrapped.get_input_embeddings()
         self.lm_head: nn.Linear = unwrapped.get_output_embeddings()
         self._frozen_features: dict[int, tuple[EncodedPrompt, ImageFeatures]] = {}
+        self._positions: dict[int, tuple[EncodedPrompt, torch.Tensor]] = {}
 
     @property
     def device(self) -> torch.device:
@@ -145,8 +146,9 @@ class PolicyModel:
         return found
 
     def forget_images(self) -> None:
-        """Drop the features kept for a frozen vision tower."""
+        """Drop what is kept for the prompts of a step: their positions, and the features of a frozen vision tower."""
         self._frozen_features.clear()
+        self._positions.clear()
 
     def _encode_images(self, prompts: Sequence[EncodedPrompt]) -> list[ImageFeatures]:
         pixel_values = torch.cat([p.pixel_values for p in prompts]).to(self.device)  # type: ignore[misc]
@@ -173,6 +175,11 @@ class PolicyModel:
 
     def prompt_positions(self, prompt: EncodedPrompt) -> torch.Tensor:
         """Rotary positions of a prompt's tokens: (3, S) for multimodal rotary embeddings, else (1, S)."""
+        if id(prompt) not in self._positions:
+            self._positions[id(prompt)] = (prompt, self._prompt_positions(prompt))
+        return self._positions[id(prompt)][1]
+
+    def _prompt_positions(self, prompt: EncodedPrompt) -> torch.Tensor:
         ids = prompt.input_ids_S
         if self.vision is None:
             return torch.arange(len(ids))[None]

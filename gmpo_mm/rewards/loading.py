@@ -172,6 +172,8 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _as_float(value: Any) -> float | None:
+    if isinstance(value, (int, float)):  # the usual case first: checking a protocol is slow
+        return float(value)
     if isinstance(value, (str, bytes)) or not isinstance(value, SupportsFloat):
         return None
     try:

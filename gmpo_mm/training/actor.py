@@ -15,8 +15,10 @@ from gmpo_mm.algorithms import (
     compute_policy_loss,
     count_units,
     finalize_metrics,
+    get_policy_loss,
     loss_unit,
     merge_metrics,
+    sequence_advantages,
     truncated_importance_weights,
 )
 from gmpo_mm.errors import ConfigError, TrainingError
@@ -69,32 +71,40 @@ class Actor:
         batch.move_to(self.policy.device)
         parts: list[dict[str, Metric]] = []
         size, prompts, mini = batch.group_size, len(batch.groups), self.config.mini_batch_prompts
+        advantages = self._advantages(batch)
+        norms: list[float] = []
         updates = skipped = 0
         for epoch in range(self.config.epochs):
             seen = Observed(batch)
             for start in range(0, prompts, mini):
                 rows = range(start * size, min(start + mini, prompts) * size)
                 # before the first optimizer step of a round the policy IS the old policy
-                metrics = self._accumulate(batch, rows, kl_coef, seen, unchanged=updates == 0)
+                parts.append(self._accumulate(batch, advantages, rows, kl_coef, seen, unchanged=updates == 0))
                 applied, grad_norm = self._optimizer_step()
                 updates += 1
                 skipped += not applied
-                if applied:
-                    metrics["actor/grad_norm"] = Metric("mean", torch.tensor(grad_norm, dtype=torch.float64), torch.tensor(1))
-                parts.append(metrics)
+                norms += [grad_norm] if applied else []
                 if progress is not None:
                     progress(updates, f"epoch {epoch + 1} of {self.config.epochs}")
-            parts.append(update_metrics(batch, seen, self.config))
+            parts.append(update_metrics(batch, advantages, seen, self.config))
         result = finalize_metrics(merge_metrics(parts))
         result |= {"actor/updates": updates - skipped, "actor/skipped_updates": skipped}
+        if norms:
+            result["actor/grad_norm"] = sum(norms) / len(norms)
         if kl_coef and self.config.kl_kind:
             result["actor/kl_coef"] = kl_coef
         return result
 
+    def _advantages(self, batch: Batch) -> torch.Tensor:
+        """(B, T), or (B,) for a loss that takes one advantage a sequence; ValueError where they differ within one."""
+        if get_policy_loss(self.config.loss.loss_type).sequence_advantages:
+            return sequence_advantages(batch.advantages_BT, batch.mask_BT)
+        return batch.advantages_BT
+
     # ---- one mini-batch -----------------------------------------------------------------------------------------------
 
     def _accumulate(
-        self, batch: Batch, rows: range, kl_coef: float, seen: Observed, unchanged: bool
+        self, batch: Batch, advantages: torch.Tensor, rows: range, kl_coef: float, seen: Observed, unchanged: bool
     ) -> dict[str, Metric]:
         """Gradients of one mini-batch: every term is a sum over micro-batches divided by the mini-batch's own units."""
         units = int(count_units(batch.mask_BT[rows.start : rows.stop], self.config.loss))
@@ -105,7 +115,7 @@ class Actor:
             output = self.policy.response_log_probs(
                 batch.group_of(micro_rows), self.config.temperature, with_router=counts is not None
             )
-            loss = self._loss(batch, micro_rows, output, kl_coef, seen, unchanged) / units
+            loss = self._loss(batch, micro_rows, output, advantages, kl_coef, seen, unchanged) / units
             if counts is not None:
                 # one micro-batch is its own mini-batch: its counts come from the same forward pass
                 counted = counts if len(micro_batches) > 1 else count_experts(output, self._experts_per_token())
@@ -117,7 +127,14 @@ class Actor:
         return {"actor/router_aux_loss": Metric("mean", torch.stack(balances).sum().detach(), torch.tensor(1))}
 
     def _loss(
-        self, batch: Batch, rows: Sequence[int], output: PackedOutput, kl_coef: float, seen: Observed, unchanged: bool
+        self,
+        batch: Batch,
+        rows: Sequence[int],
+        output: PackedOutput,
+        advantages: torch.Tensor,
+        kl_coef: float,
+        seen: Observed,
+        unchanged: bool,
     ) -> torch.Tensor:
         """The loss of a micro-batch, summed over its units; what it saw is noted down for the metrics."""
         config, mask_BT, log_probs_BT = self.config, output.mask_BT, output.log_probs_BT
@@ -129,9 +146,9 @@ class Actor:
         if config.correction_cap is not None:
             sampler_BT = batch.sampler_log_probs_BT[index, :width]
             weights_BT = truncated_importance_weights(old_BT, sampler_BT, mask_BT, config.correction_cap)
-        advantages_BT = batch.advantages_BT[index, :width]
+        own_advantages = advantages[index] if advantages.dim() == 1 else advantages[index, :width]
         total = compute_policy_loss(
-            log_probs_BT, old_BT, advantages_BT, mask_BT, config.loss, weights_BT, with_metrics=False
+            log_probs_BT, old_BT, own_advantages, mask_BT, config.loss, weights_BT, with_metrics=False
         ).sum
         unit = loss_unit(config.loss)
         if config.kl_kind is not None:

@@ -13,6 +13,7 @@ from gmpo_mm.algorithms import (
     loss_unit,
     masked_max,
     masked_mean,
+    merge_metrics,
     truncated_importance_weights,
 )
 from gmpo_mm.models.policy import PackedOutput
@@ -23,13 +24,14 @@ from gmpo_mm.training.update_config import UpdateConfig
 class Observed:
     """What the forward passes of an epoch gave, (B, T): log-probabilities, entropies, and the old ones compared with.
 
-    `mask_BT` is the batch's mask on the rows that were passed through the model, else False. `unchanged_B` are the rows that
-    were seen by the very weights that sampled them.
+    `mask_BT` is the batch's mask on the rows that were passed through the model, else False. `gaps` compares the sampler's
+    log-probabilities with those of the very weights that it sampled from.
     """
 
     def __init__(self, batch: Batch) -> None:
         self.mask_BT = torch.zeros_like(batch.mask_BT)
-        self.unchanged_B = torch.zeros_like(batch.mask_BT[:, 0])
+        self.gaps: list[dict[str, Metric]] = []
+        self._sampler_BT = batch.sampler_log_probs_BT if batch.old_log_probs_BT is None else None
         self.log_probs_BT, self.entropy_BT, self.old_BT = (torch.zeros_like(batch.sampler_log_probs_BT) for _ in range(3))
 
     def note(self, index: torch.Tensor | slice, output: PackedOutput, old_BT: torch.Tensor, unchanged: bool) -> None:
@@ -39,32 +41,28 @@ class Observed:
         self.log_probs_BT[index, :width] = output.log_probs_BT.detach()
         self.entropy_BT[index, :width] = output.entropy_BT.detach()
         self.old_BT[index, :width] = old_BT
-        self.unchanged_B[index] = unchanged
+        if unchanged and self._sampler_BT is not None:
+            self.gaps.append(log_prob_gap(output.log_probs_BT.detach(), self._sampler_BT[index, :width], output.mask_BT))
 
 
 @torch.no_grad()
-def update_metrics(batch: Batch, seen: Observed, config: UpdateConfig) -> dict[str, Metric]:
+def update_metrics(batch: Batch, advantages: torch.Tensor, seen: Observed, config: UpdateConfig) -> dict[str, Metric]:
     """Loss, ratios, clip shares, entropy, and KL to the reference, over all rows of an epoch.
 
-    Rows that were left out have no advantage, so no loss; they count in the mean of the loss and nowhere else.
+    Rows that were left out are masked: they have no advantage, so no loss, and count in the mean of the loss alone.
     """
-    kept_B = seen.mask_BT.any(1)
-    if not bool(kept_B.any()):
-        return {}
-    mask_BT, log_probs_BT, old_BT = seen.mask_BT[kept_B], seen.log_probs_BT[kept_B], seen.old_BT[kept_B]
+    mask_BT, log_probs_BT, old_BT = seen.mask_BT, seen.log_probs_BT, seen.old_BT
     weights_BT = None
     if config.correction_cap is not None:
-        sampler_BT = batch.sampler_log_probs_BT[kept_B]
+        sampler_BT = batch.sampler_log_probs_BT
         weights_BT = truncated_importance_weights(old_BT, sampler_BT, mask_BT, config.correction_cap)
-    metrics = compute_policy_loss(log_probs_BT, old_BT, batch.advantages_BT[kept_B], mask_BT, config.loss, weights_BT).metrics
+    metrics = compute_policy_loss(log_probs_BT, old_BT, advantages, mask_BT, config.loss, weights_BT).metrics
     units = torch.as_tensor(count_units(batch.mask_BT, config.loss), device=mask_BT.device)
     metrics["actor/pg_loss"] = Metric("mean", metrics["actor/pg_loss"].value, units)
-    metrics["actor/entropy"] = masked_mean(seen.entropy_BT[kept_B], mask_BT)
-    if batch.old_log_probs_BT is None:
-        same_B = seen.unchanged_B
-        metrics |= log_prob_gap(seen.log_probs_BT[same_B], batch.sampler_log_probs_BT[same_B], seen.mask_BT[same_B])
+    metrics["actor/entropy"] = masked_mean(seen.entropy_BT, mask_BT)
+    metrics |= merge_metrics(seen.gaps)
     if batch.ref_log_probs_BT is not None:
-        ref_BT = batch.ref_log_probs_BT[kept_B]
+        ref_BT = batch.ref_log_probs_BT
         metrics["actor/kl_ref"] = masked_mean(compute_kl(log_probs_BT, ref_BT, "low_var_kl", mask_BT), mask_BT)
         if config.kl_kind is not None:
             kl_BT = compute_kl(log_probs_BT, ref_BT, config.kl_kind, mask_BT)

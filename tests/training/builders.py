@@ -55,7 +55,7 @@ def gradients(actor: Actor, batch: Batch, kl_coef: float = 0.0, unchanged: bool 
     """Gradients of the whole batch as one mini-batch, micro-batched as the actor's configuration says."""
     actor.policy.module.zero_grad()
     actor.policy.module.train()
-    actor._accumulate(batch, range(len(batch)), kl_coef, Observed(batch), unchanged)
+    actor._accumulate(batch, actor._advantages(batch), range(len(batch)), kl_coef, Observed(batch), unchanged)
     return {n: p.grad.clone() for n, p in actor.policy.module.named_parameters() if p.grad is not None}
 
 
