@@ -87,8 +87,10 @@ def _check_one_batch_fits(config: Config, records: int) -> None:
 
 def _times_due(every: int, steps: int | None) -> int | None:
     """How often something due every `every` steps and after the last one takes place; None when not known."""
-    if every <= 0 or steps == 0:
+    if steps == 0:
         return 0
+    if every <= 0:
+        return 1
     return None if steps is None else math.ceil(steps / every)
 
 
@@ -163,8 +165,8 @@ def _validation_words(config: Config, plan: RunPlan) -> str:
 
 def _checkpoint_words(config: Config, plan: RunPlan) -> str:
     trainer = config.trainer
-    if trainer.save_freq <= 0 or plan.checkpoints == 0:
-        return "none: trainer.save_freq is off" if trainer.save_freq <= 0 else "none"
-    often = f"every {trainer.save_freq} steps and after the last one"
+    if plan.checkpoints == 0:
+        return "none"
+    often = f"every {trainer.save_freq} steps and after the last one" if trainer.save_freq > 0 else "after the last step"
     kept = "all are kept" if trainer.save_limit < 1 else f"the newest {trainer.save_limit} are kept"
     return often + (f", {plan.checkpoints} in all" if plan.checkpoints is not None else "") + f"; {kept}"

@@ -47,10 +47,18 @@ class _TokenLogProbs(torch.autograd.Function):
         log_probs_N, entropy_N = torch.cat(log_probs), torch.cat(entropies)
         ctx.save_for_backward(hidden_NC, weight_VC, bias_V, targets_N, entropy_N)
         ctx.options = (temperature, forbidden, chunk)
+        kind = hidden_NC.device.type
+        ctx.autocast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
         return log_probs_N, entropy_N
 
     @staticmethod
     def backward(ctx: Any, grad_log_probs_N: torch.Tensor, grad_entropy_N: torch.Tensor) -> tuple:
+        kind, dtype, enabled = ctx.autocast
+        with torch.autocast(kind, dtype=dtype, enabled=enabled):  # the logits have to be those of the forward pass
+            return _TokenLogProbs._backward(ctx, grad_log_probs_N, grad_entropy_N)
+
+    @staticmethod
+    def _backward(ctx: Any, grad_log_probs_N: torch.Tensor, grad_entropy_N: torch.Tensor) -> tuple:
         hidden_NC, weight_VC, bias_V, targets_N, entropy_N = ctx.saved_tensors
         temperature, forbidden, chunk = ctx.options
         grad_hidden_NC = torch.empty_like(hidden_NC) if ctx.needs_input_grad[0] else None

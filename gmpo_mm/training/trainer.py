@@ -274,8 +274,8 @@ class Trainer:
 
 
 def _is_due(step: int, every: int, last: bool) -> bool:
-    """EasyR1's rule: every `every` steps and after the last one; -1 (or 0) never."""
-    return every > 0 and (last or step % every == 0)
+    """EasyR1's rule: every `every` steps (-1 or 0: never) and, in any case, after the last one."""
+    return last or (every > 0 and step % every == 0)
 
 
 def _best_sample(groups: list[SampledGroup]) -> BestSample:

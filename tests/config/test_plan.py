@@ -41,8 +41,8 @@ def test_counts_follow_from_batch_sizes_and_records(load: Load) -> None:
     [
         (["trainer.max_steps=3", "trainer.val_freq=2"], 3, 3),
         (["trainer.val_only=true"], 0, 1),
-        (["trainer.val_before_train=false"], 30, 0),
-        (["data.mini_rollout_batch_size=2"], 30, 1),
+        (["trainer.val_before_train=false"], 30, 1),
+        (["data.mini_rollout_batch_size=2"], 30, 2),
     ],
 )
 def test_steps_and_validations_of_other_runs(load: Load, overrides: list[str], steps: int, validations: int) -> None:
@@ -55,7 +55,7 @@ def test_a_hub_data_set_is_not_counted_and_the_plan_says_so(load: Load) -> None:
     assert count_records(config, config.data.train_files) is None
     plan = plan_run(config, None, 3)
     assert plan.steps is None
-    assert plan.checkpoints == 0, "save_freq is off, whatever the steps are"
+    assert plan.checkpoints == 1, "save_freq is off, and the last step is saved whatever it is"
     rows = dict(describe_plan(config, plan))
     assert "not counted" in rows["training data"]
     assert "records // 4" in rows["steps"]

@@ -74,6 +74,11 @@ def metrics_without_times(run_dir: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if not k.startswith(("timing", "perf"))} for line in lines]
 
 
+def train_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines of training steps, without what a clock measured."""
+    return [line for line in metrics_without_times(run_dir) if line["kind"] == "train"]
+
+
 def weights(run_dir: Path, step: int) -> dict[str, Any]:
     """The weights of a checkpoint."""
     return load_file(run_dir / f"checkpoints/step_{step}/huggingface/model.safetensors")

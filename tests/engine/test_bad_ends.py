@@ -15,8 +15,7 @@ from PIL import Image
 
 from gmpo_mm.errors import DataError, RewardError, TrainingError
 from gmpo_mm.training.checkpoint import latest_checkpoint, load_checkpoint
-from gmpo_mm.training.metrics_file import read_metrics
-from tests.engine.runs import arguments, run_here, run_process, start_process
+from tests.engine.runs import arguments, run_here, run_process, start_process, train_metrics
 
 
 def png(width: int, height: int) -> bytes:
@@ -77,7 +76,7 @@ def test_pictures_of_every_size_train(data: Path, tmp_path: Path) -> None:
     sizes = [(1, 1), (10_000, 60), (56, 56), (3, 200)]
     rows = [good_row(size=size) for size in sizes]
     run_dir = run_here(own_data(data, tmp_path, rows, "data.max_pixels=12544", "data.max_prompt_length=128"))
-    assert [line["step"] for line in read_metrics(run_dir / "metrics.jsonl")] == [1, 2]
+    assert [line["step"] for line in train_metrics(run_dir)] == [1, 2]
 
 
 def test_picture_too_thin_for_the_model_names_its_row(data: Path, tmp_path: Path) -> None:
@@ -95,7 +94,7 @@ def test_broken_picture_names_its_row_before_any_training(data: Path, tmp_path: 
 def test_hostile_ground_truth_and_answers_cost_nothing_but_their_reward(data: Path, tmp_path: Path) -> None:
     rows = [good_row("9**9**9**9"), good_row("{" * 100_000), good_row("12"), good_row("x" * 10_000)]
     run_dir = run_here(own_data(data, tmp_path, rows))
-    lines = [line for line in read_metrics(run_dir / "metrics.jsonl") if line["kind"] == "train"]
+    lines = train_metrics(run_dir)
     assert len(lines) == 2 and all(0 <= line["critic/score/mean"] <= 1 for line in lines)
 
 
@@ -104,7 +103,7 @@ def test_empty_responses_train(data: Path, tmp_path: Path) -> None:
     run_dir = run_here(arguments(data, tmp_path / "run", "data.max_response_length=1"))
     rows = [json.loads(line) for line in (run_dir / "samples/step_1_train.jsonl").read_text().splitlines()]
     assert {row["tokens"] for row in rows} == {1}
-    assert len(read_metrics(run_dir / "metrics.jsonl")) == 2
+    assert len(train_metrics(run_dir)) == 2
 
 
 def test_two_runs_can_not_share_a_directory(data: Path, tmp_path: Path) -> None:
@@ -125,13 +124,13 @@ def test_other_configuration_in_the_same_directory_names_the_keys(data: Path, tm
     run_here(arguments(data, tmp_path / "run", "trainer.save_freq=1"))
     code, output = run_process(arguments(data, tmp_path / "run", "trainer.save_freq=1", "worker.actor.optim.lr=5e-5"))
     assert code == 2
-    assert "worker.actor.optim.lr" in output and "5e-05" in output and "0.0001" in output and "trainer.run_dir" in output
+    assert "worker.actor.optim.lr" in output and "5e-05" in output and "6e-05" in output and "trainer.run_dir" in output
 
 
 def test_first_validation_is_never_silent_for_ten_seconds(data: Path, tmp_path: Path) -> None:
     process = start_process(
-        arguments(data, tmp_path / "run", "trainer.val_before_train=true", "trainer.val_only=true",
-                  "worker.rollout.val_override_config={n: 600, temperature: 0.5}"), PYTHONUNBUFFERED="1",
+        arguments(data, tmp_path / "run", "trainer.val_before_train=true", "trainer.val_only=true", "worker.rollout.ignore_eos=true",
+                  "worker.rollout.val_override_config={n: 512, temperature: 0.5}", "data.max_response_length=600"), PYTHONUNBUFFERED="1",
     )  # fmt: skip
     gaps, last = [], time.monotonic()
     for _ in process.stdout:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gmpo_mm.training.metrics_file import read_events, read_metrics
+from gmpo_mm.training.metrics_file import read_events
 from tests.engine.runs import (
     arguments,
     file_bytes,
@@ -18,6 +18,7 @@ from tests.engine.runs import (
     run_here,
     run_process,
     start_process,
+    train_metrics,
 )
 
 STEPS = 6
@@ -114,7 +115,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(data: Path, straig
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     assert "this step is finished and saved first" in output and "the same command goes on there" in output
-    steps = [line["step"] for line in read_metrics(tmp_path / "run/metrics.jsonl") if line["kind"] == "train"]
+    steps = [line["step"] for line in train_metrics(tmp_path / "run")]
     assert (tmp_path / f"run/checkpoints/step_{steps[-1]}").exists()
     code, output = run_process(args)
     assert code == 0, output
@@ -130,4 +131,4 @@ def test_a_finished_run_does_nothing_more_and_a_longer_one_goes_on(data: Path, t
     run_here(first)
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
     run_here([*first, "trainer.max_steps=2"])
-    assert [line["step"] for line in read_metrics(tmp_path / "run/metrics.jsonl")] == [1, 2]
+    assert [line["step"] for line in train_metrics(tmp_path / "run")] == [1, 2]

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from gmpo_mm.config import resolve_model_path
-from tests.engine.runs import SMALL, metrics_without_times, run_here
+from tests.engine.runs import SMALL, run_here, train_metrics
 from tests.models.model_zoo import _rope
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
@@ -60,7 +60,7 @@ def test_text_models_train_and_resume(tmp_path: Path, family: str) -> None:
         "trainer.max_steps=3", "trainer.save_freq=2",
     ]  # fmt: skip
     straight = run_here([*args, f"trainer.run_dir={tmp_path}/straight"])
-    lines = metrics_without_times(straight)
+    lines = train_metrics(straight)
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert any(line["actor/grad_norm"] > 0 for line in lines)
     assert all(line["rollout/log_prob_gap_max"] < 1e-4 for line in lines)
@@ -70,4 +70,4 @@ def test_text_models_train_and_resume(tmp_path: Path, family: str) -> None:
 
     run_here([*args, f"trainer.run_dir={tmp_path}/resumed", "trainer.max_steps=2"])
     resumed = run_here([*args, f"trainer.run_dir={tmp_path}/resumed"])
-    assert metrics_without_times(resumed) == lines
+    assert train_metrics(resumed) == lines

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from gmpo_mm.errors import ConfigError
-from gmpo_mm.training.metrics_file import read_metrics
-from tests.engine.runs import arguments, metrics_without_times, run_here, weights
+from tests.engine.runs import arguments, metrics_without_times, run_here, train_metrics, weights
 
 SAVE = "trainer.save_freq=2"
 WITH_KL = ("algorithm.disable_kl=false", "algorithm.drop_zero_advantage=false")
@@ -40,7 +40,7 @@ WITH_KL = ("algorithm.disable_kl=false", "algorithm.drop_zero_advantage=false")
 )
 def test_option_trains(data: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     run_dir = run_here(arguments(data, tmp_path / "run", SAVE, *overrides))
-    steps = [line for line in read_metrics(run_dir / "metrics.jsonl") if line["kind"] == "train"]
+    steps = train_metrics(run_dir)
     assert [line["step"] for line in steps] == [1, 2]
     for line in steps:
         assert line["actor/skipped_updates"] == 0
@@ -63,7 +63,7 @@ def test_kl_in_the_loss_is_measured_against_the_start(data: Path, tmp_path: Path
         arguments(data, tmp_path / "run", *WITH_KL, "algorithm.use_kl_loss=true", "algorithm.kl_penalty=low_var_kl",
                   "algorithm.kl_coef=0.1", "worker.actor.global_batch_size=4")
     )  # fmt: skip
-    first, second = metrics_without_times(run_dir)
+    first, second = train_metrics(run_dir)
     assert first["actor/kl_ref"] < 1e-9  # one update a step: the first sees the starting weights themselves
     assert second["actor/kl_ref"] > 1e-6
     assert second["actor/kl_loss"] > 0 and second["actor/kl_coef"] == 0.1
@@ -74,7 +74,7 @@ def test_adaptive_kl_in_the_reward_moves_its_coefficient(data: Path, tmp_path: P
         arguments(data, tmp_path / "run", *WITH_KL, "algorithm.use_kl_loss=false", "algorithm.kl_type=adaptive",
                   "algorithm.kl_coef=0.1", "algorithm.kl_horizon=100", "algorithm.kl_target=0.1")
     )  # fmt: skip
-    first, second = metrics_without_times(run_dir)
+    first, second = train_metrics(run_dir)
     assert first["actor/kl_coef"] == 0.1
     assert second["actor/kl_coef"] < 0.1  # far below the target, so the coefficient falls
 
@@ -87,7 +87,7 @@ def test_lora_trains_and_saves_the_adapter_alone(data: Path, tmp_path: Path) -> 
     )  # fmt: skip
     saved = run_dir / "checkpoints/step_2/huggingface"
     assert (saved / "adapter_model.safetensors").exists() and not (saved / "model.safetensors").exists()
-    assert metrics_without_times(run_dir)[-1]["actor/kl_ref"] > 0  # the reference is the model without its adapter
+    assert train_metrics(run_dir)[-1]["actor/kl_ref"] > 0  # the reference is the model without its adapter
 
     resumed = run_here(arguments(data, tmp_path / "run", *WITH_KL, "algorithm.use_kl_loss=true", "trainer.save_freq=3",
                                  "worker.actor.model.lora.rank=4", "worker.actor.model.lora.exclude_modules=.*visual.*",
@@ -95,7 +95,7 @@ def test_lora_trains_and_saves_the_adapter_alone(data: Path, tmp_path: Path) -> 
     straight = run_here(arguments(data, tmp_path / "straight", *WITH_KL, "algorithm.use_kl_loss=true", "trainer.save_freq=3",
                                   "worker.actor.model.lora.rank=4", "worker.actor.model.lora.exclude_modules=.*visual.*",
                                   "worker.actor.optim.lr=1e-2", "trainer.max_steps=3"))  # fmt: skip
-    assert metrics_without_times(resumed) == metrics_without_times(straight)
+    assert train_metrics(resumed) == train_metrics(straight)
 
 
 def test_online_filtering_fills_the_batch_with_groups_that_teach(data: Path, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_online_filtering_fills_the_batch_with_groups_that_teach(data: Path, tmp
         arguments(data, tmp_path / "run", "algorithm.online_filtering=true", "algorithm.filter_key=accuracy",
                   "worker.rollout.n=8", "trainer.max_steps=1")
     )  # fmt: skip
-    (line,) = metrics_without_times(run_dir)
+    (line,) = train_metrics(run_dir)
     assert line["group/zero_advantage_frac"] == 0
     assert line["filter/tries"] >= 1 and 0 < line["filter/kept_frac"] <= 1
 
@@ -128,7 +128,7 @@ def test_custom_loss_from_a_file_trains(data: Path, tmp_path: Path) -> None:
         "    return -advantages_BT * (log_probs_BT - old_log_probs_BT).exp()\n"
     )
     run_dir = run_here(arguments(data, tmp_path / "run", f"worker.actor.loss_type={tmp_path}/my_loss.py:plain"))
-    assert len(metrics_without_times(run_dir)) == 2
+    assert len(train_metrics(run_dir)) == 2
 
 
 def test_correction_of_an_exact_sampler_is_refused(data: Path, tmp_path: Path) -> None:
@@ -151,7 +151,14 @@ def test_val_only_validates_a_finished_run_and_trains_nothing(data: Path, tmp_pa
     again = arguments(data, tmp_path / "run", SAVE, "trainer.val_only=true", "trainer.val_before_train=true")
     lines = metrics_without_times(run_here(again))
     assert [(line["step"], line["kind"]) for line in lines] == [(1, "train"), (2, "train"), (2, "validation")]
+    assert json.loads((tmp_path / "run/run.json").read_text())["state"] == "finished"
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(tmp_path / "run", 2).items())
+
+
+def test_the_last_step_is_validated_and_saved_whatever_the_frequencies(data: Path, tmp_path: Path) -> None:
+    run_dir = run_here(arguments(data, tmp_path / "run", "trainer.val_freq=-1", "trainer.save_freq=-1"))
+    assert [(line["step"], line["kind"]) for line in metrics_without_times(run_dir)][-1] == (2, "validation")
+    assert [p.name for p in (run_dir / "checkpoints").iterdir()] == ["step_2"]
 
 
 def test_a_model_is_validated_without_training_data(data: Path, tmp_path: Path) -> None:

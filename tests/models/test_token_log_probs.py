@@ -69,6 +69,21 @@ def test_bfloat16_hidden_states_give_float32_log_probs() -> None:
     torch.testing.assert_close(rounded, exact, atol=0.05, rtol=0.05)
 
 
+def test_backward_pass_computes_the_forward_passs_logits_under_autocast() -> None:
+    torch.manual_seed(0)
+    head = torch.nn.Linear(16, 30, bias=False)
+    hidden = torch.randn(40, 16, requires_grad=True)
+    targets, weight = torch.randint(2, 7, (40,)), torch.randn(40)
+    grads = []
+    ours_and_naive = (lambda: token_log_probs(hidden, head, targets, 0.5, FORBIDDEN)[0], lambda: naive(hidden, head, targets, 0.5)[0])
+    for function in ours_and_naive:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            log_p = function()
+        grads.append(torch.autograd.grad((log_p * weight).sum(), [hidden, head.weight]))
+    for ours, expected in zip(*grads, strict=True):
+        assert float((ours - expected).norm() / expected.norm()) < 0.02
+
+
 def test_no_tokens_give_an_empty_differentiable_result() -> None:
     hidden = torch.randn(0, 8, requires_grad=True)
     log_p, _ = token_log_probs(hidden, torch.nn.Linear(8, 20, bias=False), torch.zeros(0, dtype=torch.long))
