@@ -9,7 +9,9 @@ import pytest
 from gmpo_mm.errors import TrainingError
 from gmpo_mm.rollout.vllm import VLLMRollout
 from tests.engine.runs import arguments, metrics_without_times, run_here, write_data
+from tests.vllm.conftest import NEEDS_VLLM
 
+pytestmark = NEEDS_VLLM
 OPTIONS = ("worker.rollout.name=vllm", "trainer.max_steps=3", "worker.actor.optim.lr=3e-4", "data.rollout_batch_size=8")
 
 
