@@ -128,6 +128,8 @@ def _group_advantages(
             f"(group {alone[0]}{', ...' if len(alone) > 1 else ''}); set worker.rollout.n to 2 or more."
         )
     index_B = groups.index_B
+    # equal rewards have to give exactly 0, which the rounded mean of eight times 0.1 would not
+    scores_B = scores_B - groups.max_G(scores_B)[index_B]
     if estimator == "rloo":
         others_B = (groups.sum_G(scores_B)[index_B] - scores_B) / (groups.count_G[index_B] - 1)
         return scores_B - others_B

@@ -77,6 +77,7 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
     reward_function = _reward_function(config)
     # without training data (trainer.val_only) the validation set stands in, and is not trained on
     records = _load_records(config, config.data.train_files or config.data.val_files, "training data", progress)
+    check_batch_fits(config, len(records))
     val_records = _load_records(config, config.data.val_files, "validation data", progress) if config.data.val_files else None
     with Trackers(config.trainer.logger, run.config, run, progress.warn) as trackers:
         with progress.stage(f"loading {config.worker.actor.model.model_path}"):
@@ -170,8 +171,8 @@ def _reference(config: Config, policy: PolicyModel, dtype: torch.dtype) -> Polic
     if config.algorithm.disable_kl or config.worker.actor.model.lora.rank > 0:
         return None
     module = copy.deepcopy(policy.module).requires_grad_(False).eval()
-    if policy.device.type == "cuda":
-        module = module.to(dtype)
+    if dtype != torch.float32:
+        _round_linear_weights(module, dtype)
     return PolicyModel(
         module, forbidden_token_ids=policy.forbidden_token_ids, eos_token_ids=policy.eos_token_ids, compute_dtype=dtype
     )
@@ -179,15 +180,32 @@ def _reference(config: Config, policy: PolicyModel, dtype: torch.dtype) -> Polic
 
 def count_steps(config: Config, prompts: int) -> int:
     """Steps of a run over `prompts` training prompts, as EasyR1 counts them."""
+    check_batch_fits(config, prompts)
     if config.trainer.max_steps is not None:
         return config.trainer.max_steps
     a_call = config.data.mini_rollout_batch_size or config.data.rollout_batch_size
-    if a_call > prompts:
-        raise ConfigError(
-            f"data.rollout_batch_size={a_call} is more than the {prompts} training prompts; lower it, or add data"
-        )
-    calls_an_epoch = prompts // a_call
-    return max(1, calls_an_epoch * a_call * config.trainer.total_epochs // config.data.rollout_batch_size)
+    steps_an_epoch = prompts // a_call * a_call // config.data.rollout_batch_size
+    return max(1, steps_an_epoch * config.trainer.total_epochs)
+
+
+def _round_linear_weights(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Store the linear layers' weights in the compute type, to which autocast rounds them anyway; nothing else.
+
+    Rotary frequencies, norms and embeddings stay float32, as the policy's: rounding them would give weights that never
+    changed a KL above 0 that grows with the position.
+    """
+    embedding = module.get_input_embeddings().weight  # type: ignore[operator]
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.Linear) and layer.weight is not embedding:
+            layer.to(dtype)
+
+
+def check_batch_fits(config: Config, prompts: int) -> None:
+    """ConfigError when one sampling call wants more prompts than there are."""
+    key = "mini_rollout_batch_size" if config.data.mini_rollout_batch_size else "rollout_batch_size"
+    wanted = getattr(config.data, key)
+    if wanted > prompts and not config.trainer.val_only:
+        raise ConfigError(f"data.{key}={wanted} is more than the {prompts} training prompts; lower it, or add data")
 
 
 def update_config(config: Config) -> UpdateConfig:
@@ -209,6 +227,7 @@ def update_config(config: Config) -> UpdateConfig:
         max_grad_norm=actor.max_grad_norm,
         entropy_coef=actor.entropy_coef,
         kl_kind=algorithm.kl_penalty if in_loss else None,
+        sampler_is_old=actor.old_log_probs == "sampler",
         drop_zero_advantage=algorithm.drop_zero_advantage,
         correction_cap=rollout.correction_cap if rollout.correction == "truncated" else None,
     )
@@ -248,11 +267,12 @@ def _batch_maker(config: Config, sampler: Sampler, dataset: PromptDataset, order
 
 def _validator(config: Config, sampler: Sampler, dataset: PromptDataset, policy: PolicyModel) -> Validator:
     size = config.data.val_batch_size
+    params = validation_params(config)
     return Validator(
         sampler=sampler,
         dataset=dataset,
-        params=validation_params(config),
-        seed=config.worker.rollout.seed,
+        params=params,
+        seed=params.seed,
         prompts_a_call=size if size > 0 else len(dataset),
         forget_images=policy.forget_images,
     )

@@ -120,11 +120,19 @@ def add_lora(
     """Wrap a model in a LoRA adapter; `target_modules` is `all-linear` or a comma-separated list (EasyR1's form)."""
     from peft import LoraConfig, TaskType, get_peft_model
 
-    targets: Any = target_modules if target_modules == "all-linear" else target_modules.split(",")
+    targets: Any = target_modules if target_modules == "all-linear" else [t.strip() for t in target_modules.split(",")]
+    if "lm_head" in targets:
+        raise ConfigError(
+            "worker.actor.model.lora.target_modules names lm_head: log-probabilities read its weight directly, so an adapter "
+            "there would have no effect; leave it out"
+        )
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM, r=rank, lora_alpha=alpha, target_modules=targets, exclude_modules=exclude_modules
     )
-    return get_peft_model(model, config)  # type: ignore[arg-type]
+    try:
+        return get_peft_model(model, config)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ConfigError(f"worker.actor.model.lora.target_modules={target_modules}: {error}") from error
 
 
 def load_policy(model_config: Any, *, device: torch.device, compute_dtype: torch.dtype, chat_template: str | None = None,
@@ -156,6 +164,8 @@ def load_policy(model_config: Any, *, device: torch.device, compute_dtype: torch
     if model_config.lora.rank > 0:
         lora = model_config.lora
         model = add_lora(model, lora.rank, lora.alpha, lora.target_modules, lora.exclude_modules)
+        if model_config.freeze_vision_tower and is_vision:  # all-linear puts adapters there as well
+            model.get_base_model().model.visual.requires_grad_(False)  # type: ignore[operator]
     if model_config.enable_gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     changed = bool(model_config.override_config) or model_config.lora.rank > 0

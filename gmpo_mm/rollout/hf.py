@@ -115,6 +115,8 @@ def sample_tokens(
     # the first token whose cumulative probability reaches the target has probability above 0
     target_R1 = noise_R[:, None] * cumulative_RV[:, -1:]
     tokens_R = torch.searchsorted(cumulative_RV, target_R1)[:, 0]
+    if cumulative_RV.is_cuda:  # a parallel sum may fall by a rounding error, so that an impossible token is hit
+        tokens_R = torch.where(probs_LV[line_R, tokens_R] > 0, tokens_R, probs_LV.argmax(-1)[line_R])
     return tokens_R, log_probs_LV[line_R, tokens_R]
 
 

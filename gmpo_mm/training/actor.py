@@ -140,7 +140,8 @@ class Actor:
         config, mask_BT, log_probs_BT = self.config, output.mask_BT, output.log_probs_BT
         index = row_index(rows, mask_BT.device)
         width = mask_BT.shape[1]
-        old_BT = log_probs_BT.detach() if unchanged else batch.behaviour_log_probs_BT[index, :width]
+        on_policy = unchanged and not config.sampler_is_old
+        old_BT = log_probs_BT.detach() if on_policy else batch.behaviour_log_probs_BT[index, :width]
         seen.note(index, output, old_BT, unchanged)
         weights_BT = None
         if config.correction_cap is not None:

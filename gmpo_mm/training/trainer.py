@@ -112,13 +112,15 @@ class Trainer:
                 if _is_due(step, trainer.save_freq, last) or stop.wanted:
                     self._save(step)
                 if stop.wanted and not last:
-                    self.run.finish("interrupted", "asked to stop; saved first")
-                    self.progress.log(
-                        f"stopped after step {step} of {self.total_steps}, saved in {self.run.path}; "
-                        "the same command goes on there"
-                    )
+                    self._stopped(step)
                     return
             self._end(self.total_steps)
+
+    def _stopped(self, step: int) -> None:
+        self.run.finish("interrupted", "asked to stop; saved first")
+        self.progress.log(
+            f"stopped after step {step} of {self.total_steps}, saved in {self.run.path}; the same command goes on there"
+        )
 
     def _end(self, step: int) -> None:
         self.run.finish("finished")
@@ -187,7 +189,7 @@ class Trainer:
             batch.group_ids_B,
             response_mask_BT=batch.mask_BT,
             token_rewards_BT=token_rewards_BT,
-            baselines_B=torch.tensor(baselines).repeat_interleave(batch.group_size) if baselines else None,
+            baselines_B=torch.tensor(baselines, dtype=torch.float64).repeat_interleave(batch.group_size) if baselines else None,
             gamma=algorithm.gamma,
             norm_by_std=algorithm.norm_adv_by_std,
         ).float()
@@ -195,7 +197,7 @@ class Trainer:
 
     def _check_gap(self, step: int, metrics: dict[str, float]) -> None:
         gap, bound = metrics.get("rollout/log_prob_gap_mean", 0.0), self.config.worker.rollout.max_log_prob_gap
-        if gap > bound:
+        if not gap <= bound:  # a gap that is not a number counts as too large
             raise TrainingError(
                 f"step {step}: the sampler's log-probabilities differ from the model's by {gap:.3g} nats on average, more than "
                 f"worker.rollout.max_log_prob_gap={bound}: the {self.rollout.name} rollout does not sample from the trained "

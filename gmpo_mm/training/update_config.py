@@ -22,6 +22,8 @@ class UpdateConfig:
     entropy_coef: float = 0.0
     kl_kind: str | None = None
     """KL estimator of the term in the loss; None without one."""
+    sampler_is_old: bool = False
+    """Take the sampler's log-probabilities as old ones throughout, even where the weights have not moved yet."""
     drop_zero_advantage: bool = False
     correction_cap: float | None = None
     """Cap of the truncated importance weights between sampler and trainer; None without correction."""

@@ -170,3 +170,11 @@ def test_online_filter_keeps_groups_whose_mean_is_strictly_inside():
     assert filter_groups(scores, ids, 0.01, 0.99).tolist() == [False, False, False, False, True, True, True, True]
     assert filter_groups(scores, ids, 0.25, 0.99).tolist() == [False] * 6 + [True] * 2
     assert filter_groups(scores, ids, 0.01, 0.5).tolist() == [False] * 4 + [True] * 2 + [False] * 2
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "dr_grpo", "grpo_passk", "rloo"])
+@pytest.mark.parametrize("reward", [0.1, 0.9])
+@pytest.mark.parametrize("size", [3, 6, 8, 16])
+def test_equal_rewards_that_floats_can_not_hold_give_exactly_zero(estimator: str, reward: float, size: int) -> None:
+    rewards_B = torch.full((size,), reward, dtype=torch.float64)
+    assert bool((compute_advantages(estimator, rewards_B, torch.zeros(size, dtype=torch.long)) == 0).all())

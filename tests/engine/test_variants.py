@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gmpo_mm.errors import ConfigError
-from tests.engine.runs import arguments, metrics_without_times, run_here, train_metrics, weights
+from tests.engine.runs import ROOT, arguments, metrics_without_times, run_here, train_metrics, weights
 
 SAVE = "trainer.save_freq=2"
 WITH_KL = ("algorithm.disable_kl=false", "algorithm.drop_zero_advantage=false")
@@ -167,3 +167,40 @@ def test_a_model_is_validated_without_training_data(data: Path, tmp_path: Path) 
     )
     (line,) = metrics_without_times(run_dir)
     assert line["kind"] == "validation" and 0 <= line["val/accuracy_reward"] <= 1
+
+
+def test_reference_in_bfloat16_agrees_with_the_policy_before_any_update(data: Path, tmp_path: Path) -> None:
+    run_dir = run_here(
+        arguments(data, tmp_path / "run", *WITH_KL, "algorithm.use_kl_loss=true", "trainer.dtype=bfloat16",
+                  "worker.actor.global_batch_size=4", "trainer.max_steps=1")
+    )  # fmt: skip
+    assert train_metrics(run_dir)[0]["actor/kl_ref"] < 1e-5
+
+
+def test_validation_has_a_seed_of_its_own(data: Path, tmp_path: Path) -> None:
+    samples = []
+    for seed in (7, 8):
+        run_dir = run_here(
+            arguments(data, tmp_path / str(seed), "trainer.val_only=true", "trainer.val_before_train=true",
+                      f"worker.rollout.val_override_config={{n: 4, temperature: 1.0, seed: {seed}}}")
+        )  # fmt: skip
+        samples.append((run_dir / "samples/step_0_validation.jsonl").read_text())
+    assert samples[0] != samples[1]
+
+
+def test_batch_larger_than_the_data_is_refused_before_the_model_is_loaded(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.rollout_batch_size=100"):
+        run_here(arguments(data, tmp_path / "run", "data.rollout_batch_size=100"))
+
+
+def test_two_steps_on_real_geometry3k_problems(tmp_path: Path) -> None:
+    real = ROOT.parent / "shared/data"
+    if not (real / "geometry3k_train.parquet").exists():
+        pytest.skip("the real Geometry3K files are not beside this checkout (../shared/data)")
+    run_dir = run_here(
+        [str(ROOT / "configs/geometry3k/tiny_cpu.yaml"), f"data.train_files={real}/geometry3k_train.parquet",
+         f"data.val_files={real}/geometry3k_validation.parquet@train[:16]", f"trainer.run_dir={tmp_path}/run"]
+    )  # fmt: skip
+    lines = train_metrics(run_dir)
+    assert [line["step"] for line in lines] == [1, 2]
+    assert any(line["actor/grad_norm"] > 0 for line in lines)
