@@ -20,6 +20,7 @@ from rich.table import Table
 from gmpo_mm.config import load_config
 from gmpo_mm.config.schema import Config
 from gmpo_mm.engines.local import train, validate_model
+from gmpo_mm.errors import GMPOError
 from gmpo_mm.reports.run_figure import AnsweredProblem, draw_run
 from gmpo_mm.training.batch import SampledGroup
 from gmpo_mm.training.progress import Progress
@@ -86,4 +87,7 @@ def main(overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except GMPOError as error:
+        sys.exit(f"error: {error}")
