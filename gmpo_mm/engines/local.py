@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -141,9 +142,15 @@ def validate_model(
     records = _load_records(config, val_files, val_files, progress)
     policy, processor = _load_policy(config, device, dtype)
     dataset = _encode(config, records, processor, "validation", progress)
-    sampler = Sampler(build_rollout(config, policy, device, dtype, progress), processor.tokenizer, _reward_function(config))
-    with progress.stage(f"sampling {val_files} with {model_path}", len(dataset), "problems") as stage:
-        return _validator(config, sampler, dataset, policy).run(lambda _, done, note: stage.update(done or stage.done, note))
+    rollout = build_rollout(config, policy, device, dtype, progress)
+    try:
+        sampler = Sampler(rollout, processor.tokenizer, _reward_function(config), config.worker.reward.skip_special_tokens)
+        with progress.stage(f"sampling {val_files} with {model_path}", len(dataset), "problems") as stage:
+            return _validator(config, sampler, dataset, policy).run(
+                lambda _, done, note: stage.update(done or stage.done, note)
+            )
+    finally:
+        rollout.close()
 
 
 def _reward_function(config: Config) -> RewardFunction:
@@ -282,8 +289,6 @@ def build_rollout(
     config: Config, policy: PolicyModel, device: torch.device, dtype: torch.dtype, progress: Progress
 ) -> RolloutBackend:
     """The sampler of `worker.rollout.name`; says which one `auto` took."""
-    import importlib.util
-
     rollout = config.worker.rollout
     name = rollout.name
     if name == "auto":
