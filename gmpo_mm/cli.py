@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import gmpo_mm
-from gmpo_mm.errors import GMPOError
+from gmpo_mm.errors import GMPOError, print_error
 
 if TYPE_CHECKING:
-    from gmpo_mm.config import LoadedConfig
+    from gmpo_mm.config import Config, LoadedConfig
 
 USER_ERROR = 2
 app = typer.Typer(
@@ -29,7 +29,7 @@ def main() -> None:
     try:
         app()
     except GMPOError as error:
-        _print_error(str(error))
+        print_error(str(error))
         raise SystemExit(USER_ERROR) from None
 
 
@@ -65,6 +65,11 @@ def train(
         _print_dry_run(loaded)
         return
     _print_ineffective(loaded)
+    if loaded.config.engine == "easyr1":
+        from gmpo_mm.engines.easyr1.launch import train as train_on_easyr1
+
+        train_on_easyr1(loaded, command=sys.argv)
+        return
     from gmpo_mm.engines.local import train as train_locally
 
     train_locally(loaded, command=sys.argv)
@@ -156,13 +161,6 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON inst
         print_report(report)
 
 
-def _print_error(message: str) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    Console(stderr=True).print(Text(message, style="red"), soft_wrap=True)
-
-
 def _print_ineffective(loaded: LoadedConfig) -> None:
     """One line a reason: which keys of the file this run does not read."""
     from gmpo_mm.config import ineffective_keys
@@ -192,8 +190,26 @@ def _print_dry_run(loaded: LoadedConfig) -> None:
     _print_ineffective(loaded)
     console = Console()
     console.print(_table("What would happen", describe_plan(config, plan)))
-    _print_memory(loaded, console)
+    if config.engine == "easyr1":
+        _print_easyr1(config, console)
+    else:
+        _print_memory(loaded, console)
     console.print("Dry run: nothing was loaded, sampled or written.")
+
+
+def _print_easyr1(config: Config, console: Any) -> None:
+    """What EasyR1 would need on the GPU nodes, and what of it is missing on this machine."""
+    from gmpo_mm.config import run_directory
+    from gmpo_mm.engines.easyr1.preflight import check_directory, check_installation
+    from gmpo_mm.errors import ConfigError
+
+    check_directory(run_directory(config))
+    try:
+        found = f"EasyR1 {check_installation()} can train here"
+    except ConfigError as error:
+        found = f"not on this machine: {error}"
+    trainer = config.trainer
+    console.print(f"Engine easyr1: {trainer.nnodes} node(s) x {trainer.n_gpus_per_node} GPUs. {found}", markup=False)
 
 
 def _table(title: str, rows: Iterable[tuple[str, ...]]) -> Any:

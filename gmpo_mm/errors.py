@@ -19,3 +19,11 @@ class RewardError(GMPOError, RuntimeError):
 
 class TrainingError(GMPOError, RuntimeError):
     """A run that has to end: repeated non-finite gradients, a log-probability gap out of bounds, a full disk."""
+
+
+def print_error(message: str) -> None:
+    """Print an error that a user can mend, in red, on the standard error."""
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True).print(Text(message, style="red"), soft_wrap=True)

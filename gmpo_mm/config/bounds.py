@@ -15,6 +15,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "algorithm.adv_estimator": ("grpo", "dr_grpo", "grpo_passk", "rloo", "reinforce_plus_plus", "remax", "gae"),
     "algorithm.kl_penalty": ("kl", "abs", "mse", "low_var_kl", "full"),
     "algorithm.kl_type": ("fixed", "adaptive"),
+    "worker.actor.seq_mean": ("exact", "easyr1"),
     "worker.actor.old_log_probs": ("auto", "sampler", "recompute"),
     "worker.actor.optim.lr_scheduler_type": ("constant", "cosine"),
     "worker.rollout.name": ("auto", "hf", "vllm"),
@@ -79,12 +80,12 @@ def check_choices(loaded: LoadedConfig) -> Iterator[str]:
             known = ", ".join(LOGGERS)
             yield f"trainer.logger = {loaded.config.trainer.logger!r}: {name!r} is not known.{hint} Known: {known}."
     strategy = loaded.config.worker.actor.optim.strategy
-    if strategy == "adamw_bf16":
+    if strategy == "adamw_bf16" and loaded.config.engine in ("auto", "local"):
         yield (
             "worker.actor.optim.strategy = 'adamw_bf16': engine=local keeps float32 AdamW states; set it to adamw. To "
             "save memory, train LoRA adapters (worker.actor.model.lora.rank=64)."
         )
-    elif strategy != "adamw":
+    elif strategy not in ("adamw", "adamw_bf16"):
         yield f"worker.actor.optim.strategy = {strategy!r}: it must be adamw."
 
 

@@ -39,6 +39,19 @@ LOCAL_ENGINE = {
     "trainer.val_generations_to_log": "engine local: samples/ in the run directory holds every validation response",
     "data.filter_overlong_prompts_workers": "engine local: prompts are measured in this process",
 }
+EASYR1 = "engine easyr1: "
+# The same for EasyR1's engine.
+EASYR1_ENGINE = {
+    "trainer.device": EASYR1 + "workers go to the GPUs of the Ray cluster",
+    "trainer.dtype": EASYR1 + "worker.actor.fsdp.torch_dtype and mp_* set the precision",
+    "trainer.threads": EASYR1 + "Ray gives each worker its cores",
+    "algorithm.drop_zero_advantage": EASYR1 + "every rank passes all of its rows; the gradient is the same",
+    "trainer.val_generations_to_log": EASYR1 + "samples/ in the run directory holds every validation response",
+    "worker.rollout.max_log_prob_gap": EASYR1 + "vLLM's log-probabilities are not handed on, so no gap is measured",
+}
+WITHOUT_CRITIC = dict.fromkeys(
+    ("worker.critic.", "trainer.critic_warmup"), EASYR1 + "only adv_estimator=gae trains a critic"
+)
 COUNTS = (
     "trainer.nnodes",
     "trainer.n_gpus_per_node",
@@ -50,7 +63,7 @@ VLLM_ONLY = ("limit_images", "gpu_memory_utilization", "enforce_eager", "max_mod
 
 def ineffective_keys(loaded: LoadedConfig) -> list[tuple[str, Any, str]]:
     """(key, value, why it has no effect) of every explicitly set key that the run will not read, sorted by reason."""
-    reasons = dict(_local_engine(loaded))
+    reasons = dict(_unread_by_engine(loaded))
     for key, reason in (*_algorithm(loaded), *_worker(loaded), *_trainer(loaded)):
         reasons.setdefault(key, reason)
     found = [(key, get_key(loaded.config, key), reasons[key]) for key in loaded.explicit_keys if key in reasons]
@@ -58,15 +71,18 @@ def ineffective_keys(loaded: LoadedConfig) -> list[tuple[str, Any, str]]:
 
 
 def _claims_nothing(key: str, value: Any) -> bool:
-    """True for a switch that is off and for a count of one machine: what the local engine does anyway."""
+    """True for a switch that is off and for a count of one machine: what the engine does anyway."""
     return value is None or value is False or value == "" or (key in COUNTS and value == 1)
 
 
-def _local_engine(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
+def _unread_by_engine(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
+    table = LOCAL_ENGINE
+    if loaded.config.engine == "easyr1":
+        table = EASYR1_ENGINE if loaded.config.algorithm.adv_estimator == "gae" else EASYR1_ENGINE | WITHOUT_CRITIC
     for key in loaded.explicit_keys:
         if get_key(loaded.config, key) == default_of(key):  # claims nothing; a resolved config spells out all of them
             continue
-        for prefix, reason in LOCAL_ENGINE.items():
+        for prefix, reason in table.items():
             if key == prefix or (prefix.endswith((".", "_")) and key.startswith(prefix)):
                 yield key, reason
                 break
@@ -90,7 +106,7 @@ def _algorithm(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
     if algorithm.kl_type == "fixed":
         for name in ("kl_horizon", "kl_target"):
             yield f"algorithm.{name}", "algorithm.kl_type is fixed"
-    if algorithm.adv_estimator != "reinforce_plus_plus":
+    if algorithm.adv_estimator not in ("reinforce_plus_plus", "gae"):
         yield "algorithm.gamma", f"adv_estimator {algorithm.adv_estimator} does not discount"
     if algorithm.adv_estimator != "gae":
         yield "algorithm.lam", "only gae reads it"
@@ -107,7 +123,8 @@ def _worker(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
         yield "worker.actor.optim.lr_warmup_ratio", "worker.actor.optim.lr_warmup_steps goes before it"
     if rollout.correction == "none":
         yield "worker.rollout.correction_cap", "worker.rollout.correction is none"
-    if rollout.name == "hf" or (rollout.name == "auto" and importlib.util.find_spec("vllm") is None):
+    easyr1 = loaded.config.engine == "easyr1"
+    if not easyr1 and (rollout.name == "hf" or (rollout.name == "auto" and importlib.util.find_spec("vllm") is None)):
         why = "rollouts use hf" if rollout.name == "hf" else "rollouts use hf, because vllm is not installed"
         for key in (f"worker.rollout.{name}" for name in VLLM_ONLY):
             if get_key(loaded.config, key) != default_of(key):

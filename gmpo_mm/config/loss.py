@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gmpo_mm.config.schema import Config
 from gmpo_mm.errors import ConfigError
@@ -27,9 +27,13 @@ LOSS_KEYS = (
 
 def policy_loss_config(config: Config) -> PolicyLossConfig:
     """The `PolicyLossConfig` that `gmpo_mm.algorithms` takes. Raises ConfigError for a value outside its range."""
+    return actor_loss_config(config.worker.actor)
+
+
+def actor_loss_config(actor: Any) -> PolicyLossConfig:
+    """The same from a `worker.actor` section: ours, or another engine's that has our keys."""
     from gmpo_mm.algorithms import GMPOConfig, PolicyLossConfig
 
-    actor = config.worker.actor
     try:
         return PolicyLossConfig(
             loss_type=actor.loss_type,

@@ -148,6 +148,7 @@ class ActorConfig:
     clip_ratio_dual: float = 3.0
     loss_avg_mode: str = "token"  # token | seq
     loss_type: str = "default"  # a registered loss (gmpo, default, gspo, ...) or path/to/file.py:name
+    seq_mean: str = "exact"  # ours, engine easyr1: exact | easyr1, the weights of a mean over sequences
     gmpo: GMPOLossConfig = field(default_factory=GMPOLossConfig)  # ours
     entropy_coef: float = 0.0  # ours: adds -entropy_coef * entropy to the loss
     old_log_probs: str = "auto"  # ours: auto | sampler | recompute; auto: the sampler's when they are exact
@@ -278,7 +279,8 @@ class TrainerConfig:
 class Config:
     """The root; attribute access as in EasyR1's YAML: `config.worker.actor.optim.lr`."""
 
-    engine: str = "auto"  # ours: auto | local; easyr1 and verl are not part of this version
+    engine: str = "auto"  # ours: auto | local | easyr1; auto is local, verl is not part of this version
+    ray_address: str | None = None  # ours, engine easyr1: a running Ray cluster (auto or host:port)
     data: DataConfig = field(default_factory=DataConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     worker: WorkerConfig = field(default_factory=WorkerConfig)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from gmpo_mm.config.bounds import check_choices, check_ranges
+from gmpo_mm.config.easyr1_rules import check_easyr1
 from gmpo_mm.config.keys import get_key, nearest
 from gmpo_mm.config.load import LoadedConfig
 from gmpo_mm.config.loss import ACTOR, policy_loss_config, unread_loss_keys
@@ -42,6 +43,7 @@ def validate_for_training(loaded: LoadedConfig) -> None:
         check_sampling,
         check_validation,
         check_trainer,
+        check_easyr1,
     )
     problems: list[str] = []
     for check in checks:
@@ -51,10 +53,13 @@ def validate_for_training(loaded: LoadedConfig) -> None:
 
 
 def check_engine(loaded: LoadedConfig) -> Iterator[str]:
-    """This version trains on the local engine only."""
+    """This version trains on one device itself and on many through EasyR1; verl comes later."""
     engine = loaded.config.engine
-    if engine in ("easyr1", "verl"):
-        yield f"engine = {engine!r}: not part of this version; set engine=local (one process, one device)."
+    if engine == "verl":
+        yield (
+            f"engine = {engine!r}: not part of this version; set engine=local (one process, one device) or engine=easyr1 "
+            "(an installed EasyR1, many GPUs)."
+        )
 
 
 def check_loss(loaded: LoadedConfig) -> Iterator[str]:
@@ -95,10 +100,15 @@ def check_advantages(loaded: LoadedConfig) -> Iterator[str]:
     config = loaded.config
     algorithm, n = config.algorithm, config.worker.rollout.n
     estimator = algorithm.adv_estimator
-    if estimator == "gae":
+    if estimator == "gae" and config.engine != "easyr1":
         yield (
             "algorithm.adv_estimator = 'gae': it needs a critic (a value model), and engine=local has none; "
-            "use grpo, rloo, remax or reinforce_plus_plus, which need no critic."
+            "use grpo, rloo, remax or reinforce_plus_plus, which need no critic, or engine=easyr1."
+        )
+    elif estimator == "gae" and config.worker.actor.loss_type == "gmpo":
+        yield (
+            "algorithm.adv_estimator = 'gae': it gives one advantage a token, and gmpo needs one a sequence (equation 4); use "
+            "grpo or another outcome estimator, or worker.actor.loss_type=default."
         )
     if estimator in GROUP_ESTIMATORS and n == 1 and not config.trainer.val_only:
         yield (
@@ -111,7 +121,7 @@ def check_advantages(loaded: LoadedConfig) -> Iterator[str]:
             "algorithm.norm_adv_by_std = true: dr_grpo never divides by the standard deviation; "
             "remove the key, or use adv_estimator=grpo."
         )
-    if estimator in ("rloo", "remax", "reinforce_plus_plus") and not algorithm.norm_adv_by_std:
+    if estimator in ("rloo", "remax", "reinforce_plus_plus", "gae") and not algorithm.norm_adv_by_std:
         yield (
             f"algorithm.norm_adv_by_std = false: {estimator} has no standard deviation to leave out; "
             "remove the key, or use adv_estimator=grpo or dr_grpo."
@@ -188,7 +198,7 @@ def check_sampling(loaded: LoadedConfig) -> Iterator[str]:
     """Training samples from the policy itself: a truncated or sharpened distribution biases the importance ratio."""
     config = loaded.config
     rollout = config.worker.rollout
-    if rollout.name == "vllm" and importlib.util.find_spec("vllm") is None:
+    if rollout.name == "vllm" and config.engine != "easyr1" and importlib.util.find_spec("vllm") is None:
         yield "worker.rollout.name = 'vllm': vllm is not installed; pip install 'gmpo-mm[vllm]', or set it to hf."
     if config.trainer.val_only:
         return
@@ -280,7 +290,7 @@ def check_trainer(loaded: LoadedConfig) -> Iterator[str]:
         )
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", trainer.device):
         yield f"trainer.device = {trainer.device!r}: it must be auto, cpu, cuda or cuda:N."
-    elif trainer.device.startswith("cuda"):
+    elif trainer.device.startswith("cuda") and loaded.config.engine != "easyr1":
         yield from _check_cuda(trainer.device)
 
 

@@ -1,6 +1,7 @@
 """metrics.jsonl: one JSON object per line, appended, never truncated, readable while a run writes it and after a kill.
 
 {"step": 3, "kind": "train", "reward/overall": 0.41, ...}      a line of metrics
+{"step": 3, "kind": "updates", "ratio/token_max": [1.0, 1.2]}  one value for each optimizer update of the step (engine easyr1)
 {"event": "resume", "from_step": 2, ...}                       what happened to the run
 """
 
@@ -28,7 +29,7 @@ class MetricsFile:
         self.path = path
 
     def log_metrics(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
-        """Append one line; numbers may be Python's, numpy's or 0-dim tensors. TrainingError when the disk refuses."""
+        """Append one line of numbers, or lists of them, of any numeric type. TrainingError when the disk refuses."""
         values = {name: _plain(value) for name, value in metrics.items() if name not in ("step", "kind")}
         self._append({"step": step, "kind": kind, **values})
 
@@ -82,7 +83,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
                 raise DataError(f"{file}, line {number}: metrics without step and kind; was the file edited? Remove the line")
             key = (line["kind"], line["step"])
             entries.pop(key, None)
-            entries[key] = {name: _NON_FINITE.get(v, v) if isinstance(v, str) else v for name, v in line.items()}
+            entries[key] = {name: _read(value) for name, value in line.items()}
     return list(entries.values())
 
 
@@ -120,7 +121,15 @@ def _parse(data: bytes) -> dict[str, Any] | None:
     return line if isinstance(line, dict) else None
 
 
+def _read(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_read(item) for item in value]
+    return _NON_FINITE.get(value, value) if isinstance(value, str) else value
+
+
 def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -28,6 +28,7 @@ import yaml
 
 from gmpo_mm.errors import ConfigError, TrainingError
 from gmpo_mm.training import checkpoint as checkpoints
+from gmpo_mm.training.checkpoint_layout import LOCAL_LAYOUT, CheckpointLayout, step_of
 from gmpo_mm.training.environment import describe_environment
 from gmpo_mm.training.files import write_atomically
 from gmpo_mm.training.lock import DirectoryLock
@@ -100,6 +101,7 @@ class RunDirectory:
     from_step: int = 0
     notes: list[str] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
+    layout: CheckpointLayout = LOCAL_LAYOUT
     _run: dict[str, Any] = field(default_factory=dict)
     _changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     _lock: DirectoryLock | None = None
@@ -114,6 +116,7 @@ class RunDirectory:
         config: Mapping[str, Any] | str,
         command: list[str],
         device: Any = None,
+        layout: CheckpointLayout = LOCAL_LAYOUT,
     ) -> RunDirectory:
         """Lock the directory and decide what `trainer.resume` means here; ConfigError when it can't be done.
 
@@ -129,6 +132,7 @@ class RunDirectory:
             config=_parse_config(text),
             config_text=text,
             command=list(command),
+            layout=layout,
             _lock=DirectoryLock(path / ".lock"),
         )
         try:
@@ -141,8 +145,8 @@ class RunDirectory:
 
     @property
     def checkpoints_dir(self) -> Path:
-        """The folder of `step_N` folders."""
-        return self.path / "checkpoints"
+        """The folder that holds the checkpoints."""
+        return self.path / self.layout.folder
 
     @property
     def metrics(self) -> MetricsFile:
@@ -155,8 +159,8 @@ class RunDirectory:
 
     def begin(self, total_steps: int | None = None) -> None:
         """The training starts now: write the configuration, the state, and for a resumed run the resume event."""
-        for folder in ("samples", "checkpoints"):
-            _create(self.path / folder)
+        for folder in (self.path / "samples", self.checkpoints_dir):
+            _create(folder)
         if self.resuming:
             old_environment = _read_json(self.path / "environment.json")
             changed = {
@@ -189,8 +193,12 @@ class RunDirectory:
         """`checkpoint.save_checkpoint` into this run, after its metrics are safely on the disk."""
         self.metrics.flush_to_disk()
         saved = checkpoints.save_checkpoint(self.checkpoints_dir, step, **contents)
-        self._write_run(last_checkpoint=step)
+        self.note_checkpoint(step)
         return saved
+
+    def note_checkpoint(self, step: int) -> None:
+        """Write down that the checkpoint of `step` is complete."""
+        self._write_run(last_checkpoint=step)
 
     def load_checkpoint(self) -> checkpoints.CheckpointData | None:
         """The checkpoint to start from, checked; None when the run starts from the model itself."""
@@ -223,7 +231,7 @@ class RunDirectory:
     def _decide(self, resume: str) -> None:
         self._run = self._read_run()
         checkpoints.remove_leftovers(self.checkpoints_dir)
-        own = checkpoints.latest_checkpoint(self.checkpoints_dir)
+        own = self.layout.latest(self.path)
         begun = bool(self._run.get("begun"))
         given = None if resume in ("auto", "never", "must") else Path(resume).absolute()
         if resume == "never" and begun:
@@ -250,9 +258,10 @@ class RunDirectory:
         """A new run; from a checkpoint of another run when one is given."""
         self._run = {"state": "created", "begun": False, "created": _now(), "step": 0}
         if given is not None:
-            self.checkpoint = _find_checkpoint(given)
+            self.checkpoint = self._find_checkpoint(given)
             self._run |= {"started_from": str(given), "start_checkpoint": str(self.checkpoint)}
-            self.from_step = checkpoints.load_checkpoint(self.checkpoint).step
+            self.layout.check(self.checkpoint)
+            self.from_step = step_of(self.checkpoint)
             self.notes.append(f"starting from {self.checkpoint} in the new run directory {self.path}")
         self._write_run(command=self.command)
 
@@ -262,8 +271,8 @@ class RunDirectory:
         self.resuming = True
         self.checkpoint = own
         if own is None and self._run.get("start_checkpoint"):
-            self.checkpoint = _find_checkpoint(Path(self._run["start_checkpoint"]))
-        self.from_step = 0 if self.checkpoint is None else int(self.checkpoint.name.removeprefix("step_"))
+            self.checkpoint = self._find_checkpoint(Path(self._run["start_checkpoint"]))
+        self.from_step = 0 if self.checkpoint is None else step_of(self.checkpoint)
         if self._run.get("state") == "finished":
             self.notes.append(
                 f"the run in {self.path} finished at step {self._run['step']}; only more steps would be trained "
@@ -288,7 +297,15 @@ class RunDirectory:
         raise ConfigError(
             f"{self.path} holds a run of another configuration ({self._describe_run()}):\n" + "\n".join(lines) + "\n"
             "To go on with that run, give its values. To train this configuration, give another trainer.run_dir; with "
-            f"trainer.resume={checkpoints.latest_checkpoint(self.checkpoints_dir) or 'PATH'} it starts from a checkpoint"
+            f"trainer.resume={self.layout.latest(self.path) or 'PATH'} it starts from a checkpoint"
+        )
+
+    def _find_checkpoint(self, path: Path) -> Path:
+        if found := self.layout.find(path):
+            return found
+        raise ConfigError(
+            f"trainer.resume={path}: no checkpoint there; give a checkpoint's folder like RUN_DIR/checkpoints/step_20 (of "
+            "engine=easyr1: RUN_DIR/global_step_20), a run directory with a complete checkpoint, or auto, never or must"
         )
 
     def _read_run(self) -> dict[str, Any]:
@@ -311,19 +328,6 @@ class RunDirectory:
     def _write_run(self, **changes: Any) -> None:
         self._run |= changes | {"updated": _now()}
         write_atomically(self.path / "run.json", json.dumps(self._run, indent=2) + "\n", durable=changes.keys() != {"step"})
-
-
-def _find_checkpoint(path: Path) -> Path:
-    """The checkpoint that a path means: a `step_N` folder, a `checkpoints` folder or a run directory."""
-    if (path / checkpoints.MANIFEST_FILE).is_file():
-        return path
-    for folder in (path / "checkpoints", path):
-        if latest := checkpoints.latest_checkpoint(folder):
-            return latest
-    raise ConfigError(
-        f"trainer.resume={path}: no checkpoint there; give a folder like RUN_DIR/checkpoints/step_20, a run directory with a "
-        "complete checkpoint, or auto, never or must"
-    )
 
 
 def _schedule_needs_step_count(config: dict[str, Any]) -> bool:

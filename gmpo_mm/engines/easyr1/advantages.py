@@ -1,0 +1,53 @@
+"""Our advantage estimators behind EasyR1's names, through its own registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from verl.trainer.core_algos import ADV_ESTIMATOR_MAP, register_adv_estimator
+
+from gmpo_mm.algorithms import compute_advantages
+from gmpo_mm.config import Config
+
+_STOCK = dict(ADV_ESTIMATOR_MAP)
+
+
+def install(config: Config) -> None:
+    """Make EasyR1's trainer compute the advantages of `algorithm.adv_estimator` with `gmpo_mm.algorithms`.
+
+    `gae` stays EasyR1's: it belongs to its critic. EasyR1's own "returns", which only its metrics read, stay as well.
+    """
+    estimator, norm_by_std = config.algorithm.adv_estimator, config.algorithm.norm_adv_by_std
+    if estimator == "gae":
+        register_adv_estimator("gae")(_STOCK["gae"])
+        return
+    name = "grpo" if estimator == "dr_grpo" else estimator  # as config.to_easyr1 names it
+    stock = _STOCK[name]
+
+    def advantages_and_returns(
+        token_level_rewards: torch.Tensor,
+        response_mask: torch.Tensor,
+        index: Any,
+        gamma: float = 1.0,
+        reward_baselines: torch.Tensor | None = None,
+        **others: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        _, returns = stock(
+            token_level_rewards=token_level_rewards, response_mask=response_mask, index=index, gamma=gamma,
+            reward_baselines=reward_baselines, **others,
+        )  # fmt: skip
+        advantages = compute_advantages(
+            estimator,
+            token_level_rewards.sum(dim=-1),
+            torch.as_tensor(np.unique(np.asarray(index, dtype=str), return_inverse=True)[1]),
+            response_mask_BT=response_mask.bool(),
+            token_rewards_BT=token_level_rewards,
+            baselines_B=reward_baselines,
+            gamma=gamma,
+            norm_by_std=norm_by_std,
+        )
+        return advantages, returns
+
+    register_adv_estimator(name)(advantages_and_returns)

@@ -1,0 +1,111 @@
+"""Our configuration as EasyR1's `PPOConfig`: the same keys, and in subclasses those that our actor reads beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from verl.trainer.config import PPOConfig, TrainerConfig
+from verl.workers.actor.config import ActorConfig
+from verl.workers.config import WorkerConfig
+
+from gmpo_mm.config import Config, resolve_model_path, run_directory, split_function_spec
+from gmpo_mm.config.keys import flatten
+from gmpo_mm.config.schema import GMPOLossConfig
+from gmpo_mm.engines.easyr1.preflight import TESTED
+from gmpo_mm.errors import ConfigError
+
+HANDLED_HERE = frozenset(
+    {
+        "engine",
+        "ray_address",
+        "algorithm.norm_adv_by_std",  # advantages.py
+        "algorithm.drop_zero_advantage",
+        "worker.actor.old_log_probs",
+        "worker.rollout.correction",
+        "worker.rollout.correction_cap",
+        "worker.rollout.max_log_prob_gap",
+        "trainer.run_dir",
+        "trainer.resume",
+        "trainer.device",
+        "trainer.dtype",
+        "trainer.threads",
+    }
+)
+"""Keys of ours that EasyR1's configuration has no place for: read by this engine itself, refused, or told as ineffective."""
+
+
+@dataclass
+class GMPOActorConfig(ActorConfig):
+    """EasyR1's actor section with the keys of `gmpo_mm.config.schema.ActorConfig` that our actor reads."""
+
+    seq_mean: str = "exact"
+    entropy_coef: float = 0.0
+    gmpo: GMPOLossConfig = field(default_factory=GMPOLossConfig)
+
+
+@dataclass
+class GMPOWorkerConfig(WorkerConfig):
+    """EasyR1's worker section with our actor's."""
+
+    actor: GMPOActorConfig = field(default_factory=GMPOActorConfig)
+
+
+@dataclass
+class GMPOTrainerConfig(TrainerConfig):
+    """EasyR1's trainer section; omegaconf 2.4 takes its `Tuple[str]` at its word and refuses two loggers."""
+
+    logger: tuple[str, ...] = ("console", "wandb")
+
+
+@dataclass
+class GMPOPPOConfig(PPOConfig):
+    """EasyR1's whole configuration with our sections."""
+
+    worker: GMPOWorkerConfig = field(default_factory=GMPOWorkerConfig)
+    trainer: GMPOTrainerConfig = field(default_factory=GMPOTrainerConfig)
+
+
+def to_easyr1(config: Config) -> GMPOPPOConfig:
+    """EasyR1's configuration with our values: every key under its own name, names and paths resolved.
+
+    `dr_grpo` becomes `grpo`, the only names that EasyR1's trainer lets pass; `advantages.install` puts ours behind it.
+    """
+    structured = OmegaConf.structured(GMPOPPOConfig)
+    for key, value in flatten(config).items():
+        if key in HANDLED_HERE:
+            continue
+        try:
+            OmegaConf.update(structured, key, value, merge=False)
+        except OmegaConfBaseException as error:
+            raise ConfigError(
+                f"{key} = {value!r}: the installed EasyR1 does not take it ({str(error).splitlines()[0]}); the engine is "
+                f"written for EasyR1 {TESTED}.x"
+            ) from error
+    easyr1 = OmegaConf.to_object(structured)
+    assert isinstance(easyr1, GMPOPPOConfig)
+    model, worker = easyr1.worker.actor.model, easyr1.worker
+    model.model_path = resolve_model_path(model.model_path or "")
+    if model.tokenizer_path is not None:
+        model.tokenizer_path = resolve_model_path(model.tokenizer_path)
+    if worker.critic.model.model_path is not None:
+        worker.critic.model.model_path = resolve_model_path(worker.critic.model.model_path)
+    worker.reward.reward_function = absolute_function(worker.reward.reward_function or "")
+    if ".py:" in worker.actor.loss_type:
+        worker.actor.loss_type = absolute_function(worker.actor.loss_type)
+    worker.rollout.name = "vllm"
+    worker.rollout.val_override_config.setdefault("n", 1)  # EasyR1 reads 1 in one place and rollout.n in another
+    if easyr1.algorithm.adv_estimator == "dr_grpo":
+        easyr1.algorithm.adv_estimator = "grpo"
+    easyr1.trainer.save_checkpoint_path = str(run_directory(config).absolute())
+    easyr1.deep_post_init()
+    return easyr1
+
+
+def absolute_function(spec: str) -> str:
+    """`path/to/file.py:function` with an absolute path, for processes that run elsewhere."""
+    path, function = split_function_spec(spec)
+    return f"{Path(path).absolute()}:{function}"
+

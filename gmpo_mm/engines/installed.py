@@ -1,0 +1,60 @@
+"""Whose `verl` is installed: EasyR1 and verl are imported under the same name, so one environment holds one of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class InstalledVerl:
+    """What `import verl` would find: `engine` is easyr1, verl or unknown."""
+
+    engine: str
+    version: str
+    root: Path
+
+
+def find_verl() -> InstalledVerl | None:
+    """Tell EasyR1 and verl apart by their files, without importing either; None when no `verl` is there."""
+    root = package_folder("verl")
+    if root is None:
+        return None
+    engine = "unknown"
+    if (root / "trainer" / "config.py").is_file():
+        engine = "easyr1"
+    elif (root / "trainer" / "config").is_dir():
+        engine = "verl"
+    return InstalledVerl(engine, _written_version(root), root)
+
+
+def package_folder(name: str) -> Path | None:
+    """Where a top-level package would be imported from; nothing of it is run."""
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        return None
+    places = list(spec.submodule_search_locations or [])
+    return Path(places[0]) if places else Path(spec.origin or name)
+
+
+def installed_version(*names: str) -> str | None:
+    """Version of the first of these distributions that is installed."""
+    for name in names:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _written_version(root: Path) -> str:
+    for path in (root / "__init__.py", root / "version" / "version"):
+        if path.is_file():
+            text = path.read_text(encoding="utf-8", errors="replace")
+            found = re.search(r"__version__\s*=\s*[\"']([^\"']+)|^(\d[\w.+]*)\s*$", text, re.MULTILINE)
+            if found:
+                return found.group(1) or found.group(2)
+    return "of unknown version"

@@ -1,0 +1,60 @@
+"""Where each engine keeps its checkpoints, so that one run directory, and one evaluation, serves all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gmpo_mm.training import checkpoint as local
+from gmpo_mm.training import fsdp_checkpoint as fsdp
+
+
+@dataclass(frozen=True)
+class CheckpointLayout:
+    """Checkpoints are folders whose names end in `_N`, the number of steps done.
+
+    `folder`: where they lie in a run directory. `latest(run directory)`: its newest complete checkpoint. `find(path)`: the
+    checkpoint that a path of the user means. `check(checkpoint)`: raise unless training can start from it.
+    """
+
+    folder: str
+    latest: Callable[[Path], Path | None]
+    find: Callable[[Path], Path | None]
+    check: Callable[[Path], Any]
+
+
+def _find_local(path: Path) -> Path | None:
+    """A `step_N` folder, the newest of a `checkpoints` folder, or that of a run directory."""
+    if (path / local.MANIFEST_FILE).is_file():
+        return path
+    return local.latest_checkpoint(path / "checkpoints") or local.latest_checkpoint(path)
+
+
+LOCAL_LAYOUT = CheckpointLayout(
+    folder="checkpoints",
+    latest=lambda run: local.latest_checkpoint(run / "checkpoints"),
+    find=_find_local,
+    check=local.load_checkpoint,
+)
+
+
+def easyr1_layout(processes: int) -> CheckpointLayout:
+    """EasyR1's: `global_step_N` in the run directory itself, for as many processes as wrote it."""
+
+    def check(checkpoint: Path) -> None:
+        fsdp.check_world_size(checkpoint, processes)
+
+    def latest(run: Path) -> Path | None:
+        found = fsdp.latest_fsdp_checkpoint(run)
+        if found is not None:
+            check(found)
+        return found
+
+    return CheckpointLayout(folder=".", latest=latest, find=fsdp.find_fsdp_checkpoint, check=check)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Steps done, from the folder's name: `step_20`, `global_step_20`."""
+    return int(checkpoint.name.rpartition("_")[2])

@@ -1,0 +1,227 @@
+"""Checkpoints that EasyR1 writes: where the newest complete one is, and its shards merged into safetensors.
+
+    RUN/checkpoint_tracker.json                     names the last step; written after everything else of it
+    RUN/global_step_N/actor/model_world_size_W_rank_R.pt   one file a process, with its shard of every weight
+    RUN/global_step_N/actor/huggingface/            configuration, tokenizer and processor; weights once merged
+    RUN/global_step_N/actor/lora_adapter/           the adapter, for LoRA
+
+Shards are read as tensors only (`weights_only`): a checkpoint can't run code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from gmpo_mm.errors import ConfigError, TrainingError
+from gmpo_mm.training.files import fsync, remove_tree
+
+TRACKER = "checkpoint_tracker.json"
+MAX_FILE_BYTES = 5 * 10**9
+_STEP = re.compile(r"global_step_(\d+)\Z")
+_SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt\Z")
+_MERGER = "EasyR1's own merger: python scripts/model_merger.py --local_dir"
+
+
+def latest_fsdp_checkpoint(run: Path) -> Path | None:
+    """The checkpoint `global_step_N` that EasyR1's tracker names; None when nothing was saved yet.
+
+    Raises ConfigError for a tracker that a kill cut off, or that names a checkpoint which is not whole.
+    """
+    tracker = run / TRACKER
+    if not tracker.is_file():
+        return None
+    whole = [folder for folder in _step_folders(run) if (folder / "dataloader.pt").is_file()]
+    mend = f"set trainer.resume={whole[-1]} with a new trainer.run_dir" if whole else "give another trainer.run_dir"
+    try:
+        step = int(json.loads(tracker.read_text(encoding="utf-8"))["last_global_step"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{tracker} can't be read ({error}), as after a kill while it was written; {mend}") from None
+    folder = run / f"global_step_{step}"
+    if not is_fsdp_checkpoint(folder):
+        raise ConfigError(f"{tracker} names {folder}, which is not there as a whole; EasyR1 would start from step 0. {mend}")
+    return folder
+
+
+def find_fsdp_checkpoint(path: Path) -> Path | None:
+    """The `global_step_N` folder that a path means: itself, its `actor` folder, or a run directory with a tracker."""
+    if path.name == "actor":
+        path = path.parent
+    return path if is_fsdp_checkpoint(path) else latest_fsdp_checkpoint(path)
+
+
+def is_fsdp_checkpoint(path: Path) -> bool:
+    """Whether a folder is a `global_step_N` with the shards of all of its processes."""
+    return bool(_STEP.match(path.name)) and bool(_shards(path / "actor"))
+
+
+def check_world_size(checkpoint: Path, processes: int) -> None:
+    """ConfigError when another number of processes wrote it: EasyR1 loads shard R into process R."""
+    wrote = len(_shards(checkpoint / "actor"))
+    if wrote != processes:
+        raise ConfigError(
+            f"{checkpoint} was written by {wrote} processes, and trainer.nnodes x trainer.n_gpus_per_node = {processes} now; "
+            "go on with as many, or merge it and start a new run from its weights: gmpo-mm evaluate merges, then "
+            f"worker.actor.model.model_path={checkpoint / 'actor' / 'huggingface'}"
+        )
+
+
+def merged_model(checkpoint: Path, note: Callable[[str], None] = lambda text: None) -> Path:
+    """The folder with a checkpoint's weights in safetensors, merged now if they are not yet (`actor/huggingface`).
+
+    Weights keep the type they were trained in. A LoRA adapter is merged: W + alpha / rank * B A. One output file of
+    weights is in memory at a time. Raises ConfigError for shards that can't be read as tensors, TrainingError when the
+    disk refuses.
+    """
+    actor = checkpoint / "actor"
+    target = actor / "huggingface"
+    if any(target.glob("*.safetensors")) and not _is_unfinished(target):
+        return target
+    if not (target / "config.json").is_file():
+        raise ConfigError(f"{target} has no config.json; the checkpoint is not whole")
+    shards = _shards(actor)
+    note(f"merging {len(shards)} shards of {actor} into {target}")
+    with torch.no_grad():
+        tensors = _merged_tensors(actor, [_load(path) for path in shards], _tied(target))
+        _write(tensors, target)
+    return target
+
+
+def _step_folders(run: Path) -> list[Path]:
+    found = [path for path in run.iterdir() if path.is_dir() and _STEP.match(path.name)] if run.is_dir() else []
+    return sorted(found, key=lambda path: int(path.name.rpartition("_")[2]))
+
+
+def _shards(actor: Path) -> list[Path]:
+    """The weights' files in the order of their ranks; [] unless all are there."""
+    names = [match for path in actor.glob("model_world_size_*.pt") if (match := _SHARD.match(path.name))]
+    sizes = {int(match.group(1)) for match in names}
+    if len(sizes) != 1:
+        return []
+    ranks = sorted(names, key=lambda match: int(match.group(2)))
+    complete = [int(match.group(2)) for match in ranks] == list(range(sizes.pop()))
+    return [actor / match.group(0) for match in ranks] if complete else []
+
+
+def _load(path: Path) -> dict[str, Any]:
+    import torch.distributed.tensor  # registers sharded tensors with the reader that takes tensors only
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"{path} can't be read as tensors only ({first}); merge it with {_MERGER} {path.parent}") from error
+
+
+def _merge(name: str, parts: list[Any]) -> torch.Tensor:
+    """One weight from its parts, rank by rank."""
+    first = parts[0]
+    if not hasattr(first, "placements"):  # not sharded: every process holds the same
+        return first
+    rows = first.device_mesh.mesh.shape[-1]  # with replicas (HSDP) the first row of the mesh holds all shards
+    placement = first.placements[-1]
+    locals_ = [part.to_local() for part in parts[:rows]]
+    whole = locals_[0] if placement.is_replicate() else torch.cat(locals_, dim=placement.dim)
+    if whole.shape != first.shape:
+        raise ConfigError(f"{name}: the shards give the shape {tuple(whole.shape)}, not {tuple(first.shape)}; one is damaged")
+    return whole
+
+
+def _merged_tensors(actor: Path, shards: list[dict[str, Any]], tied: bool) -> dict[str, Callable[[], torch.Tensor]]:
+    """Name in the model's own checkpoint -> a function that builds the weight."""
+    names = [name for name in shards[0] if ".lora_" not in name]
+
+    def build(name: str) -> Callable[[], torch.Tensor]:
+        return lambda: _merge(name, [shard[name] for shard in shards])
+
+    if not any(".lora_" in name for name in shards[0]):
+        return {name: build(name) for name in names if not (tied and name == "lm_head.weight")}
+    adapter = json.loads((actor / "lora_adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    scale = adapter["lora_alpha"] / adapter["r"]
+
+    def build_lora(name: str) -> Callable[[], torch.Tensor]:
+        stem = name.removesuffix("base_layer.weight")
+        a, b = f"{stem}lora_A.default.weight", f"{stem}lora_B.default.weight"
+
+        def weight() -> torch.Tensor:
+            base = build(name)()
+            if stem == name or a not in shards[0]:
+                return base
+            return (base.float() + scale * (build(b)().float() @ build(a)().float())).to(base.dtype)
+
+        return weight
+
+    plain = {name.removeprefix("base_model.model.").replace(".base_layer.", "."): name for name in names}
+    return {short: build_lora(name) for short, name in plain.items() if not (tied and short == "lm_head.weight")}
+
+
+def _tied(folder: Path) -> bool:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return bool(config.get("tie_word_embeddings") or config.get("text_config", {}).get("tie_word_embeddings"))
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Several files without their index: a merge was killed between the two."""
+    several = any(folder.glob("model-*-of-*.safetensors"))
+    return several and not (folder / "model.safetensors.index.json").is_file()
+
+
+def _files(tensors: dict[str, Callable[[], torch.Tensor]]) -> Iterator[dict[str, torch.Tensor]]:
+    """The weights, as many at a time as one file holds."""
+    held: dict[str, torch.Tensor] = {}
+    size = 0
+    for name, weight in tensors.items():
+        tensor = weight().contiguous()
+        own = tensor.numel() * tensor.element_size()
+        if held and size + own > MAX_FILE_BYTES:
+            yield held
+            held, size = {}, 0
+        held[name] = tensor
+        size += own
+    yield held
+
+
+def _write(tensors: dict[str, Callable[[], torch.Tensor]], target: Path) -> None:
+    """Written aside, flushed, renamed; the index comes last, so that a killed merge is told from a whole one."""
+    aside = target / f".merging-{os.getpid()}"
+    try:
+        for leftover in target.glob(".merging-*"):
+            remove_tree(leftover)
+        aside.mkdir()
+        places: dict[str, int] = {}
+        total = count = 0
+        for count, held in enumerate(_files(tensors), start=1):
+            save_file(held, aside / f"{count}.safetensors", metadata={"format": "pt"})
+            fsync(aside / f"{count}.safetensors")
+            places |= dict.fromkeys(held, count)
+            total += sum(tensor.numel() * tensor.element_size() for tensor in held.values())
+        names = {number: f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)}
+        if count == 1:
+            (aside / "1.safetensors").replace(target / "model.safetensors")
+        else:
+            for number, name in names.items():
+                (aside / f"{number}.safetensors").replace(target / name)
+            index = {
+                "metadata": {"total_size": total},
+                "weight_map": {name: names[number] for name, number in places.items()},
+            }
+            (aside / "index").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+            fsync(aside / "index")
+            (aside / "index").replace(target / "model.safetensors.index.json")
+        fsync(target)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"could not write the merged weights into {target} ({error}); free some space or make it writable, then run the "
+            "same command again"
+        ) from error
+    finally:
+        remove_tree(aside)
