@@ -60,7 +60,7 @@ def evaluate(settings: EvaluateSettings, command: Sequence[str] = (), progress: 
     DataError.
     """
     with progress or Progress() as progress:
-        model = settings.model if settings.server is not None else find_model(settings.model)
+        model = settings.model if settings.server is not None else find_model(settings.model, progress.log)
         command = without_secrets(command, settings.server)
         benchmarks = [load_benchmark(name) for name in settings.benchmarks]
         check_names(settings, benchmarks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from gmpo_mm.evaluation.generators import PromptOptions
 from gmpo_mm.evaluation.results import GraderInfo, Spec, read_spec
 from gmpo_mm.evaluation.settings import EvaluateSettings, protocol_changes
 from gmpo_mm.training.checkpoint import latest_checkpoint
+from gmpo_mm.training.fsdp_checkpoint import find_fsdp_checkpoint, merged_model
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.verifiers.graders import GRADERS, grader_info
 
@@ -32,15 +33,19 @@ class Task:
     path: Path
 
 
-def find_model(name: str) -> str:
-    """The model that a name means: of a run directory its last checkpoint, everything else as it is."""
+def find_model(name: str, note: Callable[[str], None] = lambda text: None) -> str:
+    """The model that a name means: of a run directory its last checkpoint, everything else as it is.
+
+    A checkpoint of EasyR1 (its run, `global_step_N`, or the `actor` folder in it) is merged into safetensors first.
+    """
     path = Path(name).expanduser()
-    if not (path / "run.json").is_file():
-        return name
-    last = latest_checkpoint(path / "checkpoints")
-    if last is None:
+    if (last := latest_checkpoint(path / "checkpoints")) is not None:
+        return str(last / "huggingface")
+    if path.is_dir() and (sharded := find_fsdp_checkpoint(path)) is not None:
+        return str(merged_model(sharded, note))
+    if (path / "run.json").is_file():
         raise ConfigError(f"model={name}: this run has no complete checkpoint yet; name a model folder or another run")
-    return str(last / "huggingface")
+    return name
 
 
 def check_names(settings: EvaluateSettings, benchmarks: Sequence[Benchmark]) -> None:
@@ -89,7 +94,7 @@ def output_folder(settings: EvaluateSettings, model: str) -> Path:
     if settings.out is not None:
         return Path(settings.out)
     name = (model or settings.model or "server").rstrip("/")
-    silent = ("", ".", "..", "~", "huggingface", "checkpoints", "bundled")
+    silent = ("", ".", "..", "~", "huggingface", "actor", "checkpoints", "bundled")
     parts = [part for part in re.split(r"[/\\:]", name) if part not in silent]
     return Path("evaluations") / _slug("-".join(parts[-3:]) or "model")
 

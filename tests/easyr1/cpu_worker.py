@@ -31,7 +31,7 @@ from gmpo_mm.models.loading import vision_token_ids
 
 
 def stand_in_for_cuda() -> None:
-    """Answers to what EasyR1 asks torch.cuda about its device; run in every Ray process (`worker_process_setup_hook`)."""
+    """Answers to what EasyR1 asks torch.cuda about its device."""
     torch.set_num_threads(1)
     cuda: Any = torch.cuda
     cuda.current_device = lambda: torch.device("cpu")
@@ -62,14 +62,17 @@ class _OnCPU:
 
 
 class _Base(Worker):
-    pass
+    """EasyR1 makes a process's own worker from this class too, so the device has to be stood in for before its `__init__`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        stand_in_for_cuda()
+        super().__init__(*args, **kwargs)
 
 
 class CPUWorker(_Base, GMPOWorker):
     """`GMPOWorker` with the four places replaced that name CUDA."""
 
     def __init__(self, config: Any, role: str) -> None:
-        stand_in_for_cuda()
         if not dist.is_initialized():
             dist.init_process_group(backend="gloo")
         with patch.object(fsdp_workers, "init_device_mesh", cpu_mesh):
@@ -169,14 +172,13 @@ class HFRollout:
 
 
 def ray_options(gpus: int) -> dict[str, Any]:
-    """Arguments of `ray.init` for a test: declared GPUs, and what every process has to do first."""
+    """Arguments of `ray.init` for a test, with GPUs declared that are not there."""
     return {
         "num_cpus": 8,  # EasyR1 reserves one for each worker and each reward actor; nothing is computed at the same time
         "num_gpus": gpus,
         "include_dashboard": False,
         "log_to_driver": os.environ.get("GMPO_TEST_RAY_LOGS") == "1",
         "runtime_env": {
-            "worker_process_setup_hook": stand_in_for_cuda,
             "env_vars": {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(_paths())},
         },
     }

@@ -187,6 +187,8 @@ def _set_start(trainer: Any, run: RunDirectory) -> None:
     own = run.checkpoint is not None and run.checkpoint.parent == run.path
     trainer.find_last_checkpoint = own
     trainer.load_checkpoint_path = None if own or run.checkpoint is None else str(run.checkpoint.absolute())
+    if run.resuming and run.from_step > 0 and not trainer.val_only:
+        trainer.val_before_train = False  # that validation took place when the run began
 
 
 def _fit(trainer: Any) -> None:
