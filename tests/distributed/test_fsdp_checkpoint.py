@@ -50,9 +50,12 @@ def _save(rank: int, actor: str, mesh: tuple[int, ...], tied: bool, lora: bool) 
     """As EasyR1's checkpoint manager writes one rank's file; world size 1 as well."""
     names = ("fsdp",) if len(mesh) == 1 else ("ddp", "fsdp")
     wrapped = FSDP(
-        build(tied, lora), device_id=torch.device("cpu"), device_mesh=init_device_mesh("cpu", mesh, mesh_dim_names=names),
-        sharding_strategy=ShardingStrategy.FULL_SHARD if len(mesh) == 1 else ShardingStrategy.HYBRID_SHARD, use_orig_params=lora,
-    )  # fmt: skip
+        build(tied, lora),
+        device_id=torch.device("cpu"),
+        device_mesh=init_device_mesh("cpu", mesh, mesh_dim_names=names),
+        sharding_strategy=ShardingStrategy.FULL_SHARD if len(mesh) == 1 else ShardingStrategy.HYBRID_SHARD,
+        use_orig_params=lora,
+    )
     state = get_model_state_dict(wrapped, options=StateDictOptions(cpu_offload=True))
     size = mesh[0] if len(mesh) == 1 else mesh[0] * mesh[1]
     torch.save(state, Path(actor) / f"model_world_size_{size}_rank_{rank}.pt")
@@ -126,7 +129,8 @@ def test_a_lora_adapter_is_merged_as_peft_merges_it(tmp_path: Path) -> None:
     assert found.keys() == expected.keys()
     for name, weight in expected.items():
         assert torch.allclose(found[name], weight, atol=1e-6), name
-    assert not torch.equal(expected["model.layers.0.self_attn.q_proj.weight"], build().state_dict()["model.layers.0.self_attn.q_proj.weight"])
+    adapted = "model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(expected[adapted], build().state_dict()[adapted])
 
 
 def test_weights_over_several_files_load_and_a_merge_without_its_index_is_done_again(

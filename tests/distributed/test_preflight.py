@@ -111,7 +111,8 @@ def test_without_easyr1_the_commands_say_where_to_get_it(workplace: Path) -> Non
     )  # fmt: skip
     assert done.returncode == 2
     assert "EasyR1 is not installed" in done.stderr
-    done = subprocess.run([*module, "config=empty.yaml", "worker.actor.lss_type=gmpo"], capture_output=True, text=True, check=False)
+    mistyped = [*module, "config=empty.yaml", "worker.actor.lss_type=gmpo"]
+    done = subprocess.run(mistyped, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Did you mean worker.actor.loss_type?" in done.stderr
     done = subprocess.run([*module, "--help"], capture_output=True, text=True, check=False)
@@ -137,7 +138,8 @@ def test_a_directory_with_a_run_of_easyr1_itself_is_refused(tmp_path: Path, name
 
 
 def nodes(*gpus: int) -> list[dict[str, Any]]:
-    return [{"NodeManagerAddress": f"10.0.0.{i}", "Alive": True, "Resources": {"GPU": float(n)} if n else {}} for i, n in enumerate(gpus)]
+    resources = [{"GPU": float(count)} if count else {} for count in gpus]
+    return [{"NodeManagerAddress": f"10.0.0.{i}", "Alive": True, "Resources": held} for i, held in enumerate(resources)]
 
 
 @pytest.mark.parametrize(("gpus", "wanted"), [((8, 8), (2, 8)), ((16,), (2, 8)), ((4, 8, 4), (4, 4))])
