@@ -17,14 +17,14 @@ _STOCK = dict(ADV_ESTIMATOR_MAP)
 def install(config: Config) -> None:
     """Make EasyR1's trainer compute the advantages of `algorithm.adv_estimator` with `gmpo_mm.algorithms`.
 
-    `gae` stays EasyR1's: it belongs to its critic. EasyR1's own "returns", which only its metrics read, stay as well.
+    `gae` stays EasyR1's: it belongs to its critic. "Returns", which only EasyR1's metrics read, are what EasyR1 takes them
+    to be; its own `remax` can't be asked, it multiplies (B,) by (B, T).
     """
     estimator, norm_by_std = config.algorithm.adv_estimator, config.algorithm.norm_adv_by_std
     if estimator == "gae":
         register_adv_estimator("gae")(_STOCK["gae"])
         return
     name = "grpo" if estimator == "dr_grpo" else estimator  # as config.to_easyr1 names it
-    stock = _STOCK[name]
 
     def advantages_and_returns(
         token_level_rewards: torch.Tensor,
@@ -34,10 +34,6 @@ def install(config: Config) -> None:
         reward_baselines: torch.Tensor | None = None,
         **others: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        _, returns = stock(
-            token_level_rewards=token_level_rewards, response_mask=response_mask, index=index, gamma=gamma,
-            reward_baselines=reward_baselines, **others,
-        )  # fmt: skip
         advantages = compute_advantages(
             estimator,
             token_level_rewards.sum(dim=-1),
@@ -48,6 +44,10 @@ def install(config: Config) -> None:
             gamma=gamma,
             norm_by_std=norm_by_std,
         )
-        return advantages, returns
+        if estimator == "reinforce_plus_plus":
+            return advantages, _STOCK[name](token_level_rewards=token_level_rewards, response_mask=response_mask, gamma=gamma)[1]
+        if estimator == "remax":
+            return advantages, (token_level_rewards * response_mask).flip(-1).cumsum(-1).flip(-1)
+        return advantages, advantages
 
     register_adv_estimator(name)(advantages_and_returns)
