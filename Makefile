@@ -12,6 +12,7 @@ help:
 	@echo "make test                 install, then lint and test"
 	@echo "make test-transformers-4  the model, sampling, training and evaluation tests under transformers 4.57"
 	@echo "make test-vllm            the vLLM rollout backend, for real, on the CPU"
+	@echo "make test-easyr1          the EasyR1 engine on a real EasyR1, on the CPU: EASYR1=/path/to/checkout"
 	@echo "make benchmark            speed and memory side by side with TRL"
 
 $(BIN)/python:
@@ -51,6 +52,6 @@ test-transformers-4: $(OLD_VENV)/.installed
 	  tests/data/test_prompts.py tests/data/test_prompt_dataset.py tests/data/test_real_geometry3k.py tests/evaluation/test_evaluate.py tests/evaluation/test_language.py
 
 clean:
-	rm -rf $(VENV) $(OLD_VENV) .venv-vllm .venv-benchmarks runs evaluations data/synthetic_geometry
+	rm -rf $(VENV) $(OLD_VENV) .venv-vllm .venv-easyr1 .venv-benchmarks runs evaluations data/synthetic_geometry
 
 include $(wildcard mk/*.mk)

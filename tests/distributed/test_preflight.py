@@ -145,6 +145,8 @@ def nodes(*gpus: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(("gpus", "wanted"), [((8, 8), (2, 8)), ((16,), (2, 8)), ((4, 8, 4), (4, 4))])
 def test_a_cluster_with_room_passes(gpus: tuple[int, ...], wanted: tuple[int, int]) -> None:
     check_cluster(nodes(*gpus), *wanted)
+    one_machine = [node | {"NodeManagerAddress": "10.0.0.1"} for node in nodes(*gpus)]
+    check_cluster(one_machine, *wanted)
 
 
 @pytest.mark.parametrize(

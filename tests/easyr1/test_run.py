@@ -5,12 +5,17 @@ Each run is a process of its own, as a user starts it: this file, with the numbe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
 STEP_LIMIT = 400
+NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}  # a cluster of this machine alone, which the other node could not join without its token
 
 
 def overrides(data: Path, run: Path, gpus: int, *more: str) -> list[str]:
@@ -66,6 +72,14 @@ def main(gpus: str, dump: str, *texts: str) -> None:
             return measure(batch, end_tokens)
 
         trainer.batch_metrics = keep
+    prune = trainer.remove_obsolete_ckpt
+
+    def watched(path: str, step: int, best: int, limit: int) -> None:
+        saved = json.loads((Path(path) / "checkpoint_tracker.json").read_text())["last_global_step"]
+        print(f"pruning after step {step}; the tracker says {saved}", flush=True)
+        prune(path, step, best, limit)
+
+    trainer.remove_obsolete_ckpt = watched
     train(load_config(None, list(texts)), ["a", "test"], requirements=REQUIREMENTS, worker_class=CPUWorker)
 
 
@@ -198,42 +212,64 @@ def test_a_killed_run_goes_on_where_it_was(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(STEP_LIMIT)
-def test_old_checkpoints_go_after_the_new_one_is_whole_and_validation_alone_trains_nothing(data: Path, tmp_path: Path) -> None:
-    texts = overrides(data, tmp_path / "run", 1, "trainer.save_limit=1", "trainer.val_before_train=false", "trainer.val_freq=-1")
-    finish(start(1, [*texts, "worker.rollout.val_override_config.n=1"]))
-    assert [path.name for path in (tmp_path / "run").glob("global_step_*")] == ["global_step_2"]
+def test_older_checkpoints_go_after_the_new_one_is_whole(data: Path, tmp_path: Path) -> None:
+    few = ("trainer.save_limit=2", "trainer.max_steps=3", "trainer.val_before_train=false", "trainer.val_freq=-1")
+    texts = overrides(data, tmp_path / "run", 1, *few, "worker.rollout.val_override_config.n=1")
+    output = finish(start(1, texts))
+    kept = {path.name for path in (tmp_path / "run").glob("global_step_*")}
+    assert kept == {"global_step_1", "global_step_3"}, "the newest, and what EasyR1 takes for the best without a validation"
+    for step in (1, 2, 3):
+        assert f"pruning after step {step}; the tracker says {step}" in output
 
 
-@pytest.mark.timeout(STEP_LIMIT)
-def test_two_ray_nodes_train_together(data: Path, tmp_path: Path) -> None:
-    """The multi-node walk-through on one machine: a head and a second node, one worker on each, joined by `ray_address`."""
+@pytest.fixture
+def two_nodes(tmp_path: Path) -> Iterator[str]:
+    """A Ray cluster of a head and a second node on this machine, one declared GPU each; its address."""
     ray = str(Path(sys.executable).with_name("ray"))
-    port = 6399
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    short = tempfile.mkdtemp(prefix="r")  # Ray puts sockets there, whose paths may not be long
     environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "RAY_TMPDIR": str(tmp_path / "r"),
+        **os.environ, "OMP_NUM_THREADS": "1", "RAY_TMPDIR": short, **NO_TOKEN,
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }  # fmt: skip
-    common = ["--num-cpus=4", "--num-gpus=1", "--disable-usage-stats", "--object-store-memory=200000000"]
+    common = ["--block", "--num-cpus=4", "--num-gpus=1", "--disable-usage-stats", "--object-store-memory=200000000"]
+    processes = []
     try:
-        head = [ray, "start", "--head", f"--port={port}", "--include-dashboard=false", *common]
-        subprocess.run(head, env=environment, check=True, capture_output=True, timeout=120)
-        node = [ray, "start", f"--address=127.0.0.1:{port}", *common]
-        subprocess.run(node, env=environment, check=True, capture_output=True, timeout=120)
-        texts = overrides(
-            data, tmp_path / "run", 1, "trainer.nnodes=2", f"ray_address=127.0.0.1:{port}", "trainer.max_steps=1",
-            "trainer.val_freq=-1", "trainer.val_before_train=false", "worker.rollout.val_override_config.n=1",
-        )  # fmt: skip
-        output = finish(start("join", texts))
-        assert f"at 127.0.0.1:{port}, 2 node(s)" in output or "2 node(s)" in output
-        shards = {path.name for path in (tmp_path / "run" / "global_step_1" / "actor").glob("model_*.pt")}
-        assert shards == {"model_world_size_2_rank_0.pt", "model_world_size_2_rank_1.pt"}
-        too_many = start("join", [*texts, "trainer.nnodes=3", f"trainer.run_dir={tmp_path / 'other'}", "data.rollout_batch_size=6",
-                                  "worker.actor.global_batch_size=6"])  # fmt: skip
-        output, _ = too_many.communicate(timeout=STEP_LIMIT)
-        assert too_many.returncode != 0 and "2 of 3 groups fit" in output and "trainer.nnodes=2" in output
+        for role in (["--head", f"--port={port}", "--include-dashboard=false"], [f"--address=127.0.0.1:{port}"]):
+            log = (tmp_path / f"ray_{len(processes)}.log").open("w")
+            command = [ray, "start", *role, *common]
+            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True))
+            deadline = time.monotonic() + 120
+            while "Ray runtime started" not in (tmp_path / f"ray_{len(processes) - 1}.log").read_text():
+                assert processes[-1].poll() is None and time.monotonic() < deadline, Path(log.name).read_text()
+                time.sleep(0.2)
+        yield f"127.0.0.1:{port}"
     finally:
-        subprocess.run([ray, "stop", "--force"], env=environment, check=False, capture_output=True, timeout=60)
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        shutil.rmtree(short, ignore_errors=True)
+
+
+@pytest.mark.timeout(2 * STEP_LIMIT)
+def test_two_ray_nodes_train_together(two_nodes: str, data: Path, tmp_path: Path) -> None:
+    """The multi-node walk-through on one machine: one worker on each node, joined by `ray_address`."""
+    texts = overrides(
+        data, tmp_path / "run", 1, "trainer.nnodes=2", f"ray_address={two_nodes}", "trainer.max_steps=1", "trainer.val_freq=-1",
+        "trainer.val_before_train=false", "worker.rollout.val_override_config.n=1",
+    )  # fmt: skip
+    output = finish(start("join", texts, **NO_TOKEN))
+    assert "2 node(s)" in output
+    shards = {path.name for path in (tmp_path / "run" / "global_step_1" / "actor").glob("model_*.pt")}
+    assert shards == {"model_world_size_2_rank_0.pt", "model_world_size_2_rank_1.pt"}
+    three = ["trainer.nnodes=3", f"trainer.run_dir={tmp_path / 'other'}", "data.rollout_batch_size=6"]
+    process = start("join", [*texts, *three, "worker.actor.global_batch_size=6"], **NO_TOKEN)
+    output, _ = process.communicate(timeout=STEP_LIMIT)
+    assert process.returncode != 0
+    assert "so 2 of 3 groups fit" in output and "trainer.nnodes=2" in output
 
 
 if __name__ == "__main__":

@@ -113,16 +113,17 @@ def check_cluster(nodes: Sequence[Mapping[str, Any]], wanted_nodes: int, gpus_a_
 
     Ray would wait for ever for such a placement. `nodes` is what `ray.nodes()` gives.
     """
-    gpus = {str(node["NodeManagerAddress"]): int(node["Resources"].get("GPU", 0)) for node in nodes if node["Alive"]}
-    groups = sum(count // gpus_a_node for count in gpus.values())
+    alive = [(str(node["NodeManagerAddress"]), int(node["Resources"].get("GPU", 0))) for node in nodes if node["Alive"]]
+    groups = sum(count // gpus_a_node for _, count in alive)
     if groups >= wanted_nodes:
         return
-    there = ", ".join(f"{address}: {count}" for address, count in gpus.items()) or "no node"
+    there = ", ".join(f"{address}: {count}" for address, count in alive) or "no node"
+    most = max((count for _, count in alive), default=0)
     mend = (
         f"start more nodes (ray start --address=...), or set trainer.nnodes={groups}"
         if groups
-        else f"set trainer.n_gpus_per_node to at most {max(gpus.values(), default=0)}"
-        if any(gpus.values())
+        else f"set trainer.n_gpus_per_node to at most {most}"
+        if most
         else "engine=local trains on a machine without GPUs"
     )
     raise ConfigError(
