@@ -49,7 +49,8 @@ def to_data_proto(batch: Batch, policy: PolicyModel) -> DataProto:
     if batch.ref_log_probs_BT is not None:
         tensors["ref_log_probs"] = batch.ref_log_probs_BT
     pictures = [
-        {} if p.pixel_values is None else {"pixel_values": p.pixel_values, "image_grid_thw": p.image_grid_thw_N3} for p in groups
+        {} if prompt.pixel_values is None else {"pixel_values": prompt.pixel_values, "image_grid_thw": prompt.image_grid_thw_N3}
+        for prompt in groups
     ]
     others = {"multi_modal_inputs": np.array(pictures, dtype=object)} if policy.vision is not None else {}
     return DataProto(TensorDict(tensors, batch_size=len(groups)), others, {"temperature": 1.0})

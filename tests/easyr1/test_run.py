@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
 STEP_LIMIT = 400
-NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}  # a cluster of this machine alone, which the other node could not join without its token
+NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}  # else the second node could not join without the first one's token
 
 
 def overrides(data: Path, run: Path, gpus: int, *more: str) -> list[str]:
@@ -100,7 +100,8 @@ def finish(process: subprocess.Popen[str]) -> str:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    command = [sys.executable, "data_tools/synthetic_geometry.py", "--out", str(folder), "--train-size", "64", "--test-size", "16"]
+    sizes = ["--train-size", "64", "--test-size", "16"]
+    command = [sys.executable, "data_tools/synthetic_geometry.py", "--out", str(folder), *sizes]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return folder
 
