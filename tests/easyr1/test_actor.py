@@ -80,7 +80,7 @@ def test_easyr1s_own_actor_depends_on_the_cut(group: None, loss: tuple[str, str]
     whole = stock_gradients(data, module, Setting(16, 16, **options))
     for micro in (1, 2, 4):
         stock = stock_gradients(data, module, Setting(16, micro, **options))
-        assert relative(stock, whole) > 0.02
+        assert relative(stock, whole) > 0.1
         exact, _ = gradients_and_metrics(data, module, Setting(16, micro, **options))
         assert relative(exact, whole) < 1e-6
         asked, _ = gradients_and_metrics(data, module, Setting(16, micro, seq_mean="easyr1", **options))
@@ -191,6 +191,21 @@ def test_three_bad_gradients_in_a_row_end_the_run_and_one_is_counted() -> None:
     data.batch["advantages"][:] = float("inf")
     with pytest.raises(TrainingError, match="3 updates in a row had a gradient norm of (nan|inf)"):
         actor.update_policy(data)
+
+
+def test_lora_adapters_alone_are_trained_and_their_gradient_does_not_depend_on_the_cut() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    batch, policy = make("qwen2")
+    data, module = to_data_proto(batch, policy), without_packing(policy)
+    adapted = get_peft_model(module, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in adapted.named_parameters():
+        if ".lora_B." in name:  # zero at first, where A has no gradient
+            torch.nn.init.normal_(parameter, std=0.1)
+    whole, _ = gradients_and_metrics(data, adapted, Setting(16, 16))
+    assert all(".lora_" in name for name in whole) and any(".lora_A." in name for name in whole)
+    for micro in (1, 4):
+        assert_same_gradients(gradients_and_metrics(data, adapted, Setting(16, micro))[0], whole, 1e-6)
 
 
 def test_entropies_of_unpadded_tokens_go_back_to_their_places() -> None:

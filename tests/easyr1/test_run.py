@@ -187,6 +187,19 @@ def test_one_evaluator_judges_its_checkpoints(finished: tuple[Path, int, str]) -
     assert result["model"] == str(run / "global_step_2" / "actor" / "huggingface") and result["model_hash"]
 
 
+@pytest.mark.timeout(STEP_LIMIT)
+def test_more_steps_go_on_from_the_last_checkpoint(finished: tuple[Path, int, str], data: Path, tmp_path: Path) -> None:
+    run, ranks, _ = finished
+    shutil.copytree(run, tmp_path / "run")
+    more = ("trainer.max_steps=3", "trainer.val_freq=-1", "worker.rollout.val_override_config.n=16")
+    output = finish(start(ranks, overrides(data, tmp_path / "run", ranks, *more)))
+    assert "finished at step 2; only more steps would be trained" in output
+    assert [line["step"] for line in lines(tmp_path / "run", "train")] == [1, 2, 3]
+    assert [line["step"] for line in lines(tmp_path / "run", "validation")] == [0, 2, 3]
+    assert lines(tmp_path / "run", "train")[2]["actor/kl_ref"] > 1e-7, "the weights of step 2, not those of the start"
+    assert (tmp_path / "run" / "global_step_3").is_dir()
+
+
 @pytest.mark.timeout(3 * STEP_LIMIT)
 def test_a_killed_run_goes_on_where_it_was(data: Path, tmp_path: Path) -> None:
     texts = overrides(data, tmp_path / "run", 1, "trainer.max_steps=3", "worker.rollout.val_override_config.n=1")

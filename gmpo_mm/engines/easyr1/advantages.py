@@ -45,7 +45,8 @@ def install(config: Config) -> None:
             norm_by_std=norm_by_std,
         )
         if estimator == "reinforce_plus_plus":
-            return advantages, _STOCK[name](token_level_rewards=token_level_rewards, response_mask=response_mask, gamma=gamma)[1]
+            rewards = {"token_level_rewards": token_level_rewards, "response_mask": response_mask, "gamma": gamma}
+            return advantages, _STOCK[name](**rewards)[1]
         if estimator == "remax":
             return advantages, (token_level_rewards * response_mask).flip(-1).cumsum(-1).flip(-1)
         return advantages, advantages
