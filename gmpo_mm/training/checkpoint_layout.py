@@ -44,7 +44,7 @@ def easyr1_layout(processes: int) -> CheckpointLayout:
     """EasyR1's: `global_step_N` in the run directory itself, for as many processes as wrote it."""
 
     def check(checkpoint: Path) -> None:
-        fsdp.check_world_size(checkpoint, processes)
+        fsdp.check_resumable(checkpoint, processes)
 
     def latest(run: Path) -> Path | None:
         found = fsdp.latest_fsdp_checkpoint(run)

@@ -64,14 +64,23 @@ def is_fsdp_checkpoint(path: Path) -> bool:
     return bool(_STEP.match(path.name)) and bool(_shards(path / "actor"))
 
 
-def check_world_size(checkpoint: Path, processes: int) -> None:
-    """ConfigError when another number of processes wrote it: EasyR1 loads shard R into process R."""
-    wrote = len(_shards(checkpoint / "actor"))
-    if wrote != processes:
+def check_resumable(checkpoint: Path, processes: int) -> None:
+    """ConfigError when training can't go on from it: another number of processes wrote it, or without the optimizer."""
+    actor = checkpoint / "actor"
+    wrote = len(_shards(actor))
+    mend = (
+        "or start a new run from its weights: `gmpo-mm evaluate` merges them, then "
+        f"worker.actor.model.model_path={actor / 'huggingface'}"
+    )
+    if wrote != processes:  # EasyR1 loads shard R into process R
         raise ConfigError(
             f"{checkpoint} was written by {wrote} processes, and trainer.nnodes x trainer.n_gpus_per_node = {processes} now; "
-            "go on with as many, or merge it and start a new run from its weights: gmpo-mm evaluate merges, then "
-            f"worker.actor.model.model_path={checkpoint / 'actor' / 'huggingface'}"
+            f"go on with as many, {mend}"
+        )
+    if not all((actor / f"optim_world_size_{wrote}_rank_{rank}.pt").is_file() for rank in range(wrote)):
+        raise ConfigError(
+            f"{checkpoint} holds no optimizer state (trainer.save_model_only=true), so training can't go on from it; name "
+            f"another checkpoint, {mend}"
         )
 
 

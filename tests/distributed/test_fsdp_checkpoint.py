@@ -74,6 +74,8 @@ def write_checkpoint(run: Path, step: int, mesh: tuple[int, ...] = (2,), tied: b
     if lora:
         (folder / "actor" / "lora_adapter").mkdir()
         (folder / "actor" / "lora_adapter" / "adapter_config.json").write_text(json.dumps(LORA))
+    for rank in range(ranks):
+        torch.save({}, folder / "actor" / f"optim_world_size_{ranks}_rank_{rank}.pt")
     torch.save({}, folder / "dataloader.pt")
     (run / "checkpoint_tracker.json").write_text(json.dumps({"last_global_step": step, "last_actor_path": "elsewhere"}))
     return folder
@@ -218,6 +220,12 @@ def test_a_run_directory_goes_on_from_easyr1s_checkpoint(tmp_path: Path, sharded
         open_run(tmp_path / "run", processes=4)
     with pytest.raises(ConfigError, match="another configuration"):
         open_run(tmp_path / "run", lr=2.0)
+
+
+def test_a_checkpoint_without_optimizer_states_is_refused_before_any_worker_starts(run: Path, tmp_path: Path) -> None:
+    (run / "global_step_3" / "actor" / "optim_world_size_2_rank_1.pt").unlink()
+    with pytest.raises(ConfigError, match=r"no optimizer state \(trainer.save_model_only=true\)"):
+        open_run(tmp_path / "new", resume=str(run / "global_step_3"))
 
 
 def test_a_new_run_starts_from_a_named_checkpoint(tmp_path: Path, sharded: Path) -> None:

@@ -226,6 +226,19 @@ def test_a_killed_run_goes_on_where_it_was(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(STEP_LIMIT)
+def test_a_reward_function_that_raises_ends_the_run_with_its_row(data: Path, tmp_path: Path) -> None:
+    reward = tmp_path / "broken.py"
+    reward.write_text("def compute_score(rows):\n    return [{'overall': 1.0 / (i - 3)} for i, _ in enumerate(rows)]\n")
+    texts = overrides(data, tmp_path / "run", 1, f"worker.reward.reward_function={reward}:compute_score")
+    process = start(1, texts)
+    output, _ = process.communicate(timeout=STEP_LIMIT)
+    assert process.returncode != 0
+    assert "TrainingError" in output and "broken.py" in output and "ZeroDivisionError" in output
+    state = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert state["state"] == "failed" and "ZeroDivisionError" in state["exit_reason"]
+
+
+@pytest.mark.timeout(STEP_LIMIT)
 def test_older_checkpoints_go_after_the_new_one_is_whole(data: Path, tmp_path: Path) -> None:
     few = ("trainer.save_limit=2", "trainer.max_steps=3", "trainer.val_before_train=false", "trainer.val_freq=-1")
     texts = overrides(data, tmp_path / "run", 1, *few, "worker.rollout.val_override_config.n=1")

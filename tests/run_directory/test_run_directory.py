@@ -189,10 +189,10 @@ def test_another_configuration_is_refused_key_by_key(tmp_path):
 def test_keys_that_do_not_change_the_training_may_differ(tmp_path, key):
     with open_run(tmp_path) as run:
         train(run, 2)
-    section, name = key.rsplit(".", 1)
+    *sections, name = key.split(".")
     other = yaml.safe_load(CONFIG)
     node = other
-    for part in section.split("."):
+    for part in sections:
         node = node.setdefault(part, {})
     node[name] = "something else"
     with open_run(tmp_path, config=yaml.safe_dump(other)) as run:

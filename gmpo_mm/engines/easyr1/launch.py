@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gmpo_mm.config import LoadedConfig, resume_choice, run_directory, to_yaml, validate_for_training
+from gmpo_mm.config import (
+    LoadedConfig,
+    resume_choice,
+    run_directory,
+    split_function_spec,
+    to_yaml,
+    validate_for_training,
+)
 from gmpo_mm.config.schema import Config
 from gmpo_mm.engines.easyr1.data_check import check_nothing_dropped, checked_records, dropped_report
 from gmpo_mm.engines.easyr1.preflight import (
@@ -18,6 +25,7 @@ from gmpo_mm.engines.easyr1.preflight import (
     installed_packages,
 )
 from gmpo_mm.errors import ConfigError, GMPOError, TrainingError
+from gmpo_mm.rewards.loading import load_reward_function
 from gmpo_mm.training.checkpoint_layout import easyr1_layout
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_directory import RunDirectory
@@ -65,6 +73,7 @@ def train(
         for note in run.notes:
             progress.log(note)
         run.environment |= {"easyr1": version, "engine": "easyr1", **installed_packages()}
+        _load_reward_function(config)
         records = _records(config, progress)
         _connect(config, progress)
         _tell(config, progress)
@@ -78,6 +87,12 @@ def train(
             run.finish()
         progress.log(f"finished; everything is in {run.path}")
         return run.path
+
+
+def _load_reward_function(config: Config) -> None:
+    """ConfigError for a reward function that can't be loaded, before an actor of Ray's would find it out."""
+    path, name = split_function_spec(config.worker.reward.reward_function or "")
+    load_reward_function(f"{path}:{name}", config.worker.reward.reward_function_kwargs)
 
 
 def _records(config: Config, progress: Progress) -> dict[str, Any]:
@@ -131,10 +146,10 @@ def _build(
     from verl.trainer.data_loader import create_dataloader
     from verl.trainer.ray_trainer import ResourcePoolManager, Role
     from verl.utils.tokenizer import get_processor, get_tokenizer
-    from verl.workers.reward import AutoRewardManager
 
     from gmpo_mm.engines.easyr1.advantages import install
     from gmpo_mm.engines.easyr1.config import to_easyr1
+    from gmpo_mm.engines.easyr1.rewards import GMPORewardManager
     from gmpo_mm.engines.easyr1.trainer import GMPOTrainer
     from gmpo_mm.engines.easyr1.worker import GMPOWorker
     from gmpo_mm.models.loading import end_token_ids
@@ -159,7 +174,7 @@ def _build(
     if validates:
         check_nothing_dropped(config.data.val_files, records["val"], len(val_loader.dataset), data.max_prompt_length)
     worker = ray.remote(worker_class or GMPOWorker)
-    rewards = ray.remote(AutoRewardManager).options(num_cpus=easyr1.worker.reward.num_cpus)
+    rewards = ray.remote(GMPORewardManager).options(num_cpus=easyr1.worker.reward.num_cpus)
     pool = "global_pool"
     roles = (Role.ActorRolloutRef, Role.Critic)
     return GMPOTrainer(
