@@ -19,4 +19,5 @@ test-easyr1: $(EASYR1_VENV)/.installed
 	  echo "EASYR1=$(EASYR1) is no checkout of EasyR1. git clone https://github.com/hiyouga/EasyR1, then make test-easyr1 EASYR1=EasyR1"; \
 	  exit 1; }
 	OMP_NUM_THREADS=1 PYTHONPATH=$(abspath $(EASYR1)) EASYR1=$(abspath $(EASYR1)) \
-	  $(EASYR1_VENV)/bin/python -m pytest tests/easyr1 tests/config/test_load.py tests/distributed
+	  $(EASYR1_VENV)/bin/python -m pytest tests/easyr1 tests/config/test_load.py \
+	  tests/distributed/test_fsdp_checkpoint.py tests/distributed/test_loss_scale.py

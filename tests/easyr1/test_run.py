@@ -206,7 +206,9 @@ def test_a_killed_run_goes_on_where_it_was(data: Path, tmp_path: Path) -> None:
     process = start(1, texts)
     deadline = time.monotonic() + STEP_LIMIT
     while not (tmp_path / "run" / "checkpoint_tracker.json").is_file():
-        assert process.poll() is None and time.monotonic() < deadline
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(process.communicate()[0][-6000:])
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -249,13 +251,16 @@ def test_older_checkpoints_go_after_the_new_one_is_whole(data: Path, tmp_path: P
         assert f"pruning after step {step}; the tracker says {step}" in output
 
 
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
 @pytest.fixture
 def two_nodes(tmp_path: Path) -> Iterator[str]:
     """A Ray cluster of a head and a second node on this machine, one declared GPU each; its address."""
     ray = str(Path(sys.executable).with_name("ray"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = next(port for port in range(20_000 + os.getpid() % 5_000, 30_000) if _is_free(port))  # below Ray's own default ports
     short = tempfile.mkdtemp(prefix="r")  # Ray puts sockets there, whose paths may not be long
     environment = {
         **os.environ, "OMP_NUM_THREADS": "1", "RAY_TMPDIR": short, **NO_TOKEN,
