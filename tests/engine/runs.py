@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,13 @@ def run_here(args: list[str]) -> Path:
     return train(load_config(args[0], args[1:]), ["gmpo-mm", "train", *args])
 
 
-def start_process(args: list[str], **environment: str) -> subprocess.Popen[str]:
+CLI = ("-m", "gmpo_mm.cli")
+
+
+def start_process(args: list[str], program: Sequence[str] = CLI, **environment: str) -> subprocess.Popen[str]:
     """`gmpo-mm train` as a user starts it, in its own process group."""
     return subprocess.Popen(
-        [sys.executable, "-m", "gmpo_mm.cli", "train", *args], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [sys.executable, *program, "train", *args], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, start_new_session=True,
     )  # fmt: skip
 
