@@ -189,6 +189,9 @@ def _line(left: str, right: str) -> tuple[Any, Any, str] | None:
         values = [evaluate_tree(difference, {name: Fraction(x)}, False) for x in (0, 1, 2, -3, 7)]
     except (OutsideDomain, KeyError):
         return None
+    if any(value.imag != 0 for value in values):  # `0 < A i` orders nothing
+        return None
+    values = [value.real for value in values]
     offset, slope = values[0], values[1] - values[0]
     straight = all(abs(value - (offset + slope * x)) < 1e-25 * (1 + abs(value)) for x, value in zip((0, 1, 2, -3, 7), values))
     return (slope, offset, name) if straight and abs(slope) > 1e-25 else None

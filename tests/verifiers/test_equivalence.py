@@ -5,7 +5,7 @@ import sys
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gmpo_mm.verifiers import Grade, grade_batch
@@ -118,6 +118,7 @@ def test_fractions_are_equal_exactly_when_their_values_are(a: int, b: int, c: in
     assert cheap_equal(rf"\frac{{{a}}}{{{b}}}", str(Fraction(a, b))) is True
 
 
+@example("0", "0<Ai")
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet=r"0123456789.+-*/^(){}[] \sqrtfacpi°:%,xe=<>", max_size=60), st.text(max_size=20))
 def test_no_text_makes_the_cheap_stages_raise_and_they_are_symmetric(a: str, b: str) -> None:
