@@ -118,7 +118,7 @@ def _check_prompts_a_call(config: Config, gpus: int, where: str) -> Iterator[str
     if prompts % gpus:
         yield (
             f"data.{name} = {prompts}: prompts are dealt out evenly to {where}; set it to a multiple of {gpus}, such as "
-            f"{_multiple(prompts, gpus)}."
+            f"{nearest_multiple(prompts, gpus)}."
         )
 
 
@@ -162,7 +162,7 @@ def _divisor(of: int, at_most: int) -> int:
     return max(size for size in range(1, min(of, at_most) + 1) if of % size == 0)
 
 
-def _multiple(value: int, unit: int) -> int:
+def nearest_multiple(value: int, unit: int) -> int:
     """The multiple of `unit` nearest to `value`, at least one unit."""
     return max(1, round(value / unit)) * unit
 

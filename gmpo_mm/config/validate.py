@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from gmpo_mm.config.bounds import check_choices, check_ranges
-from gmpo_mm.config.easyr1_rules import check_easyr1
+from gmpo_mm.config.easyr1_rules import check_easyr1, nearest_multiple
 from gmpo_mm.config.keys import get_key, nearest
 from gmpo_mm.config.load import LoadedConfig
 from gmpo_mm.config.loss import ACTOR, policy_loss_config, unread_loss_keys
@@ -170,7 +170,7 @@ def check_batch_sizes(loaded: LoadedConfig) -> Iterator[str]:
         yield (
             f"worker.actor.global_batch_size = {mini}: data.rollout_batch_size = {prompts} prompts don't divide into "
             f"mini-batches of {mini} prompts; set global_batch_size={fitting} or "
-            f"rollout_batch_size={_multiple(prompts, mini)}."
+            f"rollout_batch_size={nearest_multiple(prompts, mini)}."
         )
     micro = actor.micro_batch_size_per_device_for_update
     if not actor.dynamic_batching and (mini * n) % micro:
@@ -187,11 +187,6 @@ def check_batch_sizes(loaded: LoadedConfig) -> Iterator[str]:
             f"data.mini_rollout_batch_size = {sampled}: it does not divide data.rollout_batch_size = {prompts}, so "
             f"prompts would be sampled and thrown away; set it to {fitting} or null (only online_filtering needs more)."
         )
-
-
-def _multiple(value: int, unit: int) -> int:
-    """The multiple of `unit` nearest to `value`, at least one unit."""
-    return max(1, round(value / unit)) * unit
 
 
 def check_sampling(loaded: LoadedConfig) -> Iterator[str]:

@@ -75,7 +75,7 @@ def _prepare_device(config: Config) -> tuple[torch.device, torch.dtype]:
 
 def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.device, dtype: torch.dtype) -> None:
     """Load everything, what is cheap to find wrong first, and train."""
-    reward_function = _reward_function(config)
+    reward_function = configured_reward(config)
     # without training data (trainer.val_only) the validation set stands in, and is not trained on
     records = _load_records(config, config.data.train_files or config.data.val_files, "training data", progress)
     check_batch_fits(config, len(records))
@@ -131,7 +131,8 @@ def _load_policy(config: Config, device: torch.device, dtype: torch.dtype) -> tu
     )  # fmt: skip
 
 
-def _reward_function(config: Config) -> RewardFunction:
+def configured_reward(config: Config) -> RewardFunction:
+    """The function of `worker.reward`; ConfigError when it can't be loaded."""
     reward = config.worker.reward
     path, name = split_function_spec(reward.reward_function or "")
     return load_reward_function(f"{path}:{name}", reward.reward_function_kwargs)

@@ -123,7 +123,7 @@ def lines(run: Path, kind: str) -> list[dict[str, Any]]:
 
 @pytest.mark.timeout(STEP_LIMIT)
 def test_a_run_writes_everything_of_a_run_directory(finished: tuple[Path, int, str]) -> None:
-    run, ranks, output = finished
+    run, _, output = finished
     state = json.loads((run / "run.json").read_text())
     assert (state["state"], state["step"], state["total_steps"], state["last_checkpoint"]) == ("finished", 2, 2, 2)
     environment = json.loads((run / "environment.json").read_text())
@@ -132,7 +132,6 @@ def test_a_run_writes_everything_of_a_run_directory(finished: tuple[Path, int, s
     assert "engine: easyr1" in (run / "config.yaml").read_text()
     assert "mean over the sequences of the whole mini-batch" in output
     assert {f"global_step_{n}" for n in (1, 2)} <= {path.name for path in run.iterdir()}
-    assert f"starting {ranks} workers" in output or ranks
 
 
 @pytest.mark.timeout(STEP_LIMIT)

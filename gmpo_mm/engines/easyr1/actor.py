@@ -30,10 +30,10 @@ from gmpo_mm.config.loss import actor_loss_config
 from gmpo_mm.engines.distributed import LossScale, reduce_over_ranks
 from gmpo_mm.engines.easyr1.entropy import token_entropy
 from gmpo_mm.errors import TrainingError
+from gmpo_mm.training.actor import MAX_SKIPPED_IN_A_ROW
 
 UPDATES = "gmpo/updates"
 """Name under which the metrics of every mini-batch travel to the trainer, which takes them out before EasyR1 averages."""
-MAX_SKIPPED_IN_A_ROW = 3
 TENSORS = (
     "input_ids", "attention_mask", "position_ids", "responses", "response_mask", "old_log_probs", "ref_log_probs", "advantages"
 )  # fmt: skip

@@ -10,7 +10,6 @@ from gmpo_mm.config import (
     LoadedConfig,
     resume_choice,
     run_directory,
-    split_function_spec,
     to_yaml,
     validate_for_training,
 )
@@ -24,8 +23,8 @@ from gmpo_mm.engines.easyr1.preflight import (
     check_installation,
     installed_packages,
 )
+from gmpo_mm.engines.local import configured_reward
 from gmpo_mm.errors import ConfigError, GMPOError, TrainingError
-from gmpo_mm.rewards.loading import load_reward_function
 from gmpo_mm.training.checkpoint_layout import easyr1_layout
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_directory import RunDirectory
@@ -73,7 +72,7 @@ def train(
         for note in run.notes:
             progress.log(note)
         run.environment |= {"easyr1": version, "engine": "easyr1", **installed_packages()}
-        _load_reward_function(config)
+        configured_reward(config)  # an error here, before an actor of Ray's would find it out
         records = _records(config, progress)
         _connect(config, progress)
         _tell(config, progress)
@@ -87,12 +86,6 @@ def train(
             run.finish()
         progress.log(f"finished; everything is in {run.path}")
         return run.path
-
-
-def _load_reward_function(config: Config) -> None:
-    """ConfigError for a reward function that can't be loaded, before an actor of Ray's would find it out."""
-    path, name = split_function_spec(config.worker.reward.reward_function or "")
-    load_reward_function(f"{path}:{name}", config.worker.reward.reward_function_kwargs)
 
 
 def _records(config: Config, progress: Progress) -> dict[str, Any]:
