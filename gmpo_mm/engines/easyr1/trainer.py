@@ -32,6 +32,8 @@ class GMPOTrainer(RayPPOTrainer):
         super().__init__(*args, **kwargs)
         self.val_reward_fn: Any
         self.run, self.progress, self.trackers, self.end_tokens = run, progress, trackers, end_tokens
+        self.recorded_step = run.from_step  # the last step whose metrics are in the run directory
+        self._save_is_due = False
         LOGGERS[TRACKER] = lambda config: _StepLog(self)
         self.config.trainer.logger = (TRACKER,)
         if self.val_reward_fn is not None:
@@ -86,6 +88,23 @@ class GMPOTrainer(RayPPOTrainer):
         self.run.write_samples(self.global_step, "validation", rows)
 
     def _save_checkpoint(self) -> None:
+        """Called by EasyR1 within a step, before its metrics are logged: a kill between the two would lose them for good.
+
+        So the checkpoint waits until they are written; `step_recorded` saves it.
+        """
+        if self.recorded_step < self.global_step:
+            self._save_is_due = True
+        else:
+            self._save_now()
+
+    def step_recorded(self) -> None:
+        """The step's metrics are in the run directory: save the checkpoint that waits for them."""
+        self.recorded_step = self.global_step
+        if self._save_is_due:
+            self._save_is_due = False
+            self._save_now()
+
+    def _save_now(self) -> None:
         """EasyR1 removes older checkpoints before it writes the new one; here they go when it is complete."""
         trainer = self.config.trainer
         limit, trainer.save_limit = trainer.save_limit, -1
@@ -126,6 +145,7 @@ class _StepLog:
         numbers = {name: float(value) for name, value in data.items()}
         validation = {name: value for name, value in numbers.items() if name.startswith(("val/", "val_"))}
         training = {name: value for name, value in numbers.items() if name not in validation}
+        training.pop("timing_s/save_checkpoint", None)  # EasyR1 timed the call that only noted the checkpoint down
         if "reward/verifier_timeout" in training:
             training["verifier/timeout_frac"] = training["reward/verifier_timeout"]
         for kind, metrics in (("train", training), ("validation", validation)):
@@ -133,6 +153,8 @@ class _StepLog:
                 trainer.trackers.log(step, kind, metrics)
                 if trainer.trackers.console:
                     trainer.progress.step_summary(step, trainer.training_steps, metrics)
+        if training:
+            trainer.step_recorded()
 
     def finish(self) -> None:
         """Nothing: the trackers are finished with the run."""
