@@ -210,7 +210,7 @@ def test_a_killed_run_goes_on_where_it_was(data: Path, tmp_path: Path) -> None:
             pytest.fail(process.communicate()[0][-6000:])
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
-    assert [line["step"] for line in lines(tmp_path / "run", "train")][0] == 1, "no checkpoint is ahead of its metrics"
+    assert next(line["step"] for line in lines(tmp_path / "run", "train")) == 1, "no checkpoint is ahead of its metrics"
     process.communicate()
     time.sleep(2)
     done = json.loads((tmp_path / "run" / "checkpoint_tracker.json").read_text())["last_global_step"]
