@@ -1,0 +1,230 @@
+"""What a person sees of a sweep: a live table on a terminal, plain lines elsewhere; and the table of a dry run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from gmpo_mm.config.keys import get_key
+from gmpo_mm.config.loss import unread_loss_keys
+from gmpo_mm.errors import DataError
+from gmpo_mm.sweeps.directory import RunRecord, SweepDirectory
+from gmpo_mm.sweeps.planning import PlannedRun, variant_differences
+from gmpo_mm.sweeps.run_progress import ProgressReader, RunProgress, Speed, median, seconds_left
+from gmpo_mm.training.progress import clean, format_seconds
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from gmpo_mm.sweeps.runner import ActiveRun
+
+TABLE_SECONDS = 1.0
+LINE_SECONDS = 30.0
+"""How often a running run gets a plain line when the output is no terminal."""
+STYLES = {"finished": "green", "running": "cyan", "failed": "red", "interrupted": "yellow", "out_of_budget": "yellow"}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Where a run stands on the disk: steps done (that a resumed run need not repeat), all steps, seconds left."""
+
+    progress: RunProgress
+    done: int
+    total: int | None
+    left: float | None
+
+
+class Estimator:
+    """Reads the runs and estimates what is left from measured times: a run's own, else its variant's, else all runs'."""
+
+    def __init__(self, directory: SweepDirectory) -> None:
+        self.directory = directory
+        self._reader = ProgressReader()
+
+    def progress(self, record: RunRecord) -> RunProgress:
+        """How far the run is; nothing known for a damaged directory, which the run itself will report."""
+        try:
+            return self._reader.read(self.directory.path / record.directory)
+        except DataError:
+            return RunProgress()
+
+    def estimate(self, run: PlannedRun) -> Estimate:
+        """Of the run with everything that the others have measured."""
+        record = self.directory.record(run)
+        progress = self.progress(record)
+        ended = record.state == "finished" or progress.state == "finished"
+        done = progress.step if ended or record.state == "running" else progress.saved
+        total = progress.total if progress.total is not None else run.plan.steps
+        if record.state == "finished":
+            return Estimate(progress, done, total, 0.0)
+        left = seconds_left(progress, done, run.plan, self._speed(run, progress))
+        evaluation = self._evaluation_seconds()
+        return Estimate(progress, done, total, left if left is None or evaluation is None else left + evaluation)
+
+    def _speed(self, run: PlannedRun, own: RunProgress) -> Speed:
+        of_variant, of_all = [], []
+        for other in self.directory.planned:
+            progress = self.progress(self.directory.record(other))
+            of_all.append(progress)
+            if other.variant == run.variant:
+                of_variant.append(progress)
+        for runs in ([own], of_variant, of_all):
+            step = median(progress.step_seconds for progress in runs)
+            if step is not None:
+                return Speed(step, median(progress.validation_seconds for progress in runs))
+        return Speed()
+
+    def _evaluation_seconds(self) -> float | None:
+        """The median of the finished evaluations; None where none is wanted or none has been measured."""
+        records = self.directory.records.values() if self.directory.tasks else ()
+        return median(record.evaluation_seconds for record in records if record.state == "finished")
+
+    def seconds_left(self, jobs: int) -> float | None:
+        """Of the whole sweep with `jobs` runs at once; None while a run's time is not known."""
+        known = [left for run in self.directory.planned if (left := self.estimate(run).left) is not None]
+        if len(known) < len(self.directory.planned):
+            return None
+        return max(sum(known) / jobs, max(known, default=0.0))
+
+
+class SweepDisplay:
+    """The runner's display; a context manager."""
+
+    def __init__(self, directory: SweepDirectory, jobs: int) -> None:
+        self._directory = directory
+        self._jobs = jobs
+        self._estimator = Estimator(directory)
+        self._console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        self._live: Live | None = None
+        self._next = 0.0
+        self._next_line: dict[tuple[str, int], float] = {}
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
+            # no thread of rich's: the kernel ends children with the thread that started them, so all is done in one
+            self._live = Live(self._table(), console=self._console, auto_refresh=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, text: str, style: str = "") -> None:
+        """Print a line; control characters of logs and names are shown, not obeyed."""
+        self._console.print(Text(clean(text), style=style))
+
+    def refresh(self, active: list[ActiveRun]) -> None:
+        """Redraw the table once a second, or print a line for each run twice a minute."""
+        now = time.monotonic()
+        if active and now < self._next:
+            return
+        self._next = now + TABLE_SECONDS
+        if self._live is not None:
+            self._live.update(self._table(active), refresh=True)
+            return
+        for item in active:
+            key = (item.record.variant, item.record.seed)
+            due = self._next_line.setdefault(key, now + LINE_SECONDS)
+            if now >= due:
+                self._next_line[key] = now + LINE_SECONDS
+                self.say(self._line(item))
+
+    def _line(self, item: ActiveRun) -> str:
+        if item.evaluating:
+            return f"{item.run.name}: evaluating for {format_seconds(time.monotonic() - item.started)}"
+        found = self._estimator.estimate(item.run)
+        cells = _cells(found)
+        parts = [f"step {cells[0]}", f"validation {cells[1]}" if cells[1] else "", f"{cells[2]} a step" if cells[2] else ""]
+        left = f"{cells[3]} left" if cells[3] else ""
+        return f"{item.run.name}: " + ", ".join(part for part in (*parts, left) if part)
+
+    def _table(self, active: Sequence[ActiveRun] = ()) -> Table:
+        evaluating = {(item.record.variant, item.record.seed) for item in active if item.evaluating}
+        left = self._estimator.seconds_left(self._jobs)
+        title = f"{self._directory.sweep.name}" + (f", about {format_seconds(left)} left" if left else "")
+        table = _new_table(clean(title), ("variant", "seed", "state", "step", "validation", "s/step", "left"))
+        for run in self._directory.planned:
+            record = self._directory.record(run)
+            busy = (record.variant, record.seed) in evaluating
+            state = Text("evaluating" if busy else record.state.replace("_", " "), style=STYLES.get(record.state, ""))
+            table.add_row(record.variant, str(record.seed), state, *_cells(self._estimator.estimate(run)))
+        return table
+
+
+def _cells(found: Estimate) -> tuple[str, str, str, str]:
+    """step/total, last validation score, seconds a step, seconds left; empty where nothing is known."""
+    progress = found.progress
+    return (
+        f"{found.done}/{found.total if found.total is not None else '?'}",
+        "" if progress.score is None else f"{progress.score:.3f}",
+        "" if progress.step_seconds is None else f"{progress.step_seconds:.2f} s",
+        "" if found.left is None else format_seconds(found.left) if found.left else "-",
+    )
+
+
+def _new_table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=Text(title), title_justify="left")
+    for name in columns:
+        table.add_column(
+            name, overflow="fold", justify="right" if name in ("seed", "step", "validation", "s/step", "left") else "left"
+        )
+    return table
+
+
+def print_dry_run(directory: SweepDirectory, jobs: int) -> None:
+    """What would run, what is there, in what variants differ, and for how long."""
+    console = Console(highlight=False)
+    estimator = Estimator(directory)
+    table = _new_table("What would run", ("variant", "seed", "state", "step", "validation", "s/step", "left"))
+    for run in directory.planned:
+        found = estimator.estimate(run)
+        table.add_row(run.variant.name, str(run.seed), _state_on_disk(directory.record(run), found.progress), *_cells(found))
+    console.print(table)
+    console.print(_differences(directory))
+    console.print(Text(f"{_duration(directory, estimator, jobs)}\nDry run: nothing was started or written."), soft_wrap=True)
+
+
+def _state_on_disk(record: RunRecord, progress: RunProgress) -> str:
+    if record.state == "finished":
+        return "finished, kept"
+    if progress.state is None or progress.state == "created":
+        return "new"
+    if progress.state == "finished":
+        return "trained, to be evaluated"
+    state = "killed" if progress.state == "running" else progress.state
+    return f"{state} at step {progress.step}, goes on from {progress.saved}"
+
+
+def _differences(directory: SweepDirectory) -> Table:
+    """The keys in which variants differ, as resolved; a loss key that a variant's loss does not read is left empty."""
+    runs = directory.planned[: len(directory.sweep.variants)]
+    unread = [unread_loss_keys(run.config) for run in runs]
+    keys = dict.fromkeys(key for run in runs[1:] for key, _, _ in variant_differences(runs[0], run))
+    table = _new_table("In what the variants differ", ("key", *(run.variant.name for run in runs)))
+    for key in keys:
+        values = ["" if key in skipped else str(get_key(run.config, key)) for run, skipped in zip(runs, unread, strict=True)]
+        table.add_row(key, *values)
+    return table
+
+
+def _duration(directory: SweepDirectory, estimator: Estimator, jobs: int) -> str:
+    runs = f"{len(directory.planned)} runs in {directory.path}, {jobs} at once"
+    left = estimator.seconds_left(jobs)
+    if left is None:
+        return f"{runs}: the time is unknown until the first steps of a run have been measured."
+    words = f"{runs}: about {format_seconds(left)} left by the measured seconds a step and a validation; loading is not counted"
+    if directory.tasks and all(record.evaluation_seconds is None for record in directory.records.values()):
+        words += ", nor are the evaluations, none of which has been measured"
+    if directory.sweep.budget_hours is not None:
+        words += f" (budget: {directory.sweep.budget_hours:g} hours)"
+    return words + "."
