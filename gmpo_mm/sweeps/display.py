@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 TABLE_SECONDS = 1.0
 LINE_SECONDS = 30.0
 """How often a running run gets a plain line when the output is no terminal."""
+COLUMNS = ("variant", "seed", "state", "step", "validation", "s/step", "left")
 STYLES = {"finished": "green", "running": "cyan", "failed": "red", "interrupted": "yellow", "out_of_budget": "yellow"}
 
 
@@ -50,50 +51,54 @@ class Estimator:
         self.directory = directory
         self._reader = ProgressReader()
 
-    def progress(self, record: RunRecord) -> RunProgress:
+    def estimates(self) -> list[Estimate]:
+        """One for each planned run, in their order."""
+        runs = self.directory.planned
+        found = [self._progress(self.directory.record(run)) for run in runs]
+        of_all = _speed(found)
+        of_variant = {
+            name: _speed([progress for run, progress in zip(runs, found, strict=True) if run.variant.name == name])
+            for name in {run.variant.name for run in runs}
+        }
+        evaluation = self._evaluation_seconds()
+        return [
+            self._estimate(run, progress, _speed([progress]) or of_variant[run.variant.name] or of_all or Speed(), evaluation)
+            for run, progress in zip(runs, found, strict=True)
+        ]
+
+    def _progress(self, record: RunRecord) -> RunProgress:
         """How far the run is; nothing known for a damaged directory, which the run itself will report."""
         try:
             return self._reader.read(self.directory.path / record.directory)
         except DataError:
             return RunProgress()
 
-    def estimate(self, run: PlannedRun) -> Estimate:
-        """Of the run with everything that the others have measured."""
+    def _estimate(self, run: PlannedRun, progress: RunProgress, speed: Speed, evaluation: float | None) -> Estimate:
         record = self.directory.record(run)
-        progress = self.progress(record)
-        ended = record.state == "finished" or progress.state == "finished"
-        done = progress.step if ended or record.state == "running" else progress.saved
+        goes_on = record.state != "running" and progress.state != "finished"
+        done = progress.saved if goes_on else progress.step
         total = progress.total if progress.total is not None else run.plan.steps
         if record.state == "finished":
             return Estimate(progress, done, total, 0.0)
-        left = seconds_left(progress, done, run.plan, self._speed(run, progress))
-        evaluation = self._evaluation_seconds()
-        return Estimate(progress, done, total, left if left is None or evaluation is None else left + evaluation)
-
-    def _speed(self, run: PlannedRun, own: RunProgress) -> Speed:
-        of_variant, of_all = [], []
-        for other in self.directory.planned:
-            progress = self.progress(self.directory.record(other))
-            of_all.append(progress)
-            if other.variant == run.variant:
-                of_variant.append(progress)
-        for runs in ([own], of_variant, of_all):
-            step = median(progress.step_seconds for progress in runs)
-            if step is not None:
-                return Speed(step, median(progress.validation_seconds for progress in runs))
-        return Speed()
+        left = seconds_left(progress, done, run.plan, speed)
+        return Estimate(progress, done, total, left if left is None else left + (evaluation or 0.0))
 
     def _evaluation_seconds(self) -> float | None:
         """The median of the finished evaluations; None where none is wanted or none has been measured."""
         records = self.directory.records.values() if self.directory.tasks else ()
         return median(record.evaluation_seconds for record in records if record.state == "finished")
 
-    def seconds_left(self, jobs: int) -> float | None:
-        """Of the whole sweep with `jobs` runs at once; None while a run's time is not known."""
-        known = [left for run in self.directory.planned if (left := self.estimate(run).left) is not None]
-        if len(known) < len(self.directory.planned):
-            return None
-        return max(sum(known) / jobs, max(known, default=0.0))
+
+def _speed(runs: Sequence[RunProgress]) -> Speed | None:
+    """The median of what the runs measured; None when none has finished a step."""
+    step = median(progress.step_seconds for progress in runs)
+    return None if step is None else Speed(step, median(progress.validation_seconds for progress in runs))
+
+
+def all_seconds_left(estimates: Sequence[Estimate], jobs: int) -> float | None:
+    """Of the whole sweep with `jobs` runs at once; None while a run's time is not known."""
+    known = [found.left for found in estimates if found.left is not None]
+    return max(sum(known) / jobs, max(known)) if known and len(known) == len(estimates) else None
 
 
 class SweepDisplay:
@@ -106,11 +111,10 @@ class SweepDisplay:
         self._console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
         self._live: Live | None = None
         self._next = 0.0
-        self._next_line: dict[tuple[str, int], float] = {}
+        self._next_line: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         if self._console.is_terminal and not self._console.is_dumb_terminal:
-            # no thread of rich's: the kernel ends children with the thread that started them, so all is done in one
             self._live = Live(self._table(), console=self._console, auto_refresh=False)
             self._live.start()
         return self
@@ -132,32 +136,30 @@ class SweepDisplay:
         if self._live is not None:
             self._live.update(self._table(active), refresh=True)
             return
-        for item in active:
-            key = (item.record.variant, item.record.seed)
-            due = self._next_line.setdefault(key, now + LINE_SECONDS)
-            if now >= due:
-                self._next_line[key] = now + LINE_SECONDS
-                self.say(self._line(item))
+        due = [item for item in active if now >= self._next_line.setdefault(item.run.name, now + LINE_SECONDS)]
+        if due:
+            estimates = dict(zip((run.name for run in self._directory.planned), self._estimator.estimates(), strict=True))
+            for item in due:
+                self._next_line[item.run.name] = now + LINE_SECONDS
+                self.say(self._line(item, estimates[item.run.name]))
 
-    def _line(self, item: ActiveRun) -> str:
+    def _line(self, item: ActiveRun, found: Estimate) -> str:
         if item.evaluating:
             return f"{item.run.name}: evaluating for {format_seconds(time.monotonic() - item.started)}"
-        found = self._estimator.estimate(item.run)
-        cells = _cells(found)
-        parts = [f"step {cells[0]}", f"validation {cells[1]}" if cells[1] else "", f"{cells[2]} a step" if cells[2] else ""]
-        left = f"{cells[3]} left" if cells[3] else ""
-        return f"{item.run.name}: " + ", ".join(part for part in (*parts, left) if part)
+        step, score, speed, left = _cells(found)
+        parts = [f"step {step}", score and f"validation {score}", speed and f"{speed} a step", left and f"{left} left"]
+        return f"{item.run.name}: " + ", ".join(part for part in parts if part)
 
     def _table(self, active: Sequence[ActiveRun] = ()) -> Table:
-        evaluating = {(item.record.variant, item.record.seed) for item in active if item.evaluating}
-        left = self._estimator.seconds_left(self._jobs)
-        title = f"{self._directory.sweep.name}" + (f", about {format_seconds(left)} left" if left else "")
-        table = _new_table(clean(title), ("variant", "seed", "state", "step", "validation", "s/step", "left"))
-        for run in self._directory.planned:
+        evaluating = {item.run.name for item in active if item.evaluating}
+        estimates = self._estimator.estimates()
+        left = all_seconds_left(estimates, self._jobs)
+        table = _new_table(self._directory.sweep.name + (f", about {format_seconds(left)} left" if left else ""), COLUMNS)
+        for run, found in zip(self._directory.planned, estimates, strict=True):
             record = self._directory.record(run)
-            busy = (record.variant, record.seed) in evaluating
-            state = Text("evaluating" if busy else record.state.replace("_", " "), style=STYLES.get(record.state, ""))
-            table.add_row(record.variant, str(record.seed), state, *_cells(self._estimator.estimate(run)))
+            state = "evaluating" if run.name in evaluating else record.state.replace("_", " ")
+            style = STYLES.get(record.state, "")
+            table.add_row(record.variant, str(record.seed), Text(state, style=style), *_cells(found))
         return table
 
 
@@ -168,7 +170,7 @@ def _cells(found: Estimate) -> tuple[str, str, str, str]:
         f"{found.done}/{found.total if found.total is not None else '?'}",
         "" if progress.score is None else f"{progress.score:.3f}",
         "" if progress.step_seconds is None else f"{progress.step_seconds:.2f} s",
-        "" if found.left is None else format_seconds(found.left) if found.left else "-",
+        format_seconds(found.left) if found.left else "",
     )
 
 
@@ -184,14 +186,15 @@ def _new_table(title: str, columns: Sequence[str]) -> Table:
 def print_dry_run(directory: SweepDirectory, jobs: int) -> None:
     """What would run, what is there, in what variants differ, and for how long."""
     console = Console(highlight=False)
-    estimator = Estimator(directory)
-    table = _new_table("What would run", ("variant", "seed", "state", "step", "validation", "s/step", "left"))
-    for run in directory.planned:
-        found = estimator.estimate(run)
-        table.add_row(run.variant.name, str(run.seed), _state_on_disk(directory.record(run), found.progress), *_cells(found))
+    estimates = Estimator(directory).estimates()
+    table = _new_table("What would run", COLUMNS)
+    for run, found in zip(directory.planned, estimates, strict=True):
+        state = _state_on_disk(directory.record(run), found.progress)
+        table.add_row(run.variant.name, str(run.seed), state, *_cells(found))
     console.print(table)
     console.print(_differences(directory))
-    console.print(Text(f"{_duration(directory, estimator, jobs)}\nDry run: nothing was started or written."), soft_wrap=True)
+    left = all_seconds_left(estimates, jobs)
+    console.print(Text(f"{_duration(directory, left, jobs)}\nDry run: nothing was started or written."), soft_wrap=True)
 
 
 def _state_on_disk(record: RunRecord, progress: RunProgress) -> str:
@@ -217,9 +220,8 @@ def _differences(directory: SweepDirectory) -> Table:
     return table
 
 
-def _duration(directory: SweepDirectory, estimator: Estimator, jobs: int) -> str:
+def _duration(directory: SweepDirectory, left: float | None, jobs: int) -> str:
     runs = f"{len(directory.planned)} runs in {directory.path}, {jobs} at once"
-    left = estimator.seconds_left(jobs)
     if left is None:
         return f"{runs}: the time is unknown until the first steps of a run have been measured."
     words = f"{runs}: about {format_seconds(left)} left by the measured seconds a step and a validation; loading is not counted"

@@ -156,7 +156,8 @@ class SweepRunner:
         elif code == 0 and progress.state == "interrupted":
             self._end(active.record, "interrupted", f"its process was asked to stop from outside, at {done}")
         else:
-            reason = progress.reason if progress.state == "failed" and progress.reason else self._last_words(active, code)
+            known = progress.reason if progress.state == "failed" and code > 0 else None  # one ended by a signal wrote nothing
+            reason = known or self._last_words(active, code)
             self._failed(active, f"{reason} ({done})")
 
     def _evaluation_ended(self, active: ActiveRun, code: int) -> None:
