@@ -204,8 +204,8 @@ def _state_on_disk(record: RunRecord, progress: RunProgress) -> str:
         return "new"
     if progress.state == "finished":
         return "trained, to be evaluated"
-    state = "killed" if progress.state == "running" else progress.state
-    return f"{state} at step {progress.step}, goes on from {progress.saved}"
+    state = "begun" if progress.state == "running" else progress.state  # killed, or at work in another process
+    return f"{state}: step {progress.step}, saved {progress.saved}"
 
 
 def _differences(directory: SweepDirectory) -> Table:
