@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from gmpo_mm.errors import ConfigError
@@ -216,3 +217,22 @@ def test_a_folder_of_something_else_is_refused(file: Path, tmp_path: Path, monke
     (tmp_path / "out/thesis.tex").write_text("mine")
     assert "holds thesis.tex and no sweep" in refusal(file, tmp_path / "out", monkeypatch)
     assert {path.name for path in (tmp_path / "out").iterdir()} <= {"thesis.tex", ".lock"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs an evaluation that fails, here for want of a GPU")
+def test_a_failed_evaluation_is_reported_and_made_up_for_without_training_again(data: Path, tmp_path: Path) -> None:
+    file = write_sweep(tmp_path, data, GMPO, "trainer.max_steps=1", evaluation="evaluation.yaml")
+    (tmp_path / "evaluation.yaml").write_text(yaml.safe_dump({**EVALUATION, "device": "cuda"}))
+    code, output = run_sweep(file, tmp_path / "out")
+    run = runs_of(tmp_path / "out")["gmpo", 1]
+    assert code == 1 and run["state"] == "failed" and run["evaluations"] == {}, output
+    assert "trained, but the evaluation failed: exit code 2: " in run["reason"] and "cuda" in run["reason"]
+    (tmp_path / "evaluation.yaml").write_text(yaml.safe_dump(EVALUATION))
+    metrics = (tmp_path / "out/runs/gmpo/seed_1/metrics.jsonl").read_bytes()
+    code, output = run_sweep(file, tmp_path / "out")
+    assert code == 0 and "training started" not in output, output
+    run = runs_of(tmp_path / "out")["gmpo", 1]
+    assert (
+        run["state"] == "finished" and (tmp_path / "out" / run["evaluations"]["synthetic_pictures[:3]"] / "page.html").is_file()
+    )
+    assert (tmp_path / "out/runs/gmpo/seed_1/metrics.jsonl").read_bytes() == metrics
