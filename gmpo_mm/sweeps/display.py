@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from gmpo_mm.errors import DataError
 from gmpo_mm.sweeps.directory import RunRecord, SweepDirectory
 from gmpo_mm.sweeps.planning import PlannedRun, variant_differences
 from gmpo_mm.sweeps.run_progress import ProgressReader, RunProgress, Speed, median, seconds_left
-from gmpo_mm.training.progress import clean, format_seconds
+from gmpo_mm.training.progress import Progress, clean, format_seconds
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -108,7 +107,8 @@ class SweepDisplay:
         self._directory = directory
         self._jobs = jobs
         self._estimator = Estimator(directory)
-        self._console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        self._console = Console(highlight=False)
+        self._plain = Progress(live=False)  # goes quiet when its pipe is closed or its disk is full, and never ends a sweep
         self._live: Live | None = None
         self._next = 0.0
         self._next_line: dict[str, float] = {}
@@ -125,7 +125,10 @@ class SweepDisplay:
 
     def say(self, text: str, style: str = "") -> None:
         """Print a line; control characters of logs and names are shown, not obeyed."""
-        self._console.print(Text(clean(text), style=style))
+        if self._live is not None:
+            self._console.print(Text(clean(text), style=style))
+        else:
+            self._plain.log(text)
 
     def refresh(self, active: list[ActiveRun]) -> None:
         """Redraw the table once a second, or print a line for each run twice a minute."""

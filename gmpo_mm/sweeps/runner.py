@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Literal, Protocol
+from typing import Literal
 
 from gmpo_mm.errors import DataError
 from gmpo_mm.sweeps.directory import RunRecord, State, SweepDirectory
+from gmpo_mm.sweeps.display import SweepDisplay
 from gmpo_mm.sweeps.planning import PlannedRun
 from gmpo_mm.sweeps.processes import Child, Launcher, log_tail
 from gmpo_mm.sweeps.run_progress import RunProgress, read_progress
-from gmpo_mm.training.progress import clean, format_seconds, shorten
+from gmpo_mm.training.progress import format_seconds, shorten
 
 POLL_SECONDS = 0.2
 SAVE_SECONDS = 5.0
@@ -23,16 +24,6 @@ SAVE_SECONDS = 5.0
 LOG_LINES = 12
 FAILED, INTERRUPTED = 1, 130
 Why = Literal["interrupted", "out_of_budget"]
-
-
-class Display(Protocol):
-    """What a person sees of a sweep."""
-
-    def say(self, text: str, style: str = "") -> None:
-        """Print a line above the table."""
-
-    def refresh(self, active: list[ActiveRun]) -> None:
-        """Show how far the runs are."""
 
 
 @dataclass
@@ -58,9 +49,9 @@ class ActiveRun:
 
 
 class SweepRunner:
-    """Runs what is not finished, `jobs` at once; `run` returns the exit code."""
+    """Runs what is not finished, `jobs` at once; used once."""
 
-    def __init__(self, directory: SweepDirectory, launcher: Launcher, jobs: int, display: Display) -> None:
+    def __init__(self, directory: SweepDirectory, launcher: Launcher, jobs: int, display: SweepDisplay) -> None:
         self.directory = directory
         self.launcher = launcher
         self.jobs = jobs
@@ -74,7 +65,7 @@ class SweepRunner:
         self._saved = 0.0
 
     def run(self) -> int:
-        """Until everything has ended: 0, 1 when a run failed, 130 after Ctrl-C."""
+        """Until everything has ended; returns the exit code: 0, 1 when a run failed, 130 after Ctrl-C."""
         waiting = [run for run in self.directory.planned if self.directory.record(run).state != "finished"]
         with self._listening():
             try:
@@ -96,9 +87,8 @@ class SweepRunner:
                 self._end(self.directory.record(run), "out_of_budget", f"not started: {self._budget()} were over")
         self.directory.save()
         self.display.refresh([])
-        if any(record.state == "failed" for record in self.directory.records.values()):
-            return FAILED
-        return INTERRUPTED if self.why == "interrupted" else 0
+        states = {record.state for record in self.directory.records.values()}
+        return FAILED if "failed" in states else INTERRUPTED if self.why == "interrupted" or "interrupted" in states else 0
 
     # ---- start --------------------------------------------------------------------------------------------------------
 
@@ -155,6 +145,7 @@ class SweepRunner:
             self._stopped(active, f"at {done}")
         elif code == 0 and progress.state == "interrupted":
             self._end(active.record, "interrupted", f"its process was asked to stop from outside, at {done}")
+            self.display.say(f"{active.run.name}: {active.record.reason}", "yellow")
         else:
             known = progress.reason if progress.state == "failed" and code > 0 else None  # one ended by a signal wrote nothing
             reason = known or self._last_words(active, code)
@@ -187,7 +178,7 @@ class SweepRunner:
         log = self.directory.path / active.record.log
         self.display.say(f"{active.run.name}: failed: {active.record.reason}; the end of {log}:", "red")
         for line in log_tail(log, LOG_LINES):
-            self.display.say(f"    {clean(line)}")
+            self.display.say(f"    {line}")
 
     def _end(self, record: RunRecord, state: State, reason: str | None) -> None:
         record.state, record.reason = state, reason

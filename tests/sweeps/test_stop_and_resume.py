@@ -173,6 +173,35 @@ def test_on_a_terminal_a_table_shows_how_far_each_run_is(data: Path, tmp_path: P
     assert "finished" in tables[-1] and "2/2" in tables[-1] and " s " in tables[-1]
 
 
+def test_a_closed_pipe_ends_no_run(data: Path, tmp_path: Path) -> None:
+    process = start_sweep(write_sweep(tmp_path, data, GMPO), tmp_path / "out")
+    wait_for(process, lambda: (tmp_path / "out/sweep.json").exists())
+    assert process.stdout is not None
+    process.stdout.close()  # as `gmpo-mm sweep ... | head -1` does
+    process.wait(200)
+    assert states_of(tmp_path / "out") == {"gmpo": "finished"}
+
+
+def test_where_the_kernel_does_not_end_a_child_it_watches_its_parent(tmp_path: Path) -> None:
+    watch = "import os, sys; from gmpo_mm.sweeps.child import _watch; print(os.getpid(), flush=True); _watch(int(sys.argv[1]))"
+    middle = (
+        "import os, subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {watch!r}, str(os.getpid())], stdout=subprocess.PIPE, text=True)\n"
+        "print(child.stdout.readline(), flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", middle], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert not are_gone([child], seconds=1.5)
+    parent.kill()
+    parent.wait()
+    assert are_gone([child], seconds=5.0)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads a process's environment from /proc")
 def test_each_slot_sees_its_own_gpu_and_a_run_on_the_cpu_none_of_them(tmp_path: Path) -> None:
     def visible(device: str, slot: int) -> str | None:
