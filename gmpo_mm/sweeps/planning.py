@@ -72,6 +72,7 @@ def _plan_run(sweep: Sweep, variant: Variant, seed: int, out: Path, counter: _Re
     base = variant.base or sweep.base
     overrides = (
         *sweep.overrides, *variant.overrides, f"worker.rollout.seed={seed}", f"data.seed={seed}",
+        f"trainer.experiment_name={sweep.name}_{variant.name}_seed_{seed}",
         f"trainer.run_dir={_quoted(str(out / 'runs' / variant.name / f'seed_{seed}'))}",
     )  # fmt: skip
     loaded = load_config(base, overrides)

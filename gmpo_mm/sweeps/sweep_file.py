@@ -36,6 +36,7 @@ SET_BY_THE_SWEEP = {
     "data.seed": "the sweep sets it, one run for each of its seeds: [...]",
     "trainer.run_dir": "the sweep gives every run a directory of its own under --out",
     "trainer.save_checkpoint_path": "the sweep gives every run a directory of its own under --out",
+    "trainer.experiment_name": "the sweep calls every run NAME_VARIANT_seed_N, so that trackers tell them apart",
 }
 """Keys that no override may set, and why."""
 

@@ -26,6 +26,7 @@ def test_each_seed_sets_sampling_and_order_and_comes_with_all_variants(tmp_path:
     assert [(run.variant.name, run.seed) for run in runs] == [("gmpo", 3), ("no_clip", 3), ("gmpo", 5), ("no_clip", 5)]
     for run in runs:
         assert (run.config.worker.rollout.seed, run.config.data.seed) == (run.seed, run.seed)
+        assert run.config.trainer.experiment_name == f"small_{run.variant.name}_seed_{run.seed}"
         assert run.config.trainer.run_dir == f"out/runs/{run.variant.name}/seed_{run.seed}"
         assert run.plan.steps == 2
     assert variant_differences(runs[0], runs[1]) == [("worker.actor.gmpo.clip", "token", "none")]
@@ -52,7 +53,7 @@ def test_a_folder_with_a_comma_and_a_brace_stays_one_folder(tmp_path: Path, data
         (["data.rollout_batch_size=1000"], ["variant bad:", "has only 24 records"]),
         (["trainer.resume=never"], ["variant bad:", "trainer.resume: never"]),
         (["trainer.logger=[consol]"], ["variant bad:", "consol"]),
-        (["trainer.experiment_name=other"], ["variants.bad", "the same configuration as variants.gmpo"]),
+        (["trainer.project_name=other"], ["variants.bad", "the same configuration as variants.gmpo"]),
         ([], ["variants.bad", "the same configuration as variants.gmpo"]),
     ],
 )

@@ -85,6 +85,7 @@ def test_keys_of_the_command_line_go_before_the_files(tmp_path: Path) -> None:
         ({"overrides": ["data.seed=3"]}, ["data.seed=3", "its seeds"]),
         ({"variants": {"a": {"overrides": ["worker.rollout.seed=3"]}}}, ["variants.a.overrides", "its seeds"]),
         ({"variants": {"a": {"overrides": ["trainer.run_dir=x"]}}}, ["trainer.run_dir=x", "--out"]),
+        ({"overrides": ["trainer.experiment_name=x"]}, ["trainer.experiment_name=x", "NAME_VARIANT_seed_N"]),
         ({"target_score": "high"}, ["target_score = 'high'", "a number"]),
         ({"variants": {"a": {"paper_line": "two"}}}, ["variants.a.paper_line", "'two'"]),
     ],
