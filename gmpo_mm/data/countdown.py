@@ -50,12 +50,12 @@ class CountdownSettings:
     """What is drawn: how many numbers a problem has, their range, the operators, and the range of targets, ends included."""
 
     operands: tuple[int, ...] = (3, 4)
-    operators: str = OPERATORS
     min_number: int = 1
     max_number: int = 99
     min_target: int = 1
     max_target: int = 100
     seed: int = 0
+    operators: str = OPERATORS
 
     def __post_init__(self) -> None:
         """Raises DataError for ranges without a problem in them."""
@@ -67,6 +67,13 @@ class CountdownSettings:
             raise DataError(f"numbers from {self.min_number} to {self.max_number}: give 1 <= the least <= the largest")
         if not 1 <= self.min_target <= self.max_target:
             raise DataError(f"targets from {self.min_target} to {self.max_target}: give 1 <= the least <= the largest")
+
+
+TINY = CountdownSettings(operands=(3,), operators="+-", max_number=20, max_target=60, seed=0)
+"""What models of a million parameters can learn, and the bundled text models have seen: three numbers to add and subtract."""
+TINY_TRAIN_SIZE, TINY_TEST_SIZE = 4096, 256
+TRAIN_SIZE, TEST_SIZE = 100_000, 1024
+"""Of the set that `data_tools/countdown.py` makes unless it is told otherwise."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""A Qwen2 and a Qwen3-MoE of a million parameters and a bit: configurations, and freshly drawn weights.
+"""Text models built from their configuration: a Qwen2 and a Qwen3-MoE of one to two million parameters, a Qwen3-MoE of 200.
 
-Both speak the bundled vision model's tokenizer and chat template. Weights are drawn and kept under the names of Qwen's own
+All speak the bundled vision model's tokenizer and chat template. Weights are drawn and kept under the names of Qwen's own
 checkpoints, an expert at a time: transformers 5 fuses experts in memory, 4.57 does not, and both read these.
 """
 
@@ -18,21 +18,25 @@ from gmpo_mm.models.tiny import INITIALIZER_RANGE, vocabulary, write_model_files
 
 EXPERTS = 8
 EXPERTS_PER_TOKEN = 1
+_TINY = {
+    "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 384,
+    "initializer_range": INITIALIZER_RANGE,
+}  # fmt: skip
+_200M = {
+    "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 1920,
+    "initializer_range": 0.02,
+}  # fmt: skip
 
 
 def text_config(name: str) -> dict[str, Any]:
-    """`config.json` of `qwen2_tiny` or `qwen3_moe_tiny`."""
+    """`config.json` of `qwen2_tiny` (634,496 parameters), `qwen3_moe_tiny` (1,669,184) or `qwen3_moe_200m` (195,249,664)."""
     ids = vocabulary()
     shared = {
         "vocab_size": len(ids),
-        "hidden_size": 128,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        **(_200M if name == "qwen3_moe_200m" else _TINY),
         "hidden_act": "silu",
         "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-6,
-        "initializer_range": INITIALIZER_RANGE,
         "rope_theta": 10000.0,
         "use_sliding_window": False,
         "tie_word_embeddings": True,
@@ -42,14 +46,13 @@ def text_config(name: str) -> dict[str, Any]:
         "torch_dtype": "float32",
     }
     if name == "qwen2_tiny":
-        return {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "intermediate_size": 384, **shared}
-    assert name == "qwen3_moe_tiny", name
+        return {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", **shared}
+    assert name in ("qwen3_moe_tiny", "qwen3_moe_200m"), name
     return {
         "architectures": ["Qwen3MoeForCausalLM"],
         "model_type": "qwen3_moe",
-        "head_dim": 32,
-        "intermediate_size": 384,
-        "moe_intermediate_size": 160,
+        "head_dim": shared["hidden_size"] // shared["num_attention_heads"],
+        "moe_intermediate_size": shared["intermediate_size"] if name == "qwen3_moe_200m" else 160,
         "num_experts": EXPERTS,
         "num_experts_per_tok": EXPERTS_PER_TOKEN,
         "decoder_sparse_step": 1,

@@ -276,7 +276,7 @@ class HFRollout:
     def _decode(
         self, tokens_L: torch.Tensor, positions_L: torch.Tensor, cache: RolloutCache
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """One decoding step; returns the new hidden states (lines, C) and, if recorded, the preferred experts (lines, layers)."""
+        """One decoding step; returns hidden states (lines, C) and, if recorded, the preferred experts (lines, layers)."""
         policy = self.policy
         positions = positions_L[:, None]
         if policy.vision is not None:

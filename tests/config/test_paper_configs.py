@@ -15,6 +15,8 @@ import pytest
 
 from gmpo_mm.config import Config, config_differences, load_config, policy_loss_config, validate_for_training
 from gmpo_mm.evaluation.benchmark import load_template
+from gmpo_mm.models.tiny import write_model_files
+from gmpo_mm.models.tiny_text import text_config
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(
@@ -27,9 +29,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The configurations beside prepared data, small."""
     folder = tmp_path_factory.mktemp("work")
     shutil.copytree(ROOT / "configs", folder / "configs")
-    for name, rows in (("math/train", 256), ("deepscaler/train", 256), ("eval_suite/math500", 5)):
+    write_model_files(folder / "models" / "qwen3_moe_200m", text_config("qwen3_moe_200m"))
+    for name, rows in (
+        ("math/train", 256), ("deepscaler/train", 256), ("eval_suite/math500", 5), ("countdown_short/train", 512),
+        ("countdown_short/test", 5),
+    ):  # fmt: skip
         path = folder / "data" / f"{name}.parquet"
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist([{"problem": f"{i} + 1", "answer": str(i + 1)} for i in range(rows)]), path)
     return folder
 
@@ -62,9 +68,10 @@ def test_dry_run_of_each_counts_the_papers_rounds(workplace: Path) -> None:
     assert list(shown) == FILES
     for name, text in shown.items():
         words = re.sub(r"[\s│]+", " ", text)
-        assert "128 prompts x 8 samples = 1,024 responses of up to 3,000 tokens" in words
+        prompts, tokens = (256, "64") if "_countdown" in name else (128, "3,000")
+        assert f"{prompts} prompts x 8 samples = {prompts * 8:,} responses of up to {tokens} tokens" in words
         updates = 2 if "moe" in name else 8
-        assert f"{updates} ({updates} mini-batches of {128 // updates} prompts x 8 samples" in words
+        assert f"{updates} ({updates} mini-batches of {prompts // updates} prompts x 8 samples" in words
         assert "Dry run: nothing was loaded" in words
 
 
@@ -95,7 +102,7 @@ def test_twins_differ_in_the_loss_and_the_name_only(monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(ROOT)
     loss = r"worker\.actor\.(loss_type|loss_avg_mode|clip_ratio_\w+|gmpo\.\w+)"
     allowed = re.compile(rf"{loss}|algorithm\.adv_estimator|trainer\.experiment_name")
-    for model in ("qwen2_5_math_1_5b", "qwen2_5_math_7b", "r1_distill_qwen_7b", "qwen3_moe_deepscaler"):
+    for model in ("qwen2_5_math_1_5b", "qwen2_5_math_7b", "r1_distill_qwen_7b", "moe_deepscaler", "moe_200m_countdown"):
         arms = [config(name) for name in FILES if name.endswith(f"{model}.yaml")]
         assert len(arms) >= 2
         for arm in arms[1:]:

@@ -1,4 +1,4 @@
-"""Mixtures of experts: the balance loss in every policy loss, and what the metrics say of the router, against naive references."""
+"""Mixtures of experts: the balance loss in every policy loss, and the metrics of the router, against naive references."""
 
 from __future__ import annotations
 
