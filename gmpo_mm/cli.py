@@ -1,4 +1,4 @@
-"""The commands: train, evaluate, compare, grade, doctor; thin, quick to start: what is heavy is imported inside a command."""
+"""The commands: train, sweep, evaluate, grade, compare, doctor; thin and quick to start: heavy imports are inside a command."""
 
 from __future__ import annotations
 
@@ -73,6 +73,25 @@ def train(
     from gmpo_mm.engines.local import train as train_locally
 
     train_locally(loaded, command=sys.argv)
+
+
+@app.command()
+def sweep(
+    file: Annotated[str, typer.Argument(metavar="SWEEP", help="A YAML file: base, variants, seeds, evaluation, budget.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the sweep file: seeds=[1], budget.hours=1.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at once; by default one, and with CUDA one a GPU.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder of the sweep; sweeps/NAME when not given.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, and print what would run and for how long.")] = False,
+) -> None:
+    """Train every variant of SWEEP with every seed, each in a process of its own; killed anywhere, it goes on."""
+    from gmpo_mm.sweeps.sweep import sweep as run_sweep
+
+    command = ["gmpo-mm", *sys.argv[1:]]
+    code = run_sweep(file, overrides or [], jobs=jobs, out=out, dry_run=dry_run, command=command)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()

@@ -26,13 +26,13 @@ class DirectoryLock:
             os.close(self.descriptor)
             raise ConfigError(
                 f"another process ({holder or 'unknown'}) is working in {path.parent}; wait for it or end it, or give another "
-                "directory (trainer.run_dir, or an evaluation's out)"
+                "directory (trainer.run_dir, an evaluation's out, a sweep's --out)"
             ) from None
         except OSError as error:
             os.close(self.descriptor)
             raise ConfigError(
                 f"the file system of {path.parent} can't lock files ({error.strerror}), so nothing would keep two runs apart; "
-                "give a directory on another one (trainer.run_dir, or an evaluation's out)"
+                "give a directory on another one (trainer.run_dir, an evaluation's out, a sweep's --out)"
             ) from error
         with contextlib.suppress(OSError):  # a full disk: the lock holds, only its message stays unnamed
             os.ftruncate(self.descriptor, 0)

@@ -1,0 +1,1 @@
+"""Variants x seeds of one configuration, each a run of its own, killed and gone on with as one (design, section 3)."""

@@ -1,0 +1,141 @@
+"""Every run of a sweep, loaded and checked before the first one starts."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gmpo_mm.config import Config, LoadedConfig, config_differences, load_config, resume_choice, validate_for_training
+from gmpo_mm.errors import ConfigError, DataError, GMPOError
+from gmpo_mm.evaluation.benchmark import load_benchmark
+from gmpo_mm.evaluation.settings import load_settings
+from gmpo_mm.evaluation.task import Task, check_names, make_task
+from gmpo_mm.plan import RunPlan, count_records, plan_run
+from gmpo_mm.sweeps.sweep_file import Sweep, Variant
+from gmpo_mm.training.progress import Progress
+from gmpo_mm.training.trackers import check_trackers
+
+NAMES_OF_A_RUN = (
+    "trainer.run_dir", "trainer.save_checkpoint_path", "trainer.project_name", "trainer.experiment_name",
+)  # fmt: skip
+"""Keys that say what a run is called and where it lies, not what it does."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One variant with one seed: what `gmpo-mm train BASE OVERRIDES...` is given, and what that resolves to."""
+
+    variant: Variant
+    seed: int
+    base: str
+    overrides: tuple[str, ...]
+    loaded: LoadedConfig
+    plan: RunPlan
+
+    @property
+    def name(self) -> str:
+        """`gmpo, seed 2`."""
+        return f"{self.variant.name}, seed {self.seed}"
+
+    @property
+    def config(self) -> Config:
+        return self.loaded.config
+
+
+def plan_sweep(sweep: Sweep, out: Path, progress: Progress) -> list[PlannedRun]:
+    """All runs, seed by seed with the variants side by side, so that a sweep cut short can be compared.
+
+    Loads no model. Raises ConfigError: of each variant's mistakes at once, and of two variants that are the same.
+    """
+    problems: dict[str, None] = {}
+    runs = []
+    counter = _RecordCounter()
+    with progress.stage("checking the runs", len(sweep.seeds) * len(sweep.variants), "runs") as stage:
+        for seed in sweep.seeds:
+            for variant in sweep.variants:
+                try:
+                    runs.append(_plan_run(sweep, variant, seed, out, counter))
+                except (ConfigError, DataError) as error:
+                    problems[f"variant {variant.name}: {error}"] = None
+                stage.update(len(runs))
+    if problems:
+        raise ConfigError("\n\n".join(problems))
+    _check_variants_differ(runs[: len(sweep.variants)])
+    return runs
+
+
+def _plan_run(sweep: Sweep, variant: Variant, seed: int, out: Path, counter: _RecordCounter) -> PlannedRun:
+    base = variant.base or sweep.base
+    overrides = (
+        *sweep.overrides, *variant.overrides, f"worker.rollout.seed={seed}", f"data.seed={seed}",
+        f"trainer.run_dir={_quoted(str(out / 'runs' / variant.name / f'seed_{seed}'))}",
+    )  # fmt: skip
+    loaded = load_config(base, overrides)
+    config = loaded.config
+    validate_for_training(loaded)
+    check_trackers(config.trainer.logger)
+    choice = resume_choice(config)
+    if choice in ("never", "must"):
+        raise ConfigError(f"trainer.resume: {choice}, and the sweep itself goes on with runs; set trainer.resume=auto")
+    train = None if config.trainer.val_only else counter.count(config, config.data.train_files)
+    return PlannedRun(variant, seed, base, overrides, loaded, plan_run(config, train, None))
+
+
+class _RecordCounter:
+    """Counts each data set once, however many runs name it."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[Any, ...], int | None] = {}
+
+    def count(self, config: Config, spec: str) -> int | None:
+        data = config.data
+        key = (spec, data.prompt_key, data.answer_key, data.image_key, data.image_dir)
+        if key not in self._counts:
+            self._counts[key] = count_records(config, spec)
+        return self._counts[key]
+
+
+def _quoted(value: str) -> str:
+    """A path as an override's value: in quotes where YAML would read it as something else."""
+    return value if re.fullmatch(r"[\w./-]+", value, re.ASCII) else json.dumps(value, ensure_ascii=False)
+
+
+def _check_variants_differ(runs: Sequence[PlannedRun]) -> None:
+    for index, run in enumerate(runs):
+        for other in runs[:index]:
+            if not variant_differences(other, run):
+                raise ConfigError(
+                    f"variants.{run.variant.name}: it resolves to the same configuration as variants.{other.variant.name}, "
+                    "which would then be trained twice; change its overrides, or remove it"
+                )
+
+
+def variant_differences(a: PlannedRun, b: PlannedRun) -> list[tuple[str, Any, Any]]:
+    """(key, value in a, value in b) of everything in which two variants differ; names and folders don't count."""
+    return [item for item in config_differences(a.config, b.config) if item[0] not in NAMES_OF_A_RUN]
+
+
+def plan_evaluation(sweep: Sweep, progress: Progress) -> list[Task]:
+    """The evaluation's benchmarks, opened and checked; [] without one. `task_of` puts a run in. Raises ConfigError."""
+    if sweep.evaluation is None:
+        return []
+    settings = load_settings(sweep.evaluation, [], {"model": "of each run", "out": "of each run"})
+    if settings.server is not None:
+        raise ConfigError(f"evaluation = {sweep.evaluation!r}: it asks a server, not the trained model; remove server from it")
+    if settings.overwrite:
+        raise ConfigError(f"evaluation = {sweep.evaluation!r}: overwrite=true would repeat it each time; remove it")
+    benchmarks = [load_benchmark(name) for name in settings.benchmarks]
+    check_names(settings, benchmarks)
+    try:
+        return [make_task(settings, benchmark, "", [], progress) for benchmark in benchmarks]
+    except GMPOError as error:
+        raise ConfigError(f"evaluation = {sweep.evaluation!r}: {error}") from error
+
+
+def task_of(task: Task, folder: Path) -> Task:
+    """The task for one run's folder of evaluations."""
+    return replace(task, path=folder / task.path.name)

@@ -1,0 +1,71 @@
+"""`gmpo-mm sweep`: read, check, then run or tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gmpo_mm.config import Config
+from gmpo_mm.sweeps.directory import SweepDirectory
+from gmpo_mm.sweeps.display import SweepDisplay, print_dry_run
+from gmpo_mm.sweeps.planning import plan_evaluation, plan_sweep
+from gmpo_mm.sweeps.processes import Launcher, LocalLauncher, choose_jobs, visible_gpus
+from gmpo_mm.sweeps.ray_jobs import RayLauncher, check_for_ray, cluster_address
+from gmpo_mm.sweeps.runner import SweepRunner
+from gmpo_mm.sweeps.sweep_file import load_sweep
+from gmpo_mm.training.progress import Progress
+
+
+def sweep(
+    file: str, overrides: Sequence[str], *, jobs: int | None, out: str | None, dry_run: bool, command: Sequence[str]
+) -> int:
+    """Run the sweep of a file; returns the exit code (0, 1 when a run failed, 130 after Ctrl-C).
+
+    Everything that can be wrong in the file, its configurations and its directory is a ConfigError before a run starts.
+    """
+    wanted = load_sweep(file, overrides)
+    path = Path(out) if out else Path("sweeps") / wanted.name
+    with Progress() as progress:
+        planned = plan_sweep(wanted, path, progress)
+        tasks = plan_evaluation(wanted, progress)
+    configs = [run.config for run in planned]
+    address = cluster_address(wanted.ray_address, configs)
+    gpus = visible_gpus() if address is None else ()
+    if address is not None:
+        check_for_ray(address, configs)
+        chosen = jobs or 1
+    else:
+        chosen = choose_jobs(jobs, configs, gpus)
+    if dry_run:
+        print_dry_run(SweepDirectory.look(path, wanted, planned, tasks, command), chosen)
+        return 0
+    launcher: Launcher = LocalLauncher(gpus) if address is None else RayLauncher(address)
+    if address is None:
+        _check_easyr1(configs)
+    lock = SweepDirectory.lock(path)
+    try:
+        directory = SweepDirectory.look(path, wanted, planned, tasks, command)
+        directory.begin()
+        with SweepDisplay(directory, chosen) as display:
+            kept = sum(record.state == "finished" for record in directory.records.values())
+            display.say(f"{len(planned)} runs in {path}, {chosen} at once; {kept} are finished and kept")
+            code = SweepRunner(directory, launcher, chosen, display).run()
+            display.say(_summary(directory))
+        return code
+    finally:
+        lock.release()
+
+
+def _check_easyr1(configs: Sequence[Config]) -> None:
+    """An engine that is not installed is one error now, not one a run."""
+    if any(config.engine == "easyr1" for config in configs):
+        from gmpo_mm.engines.easyr1.preflight import check_installation
+
+        check_installation()
+
+
+def _summary(directory: SweepDirectory) -> str:
+    states = [record.state for record in directory.records.values()]
+    counts = ", ".join(f"{states.count(state)} {state.replace('_', ' ')}" for state in dict.fromkeys(states))
+    again = "" if set(states) == {"finished"} else "; the same command goes on with what is not finished"
+    return f"{counts}; everything is in {directory.path}{again}"

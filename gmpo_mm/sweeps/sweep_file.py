@@ -1,0 +1,233 @@
+"""The sweep file: a base configuration, named variants, seeds, an evaluation, a budget; every mistake names key and mend.
+
+    name: quickstart
+    base: configs/quickstart.yaml            # relative to the working directory, as all paths in configurations
+    overrides: [trainer.max_steps=60]        # of every run
+    variants:                                # the first is the one that others are compared with
+      grpo: {label: GRPO, overrides: [worker.actor.loss_type=default]}
+      gmpo: {label: GMPO, base: other.yaml}  # a base of its own, when the two files differ in more than a few keys
+    seeds: [1, 2, 3]
+
+The keys in full: `Sweep`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gmpo_mm.config.keys import nearest, schema_keys, section_names
+from gmpo_mm.errors import ConfigError
+
+KEYS = (
+    "name", "title", "base", "overrides", "variants", "seeds", "evaluation", "target_score", "budget", "paper", "ray_address",
+)  # fmt: skip
+VARIANT_KEYS = ("label", "base", "overrides", "paper_line")
+SET_BY_THE_SWEEP = {
+    "worker.rollout.seed": "the sweep sets it, one run for each of its seeds: [...]",
+    "data.seed": "the sweep sets it, one run for each of its seeds: [...]",
+    "trainer.run_dir": "the sweep gives every run a directory of its own under --out",
+    "trainer.save_checkpoint_path": "the sweep gives every run a directory of its own under --out",
+}
+"""Keys that no override may set, and why."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_NAME_RULE = "letters, digits, _ and -, at most 64 (it names folders)"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One arm of a sweep. `base` and `overrides` are its own; the sweep's come before them."""
+
+    name: str
+    label: str
+    base: str | None = None
+    overrides: tuple[str, ...] = ()
+    paper_line: int | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file, resolved and checked by itself; the configurations that it names are checked by `planning`."""
+
+    name: str
+    base: str
+    variants: tuple[Variant, ...]
+    seeds: tuple[int, ...]
+    title: str | None = None
+    overrides: tuple[str, ...] = ()
+    evaluation: str | None = None
+    target_score: float | None = None
+    budget_hours: float | None = None
+    paper: Mapping[str, Any] | None = None
+    ray_address: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `load_sweep` reads back; keys that are not set are left out."""
+        variants = {
+            variant.name: _set_keys(
+                label=variant.label, base=variant.base, overrides=list(variant.overrides), paper_line=variant.paper_line
+            )
+            for variant in self.variants
+        }
+        return _set_keys(
+            name=self.name, title=self.title, base=self.base, overrides=list(self.overrides), variants=variants,
+            seeds=list(self.seeds), evaluation=self.evaluation, target_score=self.target_score,
+            budget=None if self.budget_hours is None else {"hours": self.budget_hours},
+            paper=None if self.paper is None else dict(self.paper), ray_address=self.ray_address,
+        )  # fmt: skip
+
+
+def _set_keys(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None and value != []}
+
+
+def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
+    """Read a sweep file, then `key=value` of the command line. Raises ConfigError with key, value and mend."""
+    layers = [OmegaConf.create(_read(Path(path)))]
+    for text in overrides:
+        key, separator, _ = text.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(f"override {text!r}: write it as key=value, for example seeds=[1] or budget.hours=1")
+        try:
+            layers.append(OmegaConf.from_dotlist([text]))
+        except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+            raise ConfigError(f"override {text!r}: the value is not readable YAML ({error}); quote it") from error
+    try:
+        content = OmegaConf.to_container(OmegaConf.merge(*layers), resolve=True)
+    except (OmegaConfBaseException, TypeError) as error:
+        raise ConfigError(f"sweep file {path}: {str(error).splitlines()[0]}") from error
+    assert isinstance(content, dict)
+    return _to_sweep({str(key): value for key, value in content.items()}, Path(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        nearby = ", ".join(str(p) for p in sorted(path.parent.glob("*.y*ml"))[:8]) if path.parent.is_dir() else ""
+        raise ConfigError(f"sweep file {path}: there is no such file" + (f"; there are: {nearby}" if nearby else ""))
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"sweep file {path} is not readable YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"sweep file {path} holds a {type(content).__name__}; keys are expected (base: ..., variants: ...)")
+    if "variants" not in content and {"worker", "trainer"} & set(content):
+        raise ConfigError(f"{path} configures one run; gmpo-mm train {path} trains it, and a sweep file names it as its base")
+    return {str(key): value for key, value in content.items()}
+
+
+def _to_sweep(content: dict[str, Any], path: Path) -> Sweep:
+    _check_keys(content, KEYS, f"sweep file {path}", "")
+    for key in ("base", "variants", "seeds"):
+        if content.get(key) in (None, {}, []):
+            raise ConfigError(f"sweep file {path}: {key} is not set; base, variants and seeds are what makes a sweep")
+    name = str(_take(content, "name", _is_text, "a text") or path.stem)
+    _check_name("name", name)
+    budget = _take(content, "budget", lambda value: isinstance(value, dict), "hours: NUMBER") or {}
+    _check_keys(budget, ("hours",), "budget", "budget.")
+    return Sweep(
+        name=name,
+        base=_take(content, "base", _is_text, "the path of a configuration"),
+        variants=_variants(content["variants"]),
+        seeds=_seeds(content["seeds"]),
+        title=_take(content, "title", _is_text, "a text"),
+        overrides=_overrides(content, ""),
+        evaluation=_take(content, "evaluation", _is_text, "the path of an evaluation's YAML file"),
+        target_score=_take(content, "target_score", _is_number, "a number"),
+        budget_hours=_take(budget, "hours", lambda v: _is_number(v) and v > 0, "a number of hours above 0", "budget."),
+        paper=_take(content, "paper", lambda value: isinstance(value, dict), "a mapping (table: 4)"),
+        ray_address=_take(content, "ray_address", _is_text, "a text: auto, host:port or http://host:8265"),
+    )
+
+
+def _variants(content: Any) -> tuple[Variant, ...]:
+    if not isinstance(content, dict):
+        raise ConfigError(f"variants = {content!r}: a mapping of names is expected, variants: {{grpo: {{overrides: [...]}}}}")
+    found = []
+    for name, values in content.items():
+        where = f"variants.{name}."
+        if not isinstance(name, str):
+            raise ConfigError(f"variants.{name}: YAML reads this name as a {type(name).__name__}; begin it with a letter")
+        _check_name("variants", name)
+        if not isinstance(values, dict):
+            raise ConfigError(f"variants.{name} = {values!r}: a mapping is expected, {name}: {{overrides: [key=value, ...]}}")
+        _check_keys(values, VARIANT_KEYS, f"variants.{name}", where)
+        found.append(
+            Variant(
+                name=name,
+                label=_take(values, "label", _is_text, "a text", where) or name,
+                base=_take(values, "base", _is_text, "the path of a configuration", where),
+                overrides=_overrides(values, where),
+                paper_line=_take(values, "paper_line", _is_integer, "a line of the paper's table", where),
+            )
+        )
+    return tuple(found)
+
+
+def _overrides(content: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """The list, each `key=value`; a key that the sweep itself sets is an error."""
+    found = _take(content, "overrides", lambda value: isinstance(value, list), "a list of key=value", where) or []
+    for text in found:
+        if not isinstance(text, str) or "=" not in text:
+            raise ConfigError(
+                f"{where}overrides: {text!r} is no key=value; write each as one text, in quotes where it holds a colon, comma "
+                "or brace: 'worker.rollout.n=8'"
+            )
+        key = text.partition("=")[0].strip()
+        if key in SET_BY_THE_SWEEP:
+            raise ConfigError(f"{where}overrides: {text}: {SET_BY_THE_SWEEP[key]}; remove it")
+    return tuple(found)
+
+
+def _seeds(content: Any) -> tuple[int, ...]:
+    if not isinstance(content, list) or not all(_is_integer(seed) and seed >= 0 for seed in content):
+        raise ConfigError(f"seeds = {content!r}: a list of integers from 0 is expected, seeds: [1, 2, 3]")
+    twice = sorted({seed for seed in content if content.count(seed) > 1})
+    if twice:
+        raise ConfigError(f"seeds = {content!r}: {twice[0]} stands there twice; equal seeds give equal runs")
+    return tuple(content)
+
+
+def _check_name(key: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{key}: {name!r} can't be a name; use {_NAME_RULE}")
+
+
+def _check_keys(content: Mapping[str, Any], known: Sequence[str], what: str, prefix: str) -> None:
+    for key, value in content.items():
+        if key in known:
+            continue
+        if prefix == "" and (key in schema_keys() or key in section_names()):
+            raise ConfigError(f"{key} = {value!r} ({what}): a key of the runs; it goes into a list, overrides=[{key}...=...]")
+        meant = nearest(str(key), known, 0.0)
+        raise ConfigError(
+            f"{prefix}{key} = {value!r} ({what}): there is no such key. Did you mean {prefix}{meant}? Known: {', '.join(known)}"
+        )
+
+
+def _take(content: Mapping[str, Any], key: str, fits: Callable[[Any], bool], expected: str, where: str = "") -> Any:
+    """The value of a key, None when it is not set; ConfigError when it is of another kind."""
+    value = content.get(key)
+    if value is not None and not fits(value):
+        raise ConfigError(f"{where}{key} = {value!r}: {expected} is expected")
+    return value
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
