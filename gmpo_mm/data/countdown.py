@@ -19,6 +19,7 @@ from typing import Any
 from gmpo_mm.errors import DataError
 
 HOLD_OUTS = ("problems", "numbers")
+OPERATORS = "+-*/"
 FRUITLESS = 200_000
 """Draws without a new problem after which the ranges are taken to be used up."""
 
@@ -35,6 +36,8 @@ PROMPTS = {
         "*, /) and each number can only be used once. Show your work in <think> </think> tags. And return the final answer in "
         "<answer> </answer> tags, for example <answer> (1 + 2) / 3 </answer>."
     ),
+    # For models of a million parameters, which read neither instructions nor long texts.
+    "short": "{spaced} -> {target}",
 }
 
 _SUM, _PRODUCT, _ATOM = 1, 2, 3
@@ -44,7 +47,7 @@ _Part = tuple[int, Any]
 
 @dataclass(frozen=True)
 class CountdownSettings:
-    """What is drawn: how many numbers a problem has, the range of each, and the range of targets, ends included."""
+    """What is drawn: how many numbers a problem has, their range, the operators, and the range of targets, ends included."""
 
     operands: tuple[int, ...] = (3, 4)
     min_number: int = 1
@@ -52,15 +55,25 @@ class CountdownSettings:
     min_target: int = 1
     max_target: int = 100
     seed: int = 0
+    operators: str = OPERATORS
 
     def __post_init__(self) -> None:
         """Raises DataError for ranges without a problem in them."""
         if not self.operands or min(self.operands) < 2 or max(self.operands) > 8:
             raise DataError(f"numbers: {self.operands} must be counts from 2 to 8")
+        if not self.operators or set(self.operators) - set(OPERATORS) or len(set(self.operators)) < len(self.operators):
+            raise DataError(f"operators: {self.operators!r} must be some of {OPERATORS}, each once")
         if not 1 <= self.min_number <= self.max_number:
             raise DataError(f"numbers from {self.min_number} to {self.max_number}: give 1 <= the least <= the largest")
         if not 1 <= self.min_target <= self.max_target:
             raise DataError(f"targets from {self.min_target} to {self.max_target}: give 1 <= the least <= the largest")
+
+
+TINY = CountdownSettings(operands=(3,), operators="+-", max_number=20, max_target=60, seed=0)
+"""What models of a million parameters can learn, and the bundled text models have seen: three numbers to add and subtract."""
+TINY_TRAIN_SIZE, TINY_TEST_SIZE = 4096, 256
+TRAIN_SIZE, TEST_SIZE = 100_000, 1024
+"""Of the set that `data_tools/countdown.py` makes unless it is told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +98,7 @@ class CountdownProblem:
         """The question in one of the wordings of `PROMPTS`."""
         shown = [str(number) for number in self.numbers]
         listed = f"{', '.join(shown[:-1])} and {shown[-1]}"
-        return PROMPTS[prompt].format(target=self.target, numbers=list(self.numbers), listed=listed)
+        return PROMPTS[prompt].format(target=self.target, numbers=list(self.numbers), listed=listed, spaced=" ".join(shown))
 
 
 def draw_problems(settings: CountdownSettings, stream: str) -> Iterator[CountdownProblem | None]:
@@ -102,7 +115,7 @@ def draw_problems(settings: CountdownSettings, stream: str) -> Iterator[Countdow
         while len(parts) > 1:
             a = parts.pop(int(uniform() * len(parts)))
             b = parts.pop(int(uniform() * len(parts)))
-            joined = _join(a, b, "+-*/"[int(uniform() * 4)])
+            joined = _join(a, b, settings.operators[int(uniform() * len(settings.operators))])
             if joined is None:
                 break
             parts.append(joined)

@@ -276,7 +276,7 @@ def build_rollout(
         why = "vLLM and a GPU are there" if name == "vllm" else "vLLM is not installed" if not vllm_there else "no GPU"
         progress.log(f"worker.rollout.name=auto: sampling with {name} ({why})")
     if name == "hf":
-        return HFRollout(policy)
+        return HFRollout(policy, record_experts=True)
     from gmpo_mm.rollout.vllm import VLLMRollout
 
     tokenizer = config.worker.actor.model.tokenizer_path

@@ -42,7 +42,8 @@ class Group:
 class PackedOutput:
     """Per response token: log-probabilities (B, T) and entropies (B, T), 0 where the mask is False; router logits if asked.
 
-    `router_logits` are the layers' (N, experts); `router_weights_N` says for how many responses each token counts.
+    `router_logits` are the layers' (N, experts); `router_weights_N` says for how many responses each token counts;
+    `token_place_BU` says where in N a response's tokens but the last (U = T - 1), which is never an input, stand.
     """
 
     log_probs_BT: torch.Tensor
@@ -50,13 +51,15 @@ class PackedOutput:
     mask_BT: torch.Tensor
     router_logits: tuple[torch.Tensor, ...] = ()
     router_weights_N: torch.Tensor | None = None
+    token_place_BU: torch.Tensor | None = None
 
     def spread(self, source_B: torch.Tensor) -> PackedOutput:
         """The output of more responses, response b being a copy of row `source_B[b]`."""
         log_probs_BT, entropy_BT, mask_BT = (
             x.index_select(0, source_B) for x in (self.log_probs_BT, self.entropy_BT, self.mask_BT)
         )
-        return PackedOutput(log_probs_BT, entropy_BT, mask_BT, self.router_logits, self.router_weights_N)
+        place_BU = None if self.token_place_BU is None else self.token_place_BU.index_select(0, source_B)
+        return PackedOutput(log_probs_BT, entropy_BT, mask_BT, self.router_logits, self.router_weights_N, place_BU)
 
 
 class PolicyModel:
@@ -297,6 +300,7 @@ class PolicyModel:
         if with_router:
             packed.router_logits = tuple(layer.reshape(-1, layer.shape[-1]) for layer in output.router_logits)
             packed.router_weights_N = torch.cat(weights).to(self.device)
+            packed.token_place_BU = layout.response_index_BT
         return packed
 
     def _score(

@@ -244,8 +244,8 @@ def processor_files() -> dict[str, Any]:
     }
 
 
-def write_model_files(folder: Path) -> None:
-    """Write all files of a model folder but its weights."""
+def write_model_files(folder: Path, config: dict[str, Any] | None = None) -> None:
+    """Write all files of a model folder but its weights: the vision model's, or those of a text model's `config`."""
     ids = vocabulary()
     generation = {
         "bos_token_id": ids["<|endoftext|>"],
@@ -254,8 +254,9 @@ def write_model_files(folder: Path) -> None:
         "do_sample": True,
         "temperature": 1.0,
     }
-    files = {"config.json": model_config(), "generation_config.json": generation}
-    files |= tokenizer_files() | processor_files()
+    files = {"config.json": config or model_config(), "generation_config.json": generation, **tokenizer_files()}
+    if config is None:
+        files |= processor_files()
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

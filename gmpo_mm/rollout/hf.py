@@ -151,9 +151,15 @@ class HFRollout:
 
     name = "hf"
 
-    def __init__(self, policy: PolicyModel, max_rows: int = 256, max_cached_tokens: int = 1 << 19) -> None:
-        """`max_rows` sequences or `max_cached_tokens` prompt + response tokens at most are sampled at once."""
+    def __init__(
+        self, policy: PolicyModel, max_rows: int = 256, max_cached_tokens: int = 1 << 19, record_experts: bool = False
+    ) -> None:
+        """`max_rows` sequences or `max_cached_tokens` prompt + response tokens at most are sampled at once.
+
+        `record_experts`: responses of a mixture of experts say which experts their tokens went to.
+        """
         self.policy = policy
+        self.record_experts = record_experts and policy.is_mixture_of_experts
         self.max_rows = max_rows
         self.max_cached_tokens = max_cached_tokens
         self.exact_log_probs = policy.compute_dtype == torch.float32
@@ -210,6 +216,7 @@ class HFRollout:
         ends = torch.tensor([] if params.ignore_eos else policy.eos_token_ids, dtype=torch.long, device=device)
         tokens_RT = torch.zeros(rows, params.max_tokens, dtype=torch.long, device=device)
         log_probs_RT = torch.zeros(rows, params.max_tokens, device=device)
+        experts_RTL: torch.Tensor | None = None
         lengths_R = torch.full((rows,), params.max_tokens, device=device)
         open_R = torch.arange(rows, device=device)  # the samples that have not ended
         line_R = open_R // n  # samples that have drawn the same tokens so far are one line of the batch
@@ -236,11 +243,18 @@ class HFRollout:
                 if not torch.equal(parent_L, torch.arange(len(next_position_L), device=device)):
                     cache.take_lines(parent_L)
                     next_position_L = next_position_L[parent_L]
-                hidden_LC = self._decode(branch_L % vocabulary, next_position_L + step, cache)
+                hidden_LC, top_experts = self._decode(branch_L % vocabulary, next_position_L + step, cache)
+                if top_experts is not None:
+                    if experts_RTL is None:
+                        shape = (rows, params.max_tokens, top_experts.shape[1])
+                        experts_RTL = torch.zeros(shape, dtype=torch.int16, device=device)
+                    experts_RTL[open_R, step] = top_experts[line_R]
                 if progress is not None and time.monotonic() - said > 1.0:
                     said = time.monotonic()
                     progress(f"{note}: token {step + 1} of at most {params.max_tokens}, {len(open_R)} of {rows} responses open")
-        return _responses(tokens_RT.cpu(), log_probs_RT.cpu(), lengths_R.tolist(), ends.tolist(), n)
+        if experts_RTL is not None:
+            experts_RTL = experts_RTL.cpu()
+        return _responses(tokens_RT.cpu(), log_probs_RT.cpu(), lengths_R.tolist(), ends.tolist(), n, experts_RTL)
 
     def _prefill(self, prompts: Sequence[EncodedPrompt], params: SamplingParams) -> tuple:
         """Encode every prompt as one line; returns last hidden states (L, C), the next positions (L,), and the cache."""
@@ -259,8 +273,10 @@ class HFRollout:
         cache.take_lines(line_L)
         return output.last_hidden_state[0].index_select(0, last_R[line_L]), next_position_L[line_L], cache
 
-    def _decode(self, tokens_L: torch.Tensor, positions_L: torch.Tensor, cache: RolloutCache) -> torch.Tensor:
-        """One decoding step; returns the new hidden states (L, C)."""
+    def _decode(
+        self, tokens_L: torch.Tensor, positions_L: torch.Tensor, cache: RolloutCache
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """One decoding step; returns hidden states (lines, C) and, if recorded, the preferred experts (lines, layers)."""
         policy = self.policy
         positions = positions_L[:, None]
         if policy.vision is not None:
@@ -271,17 +287,29 @@ class HFRollout:
             attention_mask=cache.mask(),
             past_key_values=cache,
             use_cache=True,
+            **({"output_router_logits": True} if self.record_experts else {}),
         )
         cache.advance()
-        return output.last_hidden_state[:, 0]
+        top_experts = None
+        if self.record_experts:
+            # a line has one token here, so a layer's logits (lines, 1, experts) or (lines, experts) have a row for each line
+            layers = [logits.reshape(len(tokens_L), -1).argmax(-1) for logits in output.router_logits]
+            top_experts = torch.stack(layers, dim=-1).to(torch.int16)
+        return output.last_hidden_state[:, 0], top_experts
 
 
 def _responses(
-    tokens_RT: torch.Tensor, log_probs_RT: torch.Tensor, lengths: list[int], ends: list[int], n: int
+    tokens_RT: torch.Tensor,
+    log_probs_RT: torch.Tensor,
+    lengths: list[int],
+    ends: list[int],
+    n: int,
+    experts_RTL: torch.Tensor | None,
 ) -> list[list[Response]]:
     responses = []
-    for tokens_T, log_probs_T, length in zip(tokens_RT, log_probs_RT, lengths, strict=True):
-        ids = tokens_T[:length].clone()
+    for row, length in enumerate(lengths):
+        ids = tokens_RT[row, :length].clone()
         stopped = int(ids[-1]) in ends
-        responses.append(Response(ids, log_probs_T[:length].clone(), "stop" if stopped else "length"))
+        experts_UL = None if experts_RTL is None else experts_RTL[row, : length - 1].clone()
+        responses.append(Response(ids, log_probs_RT[row, :length].clone(), "stop" if stopped else "length", experts_UL))
     return [responses[i : i + n] for i in range(0, len(responses), n)]

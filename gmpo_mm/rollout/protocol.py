@@ -35,12 +35,14 @@ class Response:
 
     `token_ids_T` ends with the end-of-turn token when `stop_reason` is "stop". `log_probs_T` (float32, nats) belong to the
     distribution that was sampled from: at the sampling temperature, after top-k and top-p truncation; greedy ones to the
-    distribution at temperature 1.
+    distribution at temperature 1. `top_experts_UL` (int16): the expert that each layer of a mixture of experts preferred for
+    each token but the last, U = T - 1, where the sampler says so.
     """
 
     token_ids_T: torch.Tensor
     log_probs_T: torch.Tensor
     stop_reason: str
+    top_experts_UL: torch.Tensor | None = None
 
 
 class RolloutBackend(Protocol):

@@ -24,7 +24,7 @@ from gmpo_mm.algorithms import (
 from gmpo_mm.errors import ConfigError, TrainingError
 from gmpo_mm.models.policy import PackedOutput, PolicyModel
 from gmpo_mm.training.batch import Batch, cut_into_micro_batches, row_index
-from gmpo_mm.training.router import ExpertCounts, balance_loss, count_experts
+from gmpo_mm.training.router import ExpertCounts, RoutingStats, balance_loss, count_experts
 from gmpo_mm.training.update_config import UpdateConfig
 from gmpo_mm.training.update_metrics import Observed, update_metrics
 
@@ -40,6 +40,8 @@ class Actor:
         self.optimizer = optimizer
         self.config = config
         self.skipped_in_a_row = 0
+        self.routing: RoutingStats | None = None
+        """Of the last update of a mixture of experts."""
         coefficient = float(getattr(policy.config, "router_aux_loss_coef", 0.0) or 0.0)
         self.router_coef = coefficient if policy.is_mixture_of_experts else 0.0
         if self.router_coef and config.drop_zero_advantage:
@@ -73,6 +75,7 @@ class Actor:
         size, prompts, mini = batch.group_size, len(batch.groups), self.config.mini_batch_prompts
         advantages = self._advantages(batch)
         norms: list[float] = []
+        self.routing = RoutingStats(self._experts_per_token()) if self.policy.is_mixture_of_experts else None
         updates = skipped = 0
         for epoch in range(self.config.epochs):
             seen = Observed(batch)
@@ -89,6 +92,8 @@ class Actor:
             parts.append(update_metrics(batch, advantages, seen, self.config))
         result = finalize_metrics(merge_metrics(parts))
         result |= {"actor/updates": updates - skipped, "actor/skipped_updates": skipped}
+        if self.routing is not None:
+            result |= self.routing.metrics()
         if norms:
             result["actor/grad_norm"] = sum(norms) / len(norms)
         if kl_coef and self.config.kl_kind:
@@ -113,8 +118,10 @@ class Actor:
         balances: list[torch.Tensor] = []
         for micro_rows in micro_batches:
             output = self.policy.response_log_probs(
-                batch.group_of(micro_rows), self.config.temperature, with_router=counts is not None
+                batch.group_of(micro_rows), self.config.temperature, with_router=self.policy.is_mixture_of_experts
             )
+            if self.routing is not None:
+                self._note_routing(batch, micro_rows, output, unchanged)
             loss = self._loss(batch, micro_rows, output, advantages, kl_coef, seen, unchanged) / units
             if counts is not None:
                 # one micro-batch is its own mini-batch: its counts come from the same forward pass
@@ -167,6 +174,13 @@ class Actor:
         size = batch.group_size
         useful = (batch.advantages_BT[rows.start : rows.stop] != 0).any(1).view(-1, size).any(1).tolist()
         return [row for row in rows if useful[(row - rows.start) // size]]
+
+    def _note_routing(self, batch: Batch, rows: Sequence[int], output: PackedOutput, unchanged: bool) -> None:
+        assert self.routing is not None
+        sampled_BUL = batch.top_experts_BUL
+        if sampled_BUL is not None:
+            sampled_BUL = sampled_BUL[row_index(rows, sampled_BUL.device)]
+        self.routing.note(output, sampled_BUL, unchanged)
 
     def _experts_per_token(self) -> int:
         return int(self.policy.config.num_experts_per_tok)

@@ -27,7 +27,8 @@ class SampledGroup:
 class Batch:
     """A step's responses, B in all, group by group; tensors (B, T) are padded on the right to the longest response.
 
-    `old_log_probs_BT` is None where the sampler's own log-probabilities serve as old ones.
+    `old_log_probs_BT` is None where the sampler's own log-probabilities serve as old ones. `top_experts_BUL`: what the sampler
+    says of its routing, None where it says nothing (see `Response`).
     """
 
     groups: Sequence[SampledGroup]
@@ -38,6 +39,7 @@ class Batch:
     advantages_BT: torch.Tensor = field(init=False)
     old_log_probs_BT: torch.Tensor | None = None
     ref_log_probs_BT: torch.Tensor | None = None
+    top_experts_BUL: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         responses = [r for g in self.groups for r in g.responses]
@@ -47,13 +49,18 @@ class Batch:
         self.sampler_log_probs_BT[self.mask_BT] = torch.cat([r.log_probs_T for r in responses])
         self.group_ids_B = torch.tensor([i for i, g in enumerate(self.groups) for _ in g.responses])
         self.rewards_B = torch.tensor([s["overall"] for g in self.groups for s in g.scores], dtype=torch.float64)
+        experts = [r.top_experts_UL for r in responses if r.top_experts_UL is not None]
+        if len(experts) == len(responses):
+            self.top_experts_BUL = torch.nn.utils.rnn.pad_sequence(experts, batch_first=True)
 
     def __len__(self) -> int:
         return self.mask_BT.shape[0]
 
     def move_to(self, device: torch.device) -> None:
         """Put every tensor that an update reads onto the policy's device."""
-        for name in ("mask_BT", "sampler_log_probs_BT", "advantages_BT", "old_log_probs_BT", "ref_log_probs_BT"):
+        for name in (
+            "mask_BT", "sampler_log_probs_BT", "advantages_BT", "old_log_probs_BT", "ref_log_probs_BT", "top_experts_BUL",
+        ):  # fmt: skip
             if (tensor := getattr(self, name)) is not None:
                 setattr(self, name, tensor.to(device))
 

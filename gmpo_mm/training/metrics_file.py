@@ -2,6 +2,7 @@
 
 {"step": 3, "kind": "train", "reward/overall": 0.41, ...}      a line of metrics
 {"step": 3, "kind": "updates", "ratio/token_max": [1.0, 1.2]}  one value for each optimizer update of the step (engine easyr1)
+{"step": 3, "kind": "experts", "moe/expert_share": [[0.1, ..]]} a mixture of experts: each expert's share, a list a layer
 {"event": "resume", "from_step": 2, ...}                       what happened to the run
 """
 

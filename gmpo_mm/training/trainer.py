@@ -151,6 +151,9 @@ class Trainer:
         metrics |= {f"reward/{key}": value for key, value in mean_of_scores(groups).items()}
         metrics["actor/lr"] = rate
         self._check_gap(step, metrics)
+        routing = self.actor.routing
+        if routing is not None and routing.routed_LE is not None:
+            self.run.log_metrics(step, "experts", {"moe/expert_share": routing.shares_LE().tolist()})
         self._record(step, "train", metrics, groups, batch)
 
     def _prepare_log_probs(self, step: int, batch: Batch, timings: dict[str, float]) -> dict[str, float]:

@@ -12,9 +12,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from gmpo_mm.config import Config, config_differences, load_config, policy_loss_config, validate_for_training
 from gmpo_mm.evaluation.benchmark import load_template
+from gmpo_mm.models.tiny import write_model_files
+from gmpo_mm.models.tiny_text import text_config
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(
@@ -27,9 +31,15 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The configurations beside prepared data, small."""
     folder = tmp_path_factory.mktemp("work")
     shutil.copytree(ROOT / "configs", folder / "configs")
-    for name, rows in (("math/train", 256), ("deepscaler/train", 256), ("eval_suite/math500", 5)):
+    model = folder / "models" / "qwen3_moe_200m"
+    write_model_files(model, text_config("qwen3_moe_200m"))
+    save_file({"model.norm.weight": torch.ones(512)}, model / "model.safetensors")  # a dry run reads no more than the header
+    for name, rows in (
+        ("math/train", 256), ("deepscaler/train", 256), ("eval_suite/math500", 5), ("countdown_short/train", 512),
+        ("countdown_short/test", 5),
+    ):  # fmt: skip
         path = folder / "data" / f"{name}.parquet"
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist([{"problem": f"{i} + 1", "answer": str(i + 1)} for i in range(rows)]), path)
     return folder
 
@@ -42,7 +52,7 @@ def config(name: str, *overrides: str) -> Config:
 def test_it_passes_on_both_engines(workplace: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(workplace)
     validate_for_training(load_config(name))
-    gpus = ["trainer.nnodes=4"] if "/moe/" in name else []
+    gpus = ["trainer.nnodes=4"] if "deepscaler" in name else []
     validate_for_training(load_config(name, ["engine=easyr1", "trainer.n_gpus_per_node=8", *gpus]))
 
 
@@ -62,9 +72,10 @@ def test_dry_run_of_each_counts_the_papers_rounds(workplace: Path) -> None:
     assert list(shown) == FILES
     for name, text in shown.items():
         words = re.sub(r"[\s│]+", " ", text)
-        assert "128 prompts x 8 samples = 1,024 responses of up to 3,000 tokens" in words
+        prompts, tokens = (256, "64") if "_countdown" in name else (128, "3,000")
+        assert f"{prompts} prompts x 8 samples = {prompts * 8:,} responses of up to {tokens} tokens" in words
         updates = 2 if "moe" in name else 8
-        assert f"{updates} ({updates} mini-batches of {128 // updates} prompts x 8 samples" in words
+        assert f"{updates} ({updates} mini-batches of {prompts // updates} prompts x 8 samples" in words
         assert "Dry run: nothing was loaded" in words
 
 
@@ -95,7 +106,7 @@ def test_twins_differ_in_the_loss_and_the_name_only(monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(ROOT)
     loss = r"worker\.actor\.(loss_type|loss_avg_mode|clip_ratio_\w+|gmpo\.\w+)"
     allowed = re.compile(rf"{loss}|algorithm\.adv_estimator|trainer\.experiment_name")
-    for model in ("qwen2_5_math_1_5b", "qwen2_5_math_7b", "r1_distill_qwen_7b", "qwen3_moe_deepscaler"):
+    for model in ("qwen2_5_math_1_5b", "qwen2_5_math_7b", "r1_distill_qwen_7b", "moe_deepscaler", "moe_200m_countdown"):
         arms = [config(name) for name in FILES if name.endswith(f"{model}.yaml")]
         assert len(arms) >= 2
         for arm in arms[1:]:

@@ -14,7 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gmpo_mm.data import RecordKeys, check_records, load_records
-from gmpo_mm.data.countdown import PROMPTS, CountdownProblem, CountdownSettings, make_rows, make_splits
+from gmpo_mm.data.countdown import (
+    PROMPTS,
+    TINY,
+    TINY_TEST_SIZE,
+    TINY_TRAIN_SIZE,
+    CountdownProblem,
+    CountdownSettings,
+    make_rows,
+    make_splits,
+)
 from gmpo_mm.errors import DataError
 from gmpo_mm.verifiers.countdown import check_expression, parse, read_problem
 from tests.data.tools import assert_refused, run_offline, run_tool
@@ -92,6 +101,24 @@ def test_a_larger_training_split_changes_neither_the_test_nor_its_own_beginning(
     assert small["test"] == large["test"] and small["train"] == large["train"][:50]
 
 
+def test_only_the_operators_asked_for_occur() -> None:
+    splits = make_splits(CountdownSettings((3,), max_number=20, operators="+*"), 300, 50)
+    for problem in splits["train"] + splits["test"]:
+        assert not set(problem.solution) & set("-/")
+    with pytest.raises(DataError, match="operators"):
+        CountdownSettings(operators="")
+
+
+def test_the_tiny_form_is_the_one_that_the_bundled_models_were_shown(tmp_path: Path) -> None:
+    done = run_tool("countdown.py", "--tiny", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    splits = make_splits(TINY, TINY_TRAIN_SIZE, TINY_TEST_SIZE)
+    for split, problems in splits.items():
+        assert pq.read_table(tmp_path / f"{split}.parquet")["problem"].to_pylist() == [p.text("short") for p in problems]
+    assert (len(splits["train"]), len(splits["test"])) == (4096, 256)
+    assert not keys(splits["train"]) & keys(splits["test"])
+
+
 def test_counts_of_numbers_have_equal_shares() -> None:
     train = make_splits(CountdownSettings((3, 4), seed=2), 4000, 10)["train"]
     shares = Counter(len(problem.numbers) for problem in train)
@@ -124,9 +151,10 @@ def test_records_load_and_hold_what_rewards_read(tmp_path: Path) -> None:
     assert len(set(pq.read_table(tmp_path / "train.parquet")["id"].to_pylist())) == 40
 
 
-def test_both_prompts_name_numbers_target_and_tags() -> None:
+def test_prompts_name_numbers_target_and_tags() -> None:
     problem = CountdownProblem((44, 19, 35), 98, "44 + 19 + 35")
-    assert set(PROMPTS) == {"ours", "tinyzero"}
+    assert set(PROMPTS) == {"ours", "tinyzero", "short"}
+    assert problem.text("short") == "44 19 35 -> 98"
     assert "44, 19 and 35" in problem.text() and "98" in problem.text() and "<answer>" in problem.text()
     assert problem.text("tinyzero").startswith("Using the numbers [44, 19, 35], create an equation that equals 98.")
     with pytest.raises(DataError, match="prompt: 'base' is unknown"):
@@ -144,6 +172,9 @@ def test_both_prompts_name_numbers_target_and_tags() -> None:
         (("--hold-out", "all"), "hold_out: 'all'"),
         (("--prompt", "base", "--train-size", "1", "--test-size", "1"), "prompt: 'base'"),
         (("--numbers", "2", "--max-number", "3"), "of 1,024 problems found"),
+        (("--operators", "+^"), "operators: '+^' must be some of +-*/"),
+        (("--operators", "++"), "each once"),
+        (("--tiny", "--seed", "3"), "--seed was given too"),
     ],
 )
 def test_what_cannot_be_made_is_refused(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
