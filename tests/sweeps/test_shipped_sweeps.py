@@ -46,7 +46,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     shutil.copytree(data, folder / "data/synthetic_geometry")
     picture = io.BytesIO()
     Image.new("RGB", (28, 28)).save(picture, "PNG")
-    made = [("math/train", 256, None), ("countdown/train", 256, None), ("countdown/test", 16, None)]
+    made = [("math/train", 256, None), ("countdown_tiny/train", 256, None), ("countdown_tiny/test", 16, None)]
     for name in ("aime24", "amc", "math500", "minerva", "olympiadbench", "geometry3k"):
         benchmark = load_benchmark(name)
         assert benchmark.records is not None and benchmark.count is not None
