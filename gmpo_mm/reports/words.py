@@ -26,7 +26,7 @@ def verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable) -> str:
             "shows no spread to test against."
         )
     p = row.p_holm if row.p_holm is not None else difference.p_value
-    interval = f"{LEVEL:.0%} interval over {difference.seeds} seeds: {signed(difference.low, table)} to "
+    interval = f"{100 * LEVEL:g} % interval over {difference.seeds} seeds: {signed(difference.low, table)} to "
     interval += f"{signed(difference.high, table)}; {p_text(p)}"
     excludes_zero = difference.low > 0 or difference.high < 0
     if excludes_zero and p < 1 - LEVEL:
@@ -46,7 +46,7 @@ def problem_verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable) -> str:
         return ""
     low, high = found.interval.low, found.interval.high
     text = (
-        f"Problem by problem, these trained models differ by {signed(found.difference, table)} ({LEVEL:.0%} interval over the "
+        f"Problem by problem, these trained models differ by {signed(found.difference, table)} ({100 * LEVEL:g} % interval over the "
         f"choice of {found.problems:,} problems: {signed(low, table)} to {signed(high, table)}; {p_text(found.p_holm)})"
     )
     if (low > 0 or high < 0) and found.p_holm < 1 - LEVEL:
@@ -65,7 +65,7 @@ def _outlook(difference: SeedDifference, table: ScoreTable) -> str:
     assert detectable is not None
     if table.percent and detectable > 1:
         return f"With this spread {seeds} seeds could show no difference at all."
-    return f"With this spread {seeds} seeds would show one of {size(detectable, table)} ({POWER:.0%} power)."
+    return f"With this spread {seeds} seeds would show one of {size(detectable, table)} ({100 * POWER:g} % power)."
 
 
 def _side(gap: float, table: ScoreTable) -> str:
