@@ -67,14 +67,14 @@ def choose_metric(variant: Variant, names: Sequence[str]) -> str | None:
 
 
 def missing_notes(study: Study, names: Sequence[str], reason: str = "") -> list[str]:
-    """Which runs have none of the metrics, a sentence a variant; runs that have not logged anything are not named."""
-    notes = []
-    why = f" {reason}" if reason else ""
+    """Which runs have none of the metrics, in a sentence; runs that have not logged anything are not named."""
+    who = []
     for variant in study.variants:
         begun = [run for run in variant.runs if run.series]
         lacking = [run for run in begun if not any(name in run.series for name in names)]
         if lacking:
-            who = f"{variant.label}, as its runs log" if len(lacking) == len(begun) else (
-                f"{variant.label}, {', '.join(run.name for run in lacking)}, as these runs log")  # fmt: skip
-            notes.append(f"Not drawn: {who} no {' or '.join(names)}.{why}")
-    return notes
+            which = "" if len(lacking) == len(begun) else f" ({', '.join(run.name for run in lacking)})"
+            who.append(f"{variant.label}{which}")
+    if not who:
+        return []
+    return [f"Not drawn: {'; '.join(who)}. No {' or '.join(names)} is logged there.{f' {reason}' if reason else ''}"]

@@ -85,8 +85,9 @@ def make_markdown(study: Study, summary: Sequence[Part], tables: Sequence[Report
     lines = [f"# {_escaped(study.title)}", "", f"{count_runs(study)}."]
     for note in study.notes:
         lines += ["", f"**Not everything is here:** {_escaped(note)}"]
+    lines += ["", "## In words"]
     for part in summary:
-        lines += ["", f"## {_escaped(part.title)}", "", *(f"- {_escaped(line)}" for line in part.lines)]
+        lines += ["", f"### {_escaped(part.title)}", "", *(f"- {_escaped(line)}" for line in part.lines)]
     for table in tables:
         if table.rows:
             lines += ["", f"## {_escaped(table.title)}", "", *([_escaped(table.about), ""] if table.about else [])]
@@ -147,7 +148,7 @@ def _numbers(
             {
                 "name": variant.name, "label": variant.label, "settings": list(variant.settings), "paper_line": variant.paper_line,
                 "runs": [
-                    {"path": str(run.path), "seed": run.seed, "source": run.source, "state": run.state, "reason": run.reason}
+                    {"path": run.where, "seed": run.seed, "source": run.source, "state": run.state, "reason": run.reason}
                     for run in variant.runs
                 ],
             }

@@ -95,7 +95,7 @@ def training_report_table(study: Study) -> ReportTable:
         Row(_facts_cells(fact) + ((_reached(reached[fact.variant.name]),) if target is not None else ()), i)
         for i, fact in enumerate(facts)
     ]
-    notes = []
+    notes = [f"{NOTHING}: not logged by these runs."] if any(NOTHING in row.cells for row in rows) else []
     if any(fact.seconds is not None and not fact.whole_process for fact in facts):
         notes.append("Wall time without a sweep's clock is the sum of the steps' and validations' own times, loading left out.")
     if target is not None:
@@ -199,7 +199,7 @@ def _models(study: Study) -> Iterable[str]:
 def runs_table(study: Study) -> ReportTable:
     """Every run: where it is and how it ended."""
     rows = [
-        Row((variant.label, run.seed or NOTHING, run.source, run.state.replace("_", " "), run.reason or "", str(run.path)), i)
+        Row((variant.label, run.seed or NOTHING, run.source, run.state.replace("_", " "), run.reason or "", run.where), i)
         for i, variant in enumerate(study.variants)
         for run in variant.runs
     ]

@@ -75,7 +75,7 @@ def score_tables(study: Study) -> list[ScoreTable]:
     if metric is None:
         return tables
     percent, name = metric == PASS_AT_1, "Pass@1" if metric == PASS_AT_1 else "reward"
-    what = f"`{metric}` of finished runs"
+    what = f"{metric} of finished runs"
     return [
         *tables,
         _table(study, "final", f"Final {name}, validation", f"{what}, at their last validation", percent,

@@ -129,7 +129,7 @@ def _sweep_variant(path: Path, variant: Mapping[str, Any], runs: Sequence[Mappin
 def _sweep_run(path: Path, run: Mapping[str, Any]) -> Run:
     evaluations = {name: path / folder for name, folder in (run.get("evaluations") or {}).items()}
     return read_run(
-        path / run["directory"], seed=str(run["seed"]), state=str(run["state"]), reason=run.get("reason"),
+        path / run["directory"], place=str(run["directory"]), seed=str(run["seed"]), state=str(run["state"]), reason=run.get("reason"),
         seconds=None if run.get("seconds") is None else float(run["seconds"]),
         evaluations={name: folder for name, folder in evaluations.items() if (folder / "evaluation.json").is_file()},
     )  # fmt: skip

@@ -51,7 +51,14 @@ class Run:
     evaluations: Mapping[str, Path] = field(default_factory=dict)
     """Benchmark -> directory that `gmpo-mm evaluate` left."""
     config: Mapping[str, Any] | None = None
-    """The resolved configuration; None for other tools' runs."""
+    """The resolved configuration; None where the source has none."""
+    place: str = ""
+    """The directory within its sweep; empty for a run that was given by itself."""
+
+    @property
+    def where(self) -> str:
+        """Where it is, for a reader: within its sweep, else as it was given."""
+        return self.place or str(self.path)
 
     @property
     def counts(self) -> bool:
@@ -61,7 +68,7 @@ class Run:
     @property
     def name(self) -> str:
         """How it is called in a message."""
-        return str(self.path) if self.seed is None else f"seed {self.seed}"
+        return self.where if self.seed is None else f"seed {self.seed}"
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable) -> str:
             f"Undecided: {b} ended {_side(gap, table)} {a} ({interval}). By itself that would be a difference; among as many "
             "comparisons as here, chance finds one like it too often."
         )
-    return f"No difference between {b} and {a} is seen: {signed(gap, table)} ({interval}). {_outlook(difference, table)}"
+    return f"No difference between {b} and {a} is seen: {signed(gap, table)}{_unit(table)} ({interval}). {_outlook(difference, table)}"
 
 
 def problem_verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable) -> str:
@@ -46,7 +46,7 @@ def problem_verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable) -> str:
         return ""
     low, high = found.interval.low, found.interval.high
     text = (
-        f"Problem by problem, these trained models differ by {signed(found.difference, table)} ({100 * LEVEL:g} % interval over the "
+        f"Problem by problem, these trained models differ by {signed(found.difference, table)}{_unit(table)} ({100 * LEVEL:g} % interval over the "
         f"choice of {found.problems:,} problems: {signed(low, table)} to {signed(high, table)}; {p_text(found.p_holm)})"
     )
     if (low > 0 or high < 0) and found.p_holm < 1 - LEVEL:
@@ -72,6 +72,10 @@ def _side(gap: float, table: ScoreTable) -> str:
     if gap == 0:
         return "level with"
     return f"{size(abs(gap), table)} {'above' if gap > 0 else 'below'}"
+
+
+def _unit(table: ScoreTable) -> str:
+    return " points" if table.percent else ""
 
 
 def size(value: float, table: ScoreTable) -> str:
