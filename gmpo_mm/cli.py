@@ -1,4 +1,4 @@
-"""The commands: train, evaluate, compare, grade, report, doctor; thin, quick to start: what is heavy is imported inside a command."""
+"""The commands: train, evaluate, compare, grade, report, doctor; thin, quick to start: what is heavy is imported inside."""
 
 from __future__ import annotations
 
@@ -153,8 +153,8 @@ def report(
         list[str],
         typer.Argument(
             metavar="RUN_OR_SWEEP...",
-            help="A sweep's directory, run directories, EasyR1's experiment_log.jsonl, TensorBoard folders. The first variant is "
-            "the one that others are compared with.",
+            help="A sweep's directory, run directories, EasyR1's experiment_log.jsonl, TensorBoard folders. The first variant "
+            "is the one that others are compared with.",
         ),
     ],
     out: Annotated[str | None, typer.Option(help="Folder of the report; RUN_OR_SWEEP/report when not given.")] = None,

@@ -34,9 +34,7 @@ def draw_band(
 
 def add_legend(canvas: Canvas, variants: Sequence[tuple[int, Variant]], theme: Theme, *, markers: bool = False) -> None:
     """The variants that are drawn, above the axes; the more there are, the more rows."""
-    handles = [
-        Line2D([], [], color=theme.colour(i), ls=dashes(i), marker=marker(i) if markers else None) for i, _ in variants
-    ]
+    handles = [Line2D([], [], color=theme.colour(i), ls=dashes(i), marker=marker(i) if markers else None) for i, _ in variants]
     labels = [short_label(variant.label) for _, variant in variants]
     width = canvas.get_figwidth()
     columns = max(1, min(len(labels), int(width / (0.62 + 0.078 * max(map(len, labels))))))

@@ -18,7 +18,9 @@ LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555
 """Okabe and Ito's colours (their yellow is too faint on white), in the order in which variants get them."""
 DARK = ("#4fa8e0", "#f58a4b", "#33c79c", "#e3a1c6", "#f0bd45", "#a3d7f7", "#b9c0c9")
 """The same hues, lighter."""
-DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (5, 1.4, 1.2, 1.4)), (0, (1.4, 1.2)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), "-")
+DASHES: tuple[Any, ...] = (
+    "-", (0, (5, 1.6)), (0, (5, 1.4, 1.2, 1.4)), (0, (1.4, 1.2)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (2.5, 2.5)),
+)  # fmt: skip
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 HALF_PAGE = 4.6
 """Inches: at half the width of a printed page the text is still of 7 points."""
@@ -75,7 +77,8 @@ Draw = Callable[[Canvas, Theme], None]
 def to_png(draw: Draw, size: tuple[float, float], dark: bool) -> bytes:
     """The figure as PNG; `size` in inches."""
     buffer = io.BytesIO()
-    _drawn(draw, size, DARK_THEME if dark else LIGHT_THEME).savefig(buffer, format="png", dpi=PNG_DPI, metadata={"Software": None})
+    canvas = _drawn(draw, size, DARK_THEME if dark else LIGHT_THEME)
+    canvas.savefig(buffer, format="png", dpi=PNG_DPI, metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -99,15 +102,15 @@ def to_svg(draw: Draw, size: tuple[float, float], name: str) -> str:
 
 
 def _drawn(draw: Draw, size: tuple[float, float], theme: Theme) -> Canvas:
-    settings = {
+    settings: Any = {
         "font.size": FONT_SIZE, "font.family": "DejaVu Sans", "text.parse_math": False, "axes.edgecolor": theme.soft,
         "axes.labelcolor": theme.ink, "axes.facecolor": "none", "axes.grid": True, "axes.spines.top": False,
         "axes.spines.right": False, "axes.titlesize": FONT_SIZE, "axes.labelsize": FONT_SIZE, "axes.titlecolor": theme.ink,
-        "grid.color": theme.line, "grid.linewidth": 0.6, "axes.axisbelow": True, "xtick.color": theme.soft, "ytick.color": theme.soft,
-        "xtick.labelcolor": theme.ink, "ytick.labelcolor": theme.ink, "xtick.labelsize": FONT_SIZE - 1,
-        "ytick.labelsize": FONT_SIZE - 1, "text.color": theme.ink, "legend.frameon": False, "legend.fontsize": FONT_SIZE - 0.5,
-        "legend.handlelength": 2.4, "lines.linewidth": 1.6, "lines.markersize": 4, "figure.facecolor": theme.card,
-        "path.simplify_threshold": 0.2,
+        "grid.color": theme.line, "grid.linewidth": 0.6, "axes.axisbelow": True, "xtick.color": theme.soft,
+        "ytick.color": theme.soft, "xtick.labelcolor": theme.ink, "ytick.labelcolor": theme.ink,
+        "xtick.labelsize": FONT_SIZE - 1, "ytick.labelsize": FONT_SIZE - 1, "text.color": theme.ink, "legend.frameon": False, "legend.fontsize": FONT_SIZE - 0.5,
+        "legend.handlelength": 2.4, "lines.linewidth": 1.6, "lines.markersize": 4, 
+        "figure.facecolor": theme.card, "path.simplify_threshold": 0.2,
     }  # fmt: skip
     with matplotlib.rc_context(settings):
         canvas = Canvas(figsize=size, layout="constrained")

@@ -15,6 +15,7 @@ from gmpo_mm.reports.figure_style import HALF_PAGE, Theme, marker
 from gmpo_mm.reports.ratio_figures import ratio_range, sequence_ratio
 from gmpo_mm.reports.report_figure import ReportFigure
 from gmpo_mm.reports.scores import PASS_AT_1, ScoreTable, score_metric
+from gmpo_mm.reports.seed_statistics import LEVEL
 from gmpo_mm.reports.study import Study
 
 HEIGHT = 3.0
@@ -70,7 +71,8 @@ def _final(table: ScoreTable) -> ReportFigure:
             assert row.mean is not None
             colour = theme.colour(i)
             if row.mean.low is not None and row.mean.high is not None:
-                ax.plot([scale * row.mean.low, scale * row.mean.high], [y, y], color=colour, lw=7, alpha=0.3, solid_capstyle="butt")
+                ends = [scale * row.mean.low, scale * row.mean.high]
+                ax.plot(ends, [y, y], color=colour, lw=7, alpha=0.3, solid_capstyle="butt")
             seeds = [scale * value for value in row.mean.values]
             ax.plot(seeds, [y] * len(seeds), marker(i), color=colour, mfc=theme.card, ms=5, ls="none")
             ax.plot([scale * row.mean.mean] * 2, [y - 0.28, y + 0.28], color=colour, lw=2.4)
@@ -80,10 +82,8 @@ def _final(table: ScoreTable) -> ReportFigure:
         ax.grid(visible=False, axis="y")
         ax.set_xlabel(f"{table.title.split(',')[0]} (%)" if table.percent else table.title)
 
-    return ReportFigure(
-        "final_score", table.title, "Each marker is one seed, the bar their mean, the block its 95 % interval (Student's t over seeds).",
-        (), draw, (HALF_PAGE, 0.75 + 0.42 * len(rows)),
-    )  # fmt: skip
+    about = f"Each marker is one seed, the bar their mean, the block its {100 * LEVEL:g} % interval (Student's t over seeds)."
+    return ReportFigure("final_score", table.title, about, (), draw, (HALF_PAGE, 0.75 + 0.42 * len(rows)))
 
 
 def _validation(study: Study) -> ReportFigure:
@@ -137,7 +137,8 @@ def _curve(study: Study, curve: _Curve) -> ReportFigure:
 
 def _experts(study: Study) -> list[ReportFigure]:
     """Mixture-of-experts runs: whatever they log of their experts' load, a panel each."""
-    names = sorted({name for variant in study.variants for run in variant.runs for name in run.series if name.startswith("moe/")})
+    runs = [run for variant in study.variants for run in variant.runs]
+    names = sorted({name for run in runs for name in run.series if name.startswith("moe/")})
     if not names:
         return []
 
@@ -173,4 +174,3 @@ def _steps(ax: Any) -> None:
     ax.set_xlabel("step")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
     ax.margins(x=0.02)
-

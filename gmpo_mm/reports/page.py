@@ -72,4 +72,7 @@ def _plural(number: int, word: str) -> str:
 def _shown(figure: ReportFigure) -> dict[str, object]:
     # matplotlib escapes the texts in its SVG
     svg = None if figure.draw is None else markupsafe.Markup(to_svg(figure.draw, figure.size, figure.name))
-    return {"name": figure.name, "title": figure.title, "about": figure.about, "notes": figure.notes, "wide": figure.wide, "svg": svg}
+    return {
+        "name": figure.name, "title": figure.title, "about": figure.about, "notes": figure.notes, "wide": figure.wide,
+        "svg": svg,
+    }  # fmt: skip

@@ -49,8 +49,10 @@ def ratio_range(study: Study) -> ReportFigure:
             bounds = clip_bounds(study.variants[i])
             for bound in bounds or ():
                 ax.axhline(math.log10(bound), color=theme.ink, lw=0.8, ls=(0, (4, 3)))
-            clip = f"clip {bounds[0]:.3g} to {bounds[1]:.3g}" if bounds else "no clip by tokens"
-            ax.set_title(f"{short_label(study.variants[i].label)}\n{clip if study.variants[i].runs[0].config else ''}", loc="left")
+            clip = "no clip by tokens" if study.variants[i].runs[0].config else ""
+            if bounds:
+                clip = f"clip {bounds[0]:.3g} to {bounds[1]:.3g}"
+            ax.set_title(f"{short_label(study.variants[i].label)}\n{clip}", loc="left")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
             ax.margins(x=0)
         as_ratio_axis(axes[0])
@@ -67,8 +69,8 @@ def sequence_ratio(study: Study) -> ReportFigure:
     title = "Importance ratio of whole sequences"
     about = (
         "The smallest and the largest of a step's sequences, with the exponent 1/|o| (geometric mean of the token ratios) and "
-        "without it (their product). Over all responses of a step, where the paper's Figure 6 has those with a positive reward, "
-        "in GRPO training."
+        "without it (their product). Over all responses of a step; the paper's Figure 6 has those with a positive reward, in "
+        "GRPO training."
     )
     notes = tuple(missing_notes(study, PRODUCT, _reason(study)))
     with_exponent, without = _pairs(study, GEOMETRIC), _pairs(study, PRODUCT)

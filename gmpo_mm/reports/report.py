@@ -1,9 +1,9 @@
 """`gmpo-mm report`: runs and sweeps in; a page, pictures, a Markdown table and JSON out.
 
-    report.html    everything, in one file that loads nothing
-    report.md      the words and the tables
-    report.json    the numbers, for programs
-    figures/       NAME.png, NAME_dark.png
+report.html    everything, in one file that loads nothing
+report.md      the words and the tables
+report.json    the numbers, for programs
+figures/       NAME.png, NAME_dark.png
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import html
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from gmpo_mm.reports.scores import ScoreTable, score_tables, steps_to_score
 from gmpo_mm.reports.seed_statistics import POWER
 from gmpo_mm.reports.sources import read_study
 from gmpo_mm.reports.study import Study
-from gmpo_mm.reports.training_facts import TrainingFacts, training_facts
+from gmpo_mm.reports.training_facts import Spread, TrainingFacts, training_facts
 from gmpo_mm.reports.words import summary_lines
 from gmpo_mm.training.files import write_atomically
 
@@ -146,7 +146,8 @@ def _numbers(
         "power": POWER,
         "variants": [
             {
-                "name": variant.name, "label": variant.label, "settings": list(variant.settings), "paper_line": variant.paper_line,
+                "name": variant.name, "label": variant.label, "settings": list(variant.settings),
+                "paper_line": variant.paper_line,
                 "runs": [
                     {"path": run.where, "seed": run.seed, "source": run.source, "state": run.state, "reason": run.reason}
                     for run in variant.runs
@@ -156,7 +157,8 @@ def _numbers(
         ],
         "scores": [
             {
-                "key": table.key, "title": table.title, "about": table.about, "share": table.percent, "notes": list(table.notes),
+                "key": table.key, "title": table.title, "about": table.about, "share": table.percent,
+                "notes": list(table.notes),
                 "rows": [
                     {
                         "variant": row.variant.name, "by_seed": dict(row.by_seed), "mean": row.mean and asdict(row.mean),
@@ -177,4 +179,4 @@ def _numbers(
 
 def _fact_numbers(fact: TrainingFacts) -> dict[str, Any]:
     named = {**vars(fact), "variant": fact.variant.name}
-    return {key: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value for key, value in named.items()}
+    return {key: asdict(value) if isinstance(value, Spread) else value for key, value in named.items()}

@@ -42,8 +42,8 @@ def score_report_table(table: ScoreTable) -> ReportTable:
     first = table.rows[0].variant.label
     unit = "points" if table.percent else "units of the score"
     columns = [
-        "variant", f"mean{' (%)' if table.percent else ''}", f"{LEVEL_TEXT} interval over seeds", "each seed", f"minus {first} ({unit})",
-        f"{LEVEL_TEXT} interval", "p", f"so many seeds show ({100 * POWER:g} %)",
+        "variant", f"mean{' (%)' if table.percent else ''}", f"{LEVEL_TEXT} interval over seeds", "each seed",
+        f"minus {first} ({unit})", f"{LEVEL_TEXT} interval", "p", f"so many seeds show ({100 * POWER:g} %)",
     ]  # fmt: skip
     over_problems = any(row.problems for row in table.rows)
     if over_problems:
@@ -86,8 +86,9 @@ def training_report_table(study: Study) -> ReportTable:
     target = study.target_score
     reached = steps_to_score(study, target) if target is not None else {}
     columns = [
-        "variant", "runs", "last step", "token ratios, outermost", "entropy at the end (nats)", "KL to the reference at the end (nats)",
-        "gradient norm, median", "its maximum", "updates skipped", "wall time of a run",
+        "variant", "runs", "last step", "token ratios, outermost", "entropy at the end (nats)",
+        "KL to the reference at the end (nats)", "gradient norm, median", "its maximum", "updates skipped",
+        "wall time of a run",
     ]  # fmt: skip
     if target is not None:
         columns.append(f"steps to {target:g}")
@@ -99,7 +100,9 @@ def training_report_table(study: Study) -> ReportTable:
     if any(fact.seconds is not None and not fact.whole_process for fact in facts):
         notes.append("Wall time without a sweep's clock is the sum of the steps' and validations' own times, loading left out.")
     if target is not None:
-        notes.append("Steps to a score: the first validation with at least that score, seed by seed; it can be no finer than val_freq.")
+        notes.append(
+            "Steps to a score: the first validation with at least that score, seed by seed, so no finer than val_freq."
+        )
     about = "Means over seeds, with the lowest and highest in brackets. These describe the runs; no difference is tested here."
     return ReportTable("training", "What the training looked like", about, tuple(columns), tuple(rows), tuple(notes))
 
@@ -156,8 +159,8 @@ def paper_report_table(study: Study, tables: Sequence[ScoreTable]) -> ReportTabl
     models = ", ".join(dict.fromkeys(n.base_model or n.model for row in rows for n in row.numbers))
     mine = ", ".join(dict.fromkeys(_models(study))) or "other models"
     about = (
-        f"Columns marked “paper” are the paper's, Table {number} of {rows[0].numbers[0].source}, in percent, with {models}; not measured "
-        f"here. Ours: {ours.title}, with {mine}. {_comparable(tables, rows)}"
+        f"Columns marked “paper” are the paper's, Table {number} of {rows[0].numbers[0].source}, in percent, with {models}; "
+        f"not measured here. Ours: {ours.title}, with {mine}. {_comparable(tables, rows)}"
     )
     columns = ("variant", f"ours: {ours.title}", "paper: line", *(f"paper: {name}" for name in benchmarks), "paper: average")
     return ReportTable("paper", "Beside the paper's numbers", about, columns, tuple(lines))
@@ -178,10 +181,9 @@ def _paper_cells(row: PaperRow | None, benchmarks: Sequence[str]) -> list[str]:
 
 
 def _comparable(tables: Sequence[ScoreTable], rows: Sequence[PaperRow]) -> str:
-    fitting = [
-        table.spec.benchmark for table in tables if table.spec is not None
-        and any(n.benchmark == table.spec.benchmark and n.protocol.fits(table.spec.protocol) for row in rows for n in row.numbers)
-    ]  # fmt: skip
+    printed = [number for row in rows for number in row.numbers]
+    specs = [table.spec for table in tables if table.spec is not None]
+    fitting = [s.benchmark for s in specs if any(n.benchmark == s.benchmark and n.protocol.fits(s.protocol) for n in printed)]
     if fitting:
         return f"On {', '.join(dict.fromkeys(fitting))} ours are under what the paper says of its protocol."
     return "Other problems under another protocol: the heights can't be compared, only how the variants lie to each other."

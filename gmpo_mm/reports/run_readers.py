@@ -104,8 +104,8 @@ def _easyr1_lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             if number > len(lines):  # a kill tore the last line: it has no newline
                 return
             raise DataError(
-                f"{file}, line {number}: not one of EasyR1's ({error!r}); each is a JSON object with `step`. Remove the line, or "
-                f"give the {EASYR1_LOG} that EasyR1 wrote"
+                f"{file}, line {number}: not one of EasyR1's ({error!r}); each is a JSON object with `step`. Remove the line, "
+                f"or give the {EASYR1_LOG} that EasyR1 wrote"
             ) from None
         yield step, dict(_flat(line))
 

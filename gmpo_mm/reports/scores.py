@@ -233,15 +233,18 @@ def problem_difference(pairs: Sequence[tuple[Result, Result]]) -> ProblemDiffere
         ours, theirs = ([(p.id, p.text, p.golds) for p in r.problems] for r in (first, result))
         if spec_differences(first.spec, result.spec) or ours != theirs:
             raise DataError(
-                f"{first.path} and {result.path} are not on the same problems under one protocol; evaluate one of them again as "
-                "the other"
+                f"{first.path} and {result.path} are not on the same problems under one protocol; evaluate one of them again "
+                "as the other"
             )
-    right_a, right_b = (
-        np.sum([[sum(s.correct for s in group) for group in pair[side].by_problem] for pair in pairs], axis=0) for side in (0, 1)
-    )
+    right_a, right_b = (np.sum([_right(pair[side]) for pair in pairs], axis=0) for side in (0, 1))
     gaps, samples = right_b - right_a, first.spec.protocol.n * len(pairs)
     p_value, method = sign_flip_test(gaps.tolist())
     return ProblemDifference(
         problems=len(gaps), seeds=len(pairs), difference=float(gaps.sum() / (samples * len(gaps))),
         interval=difference_interval(gaps / samples), p_value=p_value, p_method=method, p_holm=p_value,
     )  # fmt: skip
+
+
+def _right(result: Result) -> list[int]:
+    """Right samples of each problem."""
+    return [sum(sample.correct for sample in group) for group in result.by_problem]

@@ -87,8 +87,8 @@ def _read_runs(path: Path) -> list[Run]:
         if folders := tensorboard_folders(path):
             return [read_tensorboard(folder) for folder in folders]
     raise DataError(
-        f"{path}: neither a sweep ({SWEEP_FILE}), nor a run directory (run.json, metrics.jsonl), nor EasyR1's {EASYR1_LOG}, nor a "
-        f"folder with TensorBoard's event files ({EVENT_FILES}); give one of these"
+        f"{path}: neither a sweep ({SWEEP_FILE}), nor a run directory (run.json, metrics.jsonl), nor EasyR1's {EASYR1_LOG}, "
+        f"nor a folder with TensorBoard's event files ({EVENT_FILES}); give one of these"
     )
 
 
@@ -129,7 +129,8 @@ def _sweep_variant(path: Path, variant: Mapping[str, Any], runs: Sequence[Mappin
 def _sweep_run(path: Path, run: Mapping[str, Any]) -> Run:
     evaluations = {name: path / folder for name, folder in (run.get("evaluations") or {}).items()}
     return read_run(
-        path / run["directory"], place=str(run["directory"]), seed=str(run["seed"]), state=str(run["state"]), reason=run.get("reason"),
+        path / run["directory"], place=str(run["directory"]), seed=str(run["seed"]), state=str(run["state"]),
+        reason=run.get("reason"),
         seconds=None if run.get("seconds") is None else float(run["seconds"]),
         evaluations={name: folder for name, folder in evaluations.items() if (folder / "evaluation.json").is_file()},
     )  # fmt: skip
@@ -156,8 +157,8 @@ def _group(runs: Sequence[Run]) -> list[Variant]:
             twin = next((other for other in same[0] if other.seed == run.seed), None)
             if twin is not None:
                 raise DataError(
-                    f"{twin.path} and {run.path} are the same run: equal configurations, and equal seeds ({run.seed}). Leave one "
-                    "out; counted twice, they would make every interval too narrow"
+                    f"{twin.path} and {run.path} are the same run: equal configurations, and equal seeds ({run.seed}). Leave "
+                    "one out; counted twice, they would make every interval too narrow"
                 )
             same[0].append(run)
         else:

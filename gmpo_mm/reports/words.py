@@ -36,7 +36,8 @@ def verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable) -> str:
             f"Undecided: {b} ended {_side(gap, table)} {a} ({interval}). By itself that would be a difference; among as many "
             "comparisons as here, chance finds one like it too often."
         )
-    return f"No difference between {b} and {a} is seen: {signed(gap, table)}{_unit(table)} ({interval}). {_outlook(difference, table)}"
+    seen = f"No difference between {b} and {a} is seen: {signed(gap, table)}{_unit(table)} ({interval})."
+    return f"{seen} {_outlook(difference, table)}"
 
 
 def problem_verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable) -> str:
@@ -46,8 +47,9 @@ def problem_verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable) -> str:
         return ""
     low, high = found.interval.low, found.interval.high
     text = (
-        f"Problem by problem, these trained models differ by {signed(found.difference, table)}{_unit(table)} ({100 * LEVEL:g} % interval over the "
-        f"choice of {found.problems:,} problems: {signed(low, table)} to {signed(high, table)}; {p_text(found.p_holm)})"
+        f"Problem by problem, these trained models differ by {signed(found.difference, table)}{_unit(table)} "
+        f"({100 * LEVEL:g} % interval over the choice of {found.problems:,} problems: {signed(low, table)} to {signed(high, table)}; "
+        f"{p_text(found.p_holm)})"
     )
     if (low > 0 or high < 0) and found.p_holm < 1 - LEVEL:
         return f"{text}: a difference between these models, which other seeds need not repeat."
