@@ -108,8 +108,9 @@ def _drawn(draw: Draw, size: tuple[float, float], theme: Theme) -> Canvas:
         "axes.spines.right": False, "axes.titlesize": FONT_SIZE, "axes.labelsize": FONT_SIZE, "axes.titlecolor": theme.ink,
         "grid.color": theme.line, "grid.linewidth": 0.6, "axes.axisbelow": True, "xtick.color": theme.soft,
         "ytick.color": theme.soft, "xtick.labelcolor": theme.ink, "ytick.labelcolor": theme.ink,
-        "xtick.labelsize": FONT_SIZE - 1, "ytick.labelsize": FONT_SIZE - 1, "text.color": theme.ink, "legend.frameon": False, "legend.fontsize": FONT_SIZE - 0.5,
-        "legend.handlelength": 2.4, "lines.linewidth": 1.6, "lines.markersize": 4, 
+        "xtick.labelsize": FONT_SIZE - 1, "ytick.labelsize": FONT_SIZE - 1, "text.color": theme.ink, "legend.frameon": False,
+        "legend.fontsize": FONT_SIZE - 0.5,
+        "legend.handlelength": 2.4, "lines.linewidth": 1.6, "lines.markersize": 4,
         "figure.facecolor": theme.card, "path.simplify_threshold": 0.2,
     }  # fmt: skip
     with matplotlib.rc_context(settings):

@@ -48,8 +48,8 @@ def problem_verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable) -> str:
     low, high = found.interval.low, found.interval.high
     text = (
         f"Problem by problem, these trained models differ by {signed(found.difference, table)}{_unit(table)} "
-        f"({100 * LEVEL:g} % interval over the choice of {found.problems:,} problems: {signed(low, table)} to {signed(high, table)}; "
-        f"{p_text(found.p_holm)})"
+        f"({100 * LEVEL:g} % interval over the choice of {found.problems:,} problems: {signed(low, table)} to "
+        f"{signed(high, table)}; {p_text(found.p_holm)})"
     )
     if (low > 0 or high < 0) and found.p_holm < 1 - LEVEL:
         return f"{text}: a difference between these models, which other seeds need not repeat."
