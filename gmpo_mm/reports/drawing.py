@@ -36,9 +36,18 @@ def add_legend(canvas: Canvas, variants: Sequence[tuple[int, Variant]], theme: T
     """The variants that are drawn, above the axes; the more there are, the more rows."""
     handles = [Line2D([], [], color=theme.colour(i), ls=dashes(i), marker=marker(i) if markers else None) for i, _ in variants]
     labels = [short_label(variant.label) for _, variant in variants]
-    width = canvas.get_figwidth()
-    columns = max(1, min(len(labels), int(width / (0.62 + 0.078 * max(map(len, labels))))))
+    columns = _legend_columns([variant for _, variant in variants], canvas.get_figwidth())
     canvas.legend(handles, labels, loc="outside upper left", ncols=columns, borderaxespad=0.2, columnspacing=1.4)
+
+
+def legend_height(variants: Sequence[Variant], width: float) -> float:
+    """Inches that the legend takes of a figure so wide."""
+    return 0.1 + 0.2 * -(-len(variants) // _legend_columns(variants, width))
+
+
+def _legend_columns(variants: Sequence[Variant], width: float) -> int:
+    longest = max(len(short_label(variant.label)) for variant in variants)
+    return max(1, min(len(variants), int(width / (0.62 + 0.078 * longest))))
 
 
 def short_label(label: str) -> str:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from gmpo_mm.reports.curves import Band, choose_metric, missing_notes, variant_band
-from gmpo_mm.reports.drawing import add_legend, draw_band, panels, short_label
+from gmpo_mm.reports.drawing import add_legend, draw_band, legend_height, panels, short_label
 from gmpo_mm.reports.figure_style import HALF_PAGE, Theme, marker
 from gmpo_mm.reports.ratio_figures import ratio_range, sequence_ratio
 from gmpo_mm.reports.report_figure import ReportFigure
@@ -18,7 +18,8 @@ from gmpo_mm.reports.scores import PASS_AT_1, ScoreTable, score_metric
 from gmpo_mm.reports.seed_statistics import LEVEL
 from gmpo_mm.reports.study import Study
 
-HEIGHT = 3.0
+AXES_HEIGHT = 2.65
+"""Inches, without the legend."""
 LOG_SCALE_FROM = 30.0
 """A curve whose largest value is so many times its smallest is drawn on a logarithmic axis."""
 
@@ -45,11 +46,11 @@ CURVES = (
            "token entropy (nats)", "Mean entropy of the next-token distribution over the responses' tokens.",
            "minus the mean log-probability of the sampled tokens, which estimates it"),
     _Curve("kl_ref", "KL to the reference", "Figures 4 (c) and 5 (a)", ("actor/kl_ref", "actor/kl_loss"),
-           "KL to the reference (nats per token)", "From the model before training, estimated on the responses' tokens.",
+           "KL to the reference (nats)", "Per token, from the model before training; estimated on the responses' tokens.",
            "the KL term of the loss, by the estimator that its configuration names",
            "A run with algorithm.disable_kl=true keeps no reference model.", may_be_log=True),
     _Curve("grad_norm", "Gradient norm", "Figures 4 (d) and 5 (c, d)", ("actor/grad_norm",),
-           "gradient norm (L2, before clipping)", "Mean over a step's updates.", may_be_log=True),
+           "gradient norm", "L2 norm before clipping, mean over a step's updates.", may_be_log=True),
 )  # fmt: skip
 
 
@@ -75,7 +76,8 @@ def _final(table: ScoreTable) -> ReportFigure:
                 ax.plot(ends, [y, y], color=colour, lw=7, alpha=0.3, solid_capstyle="butt")
             seeds = [scale * value for value in row.mean.values]
             ax.plot(seeds, [y] * len(seeds), marker(i), color=colour, mfc=theme.card, ms=5, ls="none")
-            ax.plot([scale * row.mean.mean] * 2, [y - 0.28, y + 0.28], color=colour, lw=2.4)
+            if len(seeds) > 1:
+                ax.plot([scale * row.mean.mean] * 2, [y - 0.28, y + 0.28], color=colour, lw=2.4)
         ax.set_yticks(range(len(rows)), [short_label(row.variant.label) for _, row in rows])
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.tick_params(axis="y", length=0)
@@ -83,7 +85,7 @@ def _final(table: ScoreTable) -> ReportFigure:
         ax.set_xlabel(f"{table.title.split(',')[0]} (%)" if table.percent else table.title)
 
     about = f"Each marker is one seed, the bar their mean, the block its {100 * LEVEL:g} % interval (Student's t over seeds)."
-    return ReportFigure("final_score", table.title, about, (), draw, (HALF_PAGE, 0.75 + 0.42 * len(rows)))
+    return ReportFigure("final_score", table.title, about, (), draw, (HALF_PAGE, 0.75 + 0.36 * len(rows)))
 
 
 def _validation(study: Study) -> ReportFigure:
@@ -101,13 +103,13 @@ def _validation(study: Study) -> ReportFigure:
             draw_band(ax, band, theme, i, markers=len(band.steps) <= 40, scale=lambda values: factor * values)
         if study.target_score is not None:
             ax.axhline(factor * study.target_score, color=theme.soft, lw=1, ls=(0, (2, 2)))
-        ax.set_ylabel("Pass@1 on the validation set (%)" if percent else "mean reward on the validation set")
+        ax.set_ylabel("validation Pass@1 (%)" if percent else "validation reward")
         _steps(ax)
         add_legend(canvas, [(i, study.variants[i]) for i, _ in bands], theme, markers=True)
 
     if study.target_score is not None:
         about += f" Dotted: the target score, {study.target_score:g}."
-    return ReportFigure("validation", title, about, tuple(missing_notes(study, (metric,))), draw, (HALF_PAGE, HEIGHT))
+    return ReportFigure("validation", title, about, tuple(missing_notes(study, (metric,))), draw, _size(study))
 
 
 def _curve(study: Study, curve: _Curve) -> ReportFigure:
@@ -132,7 +134,7 @@ def _curve(study: Study, curve: _Curve) -> ReportFigure:
         _steps(ax)
         add_legend(canvas, [(i, study.variants[i]) for i, _ in bands], theme)
 
-    return ReportFigure(curve.name, curve.title, about, tuple(notes), draw, (HALF_PAGE, HEIGHT))
+    return ReportFigure(curve.name, curve.title, about, tuple(notes), draw, _size(study))
 
 
 def _experts(study: Study) -> list[ReportFigure]:
@@ -163,6 +165,10 @@ def _bands(study: Study, names: Sequence[str]) -> list[tuple[int, Band]]:
         if band is not None:
             found.append((i, band))
     return found
+
+
+def _size(study: Study) -> tuple[float, float]:
+    return HALF_PAGE, AXES_HEIGHT + legend_height(study.variants, HALF_PAGE)
 
 
 def _spans_decades(bands: Sequence[Band]) -> bool:

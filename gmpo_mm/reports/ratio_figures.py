@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from gmpo_mm.reports.curves import Band, missing_notes, variant_band
-from gmpo_mm.reports.drawing import BAND_ALPHA, add_legend, draw_band, panels, short_label
+from gmpo_mm.reports.drawing import BAND_ALPHA, add_legend, draw_band, legend_height, panels, short_label
 from gmpo_mm.reports.figure_style import HALF_PAGE, Theme, dashes
 from gmpo_mm.reports.ratio_axis import as_ratio_axis, log10_of
 from gmpo_mm.reports.report_figure import ReportFigure
@@ -92,7 +92,9 @@ def sequence_ratio(study: Study) -> ReportFigure:
         left.set_ylabel("sequence ratio (log scale)")
         add_legend(canvas, [(i, study.variants[i]) for i, _ in without], theme)
 
-    return ReportFigure("sequence_ratio", title, about, notes, draw, (HALF_PAGE, 3.1))
+    return ReportFigure(
+        "sequence_ratio", title, about, notes, draw, (HALF_PAGE, 2.8 + legend_height(study.variants, HALF_PAGE))
+    )
 
 
 def clip_bounds(variant: Variant) -> tuple[float, float] | None:

@@ -6,6 +6,7 @@ from gmpo_mm.reports.scores import ScoreRow, ScoreTable
 from gmpo_mm.reports.seed_statistics import LEVEL, POWER, SeedDifference
 
 MINUS = "\N{MINUS SIGN}"
+ONE_SEED = "That is one seed each, which can't tell a difference between methods from chance: nothing more is claimed."
 
 
 def verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable) -> str:
@@ -15,10 +16,7 @@ def verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable) -> str:
         return f"{b} can't be compared with {a}: {row.note}."
     gap = difference.mean
     if difference.seeds == 1:
-        return (
-            f"{b} ended {_side(gap, table)} {a}, with one seed each. One seed can't tell a difference between methods from "
-            "chance, so nothing more is claimed."
-        )
+        return f"{b} ended {_side(gap, table)} {a}. {ONE_SEED}"
     if difference.low is None or difference.high is None or difference.p_value is None:
         apart = "exactly as high" if gap == 0 else f"{size(abs(gap), table)} {'higher' if gap > 0 else 'lower'}"
         return (
@@ -59,6 +57,13 @@ def problem_verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable) -> str:
 def summary_lines(table: ScoreTable) -> list[str]:
     """A verdict for each variant but the first."""
     first, *others = table.rows
+    if all(row.difference is not None and row.difference.seeds == 1 and row.problems is None for row in others):
+        ended = [
+            f"{row.variant.label} ended {_side(row.difference.mean, table)} {first.variant.label}."
+            for row in others
+            if row.difference
+        ]
+        return [*ended, ONE_SEED]
     return [" ".join(filter(None, (verdict(row, first, table), problem_verdict(row, first, table)))) for row in others]
 
 
