@@ -141,7 +141,7 @@ def _left_out(variants: Sequence[Variant]) -> tuple[str, ...]:
     return tuple(
         f"{variant.label}, {run.name}: {run.state.replace('_', ' ')}"
         + (f" ({run.reason})" if run.reason else "")
-        + ". Its curves are drawn as far as they go; it is not in the scores."
+        + (". Its curves are drawn as far as they go; it is not in the scores." if run.series else ". It has no numbers yet.")
         for variant in variants
         for run in variant.runs
         if not run.counts
