@@ -110,8 +110,8 @@ def print_inequality(console: Console) -> None:
     grpo, gmpo = (abs(float(mean(good) - mean(bad))) for mean in (arithmetic_mean, geometric_mean))
     console.print(
         "It is a statement about sequences, and so about the sum of their absolute values. The paper writes it for the "
-        f"absolute value of a whole objective, where signs may cancel: for ratios {good.tolist()} with A = 1 and {bad.tolist()} "
-        f"with A = -1, GRPO's sum is {grpo:.2f} and GMPO's {gmpo:.2f}."
+        f"absolute value of a whole objective, where signs may cancel: for ratios {good.tolist()} with A = 1 and "
+        f"{bad.tolist()} with A = -1, GRPO's sum is {grpo:.2f} and GMPO's {gmpo:.2f}."
     )
 
 
