@@ -117,7 +117,7 @@ def _table(
         _row(variant, {seed: value for seed, run in _by_seed(variant).items() if (value := value_of(run)) is not None}, percent)
         for variant in study.variants
     ]
-    return ScoreTable(key, title, about, percent, tuple(_compared(rows)))
+    return ScoreTable(key, title, about, percent, tuple(compare_rows(rows)))
 
 
 def _by_seed(variant: Variant) -> dict[str, Run]:
@@ -130,7 +130,7 @@ def _row(variant: Variant, by_seed: Mapping[str, float], percent: bool) -> Score
     return ScoreRow(variant, mean, by_seed)
 
 
-def _compared(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
+def compare_rows(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
     """Each row with its difference to the first, paired by seed; Holm's p-values over all of them."""
     first, *others = rows
     compared = [_with_difference(row, first) for row in others]

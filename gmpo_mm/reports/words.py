@@ -45,17 +45,22 @@ def problem_verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable) -> str:
         return ""
     low, high = found.interval.low, found.interval.high
     text = (
-        f"Problem by problem, these trained models differ by {signed(found.difference, table)}{_unit(table)} "
+        f"Problem by problem, these trained {row.variant.label} and {first.variant.label} models differ by "
+        f"{signed(found.difference, table)}{_unit(table)} "
         f"({100 * LEVEL:g} % interval over the choice of {found.problems:,} problems: {signed(low, table)} to "
         f"{signed(high, table)}; {p_text(found.p_holm)})"
     )
-    if (low > 0 or high < 0) and found.p_holm < 1 - LEVEL:
+    excludes_zero, rejects = low > 0 or high < 0, found.p_holm < 1 - LEVEL
+    if excludes_zero and rejects:
         return f"{text}: a difference between these models, which other seeds need not repeat."
+    if excludes_zero or rejects:
+        shows, not_shows = ("interval", "test") if excludes_zero else ("test", "interval")
+        return f"{text}: undecided, as the {shows} shows a difference and the {not_shows} does not."
     return f"{text}: no difference between these models is shown."
 
 
 def summary_lines(table: ScoreTable) -> list[str]:
-    """A verdict for each variant but the first."""
+    """A verdict for each variant but the first, and what the problems say where they were compared."""
     first, *others = table.rows
     if all(row.difference is not None and row.difference.seeds == 1 and row.problems is None for row in others):
         ended = [
@@ -64,7 +69,8 @@ def summary_lines(table: ScoreTable) -> list[str]:
             if row.difference
         ]
         return [*ended, ONE_SEED]
-    return [" ".join(filter(None, (verdict(row, first, table), problem_verdict(row, first, table)))) for row in others]
+    lines = [text for row in others for text in (verdict(row, first, table), problem_verdict(row, first, table))]
+    return list(filter(None, lines))
 
 
 def _outlook(difference: SeedDifference, table: ScoreTable) -> str:
