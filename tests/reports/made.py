@@ -19,7 +19,7 @@ def write_sweep_file(folder: Path, **changes: Any) -> None:
         {
             "variant": name, "seed": seed, "directory": f"runs/{name}/seed_{seed}", "log": f"logs/{name}_seed_{seed}.log",
             "evaluations": {
-                "synthetic_pictures": str(file.parent.relative_to(folder))
+                file.parent.name.split("-")[0]: str(file.parent.relative_to(folder))
                 for file in folder.glob(f"evaluations/{name}/seed_{seed}/*/evaluation.json")
             },
             "state": "finished", "reason": None, "seconds": 100.0 + seed,
