@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -117,7 +118,7 @@ def _table(
         _row(variant, {seed: value for seed, run in _by_seed(variant).items() if (value := value_of(run)) is not None}, percent)
         for variant in study.variants
     ]
-    return ScoreTable(key, title, about, percent, tuple(compare_rows(rows)))
+    return ScoreTable(key, title, about, percent, tuple(compare_rows(rows, percent)))
 
 
 def _by_seed(variant: Variant) -> dict[str, Run]:
@@ -130,10 +131,10 @@ def _row(variant: Variant, by_seed: Mapping[str, float], percent: bool) -> Score
     return ScoreRow(variant, mean, by_seed)
 
 
-def compare_rows(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
+def compare_rows(rows: Sequence[ScoreRow], percent: bool) -> list[ScoreRow]:
     """Each row with its difference to the first, paired by seed; Holm's p-values over all of them."""
     first, *others = rows
-    compared = [_with_difference(row, first) for row in others]
+    compared = [_with_difference(row, first, 1.0 if percent else math.inf) for row in others]
     tested = [row.difference.p_value for row in compared if row.difference and row.difference.p_value is not None]
     adjusted = iter(holm(tested))
     return [
@@ -145,13 +146,14 @@ def compare_rows(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
     ]
 
 
-def _with_difference(row: ScoreRow, first: ScoreRow) -> ScoreRow:
+def _with_difference(row: ScoreRow, first: ScoreRow, bound: float) -> ScoreRow:
     common = _common_seeds(first.by_seed, row.by_seed)
     if not row.by_seed or not first.by_seed:
         return replace(row, note=f"no finished run of {(first if row.by_seed else row).variant.label} has this score")
     if not common:
         return replace(row, note=f"no seed in common with {first.variant.label}")
-    return replace(row, difference=seed_difference([row.by_seed[b] for _, b in common], [first.by_seed[a] for a, _ in common]))
+    ours, theirs = [row.by_seed[b] for _, b in common], [first.by_seed[a] for a, _ in common]
+    return replace(row, difference=seed_difference(ours, theirs, bound=bound))
 
 
 def _common_seeds(a: Mapping[str, float], b: Mapping[str, float]) -> list[tuple[str, str]]:

@@ -65,8 +65,13 @@ def seed_mean(values: Sequence[float], *, level: float = LEVEL, bounds: tuple[fl
     return SeedMean(tuple(array.tolist()), mean, low, high, level)
 
 
-def seed_difference(b: Sequence[float], a: Sequence[float], *, level: float = LEVEL, power: float = POWER) -> SeedDifference:
-    """B - A over the same seeds, in the same order: a paired t-test. ValueError for lists of different lengths."""
+def seed_difference(
+    b: Sequence[float], a: Sequence[float], *, level: float = LEVEL, power: float = POWER, bound: float = math.inf
+) -> SeedDifference:
+    """B - A over the same seeds, in the same order: a paired t-test. ValueError for lists of different lengths.
+
+    No difference is larger than `bound`: the interval is cut there.
+    """
     if len(a) != len(b) or not len(a):
         raise ValueError(f"a paired difference needs one value of each for every seed, and got {len(a)} and {len(b)}")
     gaps = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
@@ -77,7 +82,8 @@ def seed_difference(b: Sequence[float], a: Sequence[float], *, level: float = LE
     error = float(gaps.std(ddof=1)) / math.sqrt(len(gaps))
     p_value = 2 * float(special.stdtr(len(gaps) - 1, -abs(mean) / error))
     detectable = error * detectable_in_errors(len(gaps), level=level, power=power)
-    return SeedDifference(values, mean, mean - half, mean + half, p_value, detectable, level)
+    low, high = max(mean - half, -bound), min(mean + half, bound)
+    return SeedDifference(values, mean, low, high, p_value, detectable, level)
 
 
 def detectable_in_errors(n: int, *, level: float = LEVEL, power: float = POWER) -> float:

@@ -67,6 +67,8 @@ def test_an_interval_ends_where_the_quantity_does() -> None:
     free, cut = seed_mean([0.9, 1.0, 1.0]), seed_mean([0.9, 1.0, 1.0], bounds=(0.0, 1.0))
     assert free.high is not None and free.high > 1
     assert (cut.low, cut.high) == (free.low, 1.0)
+    apart = seed_difference([0.9, 0.2], [0.1, 0.3], bound=1.0)
+    assert (apart.low, apart.high) == (-1.0, 1.0)
 
 
 def test_unpaired_lists_are_refused() -> None:

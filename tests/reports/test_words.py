@@ -19,7 +19,7 @@ def table(*scores: Sequence[float], percent: bool = True, problems: ProblemDiffe
     for label, values in zip(("GRPO", "GMPO", "C", "D", "E"), scores):
         by_seed = {str(i): value for i, value in enumerate(values, start=1)}
         rows.append(ScoreRow(Variant(label, label, ()), seed_mean(values) if values else None, by_seed, problems=problems))
-    return ScoreTable("final", "Final Pass@1", "", percent, tuple(compare_rows(rows)))
+    return ScoreTable("final", "Final Pass@1", "", percent, tuple(compare_rows(rows, percent)))
 
 
 def test_a_clear_difference_is_claimed_with_its_size_and_interval() -> None:
