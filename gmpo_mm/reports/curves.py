@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,10 +55,13 @@ def thin(band: Band, most: int = MAX_POINTS) -> Band:
     )
 
 
-def variant_band(variant: Variant, metric: str) -> Band | None:
-    """The band of one metric over a variant's runs; None where no run has it."""
+Transform = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+def variant_band(variant: Variant, metric: str, transform: Transform = np.asarray) -> Band | None:
+    """The band of one metric over a variant's runs; None where no run has it. `transform` goes before the averaging."""
     found = [run.series[metric] for run in variant.runs if metric in run.series]
-    return thin(band_over_seeds(found)) if found else None
+    return thin(band_over_seeds([replace(one, values=transform(one.values)) for one in found])) if found else None
 
 
 def choose_metric(variant: Variant, names: Sequence[str]) -> str | None:

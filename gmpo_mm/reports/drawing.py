@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,19 +17,16 @@ BAND_ALPHA = 0.2
 LABEL_LENGTH = 34
 
 
-def draw_band(
-    ax: Any, band: Band, theme: Theme, index: int, *, markers: bool = False, scale: Callable[[Any], Any] = lambda values: values
-) -> None:
+def draw_band(ax: Any, band: Band, theme: Theme, index: int, *, markers: bool = False) -> None:
     """A variant's mean as a line and its seeds' range as a band; the line is thin where not every seed has a value."""
     colour, style = theme.colour(index), dashes(index)
     whole = band.counts == band.seeds
     if band.seeds > 1:
-        ax.fill_between(band.steps, scale(band.low), scale(band.high), color=colour, alpha=BAND_ALPHA, lw=0)
-    mean = scale(band.mean)
+        ax.fill_between(band.steps, band.low, band.high, color=colour, alpha=BAND_ALPHA, lw=0)
     if not whole.all():
-        ax.plot(band.steps, mean, color=colour, lw=0.8, ls=style, alpha=0.7)
+        ax.plot(band.steps, band.mean, color=colour, lw=0.8, ls=style, alpha=0.7)
     shape = marker(index) if markers or whole.sum() == 1 else None
-    ax.plot(band.steps, np.where(whole, mean, np.nan), color=colour, ls=style, marker=shape)
+    ax.plot(band.steps, np.where(whole, band.mean, np.nan), color=colour, ls=style, marker=shape)
 
 
 def add_legend(canvas: Canvas, variants: Sequence[tuple[int, Variant]], theme: Theme, *, markers: bool = False) -> None:

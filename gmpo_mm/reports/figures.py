@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from gmpo_mm.reports.curves import Band, choose_metric, missing_notes, variant_band
+from gmpo_mm.reports.curves import Band, Transform, choose_metric, missing_notes, variant_band
 from gmpo_mm.reports.drawing import add_legend, draw_band, legend_height, panels, short_label
 from gmpo_mm.reports.figure_style import HALF_PAGE, Theme, marker
 from gmpo_mm.reports.ratio_figures import ratio_range, sequence_ratio
@@ -94,13 +95,13 @@ def _validation(study: Study) -> ReportFigure:
     if metric is None:
         return ReportFigure("validation", title, about, ("No run has a validation score (val/accuracy_reward).",))
     percent = metric == PASS_AT_1
-    bands = _bands(study, (metric,))
+    factor = 100.0 if percent else 1.0
+    bands = _bands(study, (metric,), lambda values: factor * values)
 
     def draw(canvas: Canvas, theme: Theme) -> None:
         ax = canvas.subplots()
-        factor = 100.0 if percent else 1.0
         for i, band in bands:
-            draw_band(ax, band, theme, i, markers=len(band.steps) <= 40, scale=lambda values: factor * values)
+            draw_band(ax, band, theme, i, markers=len(band.steps) <= 40)
         if study.target_score is not None:
             ax.axhline(factor * study.target_score, color=theme.soft, lw=1, ls=(0, (2, 2)))
         ax.set_ylabel("validation Pass@1 (%)" if percent else "validation reward")
@@ -156,12 +157,12 @@ def _experts(study: Study) -> list[ReportFigure]:
     return [ReportFigure("experts", "Experts", "What the runs log of their experts' load.", tuple(notes), draw, size)]
 
 
-def _bands(study: Study, names: Sequence[str]) -> list[tuple[int, Band]]:
+def _bands(study: Study, names: Sequence[str], transform: Transform = np.asarray) -> list[tuple[int, Band]]:
     """(place of the variant, its band) where there is one."""
     found = []
     for i, variant in enumerate(study.variants):
         name = choose_metric(variant, names)
-        band = variant_band(variant, name) if name is not None else None
+        band = variant_band(variant, name, transform) if name is not None else None
         if band is not None:
             found.append((i, band))
     return found

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from gmpo_mm.reports.curves import Band, missing_notes, variant_band
+from gmpo_mm.reports.curves import Band, Transform, missing_notes, variant_band
 from gmpo_mm.reports.drawing import BAND_ALPHA, add_legend, draw_band, legend_height, panels, short_label
 from gmpo_mm.reports.figure_style import HALF_PAGE, Theme, dashes
 from gmpo_mm.reports.ratio_axis import as_ratio_axis, log10_of
@@ -29,11 +29,12 @@ def ratio_range(study: Study) -> ReportFigure:
     """The smallest and the largest token ratio of each step, a panel for every variant."""
     title = "Importance ratio, range over tokens"
     about = (
-        "The smallest and the largest of a step's token ratios: lines are means over seeds, light bands go to the outermost "
-        "seed. Dashed: the bounds of a clip by tokens. Grey: the first variant's range again. In the paper: Figures 1 and 3."
+        "The smallest and the largest of a step's token ratios: lines are means over seeds of the logarithm, light bands go to the "
+        "outermost seed. Dashed: the bounds of a clip by tokens. Grey: the first variant's range again. In the paper: Figures 1 "
+        "and 3."
     )
     notes = tuple(missing_notes(study, TOKEN, _reason(study)))
-    found = _pairs(study, TOKEN)
+    found = _pairs(study, TOKEN, log10_of)
     if not found:
         return ReportFigure("ratio_range", title, about, notes)
     columns = len(found) if len(found) <= 4 else 3
@@ -44,8 +45,8 @@ def ratio_range(study: Study) -> ReportFigure:
         for ax, (i, pair) in zip(axes, found):
             if i != first[0]:
                 for band in first[1]:
-                    ax.plot(band.steps, log10_of(band.mean), color=theme.soft, lw=0.9, ls=dashes(first[0]))
-            _draw_range(ax, pair, theme, i, log10_of)
+                    ax.plot(band.steps, band.mean, color=theme.soft, lw=0.9, ls=dashes(first[0]))
+            _draw_range(ax, pair, theme, i)
             bounds = clip_bounds(study.variants[i])
             for bound in bounds or ():
                 ax.axhline(math.log10(bound), color=theme.ink, lw=0.8, ls=(0, (4, 3)))
@@ -73,18 +74,16 @@ def sequence_ratio(study: Study) -> ReportFigure:
         "GRPO training."
     )
     notes = tuple(missing_notes(study, PRODUCT, _reason(study)))
-    with_exponent, without = _pairs(study, GEOMETRIC), _pairs(study, PRODUCT)
+    with_exponent = _pairs(study, GEOMETRIC, log10_of)
+    without = _pairs(study, PRODUCT, lambda logs: logs / math.log(10))
     if not with_exponent or not without:
         return ReportFigure("sequence_ratio", title, about, notes)
 
     def draw(canvas: Canvas, theme: Theme) -> None:
         left, right = panels(canvas, 2, 2)
-        for ax, name, found, scale in (
-            (left, "with 1/|o|", with_exponent, log10_of),
-            (right, "without", without, lambda logs: logs / math.log(10)),
-        ):
+        for ax, name, found in ((left, "with 1/|o|", with_exponent), (right, "without", without)):
             for i, pair in found:
-                _draw_range(ax, pair, theme, i, scale)
+                _draw_range(ax, pair, theme, i)
             ax.set_title(name, loc="left")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
             ax.margins(x=0)
@@ -110,18 +109,19 @@ def clip_bounds(variant: Variant) -> tuple[float, float] | None:
     return None
 
 
-def _draw_range(ax: Any, pair: _Pair, theme: Theme, index: int, scale: Callable[[np.ndarray], np.ndarray]) -> None:
+def _draw_range(ax: Any, pair: _Pair, theme: Theme, index: int) -> None:
     low, high = pair
     if np.array_equal(low.steps, high.steps):
-        ax.fill_between(low.steps, scale(low.mean), scale(high.mean), color=theme.colour(index), alpha=BAND_ALPHA / 2, lw=0)
+        ax.fill_between(low.steps, low.mean, high.mean, color=theme.colour(index), alpha=BAND_ALPHA / 2, lw=0)
     for band in pair:
-        draw_band(ax, band, theme, index, scale=scale)
+        draw_band(ax, band, theme, index)
 
 
-def _pairs(study: Study, names: tuple[str, str]) -> list[tuple[int, _Pair]]:
+def _pairs(study: Study, names: tuple[str, str], transform: Transform) -> list[tuple[int, _Pair]]:
+    """(place of the variant, its bands of both metrics as log10), averaged over seeds as logarithms."""
     found = []
     for i, variant in enumerate(study.variants):
-        low, high = (variant_band(variant, name) for name in names)
+        low, high = (variant_band(variant, name, transform) for name in names)
         if low is not None and high is not None:
             found.append((i, (low, high)))
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gmpo_mm.reports.curves import band_over_seeds, missing_notes, thin
+from gmpo_mm.reports.curves import band_over_seeds, missing_notes, thin, variant_band
 from gmpo_mm.reports.ratio_axis import log10_of, ratio_ticks
 from gmpo_mm.reports.study import Run, Series, Study, Variant
 
@@ -26,6 +26,15 @@ def test_a_band_is_mean_minimum_and_maximum_of_the_seeds_that_have_the_step() ->
         assert (band.mean[i], band.low[i], band.high[i]) == pytest.approx((np.mean(values), min(values), max(values)))
         assert band.counts[i] == len(values)
     assert band.seeds == 3
+
+
+def test_seeds_are_averaged_after_the_transform() -> None:
+    """On a logarithmic axis a mean of ratios would lie at the largest one."""
+    variant = Variant("a", "A", (run("1", ratio=[(1, 1e-4)]), run("2", ratio=[(1, 1.0)])))
+    band = variant_band(variant, "ratio", log10_of)
+    assert band is not None
+    assert (band.low[0], band.mean[0], band.high[0]) == pytest.approx((-4.0, -2.0, 0.0))
+    assert variant_band(variant, "other") is None
 
 
 def test_thinning_keeps_extremes_and_the_mean_of_all() -> None:
