@@ -29,9 +29,9 @@ def ratio_range(study: Study) -> ReportFigure:
     """The smallest and the largest token ratio of each step, a panel for every variant."""
     title = "Importance ratio, range over tokens"
     about = (
-        "The smallest and the largest of a step's token ratios: lines are means over seeds of the logarithm, light bands go to the "
-        "outermost seed. Dashed: the bounds of a clip by tokens. Grey: the first variant's range again. In the paper: Figures 1 "
-        "and 3."
+        "The smallest and the largest of a step's token ratios: lines are means over seeds of the logarithm, light bands go to "
+        "the outermost seed. Dashed: the bounds of a clip by tokens. Grey: the first variant's range again. In the paper: "
+        "Figures 1 and 3."
     )
     notes = tuple(missing_notes(study, TOKEN, _reason(study)))
     found = _pairs(study, TOKEN, log10_of)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def page(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(browser: Browser, page: Path, **changes: int) -> Tab:
     """The page, which must meet no error and ask for nothing but itself."""
     tab = browser.tab(**changes)
-    tab.open(page.as_uri())
+    tab.call("Page.navigate", {"url": page.as_uri()})
+    tab.wait(f"location.href === {json.dumps(page.as_uri())} && document.readyState === 'complete'")
     assert tab.errors == []
     assert {address for address in tab.addresses if not address.startswith("data:")} <= {page.as_uri()}
     return tab
