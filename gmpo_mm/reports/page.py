@@ -17,6 +17,8 @@ from gmpo_mm.reports.report_tables import ReportTable
 from gmpo_mm.reports.study import Study
 
 TEMPLATES = Path(__file__).parent / "templates"
+REM_PER_INCH = 7.6
+"""So that text in a wide figure is as large as in one of half the page's width."""
 
 
 @dataclass(frozen=True)
@@ -74,5 +76,6 @@ def _shown(figure: ReportFigure) -> dict[str, object]:
     svg = None if figure.draw is None else markupsafe.Markup(to_svg(figure.draw, figure.size, figure.name))
     return {
         "name": figure.name, "title": figure.title, "about": figure.about, "notes": figure.notes, "wide": figure.wide,
+        "width": round(REM_PER_INCH * figure.size[0], 1),
         "svg": svg,
     }  # fmt: skip
