@@ -70,7 +70,7 @@ def choose_metric(variant: Variant, names: Sequence[str]) -> str | None:
 
 
 def missing_notes(study: Study, names: Sequence[str], reason: str = "") -> list[str]:
-    """Which runs have none of the metrics, in a sentence; runs that have not logged anything are not named."""
+    """Which runs have none of the metrics, or values that are not finite; runs that have not logged anything are not named."""
     who = []
     for variant in study.variants:
         begun = [run for run in variant.runs if run.series]
@@ -78,6 +78,15 @@ def missing_notes(study: Study, names: Sequence[str], reason: str = "") -> list[
         if lacking:
             which = "" if len(lacking) == len(begun) else f" ({', '.join(run.name for run in lacking)})"
             who.append(f"{variant.label}{which}")
-    if not who:
-        return []
-    return [f"Not drawn: {'; '.join(who)}. No {' or '.join(names)} is logged there.{f' {reason}' if reason else ''}"]
+    notes = (
+        [f"Not drawn: {'; '.join(who)}. No {' or '.join(names)} is logged there.{f' {reason}' if reason else ''}"]
+        if who
+        else []
+    )
+    for variant in study.variants:
+        dropped = sum(run.series[name].dropped for run in variant.runs for name in names if name in run.series)
+        if dropped:
+            notes.append(
+                f"{variant.label}: {dropped} value{'' if dropped == 1 else 's'} of {' or '.join(names)} not finite, left out."
+            )
+    return notes

@@ -34,8 +34,8 @@ def verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable) -> str:
             f"Undecided: {b} ended {_side(gap, table)} {a} ({interval}). By itself that would be a difference; among as many "
             "comparisons as here, chance finds one like it too often."
         )
-    seen = f"No difference between {b} and {a} is seen: {signed(gap, table)}{_unit(table)} ({interval})."
-    return f"{seen} {_outlook(difference, table)}"
+    shown = f"No difference between {b} and {a} is shown: {signed(gap, table)}{_unit(table)} ({interval})."
+    return f"{shown} {_outlook(difference, table)}"
 
 
 def problem_verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable) -> str:

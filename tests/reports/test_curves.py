@@ -72,6 +72,11 @@ def test_what_is_missing_is_named_by_variant_and_seed() -> None:
     assert missing_notes(study, ("kl", "other")) == []
 
 
+def test_values_that_can_t_be_drawn_are_counted() -> None:
+    study = Study("t", (Variant("a", "A", (run("1", norm=[(1, 0.1), (2, math.inf), (3, math.nan)]),)),), ("x",))
+    assert missing_notes(study, ("norm",)) == ["A: 2 values of norm not finite, left out."]
+
+
 @pytest.mark.parametrize(
     ("low", "high"),
     [(-0.05, 0.05), (-0.2, 0.18), (-0.4, 0.7), (-1.2, 0.9), (-2.4, 1.1), (-6.3, 2.5), (-400.0, 12.0), (-3, 900)],

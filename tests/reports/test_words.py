@@ -32,7 +32,7 @@ def test_a_clear_difference_is_claimed_with_its_size_and_interval() -> None:
 def test_an_unclear_one_is_not_and_the_seeds_reach_is_told() -> None:
     (line,) = summary_lines(table([0.50, 0.56, 0.53], [0.56, 0.53, 0.52]))
     assert line == (
-        "No difference between GMPO and GRPO is seen: +0.7 points (95 % interval over 3 seeds: −11.1 to +12.4; p = 0.83). "
+        "No difference between GMPO and GRPO is shown: +0.7 points (95 % interval over 3 seeds: −11.1 to +12.4; p = 0.83). "
         "With this spread 3 seeds would show one of 15.4 points (80 % power)."
     )
     for word in ("better", "worse"):
