@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,16 +78,15 @@ Draw = Callable[[Canvas, Theme], None]
 def to_png(draw: Draw, size: tuple[float, float], dark: bool) -> bytes:
     """The figure as PNG; `size` in inches."""
     buffer = io.BytesIO()
-    canvas = _drawn(draw, size, DARK_THEME if dark else LIGHT_THEME)
-    canvas.savefig(buffer, format="png", dpi=PNG_DPI, metadata={"Software": None})
+    with _drawn(draw, size, DARK_THEME if dark else LIGHT_THEME) as canvas:
+        canvas.savefig(buffer, format="png", dpi=PNG_DPI, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def to_svg(draw: Draw, size: tuple[float, float], name: str) -> str:
     """The figure as an SVG element for the page: no addresses, no ids that another figure has, colours by the page's names."""
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
-        canvas = _drawn(draw, size, _PAGE_THEME)
+    with _drawn(draw, size, _PAGE_THEME) as canvas, matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
         canvas.patch.set_visible(False)
         canvas.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
@@ -101,7 +101,9 @@ def to_svg(draw: Draw, size: tuple[float, float], name: str) -> str:
     return re.sub(r"\s*\n\s*", "\n", text).strip()
 
 
-def _drawn(draw: Draw, size: tuple[float, float], theme: Theme) -> Canvas:
+@contextmanager
+def _drawn(draw: Draw, size: tuple[float, float], theme: Theme) -> Iterator[Canvas]:
+    """The figure, within the settings that its ticks' labels too are to be made with."""
     settings: Any = {
         "font.size": FONT_SIZE, "font.family": "DejaVu Sans", "text.parse_math": False, "axes.edgecolor": theme.soft,
         "axes.labelcolor": theme.ink, "axes.facecolor": "none", "axes.grid": True, "axes.spines.top": False,
@@ -116,5 +118,4 @@ def _drawn(draw: Draw, size: tuple[float, float], theme: Theme) -> Canvas:
     with matplotlib.rc_context(settings):
         canvas = Canvas(figsize=size, layout="constrained")
         draw(canvas, theme)
-        canvas.draw_without_rendering()
-        return canvas
+        yield canvas
