@@ -21,6 +21,10 @@ EVENT_FILES = "*tfevents*"
 SEED_KEYS = (("worker", "rollout", "seed"), ("data", "seed"))
 
 
+_STATES = {"waiting": "waiting", "created": "not begun", "running": "running or killed"}
+"""States of run.json that tell a reader too little: a killed run can't write down that it was."""
+
+
 def is_run_directory(path: Path) -> bool:
     """Whether a run of ours has begun there."""
     return (path / "run.json").is_file() or (path / METRICS_FILE).is_file()
@@ -34,7 +38,7 @@ def read_run(path: Path, **known: Any) -> Run:
     fields: dict[str, Any] = {
         "path": path, "seed": seed_of(config), "source": "gmpo-mm", "config": config,
         "series": _series((line["step"], line) for line in lines if line["kind"] in ("train", "validation")),
-        "state": state.get("state", "waiting"), "reason": state.get("exit_reason"),
+        "state": _STATES.get(state.get("state", "waiting"), state.get("state")), "reason": state.get("exit_reason"),
     }  # fmt: skip
     return Run(**(fields | known))
 

@@ -18,7 +18,9 @@ from scipy import stats
 from gmpo_mm.errors import DataError
 from gmpo_mm.evaluation.compare import compare
 from gmpo_mm.evaluation.results import read_result
+from gmpo_mm.reports.figure_style import to_svg
 from gmpo_mm.reports.figures import report_figures
+from gmpo_mm.reports.page import make_page
 from gmpo_mm.reports.report import Report, default_folder, write_report
 from gmpo_mm.reports.report_tables import paper_report_table, training_report_table
 from gmpo_mm.reports.scores import problem_difference, score_tables
@@ -175,6 +177,34 @@ def test_a_partial_sweep_makes_a_report_that_says_so(sweep_copy: Callable[[], Pa
     change_sweep(folder, lambda data: [run.update(state="waiting", directory="runs/none") for run in data["runs"]])
     nothing = write_report([folder], tmp_path / "nothing")
     assert nothing.summary[0].lines == ("No run has a validation score, so nothing can be said of which is better.",)
+
+
+def test_what_is_logged_of_experts_is_drawn(tmp_path: Path) -> None:
+    moe = {"moe/load_share_max": 0.4, "moe/load_entropy": 1.9}
+    runs = [write_run(tmp_path / "moe", [0.1] * 4, metrics=moe), write_run(tmp_path / "dense", [0.1] * 4)]
+    study = read_study(runs)
+    figure = next(figure for figure in report_figures(study, score_tables(study)) if figure.name == "experts")
+    assert figure.draw is not None
+    svg = to_svg(figure.draw, figure.size, "experts")
+    assert "moe/load_entropy</text>" in svg and "moe/load_share_max</text>" in svg
+    assert [note.split(".")[0] for note in figure.notes] == ["Not drawn: dense"] * 2
+
+
+def test_a_long_sweep_s_page_stays_small(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    names = ("ratio/token_min", "ratio/token_max", "ratio/seq_geo_mean_min", "ratio/seq_geo_mean_max", "actor/entropy")
+    for name in "abcde":
+        for seed in range(2):
+            folder = tmp_path / f"{name}{seed}"
+            write_run(folder, [0.5], config=f"worker: {{rollout: {{seed: {seed}}}, x: {name}}}\ndata: {{seed: {seed}}}\n")
+            lines = [{"step": t, "kind": "train", **dict(zip(names, generator.lognormal(size=5)))} for t in range(1, 1001)]
+            with (folder / "metrics.jsonl").open("a") as file:
+                file.writelines(json.dumps(line) + "\n" for line in lines)
+    study = read_study(sorted(path for path in tmp_path.iterdir()))
+    assert [len(variant.runs) for variant in study.variants] == [2] * 5
+    page = make_page(study, (), (), (), report_figures(study, score_tables(study)))
+    assert len(page) < 600_000
+    assert "Curves of more than 240 points" in page
 
 
 def test_runs_in_the_middle_of_training_have_curves_and_no_score(tmp_path: Path) -> None:

@@ -189,4 +189,4 @@ def test_a_run_of_which_nothing_is_written_yet_is_waiting(tmp_path: Path) -> Non
     (tmp_path / "run.json").write_text(json.dumps({"state": "created", "exit_reason": None}))
     study = read_study([tmp_path])
     assert study.variants[0].runs[0].series == {}
-    assert "created. It has no numbers yet." in study.notes[0]
+    assert "not begun. It has no numbers yet." in study.notes[0]
