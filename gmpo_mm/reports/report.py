@@ -21,10 +21,10 @@ from gmpo_mm.errors import DataError
 from gmpo_mm.reports.figure_style import to_png
 from gmpo_mm.reports.figures import report_figures
 from gmpo_mm.reports.page import Part, count_runs, make_page
+from gmpo_mm.reports.paper_table import paper_table
 from gmpo_mm.reports.report_figure import ReportFigure
 from gmpo_mm.reports.report_tables import (
     ReportTable,
-    paper_report_table,
     runs_table,
     score_report_table,
     training_report_table,
@@ -61,7 +61,7 @@ def write_report(paths: Sequence[Path], out: Path | None = None, *, target_score
     figures = report_figures(study, tables)
     summary = _summary(study, tables)
     scores = tuple(map(score_report_table, tables))
-    paper = paper_report_table(study, tables)
+    paper = paper_table(study, tables)
     others = (training_report_table(study), *filter(None, [paper]), variants_table(study), runs_table(study))
     for figure in figures:
         _write_pictures(figure, folder / "figures")

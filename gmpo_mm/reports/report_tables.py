@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from gmpo_mm.evaluation.paper import PaperRow, paper_rows
 from gmpo_mm.reports.scores import ScoreRow, ScoreTable, steps_to_score
 from gmpo_mm.reports.seed_statistics import LEVEL, POWER
 from gmpo_mm.reports.study import Study
@@ -92,11 +90,14 @@ def training_report_table(study: Study) -> ReportTable:
     ]  # fmt: skip
     if target is not None:
         columns.append(f"steps to {target:g}")
-    rows = [
+    rows: Sequence[Row] = [
         Row(_facts_cells(fact) + ((_reached(reached[fact.variant.name]),) if target is not None else ()), i)
         for i, fact in enumerate(facts)
     ]
-    notes = [f"{NOTHING}: not logged by these runs."] if any(NOTHING in row.cells for row in rows) else []
+    columns, rows, empty = _without_empty(columns, rows)
+    notes = [f"Not logged by any run: {', '.join(empty)}."] if empty else []
+    if any(NOTHING in row.cells for row in rows):
+        notes.append(f"{NOTHING}: not logged by these runs.")
     if any(fact.seconds is not None and not fact.whole_process for fact in facts):
         notes.append("Wall time without a sweep's clock is the sum of the steps' and validations' own times, loading left out.")
     if target is not None:
@@ -105,6 +106,14 @@ def training_report_table(study: Study) -> ReportTable:
         )
     about = "Means over seeds, with the lowest and highest in brackets. These describe the runs; no difference is tested here."
     return ReportTable("training", "What the training looked like", about, tuple(columns), tuple(rows), tuple(notes))
+
+
+def _without_empty(columns: Sequence[str], rows: Sequence[Row]) -> tuple[list[str], list[Row], list[str]]:
+    """Columns and rows without the columns that have nothing in them, and the names of these."""
+    empty = [i for i in range(len(columns)) if all(row.cells[i] == NOTHING for row in rows)]
+    kept = [i for i in range(len(columns)) if i not in empty]
+    shorter = [Row(tuple(row.cells[i] for i in kept), row.variant) for row in rows]
+    return [columns[i] for i in kept], shorter, [columns[i] for i in empty]
 
 
 def _facts_cells(fact: TrainingFacts) -> tuple[str, ...]:
@@ -141,61 +150,6 @@ def _duration(spread: Spread) -> str:
 
 def _reached(steps: Iterable[int | None]) -> str:
     return ", ".join("not reached" if step is None else f"{step:,}" for step in steps) or NOTHING
-
-
-def paper_report_table(study: Study, tables: Sequence[ScoreTable]) -> ReportTable | None:
-    """The paper's rows beside ours, where the sweep says which table it is of; None where it says none."""
-    number = (study.paper or {}).get("table")
-    rows = [row for row in paper_rows() if row.table == number]
-    if not rows or not tables:
-        return None
-    ours = next((table for table in tables if table.key != "best"), tables[0])
-    benchmarks = list(dict.fromkeys(n.benchmark for row in rows for n in row.numbers))
-    lines: list[Row] = []
-    for i, score in enumerate(ours.rows):
-        paper = _paper_row(rows, score.variant.paper_line, number)
-        mean = NOTHING if score.mean is None else score_text(score.mean.mean, ours)
-        lines.append(Row((score.variant.label, mean, *_paper_cells(paper, benchmarks)), i))
-    models = ", ".join(dict.fromkeys(n.base_model or n.model for row in rows for n in row.numbers))
-    mine = ", ".join(dict.fromkeys(_models(study))) or "other models"
-    about = (
-        f"Columns marked “paper” are the paper's, Table {number} of {rows[0].numbers[0].source}, in percent, with {models}; "
-        f"not measured here. Ours: {ours.title}, with {mine}. {_comparable(tables, rows)}"
-    )
-    columns = ("variant", f"ours: {ours.title}", "paper: line", *(f"paper: {name}" for name in benchmarks), "paper: average")
-    return ReportTable("paper", "Beside the paper's numbers", about, columns, tuple(lines))
-
-
-def _paper_row(rows: Sequence[PaperRow], line: int | None, number: Any) -> PaperRow | None:
-    """The row of a line as the paper numbers it: Table 4 begins with line 0, the model before training."""
-    index = None if line is None else line if number == 4 else line - 1
-    return rows[index] if index is not None and 0 <= index < len(rows) else None
-
-
-def _paper_cells(row: PaperRow | None, benchmarks: Sequence[str]) -> list[str]:
-    if row is None:
-        return [NOTHING] * (len(benchmarks) + 2)
-    values = {number.benchmark: f"{number.value:.1f}" for number in row.numbers}
-    average = NOTHING if row.average is None else f"{row.average:.1f}"
-    return [row.numbers[0].model, *(values.get(name, NOTHING) for name in benchmarks), average]
-
-
-def _comparable(tables: Sequence[ScoreTable], rows: Sequence[PaperRow]) -> str:
-    printed = [number for row in rows for number in row.numbers]
-    specs = [table.spec for table in tables if table.spec is not None]
-    fitting = [s.benchmark for s in specs if any(n.benchmark == s.benchmark and n.protocol.fits(s.protocol) for n in printed)]
-    if fitting:
-        return f"On {', '.join(dict.fromkeys(fitting))} ours are under what the paper says of its protocol."
-    return "Other problems under another protocol: the heights can't be compared, only how the variants lie to each other."
-
-
-def _models(study: Study) -> Iterable[str]:
-    for variant in study.variants:
-        for run in variant.runs:
-            config: Mapping[str, Any] = run.config or {}
-            name = config.get("worker", {}).get("actor", {}).get("model", {}).get("model_path")
-            if name:
-                yield str(name)
 
 
 def runs_table(study: Study) -> ReportTable:

@@ -121,7 +121,7 @@ def _sweep_variant(path: Path, variant: Mapping[str, Any], runs: Sequence[Mappin
         name=str(variant["name"]),
         label=str(variant.get("label") or variant["name"]),
         runs=tuple(_sweep_run(path, run) for run in runs if run["variant"] == variant["name"]),
-        settings=tuple(map(str, variant.get("overrides") or ())),
+        settings=(*([f"base: {variant['base']}"] if variant.get("base") else []), *map(str, variant.get("overrides") or ())),
         paper_line=variant.get("paper_line"),
     )
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,9 @@ from gmpo_mm.evaluation.results import read_result
 from gmpo_mm.reports.figure_style import to_svg
 from gmpo_mm.reports.figures import report_figures
 from gmpo_mm.reports.page import make_page
+from gmpo_mm.reports.paper_table import paper_table
 from gmpo_mm.reports.report import Report, default_folder, write_report
-from gmpo_mm.reports.report_tables import paper_report_table, training_report_table
+from gmpo_mm.reports.report_tables import training_report_table
 from gmpo_mm.reports.scores import problem_difference, score_tables
 from gmpo_mm.reports.sources import read_study
 from gmpo_mm.training.metrics_file import read_metrics
@@ -237,7 +239,7 @@ def test_the_paper_s_lines_stand_beside_the_variants_and_are_marked(sweep_copy: 
 
     change_sweep(folder, change)
     study = read_study([folder])
-    table = paper_report_table(study, score_tables(study))
+    table = paper_table(study, score_tables(study))
     assert table is not None
     assert [row.cells[2:] for row in table.rows] == [
         ("GRPO", "40.0", "59.0", "83.4", "32.4", "41.3", "51.2"),
@@ -248,12 +250,32 @@ def test_the_paper_s_lines_stand_beside_the_variants_and_are_marked(sweep_copy: 
     assert "the heights can't be compared" in table.about
     change_sweep(folder, lambda data: data.update(paper={"table": 5}) or data["variants"][1].update(paper_line=2))
     study = read_study([folder])
-    table = paper_report_table(study, score_tables(study))
+    table = paper_table(study, score_tables(study))
     assert table is not None
     assert table.rows[1].cells[2] == "GMPO, clip (e^-0.4, e^0.4)"
     change_sweep(folder, lambda data: data.update(paper=None))
     study = read_study([folder])
-    assert paper_report_table(study, score_tables(study)) is None
+    assert paper_table(study, score_tables(study)) is None
+
+
+def test_ours_stand_by_the_paper_s_benchmark_where_the_protocol_is_the_paper_s(sweep: Path) -> None:
+    study = read_study([sweep])
+    study = replace(
+        study, paper={"table": 1}, variants=tuple(replace(v, paper_line=i + 3) for i, v in enumerate(study.variants))
+    )
+    table = score_tables(study)[0]
+    assert table.spec is not None
+    greedy = replace(table.spec.protocol, name="language", temperature=0.0, n=1, max_tokens=3000)
+    fitting = replace(table, spec=replace(table.spec, benchmark="math500", protocol=greedy))
+    found = paper_table(study, [fitting])
+    assert found is not None
+    at = found.columns.index("ours: math500")
+    assert found.columns[at + 1] == "paper: math500"
+    assert [row.cells[at] for row in found.rows] == [f"{100 * row.mean.mean:.1f}" for row in table.rows if row.mean]
+    assert [row.cells[at + 1] for row in found.rows] == ["83.4", "82.0"]
+    sampled = replace(table, spec=replace(table.spec, benchmark="math500", protocol=replace(greedy, temperature=0.6)))
+    other = paper_table(study, [sampled])
+    assert other is not None and other.columns[1] == f"ours: {table.title}"
 
 
 def test_names_from_files_change_neither_page_nor_markdown(sweep_copy: Callable[[], Path], tmp_path: Path) -> None:
