@@ -98,7 +98,7 @@ def to_svg(draw: Draw, size: tuple[float, float], name: str) -> str:
     text = re.sub(r' id="([^"]*)"', lambda match: f' id="{name}-{match[1]}"' if match[1] in used else "", text)
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)  # hundredths of a point
-    text = re.sub(r"#fe0[12][0-9a-f]{2}", lambda match: f"var({_NAMES[match[0]]})", text)
+    text = re.sub(r"#fe0[12][0-9a-f]{2}", lambda match: f"var({_NAMES[match[0]]})" if match[0] in _NAMES else match[0], text)
     return re.sub(r"\s*\n\s*", "\n", text).strip()
 
 

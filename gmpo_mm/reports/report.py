@@ -11,7 +11,8 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def write_report(paths: Sequence[Path], out: Path | None = None, *, target_score
     """Read the runs, draw, and write everything into `out` (`default_folder` when None). DataError for what can't be read."""
     study = read_study(paths, target_score=target_score)
     folder = out if out is not None else default_folder(paths)
-    _create(folder)
+    with _writing(folder):
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
     tables = score_tables(study)
     figures = report_figures(study, tables)
     summary = _summary(study, tables)
@@ -118,15 +120,17 @@ def _summary(study: Study, tables: Sequence[ScoreTable]) -> tuple[Part, ...]:
 def _write_pictures(figure: ReportFigure, folder: Path) -> None:
     """Both pictures; those of an earlier report go where there is nothing to draw any more."""
     for dark, name in ((False, f"{figure.name}.png"), (True, f"{figure.name}_dark.png")):
-        if figure.draw is None:
+        picture = None if figure.draw is None else to_png(figure.draw, figure.size, dark)
+        with _writing(folder):
             (folder / name).unlink(missing_ok=True)
-        else:
-            (folder / name).write_bytes(to_png(figure.draw, figure.size, dark))
+            if picture is not None:
+                (folder / name).write_bytes(picture)
 
 
-def _create(folder: Path) -> None:
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
     try:
-        (folder / "figures").mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise DataError(f"{folder}: can't be written ({error.strerror}); name another folder with --out") from None
 

@@ -284,7 +284,7 @@ def test_names_from_files_change_neither_page_nor_markdown(sweep_copy: Callable[
     def change(data: dict) -> None:  # type: ignore[type-arg]
         data |= {"title": HOSTILE, "command": [HOSTILE]}
         data["variants"][0] |= {"label": HOSTILE, "overrides": [HOSTILE]}
-        data["variants"][1]["label"] = "_a | b\n$x^2$ [click](http://example.invalid) `code` *bold*"
+        data["variants"][1]["label"] = "_a | b #fe02ff\n$x^2$ [click](http://example.invalid) `code` *bold*"
         data["runs"][0] |= {"state": "failed", "reason": HOSTILE}
 
     change_sweep(folder, change)
@@ -295,7 +295,7 @@ def test_names_from_files_change_neither_page_nor_markdown(sweep_copy: Callable[
     assert "<" not in markdown
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
     widths = {len(re.findall(r"(?<!\\)\|", row)) for row in rows if "mean (%)" in row or "_a" in row or "click" in row}
-    assert r"\_a \| b $x^2$ \[click\](http" in markdown
+    assert r"\_a \| b \#fe02ff $x^2$ \[click\](http" in markdown
     assert max(widths) <= 13
 
 
