@@ -1,4 +1,4 @@
-"""The commands: train, sweep, evaluate, grade, compare, doctor; thin and quick to start: heavy imports are inside a command."""
+"""The commands: train, sweep, evaluate, grade, compare, report, doctor; thin and quick: heavy imports are inside a command."""
 
 from __future__ import annotations
 
@@ -164,6 +164,37 @@ def compare(
     if as_json is not None:
         write_comparison(comparisons, Path(as_json))
     print_comparison(comparisons, listed)
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN_OR_SWEEP...",
+            help="A sweep's directory, run directories, EasyR1's experiment_log.jsonl, TensorBoard folders. The first variant "
+            "is the one that others are compared with.",
+        ),
+    ],
+    out: Annotated[str | None, typer.Option(help="Folder of the report; RUN_OR_SWEEP/report when not given.")] = None,
+    target_score: Annotated[
+        float | None, typer.Option(help="Count the steps to this validation score; a sweep's own when not given.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON instead of the words.")] = False,
+) -> None:
+    """Which variant is better, by how much and how sure, and what the training looked like: one page, pictures, tables."""
+    from pathlib import Path
+
+    from gmpo_mm.reports.print_report import print_report as print_words
+    from gmpo_mm.reports.report import write_report
+
+    written = write_report([Path(run) for run in runs], None if out is None else Path(out), target_score=target_score)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(written.numbers, indent=2))
+    else:
+        print_words(written)
 
 
 @app.command()

@@ -1,1 +1,1 @@
-"""Figures of runs."""
+"""Reports on runs: figures, tables, words, one page."""

@@ -1,0 +1,132 @@
+"""Importance ratios: their range over tokens (Figures 1 and 3 of the paper) and over sequences (Figure 6)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
+
+from gmpo_mm.reports.curves import Band, Transform, missing_notes, variant_band
+from gmpo_mm.reports.drawing import BAND_ALPHA, add_legend, draw_band, legend_height, panels, short_label
+from gmpo_mm.reports.figure_style import HALF_PAGE, Theme, dashes
+from gmpo_mm.reports.ratio_axis import as_ratio_axis, log10_of
+from gmpo_mm.reports.report_figure import ReportFigure
+from gmpo_mm.reports.study import Study, Variant
+
+TOKEN = ("ratio/token_min", "ratio/token_max")
+GEOMETRIC = ("ratio/seq_geo_mean_min", "ratio/seq_geo_mean_max")
+PRODUCT = ("ratio/seq_product_log_min", "ratio/seq_product_log_max")
+_OTHER_TOOLS = "EasyR1 itself logs no ratios; engine=easyr1 of gmpo-mm does."
+
+_Pair = tuple[Band, Band]
+
+
+def ratio_range(study: Study) -> ReportFigure:
+    """The smallest and the largest token ratio of each step, a panel for every variant."""
+    title = "Importance ratio, range over tokens"
+    about = (
+        "The smallest and the largest of a step's token ratios: lines are means over seeds of the logarithm, light bands go to "
+        "the outermost seed. Dashed: the bounds of a clip by tokens. Grey: the first variant's range again. In the paper: "
+        "Figures 1 and 3."
+    )
+    notes = tuple(missing_notes(study, TOKEN, _reason(study)))
+    found = _pairs(study, TOKEN, log10_of)
+    if not found:
+        return ReportFigure("ratio_range", title, about, notes)
+    columns = len(found) if len(found) <= 4 else 3
+    first = found[0]
+
+    def draw(canvas: Canvas, theme: Theme) -> None:
+        axes = panels(canvas, len(found), columns)
+        for ax, (i, pair) in zip(axes, found):
+            if i != first[0]:
+                for band in first[1]:
+                    ax.plot(band.steps, band.mean, color=theme.soft, lw=0.9, ls=dashes(first[0]))
+            _draw_range(ax, pair, theme, i)
+            bounds = clip_bounds(study.variants[i])
+            for bound in bounds or ():
+                ax.axhline(math.log10(bound), color=theme.ink, lw=0.8, ls=(0, (4, 3)))
+            clip = "no clip by tokens" if study.variants[i].runs[0].config else ""
+            if bounds:
+                clip = f"clip {bounds[0]:.3g} to {bounds[1]:.3g}"
+            ax.set_title(f"{short_label(study.variants[i].label)}\n{clip}", loc="left")
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+            ax.margins(x=0)
+        as_ratio_axis(axes[0])
+        for ax in axes[::columns]:
+            ax.set_ylabel("ratio (log scale)")
+
+    rows = -(-len(found) // columns)
+    width = HALF_PAGE if columns <= 2 else HALF_PAGE * columns / 2
+    return ReportFigure("ratio_range", title, about, notes, draw, (width, 0.35 + 2.65 * rows))
+
+
+def sequence_ratio(study: Study) -> ReportFigure:
+    """The range of sequences' ratios with the exponent 1/|o| (geometric mean) and without it (product)."""
+    title = "Importance ratio of whole sequences"
+    about = (
+        "The smallest and the largest of a step's sequences, with the exponent 1/|o| (geometric mean of the token ratios) and "
+        "without it (their product). Over all responses of a step; the paper's Figure 6 has those with a positive reward, in "
+        "GRPO training."
+    )
+    notes = tuple(missing_notes(study, PRODUCT, _reason(study)))
+    with_exponent = _pairs(study, GEOMETRIC, log10_of)
+    without = _pairs(study, PRODUCT, lambda logs: logs / math.log(10))
+    if not with_exponent or not without:
+        return ReportFigure("sequence_ratio", title, about, notes)
+
+    def draw(canvas: Canvas, theme: Theme) -> None:
+        left, right = panels(canvas, 2, 2)
+        for ax, name, found in ((left, "with 1/|o|", with_exponent), (right, "without", without)):
+            for i, pair in found:
+                _draw_range(ax, pair, theme, i)
+            ax.set_title(name, loc="left")
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+            ax.margins(x=0)
+        as_ratio_axis(left)
+        left.set_ylabel("sequence ratio (log scale)")
+        add_legend(canvas, [(i, study.variants[i]) for i, _ in without], theme)
+
+    return ReportFigure(
+        "sequence_ratio", title, about, notes, draw, (HALF_PAGE, 2.8 + legend_height(study.variants, HALF_PAGE))
+    )
+
+
+def clip_bounds(variant: Variant) -> tuple[float, float] | None:
+    """The ratios at which a token is clipped; None for a loss that clips no tokens, and where the configuration isn't known."""
+    config = variant.runs[0].config if variant.runs else None
+    actor = (config or {}).get("worker", {}).get("actor", {})
+    loss = actor.get("loss_type")
+    gmpo: Mapping[str, Any] = actor.get("gmpo") or {}
+    if loss == "gmpo" and gmpo.get("clip") == "token":
+        return math.exp(-float(gmpo["log_clip_low"])), math.exp(float(gmpo["log_clip_high"]))
+    if loss == "default" and "clip_ratio_low" in actor:
+        return 1 - float(actor["clip_ratio_low"]), 1 + float(actor["clip_ratio_high"])
+    return None
+
+
+def _draw_range(ax: Any, pair: _Pair, theme: Theme, index: int) -> None:
+    low, high = pair
+    if np.array_equal(low.steps, high.steps):
+        ax.fill_between(low.steps, low.mean, high.mean, color=theme.colour(index), alpha=BAND_ALPHA / 2, lw=0)
+    for band in pair:
+        draw_band(ax, band, theme, index)
+
+
+def _pairs(study: Study, names: tuple[str, str], transform: Transform) -> list[tuple[int, _Pair]]:
+    """(place of the variant, its bands of both metrics as log10), averaged over seeds as logarithms."""
+    found = []
+    for i, variant in enumerate(study.variants):
+        low, high = (variant_band(variant, name, transform) for name in names)
+        if low is not None and high is not None:
+            found.append((i, (low, high)))
+    return found
+
+
+def _reason(study: Study) -> str:
+    foreign = any(run.source != "gmpo-mm" for variant in study.variants for run in variant.runs)
+    return _OTHER_TOOLS if foreign else ""

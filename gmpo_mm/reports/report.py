@@ -1,0 +1,186 @@
+"""`gmpo-mm report`: runs and sweeps in; a page, pictures, a Markdown table and JSON out.
+
+report.html    everything, in one file that loads nothing
+report.md      the words and the tables
+report.json    the numbers, for programs
+figures/       NAME.png, NAME_dark.png
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gmpo_mm
+from gmpo_mm.errors import DataError
+from gmpo_mm.reports.figure_style import to_png
+from gmpo_mm.reports.figures import report_figures
+from gmpo_mm.reports.page import Part, count_runs, make_page
+from gmpo_mm.reports.paper_table import paper_table
+from gmpo_mm.reports.report_figure import ReportFigure
+from gmpo_mm.reports.report_tables import (
+    ReportTable,
+    runs_table,
+    score_report_table,
+    training_report_table,
+    variants_table,
+)
+from gmpo_mm.reports.scores import ScoreTable, score_tables, steps_to_score
+from gmpo_mm.reports.seed_statistics import POWER
+from gmpo_mm.reports.sources import read_study
+from gmpo_mm.reports.study import Study
+from gmpo_mm.reports.training_facts import Spread, TrainingFacts, training_facts
+from gmpo_mm.reports.words import summary_lines
+from gmpo_mm.training.files import write_atomically
+
+FORMAT = 1
+"""Raised when a key of report.json changes its meaning."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A written report."""
+
+    folder: Path
+    summary: tuple[Part, ...]
+    tables: tuple[ReportTable, ...]
+    numbers: dict[str, Any]
+
+
+def write_report(paths: Sequence[Path], out: Path | None = None, *, target_score: float | None = None) -> Report:
+    """Read the runs, draw, and write everything into `out` (`default_folder` when None). DataError for what can't be read."""
+    study = read_study(paths, target_score=target_score)
+    folder = out if out is not None else default_folder(paths)
+    with _writing(folder):
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
+    tables = score_tables(study)
+    figures = report_figures(study, tables)
+    summary = _summary(study, tables)
+    scores = tuple(map(score_report_table, tables))
+    paper = paper_table(study, tables)
+    others = (training_report_table(study), *filter(None, [paper]), variants_table(study), runs_table(study))
+    for figure in figures:
+        _write_pictures(figure, folder / "figures")
+    numbers = _numbers(study, tables, figures, summary)
+    write_atomically(folder / "report.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
+    write_atomically(folder / "report.md", make_markdown(study, summary, (*scores, *others)))
+    write_atomically(folder / "report.html", make_page(study, summary, scores, others, figures))
+    return Report(folder, summary, (*scores, *others), numbers)
+
+
+def default_folder(paths: Sequence[Path]) -> Path:
+    """`report` inside the one folder that was given, else `reports/A_B`."""
+    if len(paths) == 1 and paths[0].is_dir():
+        return paths[0] / "report"
+    names = [(path.parent if path.is_file() else path).resolve().name for path in paths]
+    return Path("reports") / "_".join(dict.fromkeys(re.sub(r"[^\w.-]", "-", name) for name in names))[:100]
+
+
+def make_markdown(study: Study, summary: Sequence[Part], tables: Sequence[ReportTable]) -> str:
+    """The words and the tables; names from files can change neither the markup nor the table."""
+    lines = [f"# {_escaped(study.title)}", "", f"{count_runs(study)}."]
+    for note in study.notes:
+        lines += ["", f"**Not everything is here:** {_escaped(note)}"]
+    lines += ["", "## In words"]
+    for part in summary:
+        lines += ["", f"### {_escaped(part.title)}", "", *(f"- {_escaped(line)}" for line in part.lines)]
+    for table in tables:
+        if table.rows:
+            lines += ["", f"## {_escaped(table.title)}", "", *([_escaped(table.about), ""] if table.about else [])]
+            lines += [_markdown_row(table.columns), _markdown_row(["---"] * len(table.columns), escape=False)]
+            lines += [_markdown_row(row.cells) for row in table.rows]
+            lines += [text for note in table.notes for text in ("", _escaped(note))]
+    return ("\n".join(lines) + "\n").encode("utf-8", "replace").decode()
+
+
+def _markdown_row(cells: Sequence[str], escape: bool = True) -> str:
+    return f"| {' | '.join(_escaped(cell) if escape else cell for cell in cells)} |"
+
+
+def _escaped(text: str) -> str:
+    """As Markdown shows it: one line, no markup."""
+    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+
+
+def _summary(study: Study, tables: Sequence[ScoreTable]) -> tuple[Part, ...]:
+    """A verdict for every score but the best validation's, which is chosen with the problems that it is measured on."""
+    first = study.variants[0].label
+    if len(study.variants) == 1:
+        return (Part("One variant", (f"There is only {first}, so there is nothing to compare it with.",)),)
+    parts = [Part(table.title, tuple(summary_lines(table))) for table in tables if table.key != "best"]
+    return tuple(parts) or (Part("No score", ("No run has a validation score, so nothing can be said of which is better.",)),)
+
+
+def _write_pictures(figure: ReportFigure, folder: Path) -> None:
+    """Both pictures; those of an earlier report go where there is nothing to draw any more."""
+    for dark, name in ((False, f"{figure.name}.png"), (True, f"{figure.name}_dark.png")):
+        picture = None if figure.draw is None else to_png(figure.draw, figure.size, dark)
+        with _writing(folder):
+            (folder / name).unlink(missing_ok=True)
+            if picture is not None:
+                (folder / name).write_bytes(picture)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{folder}: can't be written ({error.strerror}); name another folder with --out") from None
+
+
+def _numbers(
+    study: Study, tables: Sequence[ScoreTable], figures: Sequence[ReportFigure], summary: Sequence[Part]
+) -> dict[str, Any]:
+    """report.json. Scores are shares between 0 and 1 (rewards as they are); differences are minus the first variant's."""
+    target = study.target_score
+    return {
+        "format": FORMAT,
+        "version": gmpo_mm.__version__,
+        "title": study.title,
+        "sources": list(study.sources),
+        "notes": list(study.notes),
+        "target_score": target,
+        "power": POWER,
+        "variants": [
+            {
+                "name": variant.name, "label": variant.label, "settings": list(variant.settings),
+                "paper_line": variant.paper_line,
+                "runs": [
+                    {"path": run.where, "seed": run.seed, "source": run.source, "state": run.state, "reason": run.reason}
+                    for run in variant.runs
+                ],
+            }
+            for variant in study.variants
+        ],
+        "scores": [
+            {
+                "key": table.key, "title": table.title, "about": table.about, "share": table.percent,
+                "notes": list(table.notes),
+                "rows": [
+                    {
+                        "variant": row.variant.name, "by_seed": dict(row.by_seed), "mean": row.mean and asdict(row.mean),
+                        "difference": row.difference and asdict(row.difference), "p_holm": row.p_holm,
+                        "over_problems": row.problems and asdict(row.problems), "note": row.note,
+                    }
+                    for row in table.rows
+                ],
+            }
+            for table in tables
+        ],
+        "training": [_fact_numbers(fact) for fact in training_facts(study)],
+        "steps_to_target": None if target is None else steps_to_score(study, target),
+        "figures": {figure.name: {"drawn": figure.draw is not None, "notes": list(figure.notes)} for figure in figures},
+        "summary": [asdict(part) for part in summary],
+    }  # fmt: skip
+
+
+def _fact_numbers(fact: TrainingFacts) -> dict[str, Any]:
+    named = {**vars(fact), "variant": fact.variant.name}
+    return {key: asdict(value) if isinstance(value, Spread) else value for key, value in named.items()}

@@ -1,0 +1,151 @@
+"""One run from the disk: a run directory of ours, EasyR1's experiment_log.jsonl, or a TensorBoard folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gmpo_mm.errors import DataError
+from gmpo_mm.reports.study import UNKNOWN, Run, Series
+from gmpo_mm.training.metrics_file import FILE_NAME as METRICS_FILE
+from gmpo_mm.training.metrics_file import read_metrics
+
+EASYR1_LOG = "experiment_log.jsonl"
+EASYR1_CONFIG = "experiment_config.json"
+EVENT_FILES = "*tfevents*"
+SEED_KEYS = (("worker", "rollout", "seed"), ("data", "seed"))
+
+
+_STATES = {"waiting": "waiting", "created": "not begun", "running": "running or killed"}
+"""States of run.json that tell a reader too little: a killed run can't write down that it was."""
+
+
+def is_run_directory(path: Path) -> bool:
+    """Whether a run of ours has begun there."""
+    return (path / "run.json").is_file() or (path / METRICS_FILE).is_file()
+
+
+def read_run(path: Path, **known: Any) -> Run:
+    """A run directory; `known` are fields of `Run` that a sweep knows better. A run that has not begun has no series."""
+    state = _read_json(path / "run.json")
+    config = _read_config(path / "config.yaml")
+    lines = read_metrics(path) if (path / METRICS_FILE).is_file() else []
+    fields: dict[str, Any] = {
+        "path": path, "seed": seed_of(config), "source": "gmpo-mm", "config": config,
+        "series": _series((line["step"], line) for line in lines if line["kind"] in ("train", "validation")),
+        "state": _STATES.get(state.get("state", "waiting"), state.get("state")), "reason": state.get("exit_reason"),
+    }  # fmt: skip
+    return Run(**(fields | known))
+
+
+def read_easyr1_log(file: Path) -> Run:
+    """EasyR1's own log: one JSON object a step, its metrics nested at each `/` of their names."""
+    config_file = file.with_name(EASYR1_CONFIG)
+    config = _read_json(config_file) or None
+    series = _series(_easyr1_lines(file))
+    if not series:
+        raise DataError(f"{file}: no step with a metric in it; give the log of a run of EasyR1 that has begun to train")
+    return Run(path=file, seed=seed_of(config), series=series, source="EasyR1", state=UNKNOWN, config=config)
+
+
+def read_tensorboard(path: Path) -> Run:
+    """The scalars of the event files that lie in a folder; those of its subfolders are other runs."""
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    events = EventAccumulator(str(path), size_guidance={"tensors": 0})
+    events.Reload()
+    series = {}
+    for tag in events.Tags()["tensors"]:
+        if events.SummaryMetadata(tag).plugin_data.plugin_name == "scalars":
+            series[tag] = Series.of((event.step, float(make_ndarray(event.tensor_proto))) for event in events.Tensors(tag))
+    if not series:
+        raise DataError(f"{path}: its event files hold no scalars; give the folder of a run that logged some")
+    return Run(path=path, seed=None, series=series, source="TensorBoard", state=UNKNOWN)
+
+
+def tensorboard_folders(path: Path) -> list[Path]:
+    """Folders at or below `path` that hold event files themselves; what lies below such a folder belongs to it.
+
+    (`SummaryWriter.add_hparams`, which EasyR1 calls, leaves a subfolder of its own.)
+    """
+    found: list[Path] = []
+    for folder in sorted({file.parent for file in path.rglob(EVENT_FILES) if file.is_file()}):
+        if not any(other in folder.parents for other in found):
+            found.append(folder)
+    return found
+
+
+def seed_of(config: Mapping[str, Any] | None) -> str | None:
+    """`7` where sampling and data have the same seed, else `7/1` (sampling/data); None where the configuration has none."""
+    seeds = []
+    for keys in SEED_KEYS:
+        value: Any = config
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        seeds.append(value)
+    if None in seeds:
+        return None
+    return "/".join(dict.fromkeys(map(str, seeds)))
+
+
+def _easyr1_lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    *lines, last = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, text in enumerate([*lines, last], start=1):
+        if not text.strip():
+            continue
+        try:
+            line = json.loads(text)
+            step = line.pop("step")
+            if not isinstance(step, int):
+                raise TypeError(f"step is {step!r}")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if number > len(lines):  # a kill tore the last line: it has no newline
+                return
+            raise DataError(
+                f"{file}, line {number}: not one of EasyR1's ({error!r}); each is a JSON object with `step`. Remove the line, "
+                f"or give the {EASYR1_LOG} that EasyR1 wrote"
+            ) from None
+        yield step, dict(_flat(line))
+
+
+def _flat(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in line.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _series(lines: Iterable[tuple[int, Mapping[str, Any]]]) -> dict[str, Series]:
+    pairs: dict[str, list[tuple[int, float]]] = {}
+    for step, line in lines:
+        for name, value in line.items():
+            if name not in ("step", "kind") and isinstance(value, (int, float)) and not isinstance(value, bool):
+                pairs.setdefault(name, []).append((step, float(value)))
+    return {name: Series.of(found) for name, found in pairs.items() if any(math.isfinite(value) for _, value in found)}
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise DataError(f"{file} can't be read ({error}); restore it, or leave this run out") from None
+    return data if isinstance(data, dict) else {}
+
+
+def _read_config(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, OSError) as error:
+        raise DataError(f"{file} can't be read ({error}); restore it, or leave this run out") from None
+    return data if isinstance(data, dict) else None

@@ -1,0 +1,111 @@
+"""Intervals and tests over seeds, from Student's t distribution: a handful of runs is too few for a bootstrap."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+LEVEL = 0.95
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class SeedMean:
+    """The mean over seeds; `low` and `high` are None where the seeds say nothing about the spread (see `seed_mean`)."""
+
+    values: tuple[float, ...]
+    mean: float
+    low: float | None
+    high: float | None
+    level: float = LEVEL
+
+    @property
+    def seeds(self) -> int:
+        """How many runs it is over."""
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class SeedDifference:
+    """Paired differences, seed by seed, B - A: their mean, interval, p-value, and what so many seeds could show.
+
+    `detectable` is the true difference that a two-sided paired t-test over as many seeds with this spread would find with
+    a chance of `POWER`. All but the mean are None for fewer than two seeds, and where all differences are equal: the
+    seeds then show no spread, and a t-test would claim certainty.
+    """
+
+    values: tuple[float, ...]
+    mean: float
+    low: float | None
+    high: float | None
+    p_value: float | None
+    detectable: float | None
+    level: float = LEVEL
+
+    @property
+    def seeds(self) -> int:
+        """How many pairs it is over."""
+        return len(self.values)
+
+
+def seed_mean(values: Sequence[float], *, level: float = LEVEL, bounds: tuple[float, float] | None = None) -> SeedMean:
+    """Mean and t-interval, cut at `bounds` where the quantity can't lie outside. No interval for one seed or equal values."""
+    array = np.asarray(values, dtype=np.float64)
+    half = _half_width(array, level)
+    mean = float(array.mean())
+    if half is None:
+        return SeedMean(tuple(array.tolist()), mean, None, None, level)
+    low, high = mean - half, mean + half
+    if bounds is not None:
+        low, high = max(low, bounds[0]), min(high, bounds[1])
+    return SeedMean(tuple(array.tolist()), mean, low, high, level)
+
+
+def seed_difference(
+    b: Sequence[float], a: Sequence[float], *, level: float = LEVEL, power: float = POWER, bound: float = math.inf
+) -> SeedDifference:
+    """B - A over the same seeds, in the same order: a paired t-test. ValueError for lists of different lengths.
+
+    No difference is larger than `bound`: the interval is cut there.
+    """
+    if len(a) != len(b) or not len(a):
+        raise ValueError(f"a paired difference needs one value of each for every seed, and got {len(a)} and {len(b)}")
+    gaps = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
+    mean, half = float(gaps.mean()), _half_width(gaps, level)
+    values = tuple(gaps.tolist())
+    if half is None:
+        return SeedDifference(values, mean, None, None, None, None, level)
+    error = float(gaps.std(ddof=1)) / math.sqrt(len(gaps))
+    p_value = 2 * float(special.stdtr(len(gaps) - 1, -abs(mean) / error))
+    detectable = error * detectable_in_errors(len(gaps), level=level, power=power)
+    low, high = max(mean - half, -bound), min(mean + half, bound)
+    return SeedDifference(values, mean, low, high, p_value, detectable, level)
+
+
+def detectable_in_errors(n: int, *, level: float = LEVEL, power: float = POWER) -> float:
+    """The true difference, in standard errors of the mean, that a two-sided t-test over `n` finds with chance `power`.
+
+    The non-central t distribution's parameter at which P(T > critical value) = power; that a test rejects on the wrong side
+    as well is left out (below 1e-6 at a power of 0.8).
+    """
+    if n < 2:
+        raise ValueError(f"a t-test needs two values, and got {n}")
+    critical = float(special.stdtrit(n - 1, (1 + level) / 2))
+    return float(special.nctdtrinc(n - 1, 1 - power, critical))
+
+
+def steps_to(steps: Sequence[int], scores: Sequence[float], target: float) -> int | None:
+    """The first validated step whose score is at least `target`; None when none is."""
+    return next((int(step) for step, score in zip(steps, scores) if score >= target), None)
+
+
+def _half_width(values: np.ndarray, level: float) -> float | None:
+    """Half of the t-interval; None for fewer than two values, or where they don't differ but in their last bits."""
+    if len(values) < 2 or np.ptp(values) <= 1e-12 * max(1.0, float(np.abs(values).max())):
+        return None
+    critical = float(special.stdtrit(len(values) - 1, (1 + level) / 2))
+    return critical * float(values.std(ddof=1)) / math.sqrt(len(values))

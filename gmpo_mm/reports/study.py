@@ -1,0 +1,108 @@
+"""What a report is about: variants, each with runs that differ in their seed only, and the numbers that each run left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FINISHED = "finished"
+UNKNOWN = "not said"
+"""The state of another tool's run: its log doesn't tell whether it went on to its end."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One metric of one run over steps, finite values only; `dropped` counts those that were not."""
+
+    steps: NDArray[np.int64]
+    values: NDArray[np.float64]
+    dropped: int = 0
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[int, float]]) -> Series:
+        """From (step, value) pairs; of two values at one step the later counts."""
+        found = dict(pairs)
+        steps = np.array(sorted(found), dtype=np.int64)
+        values = np.array([found[step] for step in steps.tolist()], dtype=np.float64)
+        finite = np.isfinite(values)
+        return cls(steps[finite], values[finite], int((~finite).sum()))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, read from the disk. `seed` is None where the source doesn't tell it."""
+
+    path: Path
+    seed: str | None
+    series: Mapping[str, Series]
+    """Metric name -> values; see `gmpo_mm.training` for the names. EasyR1's names are kept as they are."""
+    source: str
+    """gmpo-mm, EasyR1 or TensorBoard."""
+    state: str
+    """finished, running, interrupted, failed, waiting, out_of_budget or `UNKNOWN`."""
+    reason: str | None = None
+    seconds: float | None = None
+    """Wall time of the whole process; None where only the steps' own times are known."""
+    evaluations: Mapping[str, Path] = field(default_factory=dict)
+    """Benchmark -> directory that `gmpo-mm evaluate` left."""
+    config: Mapping[str, Any] | None = None
+    """The resolved configuration; None where the source has none."""
+    place: str = ""
+    """The directory within its sweep; empty for a run that was given by itself."""
+
+    @property
+    def where(self) -> str:
+        """Where it is, for a reader: within its sweep, else as it was given."""
+        return self.place or str(self.path)
+
+    @property
+    def counts(self) -> bool:
+        """Whether its last score is a final one."""
+        return self.state in (FINISHED, UNKNOWN)
+
+    @property
+    def name(self) -> str:
+        """How it is called in a message."""
+        return self.where if self.seed is None else f"seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Runs that differ in their seed only. `label` is free text from a file: escape it wherever it is shown."""
+
+    name: str
+    label: str
+    runs: tuple[Run, ...]
+    settings: tuple[str, ...] = ()
+    """What sets it apart from the others, as `key=value`."""
+    paper_line: int | None = None
+
+    @property
+    def counted(self) -> tuple[Run, ...]:
+        """The runs whose last score is a final one."""
+        return tuple(run for run in self.runs if run.counts)
+
+    def has(self, metric: str) -> bool:
+        """Whether any run has a value of it."""
+        return any(metric in run.series for run in self.runs)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that one report shows. The first variant is the one that the others are compared with."""
+
+    title: str
+    variants: tuple[Variant, ...]
+    sources: tuple[str, ...]
+    """The paths that the report was asked for."""
+    target_score: float | None = None
+    paper: Mapping[str, Any] | None = None
+    """{"table": 4, "model": ...} where the runs are those of one of the paper's tables, else None."""
+    commands: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What is missing or was left out, a sentence each."""

@@ -1,0 +1,1 @@
+"""Tests of `gmpo_mm.reports`."""
