@@ -3,17 +3,21 @@
     gmpo-mm train configs/quickstart_grpo.yaml
     python examples/sequence_ratio.py runs/quickstart/grpo      # a table, and sequence_ratio.png
 
-A run directory holds no log-ratios of single tokens. It holds, for every step, the smallest and the largest sequence ratio in
-both forms (`ratio/seq_geo_mean_min|max`, and the logarithms `ratio/seq_product_log_min|max`), and these are shown: over all
-responses of the step, where the paper's figure has single ones with a positive reward.
+A run's samples hold every response's `log_ratio`: the sum over its tokens of log pi - log pi_old at the end of its step. As in
+the paper, the responses with a positive reward are shown: exp(log_ratio / |o|), the geometric mean of the ratios, beside
+exp(log_ratio), their product.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -21,24 +25,56 @@ from rich.markup import escape
 from rich.table import Table
 
 from gmpo_mm.errors import DataError, GMPOError
-from gmpo_mm.reports.figure_style import to_png
-from gmpo_mm.reports.ratio_figures import GEOMETRIC, PRODUCT, sequence_ratio
-from gmpo_mm.reports.sources import read_study
-from gmpo_mm.reports.study import Run
+from gmpo_mm.reports.drawing import Canvas, panels
+from gmpo_mm.reports.figure_style import HALF_PAGE, Theme, to_png
+from gmpo_mm.reports.ratio_axis import as_ratio_axis
 
-ROWS = 8
+BANDS = 4
 
 
-def ratio_rows(run: Run) -> list[tuple[int, float, float, float, float]]:
-    """(step, smallest and largest with the exponent, and without it, as log10) of up to `ROWS` steps; DataError if none."""
-    missing = [name for name in (*GEOMETRIC, *PRODUCT) if name not in run.series]
-    if missing:
-        raise DataError(f"{run.path}: its steps log no {', '.join(missing)}; give a run that gmpo-mm has trained")
-    steps = run.series[PRODUCT[0]].steps
-    with_exponent = [np.log10(run.series[name].values) for name in GEOMETRIC]
-    without = [run.series[name].values / math.log(10) for name in PRODUCT]
-    chosen = np.unique(np.linspace(0, len(steps) - 1, ROWS).round().astype(int))
-    return [(int(steps[i]), *(float(series[i]) for series in (*with_exponent, *without))) for i in chosen]
+def read_ratios(run: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and log-ratios (nats), (N,), of all responses with a positive reward. DataError where the run holds none."""
+    rows: list[dict[str, Any]] = []
+    for path in sorted((run / "samples").glob("step_*_train.jsonl")):
+        rows += [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if not any("log_ratio" in row for row in rows):
+        raise DataError(f"{run}/samples: no response has a log_ratio; give a run directory of gmpo-mm's local engine")
+    kept = [row for row in rows if row.get("log_ratio") is not None and row["overall"] > 0]
+    if not kept:
+        raise DataError(f"{run}/samples: no response with a positive reward was in an update; train for more steps")
+    return np.array([row["tokens"] for row in kept]), np.array([row["log_ratio"] for row in kept])
+
+
+def table_rows(tokens: np.ndarray, log_ratios: np.ndarray) -> list[tuple[str, int, float, float, float, float]]:
+    """(lengths, responses, least and largest log10 of a ratio with the exponent, and without) of up to four bands of length."""
+    edges = np.unique(np.quantile(tokens, np.linspace(0, 1, BANDS + 1)).round().astype(int))
+    rows = []
+    for low, high in itertools.pairwise(edges) if len(edges) > 1 else [(edges[0], edges[0])]:
+        inside = (tokens >= low) & ((tokens < high) | (high == edges[-1]))
+        if inside.any():
+            product = log_ratios[inside] / math.log(10)
+            mean = product / tokens[inside]
+            rows.append((f"{low} to {high}", int(inside.sum()), mean.min(), mean.max(), product.min(), product.max()))
+    return rows
+
+
+def draw(names: Sequence[str], runs: Sequence[tuple[np.ndarray, np.ndarray]]) -> bytes:
+    """PNG: a point a response, its length against its ratio, with the exponent on the left and without it on the right."""
+
+    def paint(canvas: Canvas, theme: Theme) -> None:
+        left, right = panels(canvas, 2, 2)
+        for ax, name in ((left, "with 1/|o|"), (right, "without")):
+            for i, (run, (tokens, log_ratios)) in enumerate(zip(names, runs, strict=True)):
+                exponent = tokens if ax is left else 1
+                ax.plot(tokens, log_ratios / math.log(10) / exponent, ".", ms=3, alpha=0.4, color=theme.colour(i), label=run)
+            ax.set_title(name, loc="left")
+            ax.set_xlabel("response length (tokens)")
+        as_ratio_axis(left)
+        left.set_ylabel("sequence ratio (log scale)")
+        if len(runs) > 1:
+            canvas.legend(*left.get_legend_handles_labels(), loc="outside upper left", markerscale=3)
+
+    return to_png(paint, (HALF_PAGE, 2.8), dark=False)
 
 
 def main() -> None:
@@ -47,18 +83,17 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--out", type=Path, default=Path("sequence_ratio.png"))
     arguments = parser.parse_args()
-    study = read_study(arguments.runs)
+    found = [read_ratios(run) for run in arguments.runs]
     console = Console()
-    for run in (run for variant in study.variants for run in variant.runs):
-        table = Table(title=f"{escape(run.where)}: log10 of the sequences' ratios", title_justify="left")
-        for name in ("step", "with 1/|o|: smallest", "largest", "without: smallest", "largest"):
+    for run, ratios in zip(arguments.runs, found, strict=True):
+        title = f"{escape(str(run))}: log10 of sequence ratios, with 1/|o| and without; reward > 0"
+        table = Table(title=title, title_justify="left")
+        for name in ("tokens", "responses", "with: min", "max", "without: min", "max"):
             table.add_column(name, justify="right")
-        for step, *numbers in ratio_rows(run):
-            table.add_row(str(step), *(f"{number:+.3f}" for number in numbers))
+        for lengths, count, *numbers in table_rows(*ratios):
+            table.add_row(lengths, str(count), *(f"{number:+.3f}" for number in numbers))
         console.print(table)
-    figure = sequence_ratio(study)
-    assert figure.draw is not None
-    arguments.out.write_bytes(to_png(figure.draw, figure.size, dark=False))
+    arguments.out.write_bytes(draw([run.name for run in arguments.runs], found))
     console.print(f"The picture: {arguments.out}", soft_wrap=True)
 
 

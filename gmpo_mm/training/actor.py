@@ -42,6 +42,8 @@ class Actor:
         self.skipped_in_a_row = 0
         self.routing: RoutingStats | None = None
         """Of the last update of a mixture of experts."""
+        self.log_ratios_B: torch.Tensor | None = None
+        """Sums over a response's tokens of log pi - log pi_old, in the last epoch of the last update; NaN where left out."""
         coefficient = float(getattr(policy.config, "router_aux_loss_coef", 0.0) or 0.0)
         self.router_coef = coefficient if policy.is_mixture_of_experts else 0.0
         if self.router_coef and config.drop_zero_advantage:
@@ -90,6 +92,7 @@ class Actor:
                 if progress is not None:
                     progress(updates, f"epoch {epoch + 1} of {self.config.epochs}")
             parts.append(update_metrics(batch, advantages, seen, self.config))
+            self.log_ratios_B = seen.sequence_log_ratios()
         result = finalize_metrics(merge_metrics(parts))
         result |= {"actor/updates": updates - skipped, "actor/skipped_updates": skipped}
         if self.routing is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -148,9 +149,15 @@ def mean_of_scores(groups: Iterable[SampledGroup]) -> dict[str, float]:
 
 
 def sample_rows(
-    batch_groups: Iterable[SampledGroup], advantages_B: Sequence[float] | None = None
+    batch_groups: Iterable[SampledGroup],
+    advantages_B: Sequence[float] | None = None,
+    log_ratios_B: Sequence[float] | None = None,
 ) -> list[dict[str, Any]]:
-    """One dictionary a response, for `samples/`: what was asked, answered and graded."""
+    """One dictionary a response, for `samples/`: what was asked, answered and graded.
+
+    `log_ratios_B` (nats): the log of each sequence's product of ratios at the end of the step; NaN, where a response was left
+    out of the update, is written as null.
+    """
     rows: list[dict[str, Any]] = []
     for group in batch_groups:
         record = group.prompt.record
@@ -161,5 +168,8 @@ def sample_rows(
             }  # fmt: skip
             if advantages_B is not None:
                 row["advantage"] = advantages_B[len(rows)]
+            if log_ratios_B is not None:
+                log_ratio = log_ratios_B[len(rows)]
+                row["log_ratio"] = log_ratio if math.isfinite(log_ratio) else None
             rows.append(row)
     return rows

@@ -229,7 +229,9 @@ class Trainer:
     ) -> None:
         # advantages are one a sequence for every estimator but reinforce_plus_plus; its first token's is shown
         advantages = batch.advantages_BT[:, 0].tolist() if batch is not None else None
-        self.run.write_samples(step, kind, sample_rows(groups, advantages))
+        log_ratios_B = self.actor.log_ratios_B if batch is not None else None
+        ratios = None if log_ratios_B is None else log_ratios_B.tolist()
+        self.run.write_samples(step, kind, sample_rows(groups, advantages, ratios))
         self.trackers.log(step, kind, metrics)
         if self.trackers.console:
             self.progress.step_summary(step, self.total_steps, metrics, _best_sample(groups))

@@ -45,6 +45,12 @@ class Observed:
             self.gaps.append(log_prob_gap(output.log_probs_BT.detach(), self._sampler_BT[index, :width], output.mask_BT))
 
 
+    def sequence_log_ratios(self) -> torch.Tensor:
+        """(B,), on the CPU: the log of a sequence's product of ratios; NaN for rows that were not passed through the model."""
+        log_ratio_BT = torch.where(self.mask_BT, self.log_probs_BT - self.old_BT, 0.0)
+        return torch.where(self.mask_BT.any(1), log_ratio_BT.double().sum(1), torch.nan).cpu()
+
+
 @torch.no_grad()
 def update_metrics(batch: Batch, advantages: torch.Tensor, seen: Observed, config: UpdateConfig) -> dict[str, Metric]:
     """Loss, ratios, clip shares, entropy, and KL to the reference, over all rows of an epoch.

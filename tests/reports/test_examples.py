@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gmpo_mm.reports.sources import read_study
 from gmpo_mm.training.metrics_file import read_metrics
 from tests.reports.made import write_run
 
@@ -54,22 +54,36 @@ def test_outliers_widen_the_arithmetic_mean_more() -> None:
     assert why.arithmetic_mean(ratios).var() > 5 * why.geometric_mean(ratios).var()
 
 
-def test_sequence_ratio_shows_a_real_run_s_extremes(sweep: Path, tmp_path: Path) -> None:
+def test_sequence_ratio_shows_the_responses_with_a_positive_reward_of_a_real_run(sweep: Path, tmp_path: Path) -> None:
     path = sweep / "runs/grpo/seed_1"
-    rows = example("sequence_ratio").ratio_rows(read_study([path]).variants[0].runs[0])
-    lines = {line["step"]: line for line in read_metrics(path) if line["kind"] == "train"}
-    assert [row[0] for row in rows] == sorted(lines)
-    for step, *numbers in rows:
-        geometric = [np.log10(lines[step][f"ratio/seq_geo_mean_{end}"]) for end in ("min", "max")]
-        product = [lines[step][f"ratio/seq_product_log_{end}"] / np.log(10) for end in ("min", "max")]
-        assert numbers == pytest.approx(geometric + product)
+    module = example("sequence_ratio")
+    tokens, log_ratios = module.read_ratios(path)
+    files = sorted((path / "samples").glob("step_*_train.jsonl"))
+    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    used = [row for row in rows if row["log_ratio"] is not None]
+    assert 0 < len(tokens) == sum(row["overall"] > 0 for row in used) <= len(used)
+    # the run's metrics are extremes over all of a step's responses, so over no fewer
+    lines = [line for line in read_metrics(path) if line["kind"] == "train"]
+    assert max(log_ratios) <= max(line["ratio/seq_product_log_max"] for line in lines) + 1e-6
+    assert min(log_ratios) >= min(line["ratio/seq_product_log_min"] for line in lines) - 1e-6
+    assert len({row["log_ratio"] for row in used}) > 2
+    assert sum(count for _, count, *_ in module.table_rows(tokens, log_ratios)) == len(tokens)
     done = run("sequence_ratio", str(path), "--out", str(tmp_path / "sequence.png"))
     assert done.returncode == 0, done.stderr
-    assert "without: smallest" in done.stdout
+    assert "without: min" in done.stdout
     assert Image.open(tmp_path / "sequence.png").width > 600
+
+
+def test_sequence_ratio_takes_the_exponent_from_each_response_s_own_length() -> None:
+    module = example("sequence_ratio")
+    tokens, logs = np.array([2, 2, 10, 10]), np.log([100.0, 0.01, 1e5, 1e-5])
+    first, second = module.table_rows(tokens, logs)
+    assert (first[1], second[1]) == (2, 2)
+    assert first[2:] == pytest.approx((-1, 1, -2, 2))
+    assert second[2:] == pytest.approx((-0.5, 0.5, -5, 5))
 
 
 def test_sequence_ratio_names_what_a_run_does_not_log(tmp_path: Path) -> None:
     done = run("sequence_ratio", str(write_run(tmp_path / "bare", [0.1, 0.2])))
     assert done.returncode == 1
-    assert "log no ratio/seq_geo_mean_min" in done.stderr
+    assert "no response has a log_ratio" in done.stderr

@@ -116,6 +116,20 @@ def test_later_mini_batches_compare_with_the_samplers_log_probs() -> None:
     assert metrics["actor/updates"] == 4
 
 
+def test_log_ratios_of_sequences_are_sums_over_their_tokens_and_left_out_rows_have_none() -> None:
+    actor = make_actor(drop_zero_advantage=True, update_limits=CutLimits(samples=3))
+    batch = make_batch(actor.policy, idle=(1,))
+    actor.update(batch)
+    assert actor.log_ratios_B is not None
+    for row, (group, response) in enumerate((g, r) for g in batch.groups for r in g.responses):
+        if row // PARAMS.n == 1:
+            assert torch.isnan(actor.log_ratios_B[row])
+            continue
+        new_T = stock_log_probs(actor.policy, group.prompt, response.token_ids_T, 1.0)
+        old_T = batch.behaviour_log_probs_BT[row, : len(new_T)]
+        assert float(actor.log_ratios_B[row]) == pytest.approx(float((new_T - old_T).double().sum()), abs=1e-4)
+
+
 def test_recomputed_old_log_probs_equal_the_samplers() -> None:
     actor = make_actor("qwen2_5_vl", forward_limits=CutLimits(samples=3))
     batch = make_batch(actor.policy, "qwen2_5_vl")
