@@ -18,11 +18,11 @@ from gmpo_mm.models.tiny import INITIALIZER_RANGE, vocabulary, write_model_files
 
 EXPERTS = 8
 EXPERTS_PER_TOKEN = 1
-_TINY = {
+_TINY: dict[str, Any] = {
     "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 384,
     "initializer_range": INITIALIZER_RANGE,
 }  # fmt: skip
-_200M = {
+_200M: dict[str, Any] = {
     "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 1920,
     "initializer_range": 0.02,
 }  # fmt: skip
@@ -31,7 +31,7 @@ _200M = {
 def text_config(name: str) -> dict[str, Any]:
     """`config.json` of `qwen2_tiny` (634,496 parameters), `qwen3_moe_tiny` (1,669,184) or `qwen3_moe_200m` (195,249,664)."""
     ids = vocabulary()
-    shared = {
+    shared: dict[str, Any] = {
         "vocab_size": len(ids),
         **(_200M if name == "qwen3_moe_200m" else _TINY),
         "hidden_act": "silu",

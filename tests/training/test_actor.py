@@ -117,13 +117,15 @@ def test_later_mini_batches_compare_with_the_samplers_log_probs() -> None:
 
 
 def test_log_ratios_of_sequences_are_sums_over_their_tokens_and_left_out_rows_have_none() -> None:
-    actor = make_actor(drop_zero_advantage=True, update_limits=CutLimits(samples=3))
+    actor = make_actor(drop_zero_advantage=True, mini_batch_prompts=1, update_limits=CutLimits(samples=3))
     batch = make_batch(actor.policy, idle=(1,))
     actor.update(batch)
     assert actor.log_ratios_B is not None
+    assert (actor.log_ratios_B[: PARAMS.n] == 0).all()  # before the first optimizer step the policy is the old one
     for row, (group, response) in enumerate((g, r) for g in batch.groups for r in g.responses):
         if row // PARAMS.n == 1:
             assert torch.isnan(actor.log_ratios_B[row])
+        if row // PARAMS.n < 2:
             continue
         new_T = stock_log_probs(actor.policy, group.prompt, response.token_ids_T, 1.0)
         old_T = batch.behaviour_log_probs_BT[row, : len(new_T)]
