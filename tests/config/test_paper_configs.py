@@ -25,6 +25,8 @@ FILES = sorted(
     str(path.relative_to(ROOT)) for folder in ("language", "moe") for path in (ROOT / "configs" / folder).glob("table*.yaml")
 )
 
+SMOKE_RUN = "configs/language/smollm2_135m_cpu.yaml"
+
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -117,7 +119,16 @@ def test_twins_differ_in_the_loss_and_the_name_only(monkeypatch: pytest.MonkeyPa
 def test_the_table_of_the_readme_names_every_file_and_no_other() -> None:
     text = (ROOT / "configs" / "README.md").read_text()
     named = {f"configs/{name}" for name in re.findall(r"`((?:language|moe)/\S+\.yaml)`", text)}
-    assert named == set(FILES)
+    assert named == {*FILES, SMOKE_RUN}
+
+
+def test_the_smoke_run_on_real_text_is_valid_where_its_model_and_data_are(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workplace)
+    write_model_files(workplace / "models" / "smollm2-135m", text_config("qwen2_tiny"))
+    save_file({"model.norm.weight": torch.ones(128)}, workplace / "models" / "smollm2-135m" / "model.safetensors")
+    validate_for_training(load_config(SMOKE_RUN))
 
 
 def test_the_prompt_is_the_one_that_the_evaluation_uses(monkeypatch: pytest.MonkeyPatch) -> None:
