@@ -70,6 +70,11 @@ def train(
 
         train_on_easyr1(loaded, command=sys.argv)
         return
+    if loaded.config.engine == "verl":
+        from gmpo_mm.engines.verl.launch import train as train_on_verl
+
+        train_on_verl(loaded, command=sys.argv)
+        return
     from gmpo_mm.engines.local import train as train_locally
 
     train_locally(loaded, command=sys.argv)
@@ -242,6 +247,8 @@ def _print_dry_run(loaded: LoadedConfig) -> None:
     console.print(_table("What would happen", describe_plan(config, plan)))
     if config.engine == "easyr1":
         _print_easyr1(config, console)
+    elif config.engine == "verl":
+        _print_verl(config, console, plan.steps)
     else:
         _print_memory(loaded, console)
     console.print("Dry run: nothing was loaded, sampled or written.")
@@ -260,6 +267,26 @@ def _print_easyr1(config: Config, console: Any) -> None:
         found = f"not on this machine: {error}"
     trainer = config.trainer
     console.print(f"Engine easyr1: {trainer.nnodes} node(s) x {trainer.n_gpus_per_node} GPUs. {found}", markup=False)
+
+
+def _print_verl(config: Config, console: Any, steps: int | None) -> None:
+    """The translation to verl's configuration, and what of verl is missing on this machine."""
+    from gmpo_mm.config import run_directory
+    from gmpo_mm.config.verl_keys import OURS
+    from gmpo_mm.engines.verl.preflight import check_directory, check_installation
+    from gmpo_mm.engines.verl.translate import described, is_cpu, to_verl
+    from gmpo_mm.errors import ConfigError
+
+    check_directory(run_directory(config))
+    try:
+        found = f"verl {check_installation(is_cpu(config))} can train here"
+    except ConfigError as error:
+        found = f"not on this machine: {error}"
+    console.print(_table("As verl is told (our key, verl's key)", described(config, to_verl(config, total_steps=steps))))
+    console.print(_table("Read by gmpo_mm's own parts of the run, not by verl", OURS.items()))
+    trainer = config.trainer
+    kind = "processes on the CPU" if is_cpu(config) else "GPUs"
+    console.print(f"Engine verl: {trainer.nnodes} node(s) x {trainer.n_gpus_per_node} {kind}. {found}", markup=False)
 
 
 def _table(title: str, rows: Iterable[tuple[str, ...]]) -> Any:

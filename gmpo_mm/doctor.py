@@ -11,11 +11,11 @@ from typing import Any
 import gmpo_mm
 from gmpo_mm.engines.easyr1.preflight import HOW_TO_GET, package_problems
 from gmpo_mm.engines.installed import InstalledVerl, find_verl, installed_version, package_folder
+from gmpo_mm.engines.verl import preflight as verl_preflight
 
 OPTIONAL_PACKAGES = ("tokenizers", "safetensors", "datasets", "peft", "omegaconf", "math-verify", "flash-attn", "ray")
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "swanlab": "swanlab"}
 IMPORT_SECONDS = 180
-NOT_THIS_VERSION = "not part of this version of gmpo_mm"
 WHOSE = {"easyr1": "EasyR1's", "verl": "verl's", "unknown": "neither EasyR1's nor verl's as known here"}
 
 
@@ -63,10 +63,7 @@ def _torch() -> dict[str, str]:
 def _distributed_engines() -> dict[str, str]:
     """EasyR1 and verl are both imported as `verl`: tell which one is there, and what keeps it from training."""
     found = find_verl()
-    there = "no `verl` is installed either"
-    if found is not None:
-        there = f"`verl` at {found.root} is {WHOSE[found.engine]}, {found.version}"
-    return {"easyr1": _easyr1(found), "verl": f"{NOT_THIS_VERSION}; {there}"}
+    return {"easyr1": _easyr1(found), "verl": _verl(found)}
 
 
 def _easyr1(found: InstalledVerl | None) -> str:
@@ -77,6 +74,18 @@ def _easyr1(found: InstalledVerl | None) -> str:
     if problems:
         return f"{found.version} at {found.root} can't be used yet: " + " ".join(problems)
     return f"ready: {found.version} at {found.root}"
+
+
+def _verl(found: InstalledVerl | None) -> str:
+    if found is None or found.engine != "verl":
+        there = "" if found is None else f"`verl` at {found.root} is {WHOSE[found.engine]}; "
+        return f"not installed: {there}{verl_preflight.HOW_TO_GET}"
+    on_gpu, on_cpu = (list(verl_preflight.problems(found.version, on_cpu=cpu)) for cpu in (False, True))
+    if not on_gpu:
+        return f"ready: {found.version} at {found.root}"
+    if not on_cpu:
+        return f"{found.version} at {found.root}, only with trainer.device=cpu, for tests: " + " ".join(on_gpu)
+    return f"{found.version} at {found.root} can't be used yet: " + " ".join(on_cpu)
 
 
 def _vllm() -> str:

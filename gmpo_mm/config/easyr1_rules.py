@@ -28,13 +28,15 @@ def check_easyr1(loaded: LoadedConfig) -> Iterator[str]:
 
 def _check_other_engine(loaded: LoadedConfig) -> Iterator[str]:
     config = loaded.config
+    if config.engine == "verl":
+        return
     if config.worker.actor.seq_mean == "easyr1":
         yield (
             f"{ACTOR}seq_mean = 'easyr1': EasyR1's weighting by tokens belongs to engine=easyr1; engine=local divides by the "
             "sequences of the whole mini-batch. Set it to exact."
         )
     if config.ray_address is not None:
-        yield f"ray_address = {config.ray_address!r}: engine=local uses no Ray; remove it, or set engine=easyr1."
+        yield f"ray_address = {config.ray_address!r}: engine=local uses no Ray; remove it, or set engine=easyr1 or engine=verl."
 
 
 def _check_sampling(config: Config) -> Iterator[str]:
@@ -94,7 +96,7 @@ def _check_parallelism(config: Config) -> Iterator[str]:
         ("worker.rollout.tensor_parallel_size", rollout.tensor_parallel_size),
     ):
         if gpus % value:
-            yield f"{key} = {value}: it does not divide {where}; set it to {_divisor(gpus, value)}."
+            yield f"{key} = {value}: it does not divide {where}; set it to {divisor(gpus, value)}."
     if actor.ulysses_size > 1 and not actor.padding_free:
         yield (
             f"{ACTOR}ulysses_size = {actor.ulysses_size}: EasyR1 splits sequences only with {ACTOR}padding_free=true, so it "
@@ -141,23 +143,23 @@ def _check_updates(
         per_rank = samples // ranks
         yield (
             f"{prefix}micro_batch_size_per_device_for_update = {micro}: it does not divide the {per_rank} samples that each of "
-            f"{ranks} ranks has of a mini-batch ({samples}); set it to {_divisor(per_rank, micro)}."
+            f"{ranks} ranks has of a mini-batch ({samples}); set it to {divisor(per_rank, micro)}."
         )
     step = config.data.rollout_batch_size * n
     if step % experience:
         yield (
             f"{prefix}micro_batch_size_per_device_for_experience = {experience}: it does not divide rollout_batch_size x n = "
-            f"{step} samples; set it to {_divisor(step, experience)}."
+            f"{step} samples; set it to {divisor(step, experience)}."
         )
     elif not section.dynamic_batching and step % ranks == 0 and step // ranks % experience:
         yield (
             f"{prefix}micro_batch_size_per_device_for_experience = {experience}: it does not divide the {step // ranks} "
-            f"samples of each of {ranks} ranks; set it to {_divisor(step // ranks, experience)}, or "
+            f"samples of each of {ranks} ranks; set it to {divisor(step // ranks, experience)}, or "
             f"{prefix}dynamic_batching=true."
         )
 
 
-def _divisor(of: int, at_most: int) -> int:
+def divisor(of: int, at_most: int) -> int:
     """The largest divisor of `of` that is not above `at_most`."""
     return max(size for size in range(1, min(of, at_most) + 1) if of % size == 0)
 

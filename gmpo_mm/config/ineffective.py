@@ -11,6 +11,7 @@ from typing import Any
 
 from gmpo_mm.config.keys import default_of, get_key
 from gmpo_mm.config.load import LoadedConfig
+from gmpo_mm.config.verl_keys import NO_COUNTERPART, ON_CPU_IGNORED
 
 ONE_PROCESS = "engine local: one process on one device"
 # Prefixes (ending in a dot) and keys that the local engine does not read, with the reason.
@@ -49,6 +50,7 @@ EASYR1_ENGINE = {
     "trainer.val_generations_to_log": EASYR1 + "samples/ in the run directory holds every validation response",
     "worker.rollout.max_log_prob_gap": EASYR1 + "vLLM's log-probabilities are not handed on, so no gap is measured",
 }
+VERL_ON_CPU = dict.fromkeys(ON_CPU_IGNORED, "engine verl on the CPU: padded batches, float32, transformers samples")
 WITHOUT_CRITIC = dict.fromkeys(
     ("worker.critic.", "trainer.critic_warmup"), EASYR1 + "only adv_estimator=gae trains a critic"
 )
@@ -79,6 +81,8 @@ def _unread_by_engine(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
     table = LOCAL_ENGINE
     if loaded.config.engine == "easyr1":
         table = EASYR1_ENGINE if loaded.config.algorithm.adv_estimator == "gae" else EASYR1_ENGINE | WITHOUT_CRITIC
+    elif loaded.config.engine == "verl":
+        table = NO_COUNTERPART | VERL_ON_CPU if loaded.config.trainer.device == "cpu" else NO_COUNTERPART
     for key in loaded.explicit_keys:
         if get_key(loaded.config, key) == default_of(key):  # claims nothing; a resolved config spells out all of them
             continue
@@ -123,8 +127,8 @@ def _worker(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
         yield "worker.actor.optim.lr_warmup_ratio", "worker.actor.optim.lr_warmup_steps goes before it"
     if rollout.correction == "none":
         yield "worker.rollout.correction_cap", "worker.rollout.correction is none"
-    easyr1 = loaded.config.engine == "easyr1"
-    if not easyr1 and (rollout.name == "hf" or (rollout.name == "auto" and importlib.util.find_spec("vllm") is None)):
+    local = loaded.config.engine in ("auto", "local")
+    if local and (rollout.name == "hf" or (rollout.name == "auto" and importlib.util.find_spec("vllm") is None)):
         why = "rollouts use hf" if rollout.name == "hf" else "rollouts use hf, because vllm is not installed"
         for key in (f"worker.rollout.{name}" for name in VLLM_ONLY):
             if get_key(loaded.config, key) != default_of(key):

@@ -279,8 +279,8 @@ class TrainerConfig:
 class Config:
     """The root; attribute access as in EasyR1's YAML: `config.worker.actor.optim.lr`."""
 
-    engine: str = "auto"  # ours: auto | local | easyr1; auto is local, verl is not part of this version
-    ray_address: str | None = None  # ours, engine easyr1: a running Ray cluster (auto or host:port)
+    engine: str = "auto"  # ours: auto | local | easyr1 | verl; auto is local
+    ray_address: str | None = None  # ours, engines easyr1 and verl: a running Ray cluster (auto or host:port)
     data: DataConfig = field(default_factory=DataConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     worker: WorkerConfig = field(default_factory=WorkerConfig)

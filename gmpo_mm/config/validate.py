@@ -16,6 +16,8 @@ from gmpo_mm.config.keys import get_key, nearest
 from gmpo_mm.config.load import LoadedConfig
 from gmpo_mm.config.loss import ACTOR, policy_loss_config, unread_loss_keys
 from gmpo_mm.config.paths_check import check_paths
+from gmpo_mm.config.schema import Config
+from gmpo_mm.config.verl_rules import check_verl
 from gmpo_mm.errors import ConfigError
 
 VALIDATION_SAMPLING = {
@@ -32,7 +34,6 @@ VALIDATION_SAMPLING = {
 def validate_for_training(loaded: LoadedConfig) -> None:
     """Raises ConfigError with one paragraph for each thing that is wrong; loads no model and no data."""
     checks: tuple[Callable[[LoadedConfig], Iterator[str]], ...] = (
-        check_engine,
         check_choices,
         check_ranges,
         check_paths,
@@ -44,6 +45,7 @@ def validate_for_training(loaded: LoadedConfig) -> None:
         check_validation,
         check_trainer,
         check_easyr1,
+        check_verl,
     )
     problems: list[str] = []
     for check in checks:
@@ -52,14 +54,9 @@ def validate_for_training(loaded: LoadedConfig) -> None:
         raise ConfigError("\n\n".join(dict.fromkeys(problems)))
 
 
-def check_engine(loaded: LoadedConfig) -> Iterator[str]:
-    """This version trains on one device itself and on many through EasyR1; verl comes later."""
-    engine = loaded.config.engine
-    if engine == "verl":
-        yield (
-            f"engine = {engine!r}: not part of this version; set engine=local (one process, one device) or engine=easyr1 "
-            "(an installed EasyR1, many GPUs)."
-        )
+def _own_engine(config: Config) -> str:
+    """The engine by its own name: auto is local."""
+    return "local" if config.engine == "auto" else config.engine
 
 
 def check_loss(loaded: LoadedConfig) -> Iterator[str]:
@@ -102,7 +99,7 @@ def check_advantages(loaded: LoadedConfig) -> Iterator[str]:
     estimator = algorithm.adv_estimator
     if estimator == "gae" and config.engine != "easyr1":
         yield (
-            "algorithm.adv_estimator = 'gae': it needs a critic (a value model), and engine=local has none; "
+            f"algorithm.adv_estimator = 'gae': it needs a critic (a value model), and engine={_own_engine(config)} has none; "
             "use grpo, rloo, remax or reinforce_plus_plus, which need no critic, or engine=easyr1."
         )
     elif estimator == "gae" and config.worker.actor.loss_type == "gmpo":
@@ -193,7 +190,7 @@ def check_sampling(loaded: LoadedConfig) -> Iterator[str]:
     """Training samples from the policy itself: a truncated or sharpened distribution biases the importance ratio."""
     config = loaded.config
     rollout = config.worker.rollout
-    if rollout.name == "vllm" and config.engine != "easyr1" and importlib.util.find_spec("vllm") is None:
+    if rollout.name == "vllm" and _own_engine(config) == "local" and importlib.util.find_spec("vllm") is None:
         yield "worker.rollout.name = 'vllm': vllm is not installed; pip install 'gmpo-mm[vllm]', or set it to hf."
     if config.trainer.val_only:
         return
@@ -285,7 +282,7 @@ def check_trainer(loaded: LoadedConfig) -> Iterator[str]:
         )
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", trainer.device):
         yield f"trainer.device = {trainer.device!r}: it must be auto, cpu, cuda or cuda:N."
-    elif trainer.device.startswith("cuda") and loaded.config.engine != "easyr1":
+    elif trainer.device.startswith("cuda") and _own_engine(loaded.config) == "local":
         yield from _check_cuda(trainer.device)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +17,28 @@ class InstalledVerl:
     engine: str
     version: str
     root: Path
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A package that an engine imports: its distributions' names, the versions that fit, and why."""
+
+    distributions: tuple[str, ...]
+    fits: str
+    why: str
+
+
+def unmet(requirements: Sequence[Requirement]) -> Iterator[str]:
+    """One sentence for each package that is missing or out of range."""
+    from packaging.specifiers import SpecifierSet
+
+    for requirement in requirements:
+        name = requirement.distributions[0]
+        version = installed_version(*requirement.distributions)
+        if version is None:
+            yield f"{name} is not installed ({requirement.why}); pip install '{name}{requirement.fits}'."
+        elif not SpecifierSet(requirement.fits).contains(version, prereleases=True):
+            yield f"{name} {version} is installed, {requirement.fits} is needed ({requirement.why})."
 
 
 def find_verl() -> InstalledVerl | None:

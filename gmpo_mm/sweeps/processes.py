@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gmpo_mm.config import Config
+from gmpo_mm.engines.ray_cluster import RAY_ENGINES
 from gmpo_mm.errors import ConfigError
 
 TAIL_BYTES = 16384
@@ -69,7 +70,7 @@ class LocalLauncher:
 
     def start(self, arguments: Sequence[str], log: Path, slot: int, config: Config) -> Child:
         """As `Launcher.start`."""
-        sees_one = self.gpus and config.engine != "easyr1" and config.trainer.device != "cpu"
+        sees_one = self.gpus and config.engine not in RAY_ENGINES and config.trainer.device != "cpu"
         environment = {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]} if sees_one else {}
         return LocalProcess(arguments, log, environment)
 
@@ -103,10 +104,11 @@ def visible_gpus() -> tuple[str, ...]:
 
 def choose_jobs(asked: int | None, configs: Sequence[Config], gpus: Sequence[str]) -> int:
     """How many runs go on at once: what was asked for, else one, or one a GPU. Raises ConfigError for what can't be."""
-    if any(config.engine == "easyr1" for config in configs):
+    spread = [config.engine for config in configs if config.engine in RAY_ENGINES]
+    if spread:
         if asked is not None and asked > 1:
             raise ConfigError(
-                f"--jobs {asked}: engine=easyr1 takes all GPUs for one run; leave --jobs out, or set ray_address in the sweep "
+                f"--jobs {asked}: engine={spread[0]} takes all GPUs for one run; leave --jobs out, or set ray_address in the sweep "
                 "file and let a Ray cluster place the runs"
             )
         return 1

@@ -41,7 +41,7 @@ def sweep(
         return 0
     launcher: Launcher = LocalLauncher(gpus) if address is None else RayLauncher(address)
     if address is None:
-        _check_easyr1(configs)
+        _check_engines(configs)
     lock = SweepDirectory.lock(path)
     try:
         directory = SweepDirectory.look(path, wanted, planned, tasks, command)
@@ -56,12 +56,17 @@ def sweep(
         lock.release()
 
 
-def _check_easyr1(configs: Sequence[Config]) -> None:
+def _check_engines(configs: Sequence[Config]) -> None:
     """An engine that is not installed is one error now, not one a run."""
     if any(config.engine == "easyr1" for config in configs):
         from gmpo_mm.engines.easyr1.preflight import check_installation
 
         check_installation()
+    on_verl = [config.trainer.device == "cpu" for config in configs if config.engine == "verl"]
+    if on_verl:
+        from gmpo_mm.engines.verl.preflight import check_installation as check_verl
+
+        check_verl(on_cpu=all(on_verl))
 
 
 def _summary(directory: SweepDirectory) -> str:

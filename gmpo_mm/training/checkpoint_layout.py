@@ -40,8 +40,8 @@ LOCAL_LAYOUT = CheckpointLayout(
 )
 
 
-def easyr1_layout(processes: int) -> CheckpointLayout:
-    """EasyR1's: `global_step_N` in the run directory itself, for as many processes as wrote it."""
+def fsdp_layout(processes: int) -> CheckpointLayout:
+    """EasyR1's and verl's: `global_step_N` in the run directory itself, for as many processes as wrote it."""
 
     def check(checkpoint: Path) -> None:
         fsdp.check_resumable(checkpoint, processes)

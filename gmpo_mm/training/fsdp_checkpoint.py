@@ -1,6 +1,7 @@
-"""Checkpoints that EasyR1 writes: where the newest complete one is, and its shards merged into safetensors.
+"""Checkpoints that EasyR1 and verl write: where the newest complete one is, and its shards merged into safetensors.
 
-    RUN/checkpoint_tracker.json                     names the last step; written after everything else of it
+    RUN/checkpoint_tracker.json                     EasyR1: names the last step; written after everything else of it
+    RUN/latest_checkpointed_iteration.txt           verl: the same
     RUN/global_step_N/actor/model_world_size_W_rank_R.pt   one file a process, with its shard of every weight
     RUN/global_step_N/actor/huggingface/            configuration, tokenizer and processor; weights once merged
     RUN/global_step_N/actor/lora_adapter/           the adapter, for LoRA
@@ -25,7 +26,9 @@ from safetensors.torch import save_file
 from gmpo_mm.errors import ConfigError, TrainingError
 from gmpo_mm.training.files import fsync, remove_tree
 
-TRACKER = "checkpoint_tracker.json"
+TRACKERS = {"easyr1": "checkpoint_tracker.json", "verl": "latest_checkpointed_iteration.txt"}
+LOADER_STATES = {"easyr1": "dataloader.pt", "verl": "data.pt"}
+"""The last file of a checkpoint that is written before the tracker."""
 MAX_FILE_BYTES = 5 * 10**9
 _STEP = re.compile(r"global_step_(\d+)\Z")
 _SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt\Z")
@@ -33,22 +36,24 @@ _MERGER = "EasyR1's own merger: python scripts/model_merger.py --local_dir"
 
 
 def latest_fsdp_checkpoint(run: Path) -> Path | None:
-    """The checkpoint `global_step_N` that EasyR1's tracker names; None when nothing was saved yet.
+    """The checkpoint `global_step_N` that the tracker of EasyR1 or verl names; None when nothing was saved yet.
 
     Raises ConfigError for a tracker that a kill cut off, or that names a checkpoint which is not whole.
     """
-    tracker = run / TRACKER
-    if not tracker.is_file():
+    engine = next((name for name, file in TRACKERS.items() if (run / file).is_file()), None)
+    if engine is None:
         return None
-    whole = [folder for folder in _step_folders(run) if (folder / "dataloader.pt").is_file()]
+    tracker = run / TRACKERS[engine]
+    whole = [folder for folder in _step_folders(run) if (folder / LOADER_STATES[engine]).is_file()]
     mend = f"set trainer.resume={whole[-1]} with a new trainer.run_dir" if whole else "give another trainer.run_dir"
     try:
-        step = int(json.loads(tracker.read_text(encoding="utf-8"))["last_global_step"])
+        text = tracker.read_text(encoding="utf-8")
+        step = int(json.loads(text)["last_global_step"] if engine == "easyr1" else text)
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{tracker} can't be read ({error}), as after a kill while it was written; {mend}") from None
     folder = run / f"global_step_{step}"
     if not is_fsdp_checkpoint(folder):
-        raise ConfigError(f"{tracker} names {folder}, which is not there as a whole; EasyR1 would start from step 0. {mend}")
+        raise ConfigError(f"{tracker} names {folder}, which is not there as a whole, so there is nothing to go on from. {mend}")
     return folder
 
 
@@ -72,7 +77,7 @@ def check_resumable(checkpoint: Path, processes: int) -> None:
         "or start a new run from its weights: `gmpo-mm evaluate` merges them, then "
         f"worker.actor.model.model_path={actor / 'huggingface'}"
     )
-    if wrote != processes:  # EasyR1 loads shard R into process R
+    if wrote != processes:  # both load shard R into process R
         raise ConfigError(
             f"{checkpoint} was written by {wrote} processes, and trainer.nnodes x trainer.n_gpus_per_node = {processes} now; "
             f"go on with as many, {mend}"

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from gmpo_mm.errors import ConfigError, TrainingError
 from gmpo_mm.evaluation.task import find_model
 from gmpo_mm.training import fsdp_checkpoint
-from gmpo_mm.training.checkpoint_layout import easyr1_layout
+from gmpo_mm.training.checkpoint_layout import fsdp_layout
 from gmpo_mm.training.fsdp_checkpoint import find_fsdp_checkpoint, latest_fsdp_checkpoint, merged_model
 from gmpo_mm.training.run_directory import RunDirectory
 from tests.distributed.ranks import on_ranks
@@ -202,7 +202,7 @@ def test_weights_that_can_not_be_written_leave_no_half(run: Path, monkeypatch: p
 
 def open_run(path: Path, resume: str = "auto", processes: int = 2, lr: float = 1.0) -> RunDirectory:
     config = {"worker": {"actor": {"optim": {"lr": lr}}}}
-    return RunDirectory.open(path, resume=resume, config=config, command=["x"], layout=easyr1_layout(processes))
+    return RunDirectory.open(path, resume=resume, config=config, command=["x"], layout=fsdp_layout(processes))
 
 
 def test_a_run_directory_goes_on_from_easyr1s_checkpoint(tmp_path: Path, sharded: Path) -> None:

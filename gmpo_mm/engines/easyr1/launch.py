@@ -18,14 +18,14 @@ from gmpo_mm.engines.easyr1.data_check import check_nothing_dropped, checked_rec
 from gmpo_mm.engines.easyr1.preflight import (
     GPU_REQUIREMENTS,
     Requirement,
-    check_cluster,
     check_directory,
     check_installation,
     installed_packages,
 )
 from gmpo_mm.engines.local import configured_reward
-from gmpo_mm.errors import ConfigError, GMPOError, TrainingError
-from gmpo_mm.training.checkpoint_layout import easyr1_layout
+from gmpo_mm.engines.ray_cluster import check_cluster, connect
+from gmpo_mm.errors import GMPOError, TrainingError
+from gmpo_mm.training.checkpoint_layout import fsdp_layout
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.trackers import Trackers, check_trackers
@@ -62,7 +62,7 @@ def train(
     check_trackers(config.trainer.logger)
     path = run_directory(config)
     check_directory(path)
-    layout = easyr1_layout(config.trainer.nnodes * config.trainer.n_gpus_per_node)
+    layout = fsdp_layout(config.trainer.nnodes * config.trainer.n_gpus_per_node)
     with (
         progress or Progress() as progress,
         RunDirectory.open(
@@ -101,15 +101,7 @@ def _connect(config: Config, progress: Progress) -> None:
     import ray
 
     if not ray.is_initialized():
-        where = config.ray_address or "a cluster of this machine, or a new one"
-        with progress.stage(f"connecting to Ray ({where})"):
-            try:
-                ray.init(address=config.ray_address, runtime_env={"env_vars": WORKER_ENVIRONMENT})
-            except (ConnectionError, ValueError) as error:
-                raise ConfigError(
-                    f"ray_address = {config.ray_address!r}: no Ray cluster answers there ({error}); start one with `ray start "
-                    "--head`, or leave the key out to start one here"
-                ) from error
+        connect(config.ray_address, progress, runtime_env={"env_vars": WORKER_ENVIRONMENT})
     nodes = ray.nodes()
     check_cluster(nodes, config.trainer.nnodes, config.trainer.n_gpus_per_node)
     progress.log(f"Ray {ray.__version__} at {ray.get_runtime_context().gcs_address}, {len(nodes)} node(s)")

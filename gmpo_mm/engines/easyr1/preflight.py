@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from gmpo_mm.engines.installed import find_verl, installed_version, package_folder
+from gmpo_mm.engines.installed import Requirement, find_verl, installed_version, package_folder, unmet
 from gmpo_mm.errors import ConfigError
 
 HOW_TO_GET = (
@@ -16,15 +14,6 @@ HOW_TO_GET = (
 )
 TESTED = "0.3"
 IMAGE = "EasyR1's container image has torch 2.8 and vllm 0.11"
-
-
-@dataclass(frozen=True)
-class Requirement:
-    """A package that EasyR1 imports: its distributions' names, the versions that fit, and why."""
-
-    distributions: tuple[str, ...]
-    fits: str
-    why: str
 
 
 REQUIREMENTS = (
@@ -49,15 +38,7 @@ def installed_packages() -> dict[str, str | None]:
 
 def package_problems(requirements: Sequence[Requirement] = GPU_REQUIREMENTS) -> Iterator[str]:
     """One sentence for each package that is missing, out of range, or without what EasyR1 imports of it."""
-    from packaging.specifiers import SpecifierSet
-
-    for requirement in requirements:
-        name = requirement.distributions[0]
-        version = installed_version(*requirement.distributions)
-        if version is None:
-            yield f"{name} is not installed ({requirement.why}); pip install '{name}{requirement.fits}'."
-        elif not SpecifierSet(requirement.fits).contains(version, prereleases=True):
-            yield f"{name} {version} is installed, {requirement.fits} is needed ({requirement.why})."
+    yield from unmet(requirements)
     vllm = package_folder("vllm")
     if vllm is not None and not any((vllm / "lora" / name).exists() for name in ("models.py", "models")):
         yield (
@@ -106,27 +87,3 @@ def check_directory(path: Path) -> None:
             f"trainer.run_dir (or save_checkpoint_path) = {path}: it holds a run of EasyR1 ({held}), which EasyR1 would go on "
             f"from and whose logs it would truncate; give another trainer.run_dir{start}"
         )
-
-
-def check_cluster(nodes: Sequence[Mapping[str, Any]], wanted_nodes: int, gpus_a_node: int) -> None:
-    """ConfigError when the cluster can't hold `wanted_nodes` groups of `gpus_a_node` GPUs, each on one node.
-
-    Ray would wait for ever for such a placement. `nodes` is what `ray.nodes()` gives.
-    """
-    alive = [(str(node["NodeManagerAddress"]), int(node["Resources"].get("GPU", 0))) for node in nodes if node["Alive"]]
-    groups = sum(count // gpus_a_node for _, count in alive)
-    if groups >= wanted_nodes:
-        return
-    there = ", ".join(f"{address}: {count}" for address, count in alive) or "no node"
-    most = max((count for _, count in alive), default=0)
-    mend = (
-        f"start more nodes (ray start --address=...), or set trainer.nnodes={groups}"
-        if groups
-        else f"set trainer.n_gpus_per_node to at most {most}"
-        if most
-        else "engine=local trains on a machine without GPUs"
-    )
-    raise ConfigError(
-        f"trainer.nnodes = {wanted_nodes}, trainer.n_gpus_per_node = {gpus_a_node}: the Ray cluster has GPUs by node {there}, "
-        f"so {groups} of {wanted_nodes} groups fit; {mend}"
-    )

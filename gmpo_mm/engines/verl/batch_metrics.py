@@ -1,0 +1,41 @@
+"""What a step's batch says of itself, from padded rows; pure, and the same numbers for any order of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from gmpo_mm.algorithms import compute_kl, finalize_metrics, masked_mean
+from gmpo_mm.training.update_metrics import log_prob_gap
+
+
+
+def batch_metrics(rows: Mapping[str, torch.Tensor], uids: Sequence[str], end_tokens: Sequence[int]) -> dict[str, float]:
+    """Entropy by token in nats, the share of truncated responses, and of groups in which no response has an advantage.
+
+    `rows` holds `responses`, `response_mask`, `advantages`, `entropy`, each (B, T), right-padded.
+    """
+    mask_BT = rows["response_mask"].bool()
+    last_B = (mask_BT.sum(-1) - 1).clamp(min=0)
+    ended_B = torch.isin(rows["responses"].gather(1, last_B[:, None])[:, 0], torch.tensor(list(end_tokens)))
+    active_B = (rows["advantages"].masked_fill(~mask_BT, 0) != 0).any(-1).tolist()
+    active = {uid for uid, is_active in zip(uids, active_B, strict=True) if is_active}
+    return {
+        "actor/entropy": float(rows["entropy"][mask_BT].double().mean()) if mask_BT.any() else 0.0,
+        "response/truncated_frac": 1.0 - ended_B.double().mean().item(),
+        "group/zero_advantage_frac": 1.0 - len(active) / len(set(uids)),
+    }
+
+
+def sampler_gap(rows: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """How far the sampler's log-probabilities are from the model's: mean and largest absolute gap, and an estimate of the KL.
+
+    The estimate of KL(sampler || model) in nats a token is the mean of exp(x) - 1 - x, x = model - sampler, which is never
+    negative (Schulman, "Approximating KL Divergence", 2020).
+    """
+    mask_BT = rows["response_mask"].bool()
+    model_BT, sampler_BT = rows["old_log_probs"].double(), rows["rollout_log_probs"].double()
+    gap = log_prob_gap(model_BT, sampler_BT, mask_BT)
+    kl = masked_mean(compute_kl(sampler_BT, model_BT, "low_var_kl", mask_BT), mask_BT)
+    return finalize_metrics(gap | {"rollout/kl": kl})

@@ -1,0 +1,256 @@
+"""One run on verl: checks, Ray, verl's trainer with our parts, and the run directory around it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gmpo_mm.config import (
+    Config,
+    LoadedConfig,
+    resolve_model_path,
+    resume_choice,
+    run_directory,
+    split_function_spec,
+    to_yaml,
+    validate_for_training,
+)
+from gmpo_mm.engines.local import configured_reward, count_steps
+from gmpo_mm.engines.ray_cluster import check_cluster, connect
+from gmpo_mm.engines.verl.preflight import (
+    TESTED,
+    check_directory,
+    check_installation,
+    check_pictures,
+    check_remote_code,
+    installed_packages,
+)
+from gmpo_mm.engines.verl.translate import is_cpu, to_verl
+from gmpo_mm.errors import ConfigError, GMPOError, TrainingError
+from gmpo_mm.models.loading import end_token_ids
+from gmpo_mm.models.processing import Processor, load_processor
+from gmpo_mm.training.checkpoint_layout import fsdp_layout
+from gmpo_mm.training.progress import Progress
+from gmpo_mm.training.run_directory import RunDirectory
+from gmpo_mm.training.trackers import Trackers, check_trackers
+
+CORES_A_PROCESS = 3
+"""What verl reserves in Ray with each GPU."""
+CPU_ENVIRONMENT = {
+    "VERL_PLATFORM": "cpu",
+    "VERL_USE_EXTERNAL_MODULES": "gmpo_mm.engines.verl.cpu.platform",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+CPU_NOTE = (
+    "trainer.device=cpu: verl runs with gmpo_mm's CPU plug-in, which is for tests and small experiments. It does not exercise "
+    "vLLM (transformers samples), NCCL (gloo), flash-attention, padding-free batches, torch.compile or 16-bit types."
+)
+
+
+def train(loaded: LoadedConfig, command: Sequence[str] = (), progress: Progress | None = None) -> Path:
+    """Validate a configuration, train it on an installed verl, and return the run directory.
+
+    A Ray that is initialised already is used as it is. Raises ConfigError and DataError before any worker starts,
+    TrainingError when the run ends early.
+    """
+    validate_for_training(loaded)
+    config = loaded.config
+    version = check_installation(is_cpu(config))
+    check_trackers(config.trainer.logger)
+    path = run_directory(config)
+    check_directory(path)
+    layout = fsdp_layout(config.trainer.nnodes * config.trainer.n_gpus_per_node)
+    with (
+        progress or Progress() as progress,
+        RunDirectory.open(
+            path, resume=resume_choice(config), config=to_yaml(config), command=list(command), layout=layout
+        ) as run,
+    ):
+        for note in run.notes:
+            progress.log(note)
+        run.environment |= {"verl": version, "engine": "verl", **installed_packages()}
+        configured_reward(config)  # an error here, before an actor of Ray's would find it out
+        _choose_platform(config, progress)
+        processor = _load_processor(config)
+        with progress.stage("importing verl"):
+            from gmpo_mm.engines.verl.dataset import GMPODataset
+        training = GMPODataset.from_config(config, processor, True, progress)
+        validation = GMPODataset.from_config(config, processor, False, progress) if config.data.val_files else training
+        progress.log(training.prompts.overlong_report() or f"{len(training)} training prompts, none over-long")
+        total_steps = count_steps(config, len(training))
+        if run.is_complete(total_steps) and not config.trainer.val_only:
+            progress.log(f"nothing to train: the run in {run.path} has done its {total_steps} steps")
+            return run.path
+        verl_config = compose(config, total_steps, run)
+        has_pictures = any(bool(data.prompts.records[i].images) for data in (training, validation) for i in range(len(data)))
+        check_pictures(has_pictures, _verl_processor(verl_config), str(config.worker.actor.model.model_path))
+        _connect(config, verl_config, progress)
+        with Trackers(config.trainer.logger, run.config, run, progress.warn) as trackers:
+            _train(config, verl_config, run, progress, trackers, (training, validation), processor, total_steps)
+        progress.log(f"finished; everything is in {run.path}")
+        return run.path
+
+
+def compose(config: Config, total_steps: int | None, run: RunDirectory | None) -> Any:
+    """verl's own default configuration with our values; ConfigError for a key that the installed verl does not have."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+    from omegaconf import OmegaConf, open_dict
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    with initialize_config_module(version_base=None, config_module="verl.trainer.config"):
+        composed = hydra_compose(config_name="ppo_trainer")
+    new = ("fsdp_config.mixed_precision", "engine_kwargs.vllm.limit_mm_per_prompt")  # read by verl, not in its file
+    with open_dict(composed):
+        for key, value in to_verl(config, total_steps=total_steps, run=run).items():
+            parent, _, name = key.rpartition(".")
+            section = OmegaConf.select(composed, parent)
+            if section is None or not (name in section or OmegaConf.is_missing(section, name) or key.endswith(new)):
+                raise ConfigError(f"engine=verl: the installed verl has no key {key}; install verl {TESTED}")
+            section[name] = value
+        reward = config.worker.reward
+        path, function = split_function_spec(reward.reward_function or "")
+        composed.gmpo_mm_reward = {
+            "function": f"{Path(path).absolute()}:{function}",
+            "kwargs": dict(reward.reward_function_kwargs),
+            "skip_special_tokens": reward.skip_special_tokens,
+        }
+        if is_cpu(config):
+            composed.actor_rollout_ref.model.external_lib = "gmpo_mm.engines.verl.cpu.plugin"
+        composed.transfer_queue.enable = True
+    try:
+        validate_config(composed, need_reference_policy(composed), need_critic(composed))
+    except (AssertionError, ValueError) as error:
+        raise ConfigError(f"engine=verl: verl refuses the translated configuration: {error}") from error
+    OmegaConf.resolve(composed)
+    return composed
+
+
+def _choose_platform(config: Config, progress: Progress) -> None:
+    """verl settles its platform when it is first imported; the CPU one only if this run asks for it."""
+    wanted = os.environ.get("VERL_PLATFORM", "").strip().lower()
+    if not is_cpu(config):
+        if wanted == "cpu":
+            raise ConfigError(
+                f"trainer.device = {config.trainer.device!r}: the environment says VERL_PLATFORM=cpu; unset it, or set "
+                "trainer.device=cpu for a test on the CPU"
+            )
+        return
+    if wanted != "cpu" and "verl" in sys.modules:
+        raise ConfigError("trainer.device = 'cpu': verl was imported before and has settled for GPUs; start a new process")
+    os.environ.update(CPU_ENVIRONMENT)
+    progress.warn(CPU_NOTE)
+
+
+def _load_processor(config: Config) -> Processor:
+    """Our own tokenizer and image processor of the model, with which prompts are measured as on every engine."""
+    from transformers import AutoConfig
+
+    model, template = config.worker.actor.model, config.data.override_chat_template
+    path = resolve_model_path(model.model_path or "")
+    try:
+        shape: Any = AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"worker.actor.model.model_path = {model.model_path}: no usable config.json ({error})") from error
+    tokenizer_path = resolve_model_path(model.tokenizer_path or model.model_path or "")
+    check_remote_code(config, tokenizer_path)
+    return load_processor(
+        tokenizer_path,
+        trust_remote_code=model.trust_remote_code,
+        chat_template=Path(template).read_text(encoding="utf-8") if template else None,
+        is_vision=hasattr(shape, "vision_config"),
+        image_token_id=getattr(shape, "image_token_id", None),
+    )
+
+
+def _verl_processor(verl_config: Any) -> Any:
+    """The processor that verl's workers will load; None where it can't, which verl only warns of."""
+    from verl.utils import hf_processor
+
+    model = verl_config.actor_rollout_ref.model
+    return hf_processor(model.tokenizer_path, trust_remote_code=model.trust_remote_code)
+
+
+def _connect(config: Config, verl_config: Any, progress: Progress) -> None:
+    """Join or start Ray; ConfigError when it can't hold the workers or holds another run of verl."""
+    import ray
+    from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
+
+    gpus, threads = config.trainer.n_gpus_per_node, config.trainer.threads
+    environment = {**get_ppo_ray_runtime_env(verl_config)["env_vars"], "TRANSFER_QUEUE_ENABLE": "1"}
+    options: dict[str, Any] = {}
+    if is_cpu(config):
+        environment |= {**CPU_ENVIRONMENT, "OMP_NUM_THREADS": str(threads or 1)}
+        if config.ray_address is None:  # GPUs that are not there are declared: verl counts its processes by them
+            cores = max(os.cpu_count() or 1, (CORES_A_PROCESS + 1) * gpus + 4)
+            options |= {"num_gpus": gpus, "num_cpus": cores, "include_dashboard": False}
+    elif threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    if not ray.is_initialized():
+        connect(config.ray_address, progress, runtime_env={"env_vars": environment}, **options)
+    nodes = ray.nodes()
+    check_cluster(nodes, config.trainer.nnodes, gpus, CORES_A_PROCESS)
+    try:
+        ray.get_actor("TransferQueueController", namespace="transfer_queue")
+    except ValueError:
+        pass
+    else:
+        raise ConfigError(
+            "the Ray cluster holds a run of verl already, and both would share one queue of responses; wait until it ends, or "
+            "give this run a cluster of its own (ray_address)"
+        )
+    progress.log(f"Ray {ray.__version__} at {ray.get_runtime_context().gcs_address}, {len(nodes)} node(s)")
+
+
+def _train(
+    config: Config, verl_config: Any, run: RunDirectory, progress: Progress, trackers: Trackers, datasets: Any,
+    processor: Processor, total_steps: int,
+) -> None:  # fmt: skip
+    """verl's loop, as its own TaskRunner starts it; what a worker raised on purpose is raised here, without Ray's wrapping."""
+    import ray
+    import transfer_queue as tq
+    from verl.trainer.ppo.v1 import AgentLoopManagerTQ
+
+    from gmpo_mm.engines.verl import advantages
+    from gmpo_mm.engines.verl.trainer import GMPOTrainer
+
+    advantages.install(config)
+    model_path = resolve_model_path(config.worker.actor.model.model_path or "")
+    try:
+        with progress.stage("starting verl's queue"):
+            tq.init(verl_config.transfer_queue)
+        trainer = GMPOTrainer(
+            verl_config, run=run, progress=progress, trackers=trackers, datasets=datasets,
+            end_tokens=end_token_ids(model_path, processor.tokenizer), save_limit=config.trainer.save_limit,
+            max_log_prob_gap=config.worker.rollout.max_log_prob_gap,
+        )  # fmt: skip
+        run.begin(total_steps)
+        trainer.init()
+        with progress.stage("starting the agents that ask for responses and rewards"):
+            agents = AgentLoopManagerTQ.create(
+                config=verl_config,
+                llm_client=trainer.get_llm_client(),
+                teacher_client=trainer.get_teacher_client(),
+                reward_loop_worker_handles=trainer.get_reward_handles(),
+            )
+        trainer.fit(agents)
+        run.finish()
+        if config.trainer.ray_timeline is not None:
+            ray.timeline(filename=config.trainer.ray_timeline)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, GMPOError):
+            raise TrainingError(str(cause)) from error
+        raise
+    except ray.exceptions.RayActorError as error:
+        raise TrainingError(
+            f"a worker process died ({str(error).splitlines()[0]}); look at its log in Ray's session folder, and go on from "
+            "the last checkpoint with the same command"
+        ) from error
+    finally:
+        trackers.finish()
+        tq.close()

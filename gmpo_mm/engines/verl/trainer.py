@@ -1,0 +1,274 @@
+"""verl's synchronous trainer, writing into our run directory: metrics, every validation sample with its grade, checkpoints.
+
+It runs in the process that was started, not in an actor of Ray's: the run directory, its lock and Ctrl-C are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import transfer_queue as tq
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1 import trainer_base
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils.config import omega_conf_to_dataclass
+
+from gmpo_mm.algorithms import finalize_metrics, merge_metrics
+from gmpo_mm.engines.verl.batch_metrics import batch_metrics, sampler_gap
+from gmpo_mm.engines.verl.dataset import GMPODataset
+from gmpo_mm.engines.verl.losses import measured_loss, take_metrics
+from gmpo_mm.engines.verl.rewards import ERROR
+from gmpo_mm.errors import TrainingError
+from gmpo_mm.training.actor import MAX_SKIPPED_IN_A_ROW
+from gmpo_mm.training.files import remove_tree
+from gmpo_mm.training.progress import Progress
+from gmpo_mm.training.run_directory import RunDirectory
+from gmpo_mm.training.trackers import Trackers
+
+POLL_SECONDS = 0.2
+"""How often verl's replay buffer looks for finished responses; its own 2 seconds would be half of a small step."""
+
+
+class GMPOTrainer(PPOTrainerSync):
+    """The loop is verl's. Around it: what it measured is written down, what it waits for is said, and nothing is dropped."""
+
+    def __init__(
+        self,
+        config: Any,
+        *,
+        run: RunDirectory,
+        progress: Progress,
+        trackers: Trackers,
+        datasets: tuple[GMPODataset, GMPODataset],
+        end_tokens: Sequence[int],
+        save_limit: int,
+        max_log_prob_gap: float,
+    ) -> None:
+        """`config` is verl's; `datasets` are for training and validation, `end_tokens` end a response."""
+        super().__init__(config)
+        self.run, self.progress, self.trackers = run, progress, trackers
+        self.end_tokens, self.save_limit, self.max_log_prob_gap = list(end_tokens), save_limit, max_log_prob_gap
+        self.replay_buffer.poll_interval = POLL_SECONDS
+        self.recorded_step = run.from_step  # the last step whose metrics are in the run directory
+        self._datasets = datasets
+        self._save_is_due = False
+        self._skipped_in_a_row = 0
+        self._own_metrics: dict[str, float] = {}
+
+    # ---- what verl asks for and we answer --------------------------------------------------------------------------------
+
+    @property
+    def logger(self) -> _StepLog:
+        """verl sets its own trackers here, which truncate their files at a restart; ours append."""
+        return _StepLog(self)
+
+    @logger.setter
+    def logger(self, _: Any) -> None:
+        pass
+
+    def _init_dataloader(self) -> None:
+        training, validation = self._datasets
+        made = trainer_base.create_rl_dataset
+        trainer_base.create_rl_dataset = lambda *args, is_train=True, **kwargs: training if is_train else validation
+        try:
+            super()._init_dataloader()
+        finally:
+            trainer_base.create_rl_dataset = made
+
+    def _setup(self) -> None:
+        processes = self.config.trainer.nnodes * self.config.trainer.n_gpus_per_node
+        with self.progress.stage(f"starting {processes} workers: model, optimizer and sampler (a minute or more)"):
+            super()._setup()
+        loss_section = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)
+        self.actor_rollout_wg.set_loss_fn(_Loss(loss_section))
+        stock_update: Callable[[Any], Any] = self.actor_rollout_wg.update_actor
+        self.actor_rollout_wg.update_actor = lambda batch: self._measured(stock_update(batch))
+
+    # ---- a step ----------------------------------------------------------------------------------------------------------
+
+    def _step_once(self, metrics: dict[str, Any], timing_raw: dict[str, Any], sample_batch_size: int) -> Any:
+        prompts, n = self.config.data.train_batch_size, self.config.actor_rollout_ref.rollout.n
+        self._own_metrics = {}
+        with self.progress.stage(f"step {self.global_steps}: {prompts} prompts x {n} responses"):
+            return super()._step_once(metrics, timing_raw, sample_batch_size)
+
+    def _balance_batch(self, batch: KVBatchMeta, *args: Any, **kwargs: Any) -> Any:
+        """The first that verl does with sampled rows. It would train on without those that failed."""
+        wanted = self.config.data.train_batch_size * self.config.actor_rollout_ref.rollout.n
+        facts = self._facts(batch)
+        self._check_complete(facts, wanted)
+        scores = [fact["scores"] for fact in facts]
+        names = sorted({name for score in scores for name in score})
+        self._own_metrics |= {f"reward/{name}": float(np.mean([score[name] for score in scores])) for name in names}
+        return super()._balance_batch(batch, *args, **kwargs)
+
+    def _facts(self, batch: KVBatchMeta) -> list[dict[str, Any]]:
+        """What our reward manager said of each row."""
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+        return [getattr(fields, "data", fields)["reward_extra_info"] for fields in data["extra_fields"]]
+
+    def _check_complete(self, facts: Sequence[dict[str, Any]], wanted: int) -> None:
+        errors = [fact["scores"][ERROR] for fact in facts if ERROR in fact["scores"]]
+        if errors:
+            raise TrainingError(f"step {self.global_steps}: {errors[0]}")
+        if len(facts) != wanted:
+            raise TrainingError(
+                f"step {self.global_steps}: {wanted - len(facts)} of {wanted} responses failed, and verl would train on without "
+                "them; the log above (lines of AgentLoopWorkerTQ, `Error in _run_prompt`) says why"
+            )
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> Any:
+        done = super()._compute_advantage(batch, metrics)
+        fields = ["responses", "response_mask", "advantages", "old_log_probs", "rollout_log_probs", "entropy", "uid"]
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+        uids = [str(uid) for uid in data.pop("uid").tolist()]
+        padded = data.to_padded_tensor()
+        self._own_metrics |= batch_metrics(padded, uids, self.end_tokens)
+        gap = sampler_gap(padded)
+        self._own_metrics |= gap
+        mean_gap = gap.get("rollout/log_prob_gap_mean", 0.0)
+        if mean_gap > self.max_log_prob_gap:
+            raise TrainingError(
+                f"step {self.global_steps}: the sampler's log-probabilities differ from the model's by "
+                f"{mean_gap:.3g} nats on average, more than worker.rollout.max_log_prob_gap="
+                f"{self.max_log_prob_gap}; the sampler does not hold the trained weights, or computes in a coarser type"
+            )
+        return done
+
+    def _measured(self, output: Any) -> Any:
+        """Put the mini-batches' metrics into the run directory; verl averages what is left."""
+        metrics = output["metrics"]
+        updates = take_metrics(metrics)
+        norms = [float(norm) for norm in _listed(metrics["grad_norm"])]
+        numbers = [finalize_metrics(update) | {"actor/grad_norm": norm} for update, norm in zip(updates, norms, strict=True)]
+        columns = {name: [number.get(name) for number in numbers] for name in numbers[0]}
+        self.run.log_metrics(self.global_steps, "updates", columns)
+        finite = [norm for norm in norms if np.isfinite(norm)]
+        self._own_metrics |= finalize_metrics(merge_metrics(updates))
+        self._own_metrics |= {"actor/updates": float(len(finite)), "actor/skipped_updates": float(len(norms) - len(finite))}
+        for norm in norms:
+            self._note_norm(norm)
+        if finite:
+            self._own_metrics["actor/grad_norm"] = float(np.mean(finite))
+        return output
+
+    def _note_norm(self, norm: float) -> None:
+        self._skipped_in_a_row = 0 if np.isfinite(norm) else self._skipped_in_a_row + 1
+        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise TrainingError(
+                f"{self._skipped_in_a_row} updates in a row had a gradient norm of {norm}; the run ends before the weights are "
+                "spoilt. Look at ratio/token_max and actor/grad_norm in metrics.jsonl, then lower worker.actor.optim.lr or "
+                "tighten the loss's clip keys"
+            )
+
+    def own_metrics(self) -> dict[str, float]:
+        """Our metrics of the step that has just been trained."""
+        return self._own_metrics
+
+    # ---- validation ------------------------------------------------------------------------------------------------------
+
+    def _validate(self) -> dict[str, float]:
+        n, problems = self.config.actor_rollout_ref.rollout.val_kwargs.n, len(self.val_dataset)
+        with self.progress.stage(f"step {self.global_steps}: validation, {problems} problems x {n} samples"):
+            return super()._validate()
+
+    def _dump_generations(
+        self, inputs: list[str], outputs: list[str], gts: list[Any], scores: list[float],
+        reward_extra_infos_dict: dict[str, list[Any]], dump_path: str,
+    ) -> None:  # fmt: skip
+        """Called by verl with every sample of a validation, in groups: all of them go to samples/, with what the reward said."""
+        infos = reward_extra_infos_dict
+        facts = [
+            {name: infos[name][i] for name in ("id", "response", "tokens", "scores")} for i in range(len(infos.get("scores", [])))
+        ]
+        self._check_complete(facts, len(self.val_dataset) * self.config.actor_rollout_ref.rollout.val_kwargs.n)
+        rows = []
+        for prompt, truth, fact in zip(inputs, gts, facts, strict=True):
+            row = {"prompt": prompt, "ground_truth": truth, "response": fact["response"], "tokens": fact["tokens"]}
+            rows.append(({"id": fact["id"]} if fact["id"] is not None else {}) | row | fact["scores"])
+        self.run.write_samples(self.global_steps, "validation", rows)
+
+    def _val_metrics_update(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """EasyR1's names, from the samples that were just written."""
+        facts = args[2] if len(args) > 2 else kwargs["reward_extra_infos_dict"]
+        names = sorted({name for scores in facts["scores"] for name in scores})
+        means = {name: float(np.mean([scores[name] for scores in facts["scores"]])) for name in names}
+        found = {f"val/{name}_reward": value for name, value in means.items()}
+        found["val/reward_score"] = means["overall"]
+        found["val_response_length/mean"] = float(np.mean(facts["tokens"]))
+        return found
+
+    # ---- checkpoints -----------------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self) -> None:
+        """Called by verl before it logs the step: a kill between the two would lose the step's metrics for good.
+
+        So the checkpoint waits until they are written; `step_recorded` saves it.
+        """
+        self._save_is_due = True
+
+    def step_recorded(self) -> None:
+        """The step's metrics are in the run directory: save the checkpoint that waits for them."""
+        self.recorded_step = self.global_steps
+        if not self._save_is_due:
+            return
+        self._save_is_due = False
+        with self.progress.stage(f"step {self.global_steps}: saving"):
+            self.run.metrics.flush_to_disk()
+            super()._save_checkpoint()
+        self._prune()
+        self.run.note_checkpoint(self.global_steps)
+
+    def _prune(self) -> None:
+        """Older checkpoints go when the new one is complete."""
+        if self.save_limit < 1:
+            return
+        folders = sorted(Path(self.config.trainer.default_local_dir).glob("global_step_*"), key=lambda f: int(f.name[12:]))
+        for folder in folders[: -self.save_limit]:
+            remove_tree(folder)
+
+
+class _Loss:
+    """`measured_loss` with verl's actor section, as a thing that Ray can send to the workers."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def __call__(self, model_output: Any, data: Any, dp_group: Any = None) -> Any:
+        return measured_loss(self.config, model_output, data, dp_group)
+
+
+class _StepLog:
+    """The tracker that verl knows: a step's metrics or a validation's, or both, go to ours with our own beside verl's."""
+
+    def __init__(self, trainer: GMPOTrainer) -> None:
+        self.trainer = trainer
+
+    def log(self, data: dict[str, Any], step: int) -> None:
+        """Write a line for each kind; then a checkpoint that waited may be saved."""
+        trainer = self.trainer
+        numbers = {name: float(value) for name, value in data.items()}
+        validation = {name: value for name, value in numbers.items() if name.startswith("val")}
+        training = {name: value for name, value in numbers.items() if name not in validation}
+        if training:
+            training.pop("timing_s/save_checkpoint", None)  # verl timed the call that only noted the checkpoint down
+            training |= trainer.own_metrics()
+            if "reward/verifier_timeout" in training:
+                training["verifier/timeout_frac"] = training["reward/verifier_timeout"]
+        for kind, metrics in (("train", training), ("validation", validation)):
+            if metrics:
+                trainer.trackers.log(step, kind, metrics)
+                if trainer.trackers.console:
+                    trainer.progress.step_summary(step, trainer.total_training_steps, metrics)
+        if training:
+            trainer.step_recorded()
+
+    def finish(self, exit_code: int = 0) -> None:
+        """Nothing: the trackers are finished with the run."""
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
