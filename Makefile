@@ -15,6 +15,7 @@ help:
 	@echo "make test                 install, then lint and test"
 	@echo "make test-transformers-4  the model, sampling, training and evaluation tests under transformers 4.57"
 	@echo "make test-vllm            the vLLM rollout backend, for real, on the CPU"
+	@echo "make test-verl            the verl engine on the real verl, on the CPU"
 	@echo "make test-easyr1          the EasyR1 engine on a real EasyR1, on the CPU: EASYR1=/path/to/checkout"
 	@echo "make benchmark            speed and memory side by side with TRL"
 
@@ -43,18 +44,20 @@ lint: $(VENV)/.installed-dev
 test: lint browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
-# EasyR1 needs transformers 4; what differs between 4.57 and 5 is tested under both.
+# EasyR1 needs transformers 4; what differs between 4.57 and 5 is tested under both. How a run ends does not differ.
+SAME_UNDER_BOTH := --ignore tests/engine/test_kill_and_resume.py --ignore tests/engine/test_bad_ends.py
 $(OLD_VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(OLD_VENV)/bin/python || $(PYTHON) -m venv $(OLD_VENV)
 	grep -vE '^(transformers|tokenizers|huggingface-hub|peft|accelerate|datasets)==' constraints.txt > $(OLD_VENV)/constraints.txt
-	$(OLD_VENV)/bin/python -m pip install -c $(OLD_VENV)/constraints.txt --quiet 'transformers==4.57.6' -e '.[dev]'
+	$(OLD_VENV)/bin/python -m pip install --quiet torch==2.13.0
+	$(call install,$(OLD_VENV),-c $(OLD_VENV)/constraints.txt 'transformers==4.57.6' -e '.[dev]')
 	@touch $@
 
 test-transformers-4: $(OLD_VENV)/.installed
-	OMP_NUM_THREADS=1 $(OLD_VENV)/bin/python -m pytest $(PYTEST_OPTIONS) tests/models tests/bundled tests/rollout tests/training tests/engine \
+	OMP_NUM_THREADS=1 $(OLD_VENV)/bin/python -m pytest $(PYTEST_OPTIONS) $(SAME_UNDER_BOTH) tests/models tests/bundled tests/rollout tests/training tests/engine \
 	  tests/data/test_prompts.py tests/data/test_prompt_dataset.py tests/data/test_real_geometry3k.py tests/evaluation/test_evaluate.py tests/evaluation/test_language.py
 
 clean:
-	rm -rf $(VENV) $(OLD_VENV) .venv-vllm .venv-easyr1 .venv-benchmarks runs evaluations data/synthetic_geometry
+	rm -rf $(VENV) $(OLD_VENV) .venv-vllm .venv-verl .venv-easyr1 .venv-benchmarks runs evaluations data/synthetic_geometry
 
 include $(wildcard mk/*.mk)

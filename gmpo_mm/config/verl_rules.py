@@ -38,8 +38,8 @@ def _check_algorithm(config: Config) -> Iterator[str]:
         )
     if algorithm.online_filtering:
         yield (
-            "algorithm.online_filtering = true: verl drops groups whose rewards are all equal, which is not what filter_low and "
-            "filter_high say; set it to false, or use engine=local or engine=easyr1."
+            "algorithm.online_filtering = true: verl drops groups whose rewards are all equal, which is not what filter_low "
+            "and filter_high say; set it to false, or use engine=local or engine=easyr1."
         )
     if algorithm.kl_type == "adaptive" and not algorithm.disable_kl and not algorithm.use_kl_loss:
         yield (
@@ -53,7 +53,8 @@ def _check_algorithm(config: Config) -> Iterator[str]:
         )
     if actor.old_log_probs == "sampler":
         yield (
-            f"{ACTOR}old_log_probs = 'sampler': verl then trains a loss of its own (its bypass mode); set it to auto or recompute."
+            f"{ACTOR}old_log_probs = 'sampler': verl then trains a loss of its own (its bypass mode); set it to auto or "
+            "recompute."
         )
 
 
@@ -83,8 +84,8 @@ def _check_rollout(config: Config) -> Iterator[str]:
     for name, value in rollout.val_override_config.items():
         if name not in VALIDATION_KEYS:
             yield (
-                f"worker.rollout.val_override_config.{name} = {value!r}: verl validates with its own {', '.join(VALIDATION_KEYS)} "
-                "and takes the rest from training; remove it."
+                f"worker.rollout.val_override_config.{name} = {value!r}: verl validates with {', '.join(VALIDATION_KEYS)} of "
+                "its own and takes the rest from training; remove it."
             )
 
 
@@ -93,12 +94,13 @@ def _check_device(config: Config) -> Iterator[str]:
     if trainer.device == "cpu":
         if rollout.name == "vllm":
             yield (
-                "worker.rollout.name = 'vllm': with engine=verl and trainer.device=cpu, transformers samples; set it to auto or hf."
+                "worker.rollout.name = 'vllm': with engine=verl on the CPU (trainer.device=cpu), transformers samples; set it "
+                "to auto or hf."
             )
         if config.worker.actor.ulysses_size > 1:
             yield (
-                f"{ACTOR}ulysses_size = {config.worker.actor.ulysses_size}: splitting sequences needs verl's padding-free path, "
-                "which needs GPUs; set it to 1."
+                f"{ACTOR}ulysses_size = {config.worker.actor.ulysses_size}: splitting sequences needs verl's padding-free "
+                "path, which needs GPUs; set it to 1."
             )
         if trainer.dtype == "bfloat16":
             yield "trainer.dtype = 'bfloat16': with engine=verl and trainer.device=cpu everything is float32; set it to auto."

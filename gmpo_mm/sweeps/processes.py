@@ -108,8 +108,8 @@ def choose_jobs(asked: int | None, configs: Sequence[Config], gpus: Sequence[str
     if spread:
         if asked is not None and asked > 1:
             raise ConfigError(
-                f"--jobs {asked}: engine={spread[0]} takes all GPUs for one run; leave --jobs out, or set ray_address in the sweep "
-                "file and let a Ray cluster place the runs"
+                f"--jobs {asked}: engine={spread[0]} takes all GPUs for one run; leave --jobs out, or set ray_address in the "
+                "sweep file and let a Ray cluster place the runs"
             )
         return 1
     devices = {config.trainer.device for config in configs}

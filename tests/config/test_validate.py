@@ -42,7 +42,6 @@ def test_its_resolved_yaml_passes_too(load: Load, workplace: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "named"),
     [
-        ("engine=verl", ["engine = 'verl'", "engine=local"]),
         ("engine=locale", ["engine = 'locale'", "Did you mean local?"]),
         ("worker.actor.loss_type=gmppo", ["'gmppo'", "Did you mean 'gmpo'?", "cispo, default", "path/to/file.py:name"]),
         ("worker.actor.loss_type=loss.py:mine", ["loss.py:mine", "no file"]),

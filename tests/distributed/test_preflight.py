@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
+from gmpo_mm.data.records import Record
 from gmpo_mm.engines.easyr1.data_check import check_nothing_dropped, checked_records, dropped_report
 from gmpo_mm.engines.easyr1.preflight import (
     Requirement,
-    check_cluster,
     check_directory,
     check_installation,
     installed_packages,
     package_problems,
 )
 from gmpo_mm.engines.installed import find_verl
+from gmpo_mm.engines.ray_cluster import check_cluster
 from gmpo_mm.errors import ConfigError, DataError
 from gmpo_mm.training.progress import Progress
 from tests.config.conftest import Load, load, workplace  # noqa: F401  (fixtures)
@@ -184,3 +185,55 @@ def test_validation_problems_that_easyr1_would_leave_out_are_an_error() -> None:
     with pytest.raises(DataError, match=r"keeps 2 of 3 problems.*max_prompt_length = 512"):
         check_nothing_dropped("test.jsonl", [1, 2, 3], 2, 512)
     assert dropped_report([1, 2, 3], 2) == "2 training prompts, 1 over-long ones left out"
+
+
+def test_cores_that_an_engine_reserves_count_too() -> None:
+    """verl reserves three with each GPU; Ray would wait for ever where a node has fewer."""
+    node = {"Alive": True, "NodeManagerAddress": "10.0.0.1", "Resources": {"GPU": 2.0, "CPU": 5.0}}
+    check_cluster([node], 1, 2)
+    check_cluster([node], 1, 1, 3)
+    with pytest.raises(ConfigError, match=r"cores by node 10.0.0.1: 5, of which each GPU's process takes 3.* to at most 1"):
+        check_cluster([node], 1, 2, 3)
+    with pytest.raises(ConfigError, match="--num-cpus=6"):
+        check_cluster([{**node, "Resources": {"GPU": 2.0, "CPU": 2.0}}], 1, 2, 3)
+
+
+def test_verl_is_refused_by_what_is_missing_and_its_directory_is_left_alone(tmp_path: Path) -> None:
+    """Without verl here; with it, the tests of tests/verl train."""
+    from gmpo_mm.engines.verl import preflight as verl
+
+    if find_verl() is None:
+        with pytest.raises(ConfigError, match=r"verl is not installed.*gmpo-mm\[verl\]"):
+            verl.check_installation(on_cpu=True)
+    assert any("tested with 0.9.1" in problem for problem in verl.problems("0.8.0", on_cpu=True))
+    assert len(list(verl.problems("0.9.1", on_cpu=False))) >= 2, "vllm and flash-attn are asked for on GPUs"
+    (tmp_path / "global_step_3").mkdir()
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("3")
+    with pytest.raises(ConfigError, match=r"a run of verl .*global_step_3"):
+        verl.check_directory(tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    verl.check_directory(tmp_path)
+
+
+def test_a_tokenizer_with_code_and_rows_without_pictures_are_refused_for_verl(tmp_path: Path) -> None:
+    from gmpo_mm.config import Config
+    from gmpo_mm.engines.verl.preflight import check_pictures, check_remote_code
+
+    (tmp_path / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["own.Tokenizer", null]}}')
+    with pytest.raises(ConfigError, match="trust_remote_code"):
+        check_remote_code(Config(), str(tmp_path))
+    trusting = Config()
+    trusting.worker.actor.model.trust_remote_code = True
+    check_remote_code(trusting, str(tmp_path))
+
+    class Qwen2_5_VLProcessor:
+        pass
+
+    with_picture = Record("<image>", ("a.png",), "1", ("1",), "a")
+    without = Record("text", (), "1", ("1",), "b", where="train row 1")
+    check_pictures([with_picture], [], Qwen2_5_VLProcessor(), "model")
+    with pytest.raises(ConfigError, match=r"1 of 2 rows have no picture \(train row 1 is the first\)"):
+        check_pictures([with_picture, without], [], Qwen2_5_VLProcessor(), "model")
+    check_pictures([without], [], None, "model")
+    with pytest.raises(ConfigError, match="would drop them"):
+        check_pictures([without], [with_picture], None, "model")

@@ -10,7 +10,6 @@ from gmpo_mm.algorithms import compute_kl, finalize_metrics, masked_mean
 from gmpo_mm.training.update_metrics import log_prob_gap
 
 
-
 def batch_metrics(rows: Mapping[str, torch.Tensor], uids: Sequence[str], end_tokens: Sequence[int]) -> dict[str, float]:
     """Entropy by token in nats, the share of truncated responses, and of groups in which no response has an advantage.
 

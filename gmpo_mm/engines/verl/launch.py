@@ -85,8 +85,8 @@ def train(loaded: LoadedConfig, command: Sequence[str] = (), progress: Progress 
             progress.log(f"nothing to train: the run in {run.path} has done its {total_steps} steps")
             return run.path
         verl_config = compose(config, total_steps, run)
-        has_pictures = any(bool(data.prompts.records[i].images) for data in (training, validation) for i in range(len(data)))
-        check_pictures(has_pictures, _verl_processor(verl_config), str(config.worker.actor.model.model_path))
+        records = training.prompts.records, validation.prompts.records
+        check_pictures(*records, _verl_processor(verl_config), str(config.worker.actor.model.model_path))
         _connect(config, verl_config, progress)
         with Trackers(config.trainer.logger, run.config, run, progress.warn) as trackers:
             _train(config, verl_config, run, progress, trackers, (training, validation), processor, total_steps)
@@ -143,6 +143,7 @@ def _choose_platform(config: Config, progress: Progress) -> None:
     if wanted != "cpu" and "verl" in sys.modules:
         raise ConfigError("trainer.device = 'cpu': verl was imported before and has settled for GPUs; start a new process")
     os.environ.update(CPU_ENVIRONMENT)
+    os.environ.setdefault("TQ_NUM_THREADS", "1")
     progress.warn(CPU_NOTE)
 
 
@@ -182,9 +183,11 @@ def _connect(config: Config, verl_config: Any, progress: Progress) -> None:
 
     gpus, threads = config.trainer.n_gpus_per_node, config.trainer.threads
     environment = {**get_ppo_ray_runtime_env(verl_config)["env_vars"], "TRANSFER_QUEUE_ENABLE": "1"}
+    if "PYTHONPATH" in os.environ:
+        environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
     options: dict[str, Any] = {}
     if is_cpu(config):
-        environment |= {**CPU_ENVIRONMENT, "OMP_NUM_THREADS": str(threads or 1)}
+        environment |= {**CPU_ENVIRONMENT, "OMP_NUM_THREADS": str(threads or 1), "TQ_NUM_THREADS": "1"}
         if config.ray_address is None:  # GPUs that are not there are declared: verl counts its processes by them
             cores = max(os.cpu_count() or 1, (CORES_A_PROCESS + 1) * gpus + 4)
             options |= {"num_gpus": gpus, "num_cpus": cores, "include_dashboard": False}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gmpo_mm.config import Config
+from gmpo_mm.data.records import Record
 from gmpo_mm.engines.installed import Requirement, find_verl, installed_version, unmet
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.processing import find_files
@@ -22,13 +23,14 @@ REQUIREMENTS = (
     Requirement(("omegaconf",), ">=2.3,<2.4", "its hydra"),
     Requirement(("hydra-core",), ">=1.3", "its configuration"),
     Requirement(("torchdata",), ">=0", "its data loader"),
-    Requirement(("cachetools",), ">=0", "it imports the package without asking for it"),
+    *(Requirement((name,), ">=0", "verl imports it without asking for it") for name in ("cachetools", "fastapi", "uvicorn")),
 )
 GPU_REQUIREMENTS = (
     Requirement(("vllm",), ">=0.11", "its rollouts"),
     Requirement(("flash-attn",), ">=2.4.3", "its workers ask transformers for flash_attention_2"),
 )
 SHOWN = ("torch", "transformers", "vllm", "flash-attn", "ray", "omegaconf", "tensordict", "TransferQueue", "hydra-core")
+FAILS_WITHOUT_PICTURES = ("Qwen2VLProcessor", "Qwen2_5_VLProcessor")
 VERL_FILES = ("latest_checkpointed_iteration.txt",)
 
 
@@ -75,8 +77,8 @@ def check_directory(path: Path) -> None:
     if found:
         start = f"; to train on from its weights, add trainer.resume={checkpoints[-1]}" if checkpoints else ""
         raise ConfigError(
-            f"trainer.run_dir (or save_checkpoint_path) = {path}: it holds a run of verl ({', '.join(found)}), which verl would "
-            f"go on from; give another trainer.run_dir{start}"
+            f"trainer.run_dir (or save_checkpoint_path) = {path}: it holds a run of verl ({', '.join(found)}), which verl "
+            f"would go on from; give another trainer.run_dir{start}"
         )
 
 
@@ -88,16 +90,30 @@ def check_remote_code(config: Config, tokenizer_path: str) -> None:
         if json.loads(file.read_text(encoding="utf-8")).get("auto_map"):
             raise ConfigError(
                 f"worker.actor.model.trust_remote_code = false: the tokenizer at {tokenizer_path} brings code of its own "
-                "(auto_map), and verl's reward workers run such code without asking; set trust_remote_code=true if you trust it, "
-                "or use engine=local"
+                "(auto_map), and verl's reward workers run such code without asking; set trust_remote_code=true if you trust "
+                "it, or use engine=local"
             )
 
 
-def check_pictures(has_pictures: bool, processor: object | None, path: str) -> None:
-    """ConfigError when verl would train pictures away: it goes on without a processor that it can't load."""
-    if has_pictures and processor is None:
-        missing = "" if importlib.util.find_spec("torchvision") else " (torchvision is not installed; its video processor needs it)"
+def check_pictures(
+    train_records: Sequence[Record], val_records: Sequence[Record], processor: object | None, path: str
+) -> None:
+    """ConfigError when verl would train pictures away, or fail on a row without one.
+
+    It goes on without a processor that it can't load; and its forward pass of Qwen2-VL and Qwen2.5-VL raises for a micro-batch
+    without a picture (`image_embeds.mean()` of what transformers 5 no longer gives as a tensor).
+    """
+    without = [record for record in train_records if not record.images]
+    if without and type(processor).__name__ in FAILS_WITHOUT_PICTURES:
         raise ConfigError(
-            f"worker.actor.model.model_path = {path}: the data has pictures, and verl can't load the model's processor{missing}, "
-            "so it would drop them; install what the warning above names"
+            f"data.train_files: {len(without)} of {len(train_records)} rows have no picture ({without[0].where} is the first), "
+            f"and verl {TESTED} fails on a micro-batch of such rows with this family of models; leave them out, or use "
+            "engine=local or engine=easyr1"
+        )
+    has_pictures = len(without) < len(train_records) or any(record.images for record in val_records)
+    if has_pictures and processor is None:
+        missing = "" if importlib.util.find_spec("torchvision") else " (it needs torchvision, which is not installed)"
+        raise ConfigError(
+            f"worker.actor.model.model_path = {path}: the data has pictures, and verl can't load the model's processor"
+            f"{missing}, so it would drop them; install what the warning above names"
         )

@@ -1,4 +1,4 @@
-"""verl's reward manager around our loading: EasyR1's contract, our killable verifiers, errors that name the row and the file."""
+"""verl's reward manager around our loading: EasyR1's contract, our killable verifiers, errors that name row and file."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ class GMPOTrainer(PPOTrainerSync):
             raise TrainingError(f"step {self.global_steps}: {errors[0]}")
         if len(facts) != wanted:
             raise TrainingError(
-                f"step {self.global_steps}: {wanted - len(facts)} of {wanted} responses failed, and verl would train on without "
+                f"step {self.global_steps}: {wanted - len(facts)} of {wanted} responses failed, and verl would go on without "
                 "them; the log above (lines of AgentLoopWorkerTQ, `Error in _run_prompt`) says why"
             )
 
@@ -179,11 +179,10 @@ class GMPOTrainer(PPOTrainerSync):
         self, inputs: list[str], outputs: list[str], gts: list[Any], scores: list[float],
         reward_extra_infos_dict: dict[str, list[Any]], dump_path: str,
     ) -> None:  # fmt: skip
-        """Called by verl with every sample of a validation, in groups: all of them go to samples/, with what the reward said."""
+        """Called by verl with every sample of a validation, in groups: all go to samples/, with what the reward said."""
         infos = reward_extra_infos_dict
-        facts = [
-            {name: infos[name][i] for name in ("id", "response", "tokens", "scores")} for i in range(len(infos.get("scores", [])))
-        ]
+        names = ("id", "response", "tokens", "scores")
+        facts = [{name: infos[name][i] for name in names} for i in range(len(infos.get("scores", [])))]
         self._check_complete(facts, len(self.val_dataset) * self.config.actor_rollout_ref.rollout.val_kwargs.n)
         rows = []
         for prompt, truth, fact in zip(inputs, gts, facts, strict=True):

@@ -1,4 +1,4 @@
-"""Our configuration as verl's: which of its keys get which values. Imports no `verl`, so that a dry run can show it anywhere."""
+"""Our configuration as verl's: which of its keys get which values. Imports no `verl`: a dry run can show it anywhere."""
 
 from __future__ import annotations
 

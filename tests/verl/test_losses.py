@@ -1,0 +1,148 @@
+"""Our losses inside verl's FSDP2 engine: the gradient is the full batch's for every cut, and the local engine's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from verl.utils.metric import Metric as VerlMetric
+
+from gmpo_mm.algorithms import PolicyLossConfig, finalize_metrics, merge_metrics
+from gmpo_mm.config.schema import GMPOLossConfig
+from gmpo_mm.engines.verl.losses import take_metrics
+from gmpo_mm.models.policy import PolicyModel
+from gmpo_mm.training.actor import Actor
+from gmpo_mm.training.batch import Batch
+from tests.distributed.ranks import on_ranks
+from tests.training.builders import BASE, assert_same_gradients, gradients, make_batch
+from tests.verl.batches import Setting, build_engine, build_policy, gradients_and_metrics, save, to_rows
+
+LOSSES = [("gmpo", "token"), ("default", "seq"), ("default", "token"), ("gspo", "seq"), ("cispo", "seq"), ("sapo", "token")]
+TERMS = dict(kl_coef=0.1, entropy_coef=0.01)
+
+
+def make(family: str) -> tuple[Batch, PolicyModel]:
+    """Sampled rows of ragged lengths, 16 of text or 12 with pictures; ratios far from 1."""
+    policy = build_policy(family)
+    batch = make_batch(policy, family)
+    if policy.vision is not None:  # verl can't train Qwen2.5-VL on rows without: see preflight.check_pictures
+        batch = _with_pictures(batch)
+    batch.ref_log_probs_BT = batch.sampler_log_probs_BT - 0.2 * batch.mask_BT
+    return batch, policy
+
+
+def _with_pictures(batch: Batch) -> Batch:
+    kept = [group for group in batch.groups if group.prompt.pixel_values is not None]
+    rows = [i for i, p in enumerate(g.prompt for g in batch.groups for _ in g.responses) if p.pixel_values is not None]
+    fewer = Batch(kept)
+    width = fewer.mask_BT.shape[1]
+    fewer.advantages_BT, fewer.old_log_probs_BT = batch.advantages_BT[rows, :width], batch.old_log_probs_BT[rows, :width]
+    return fewer
+
+
+@pytest.fixture(scope="module")
+def group() -> Iterator[None]:
+    """A process group of one, which verl's engine needs."""
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module", params=["qwen2", "qwen2_5_vl"])
+def setup(request: pytest.FixtureRequest, group: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+    """(batch, rows, policy of the local engine, engine of verl's) on the same weights."""
+    batch, policy = make(request.param)
+    rows = to_rows(batch, policy)
+    return batch, rows, policy, build_engine(save(policy, tmp_path_factory.mktemp(request.param)))
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: "-".join(loss))
+def test_the_gradient_is_the_full_batchs_for_every_cut(setup: tuple[Any, ...], loss: tuple[str, str]) -> None:
+    _, rows, _, engine = setup
+    options = dict(loss_type=loss[0], loss_avg_mode=loss[1], **TERMS)
+    n = len(rows)
+    whole, _ = gradients_and_metrics(rows, engine, Setting(n, n, **options))
+    for micro in (1, 2, 4):
+        assert_same_gradients(gradients_and_metrics(rows, engine, Setting(n, micro, **options))[0], whole, 5e-6)
+    dynamic, metrics = gradients_and_metrics(rows, engine, Setting(n, 1, dynamic_batching=True, **options))
+    assert 1 < len(metrics["actor/pg_loss"].values) < n, "several micro-batches of several rows"
+    assert_same_gradients(dynamic, whole, 5e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: "-".join(loss))
+def test_the_gradient_is_the_local_engines(setup: tuple[Any, ...], loss: tuple[str, str]) -> None:
+    """The local engine's own are checked against float64 by hand in tests/algorithms and tests/training."""
+    batch, rows, policy, engine = setup
+    found, _ = gradients_and_metrics(rows, engine, Setting(len(rows), 4, *loss, kl_coef=0.1))
+    optimizer = torch.optim.SGD(policy.module.parameters(), lr=0.0)
+    update = {**BASE.__dict__, "loss": PolicyLossConfig(loss[0], loss_avg_mode=loss[1]), "kl_kind": "low_var_kl"}
+    actor = Actor(policy, optimizer, type(BASE)(**update))
+    expected = gradients(actor, batch, kl_coef=0.1)
+    assert_same_gradients({name: found[name] for name in expected}, expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "gmpo",
+    [
+        GMPOLossConfig(clip="none"), GMPOLossConfig(clip="sequence"), GMPOLossConfig(normalize=False),
+        GMPOLossConfig(log_clip_low=0.1),
+    ],
+    ids=["no clip", "sequence clip", "not normalised", "other bound"],
+)
+def test_the_options_of_gmpo_reach_the_loss(setup: tuple[Any, ...], gmpo: GMPOLossConfig) -> None:
+    _, rows, _, engine = setup
+    plain, _ = gradients_and_metrics(rows, engine, Setting(len(rows), 4))
+    other, _ = gradients_and_metrics(rows, engine, Setting(len(rows), 4, gmpo=gmpo))
+    flat = [torch.cat([g[name].flatten() for name in sorted(plain)]) for g in (plain, other)]
+    assert float((flat[0] - flat[1]).norm() / flat[0].norm()) > 1e-3
+
+
+def arrived(metrics: dict[str, Any]) -> dict[str, float]:
+    """Metrics of micro-batches as they reach the trainer."""
+    columns = {name: [value.aggregate()] for name, value in metrics.items() if isinstance(value, VerlMetric)}
+    return finalize_metrics(merge_metrics(take_metrics(columns)))
+
+
+def test_metrics_do_not_depend_on_the_cut(setup: tuple[Any, ...]) -> None:
+    _, rows, _, engine = setup
+    n = len(rows)
+    whole = arrived(gradients_and_metrics(rows, engine, Setting(n, n, kl_coef=0.1))[1])
+    assert {"ratio/token_min", "ratio/token_max", "clip/high_frac", "clip/low_frac", "actor/kl_ref"} <= whole.keys()
+    assert whole["ratio/token_min"] < 0.9 < 1.1 < whole["ratio/token_max"] and 0 < whole["clip/high_frac"] < 1
+    for micro in (1, 4):
+        cut = arrived(gradients_and_metrics(rows, engine, Setting(n, micro, kl_coef=0.1))[1])
+        assert cut == pytest.approx(whole, rel=1e-5, abs=1e-7)
+
+
+ROWS = ([0, 1, 4, 6, 9, 10, 12, 15], [2, 3, 5, 7, 8, 11, 13, 14])  # other lengths on each rank
+
+
+def _rank(rank: int, folder: str) -> dict[str, torch.Tensor]:
+    batch, policy = make("qwen2")
+    rows = to_rows(batch, policy)
+    engine = build_engine(Path(folder))
+    found: dict[str, torch.Tensor] = {}
+    for name, loss in (("gmpo", ("gmpo", "token")), ("grpo", ("default", "seq")), ("tokens", ("default", "token"))):
+        for micro in (1, 2, 4, 0):
+            setting = Setting(16, micro or 1, *loss, dynamic_batching=micro == 0, **TERMS)
+            gradients, _ = gradients_and_metrics([rows[i] for i in ROWS[rank]], engine, setting)
+            found[f"{name}/{micro}"] = torch.cat([gradients[key].flatten() for key in sorted(gradients)])
+    return found
+
+
+def test_two_workers_have_the_full_batchs_gradient(group: None, tmp_path: Path) -> None:
+    batch, policy = make("qwen2")
+    folder = save(policy, tmp_path / "model")
+    first, second = on_ranks(2, _rank, tmp_path, str(folder))
+    engine, rows = build_engine(folder), to_rows(batch, policy)
+    for name, loss in (("gmpo", ("gmpo", "token")), ("grpo", ("default", "seq")), ("tokens", ("default", "token"))):
+        gradients, _ = gradients_and_metrics(rows, engine, Setting(16, 16, *loss, **TERMS))
+        whole = torch.cat([gradients[key].flatten() for key in sorted(gradients)])
+        for micro in (1, 2, 4, 0):
+            key = f"{name}/{micro}"
+            assert torch.equal(first[key], second[key])
+            assert float((first[key] - whole).norm() / whole.norm()) < 5e-6
