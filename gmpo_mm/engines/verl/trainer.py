@@ -100,9 +100,8 @@ class GMPOTrainer(PPOTrainerSync):
         wanted = self.config.data.train_batch_size * self.config.actor_rollout_ref.rollout.n
         facts = self._facts(batch)
         self._check_complete(facts, wanted)
-        scores = [fact["scores"] for fact in facts]
-        names = sorted({name for score in scores for name in score})
-        self._own_metrics |= {f"reward/{name}": float(np.mean([score[name] for score in scores])) for name in names}
+        means = _means([fact["scores"] for fact in facts])
+        self._own_metrics |= {f"reward/{name}": value for name, value in means.items()}
         return super()._balance_batch(batch, *args, **kwargs)
 
     def _facts(self, batch: KVBatchMeta) -> list[dict[str, Any]]:
@@ -193,8 +192,7 @@ class GMPOTrainer(PPOTrainerSync):
     def _val_metrics_update(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """EasyR1's names, from the samples that were just written."""
         facts = args[2] if len(args) > 2 else kwargs["reward_extra_infos_dict"]
-        names = sorted({name for scores in facts["scores"] for name in scores})
-        means = {name: float(np.mean([scores[name] for scores in facts["scores"]])) for name in names}
+        means = _means(facts["scores"])
         found = {f"val/{name}_reward": value for name, value in means.items()}
         found["val/reward_score"] = means["overall"]
         found["val_response_length/mean"] = float(np.mean(facts["tokens"]))
@@ -267,6 +265,12 @@ class _StepLog:
 
     def finish(self, exit_code: int = 0) -> None:
         """Nothing: the trackers are finished with the run."""
+
+
+def _means(scores: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Mean of each number of the reward function, over the rows that have it."""
+    names = sorted({name for score in scores for name in score})
+    return {name: float(np.mean([score[name] for score in scores if name in score])) for name in names}
 
 
 def _listed(value: Any) -> list[Any]:
