@@ -95,6 +95,7 @@ def test_the_learning_rate_rises_then_falls_to_nothing():
     assert rates[config.warmup_steps :] == sorted(rates[config.warmup_steps :], reverse=True)
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_bytes_and_training_changes_them(tmp_path):
     """One finds the pinned environment, the other has to start itself anew."""
     first = make(tmp_path / "a", "--steps", "3", environment=PINNED_ENVIRONMENT)

@@ -135,7 +135,7 @@ def test_first_validation_is_never_silent_for_ten_seconds(data: Path, tmp_path: 
     process = start_process(
         arguments(data, tmp_path / "run", "trainer.val_before_train=true", "trainer.val_only=true",
                   "worker.rollout.ignore_eos=true", "data.max_response_length=150",
-                  "worker.rollout.val_override_config={n: 512, temperature: 0.5}"),
+                  "worker.rollout.val_override_config={n: 256, temperature: 0.5}"),
         ("-c", IMPORTS_FIRST), PYTHONUNBUFFERED="1",
     )  # fmt: skip
     gaps, last = [], time.monotonic()

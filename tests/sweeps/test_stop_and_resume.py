@@ -142,6 +142,7 @@ def test_after_the_budget_the_run_is_saved_no_other_starts_and_the_same_command_
     assert read_events(out / "runs/gmpo/seed_1/metrics.jsonl")[0]["from_step"] == saved
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_from_outside_fails_and_is_resumed_by_the_next_call(
     data: Path, straight: Path, tmp_path: Path
 ) -> None:

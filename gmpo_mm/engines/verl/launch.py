@@ -20,6 +20,7 @@ from gmpo_mm.config import (
 )
 from gmpo_mm.engines.local import configured_reward, count_steps
 from gmpo_mm.engines.ray_cluster import check_cluster, connect
+from gmpo_mm.engines.verl.dataset import GMPODataset
 from gmpo_mm.engines.verl.preflight import (
     TESTED,
     check_directory,
@@ -75,8 +76,6 @@ def train(loaded: LoadedConfig, command: Sequence[str] = (), progress: Progress 
         configured_reward(config)  # an error here, before an actor of Ray's would find it out
         _choose_platform(config, progress)
         processor = _load_processor(config)
-        with progress.stage("importing verl"):
-            from gmpo_mm.engines.verl.dataset import GMPODataset
         training = GMPODataset.from_config(config, processor, True, progress)
         validation = GMPODataset.from_config(config, processor, False, progress) if config.data.val_files else training
         progress.log(training.prompts.overlong_report() or f"{len(training)} training prompts, none over-long")
@@ -84,7 +83,8 @@ def train(loaded: LoadedConfig, command: Sequence[str] = (), progress: Progress 
         if run.is_complete(total_steps) and not config.trainer.val_only:
             progress.log(f"nothing to train: the run in {run.path} has done its {total_steps} steps")
             return run.path
-        verl_config = compose(config, total_steps, run)
+        with progress.stage("importing verl and translating the configuration"):
+            verl_config = compose(config, total_steps, run)
         records = training.prompts.records, validation.prompts.records
         check_pictures(*records, _verl_processor(verl_config), str(config.worker.actor.model.model_path))
         _connect(config, verl_config, progress)
