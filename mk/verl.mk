@@ -17,4 +17,4 @@ $(VERL_VENV)/.installed: requirements/verl-cpu.txt mk/declare_torchvision_ops.py
 # By files: two runs at once use the cores that one leaves idle while its processes start, more would not fit into the memory.
 .PHONY: test-verl
 test-verl: $(VERL_VENV)/.installed
-	OMP_NUM_THREADS=1 $(VERL_VENV)/bin/python -m pytest -n 2 --dist loadgroup tests/verl
+	OMP_NUM_THREADS=1 $(VERL_VENV)/bin/python -m pytest -n 2 --dist loadfile tests/verl

@@ -1,6 +1,8 @@
 """Tests against the real verl. They skip, with one line that says how to run them, where `import verl` is not verl's own."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,14 @@ def verl_root() -> Path:
     """Where the installed verl lies."""
     assert FOUND is not None
     return FOUND.root
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for command in (
+        ["data_tools/synthetic_geometry.py", "--out", f"{folder}/geometry", "--train-size", "64", "--test-size", "16"],
+        ["data_tools/countdown.py", "--tiny", "--out", f"{folder}/countdown"],
+    ):
+        subprocess.run([sys.executable, *command], cwd=HERE.parents[1], check=True, capture_output=True)
+    return folder
