@@ -14,7 +14,7 @@ from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.processing import find_files
 
 TESTED = "0.9.1"
-HOW_TO_GET = "pip install 'gmpo-mm[verl]' (or uv pip install, which finds the versions sooner)"
+HOW_TO_GET = "pip install 'gmpo-mm[verl]'"
 REQUIREMENTS = (
     Requirement(("transformers",), ">=5.5.3,<5.11", "verl's own range"),
     Requirement(("tensordict",), ">=0.10,<0.11", "its batches"),
