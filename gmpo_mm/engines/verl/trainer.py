@@ -52,7 +52,6 @@ class GMPOTrainer(PPOTrainerSync):
         self.run, self.progress, self.trackers = run, progress, trackers
         self.end_tokens, self.save_limit, self.max_log_prob_gap = list(end_tokens), save_limit, max_log_prob_gap
         self.replay_buffer.poll_interval = POLL_SECONDS
-        self.recorded_step = run.from_step  # the last step whose metrics are in the run directory
         self._datasets = datasets
         self._save_is_due = False
         self._skipped_in_a_row = 0
@@ -209,7 +208,6 @@ class GMPOTrainer(PPOTrainerSync):
 
     def step_recorded(self) -> None:
         """The step's metrics are in the run directory: save the checkpoint that waits for them."""
-        self.recorded_step = self.global_steps
         if not self._save_is_due:
             return
         self._save_is_due = False
