@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from gmpo_mm.errors import ConfigError
+from gmpo_mm.errors import ConfigError, GMPOError, TrainingError
 from gmpo_mm.training.progress import Progress
 
 RAY_ENGINES = ("easyr1", "verl")
@@ -62,3 +63,21 @@ def check_cluster(
         + (f" and cores by node {cores}, of which each GPU's process takes {cpus_a_gpu}" if lacks_cores else "")
         + f", so {groups} of {wanted_nodes} groups fit; {mend}"
     )
+
+
+@contextmanager
+def errors_of_workers() -> Iterator[None]:
+    """What a worker raised on purpose is raised without Ray's wrapping; one that died is a TrainingError with the mend."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, GMPOError):
+            raise TrainingError(str(error.cause)) from error
+        raise
+    except ray.exceptions.RayActorError as error:
+        raise TrainingError(
+            f"a worker process died ({str(error).splitlines()[0]}); look at its log in Ray's session folder, and go on from "
+            "the last checkpoint with the same command"
+        ) from error

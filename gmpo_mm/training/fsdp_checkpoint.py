@@ -32,7 +32,10 @@ LOADER_STATES = {"easyr1": "dataloader.pt", "verl": "data.pt"}
 MAX_FILE_BYTES = 5 * 10**9
 _STEP = re.compile(r"global_step_(\d+)\Z")
 _SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt\Z")
-_MERGER = "EasyR1's own merger: python scripts/model_merger.py --local_dir"
+_MERGER = (
+    "the engine's own merger: EasyR1's scripts/model_merger.py or verl's `python -m verl.model_merger merge --backend fsdp`, "
+    "either with --local_dir"
+)
 
 
 def latest_fsdp_checkpoint(run: Path) -> Path | None:

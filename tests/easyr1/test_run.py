@@ -5,15 +5,12 @@ Each run is a process of its own, as a user starts it: this file, with the numbe
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +20,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.distributed.ray_nodes import NO_TOKEN, two_ray_nodes
+
 ROOT = Path(__file__).resolve().parents[2]
 STEP_LIMIT = 400
-NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}  # else the second node could not join without the first one's token
 
 
 def overrides(data: Path, run: Path, gpus: int, *more: str) -> list[str]:
@@ -251,39 +249,11 @@ def test_older_checkpoints_go_after_the_new_one_is_whole(data: Path, tmp_path: P
         assert f"pruning after step {step}; the tracker says {step}" in output
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
-
-
 @pytest.fixture
 def two_nodes(tmp_path: Path) -> Iterator[str]:
-    """A Ray cluster of a head and a second node on this machine, one declared GPU each; its address."""
-    ray = str(Path(sys.executable).with_name("ray"))
-    port = next(port for port in range(20_000 + os.getpid() % 5_000, 30_000) if _is_free(port))  # below Ray's own default ports
-    short = tempfile.mkdtemp(prefix="r")  # Ray puts sockets there, whose paths may not be long
-    environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "RAY_TMPDIR": short, **NO_TOKEN,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-    }  # fmt: skip
-    common = ["--block", "--num-cpus=4", "--num-gpus=1", "--disable-usage-stats", "--object-store-memory=200000000"]
-    processes = []
-    try:
-        for role in (["--head", f"--port={port}", "--include-dashboard=false"], [f"--address=127.0.0.1:{port}"]):
-            log = (tmp_path / f"ray_{len(processes)}.log").open("w")
-            command = [ray, "start", *role, *common]
-            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True))
-            deadline = time.monotonic() + 120
-            while "Ray runtime started" not in (tmp_path / f"ray_{len(processes) - 1}.log").read_text():
-                assert processes[-1].poll() is None and time.monotonic() < deadline, Path(log.name).read_text()
-                time.sleep(0.2)
-        yield f"127.0.0.1:{port}"
-    finally:
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        shutil.rmtree(short, ignore_errors=True)
+    """The address of a Ray cluster of two nodes."""
+    with two_ray_nodes(tmp_path, cores=4) as (address, _):
+        yield address
 
 
 @pytest.mark.timeout(2 * STEP_LIMIT)

@@ -23,8 +23,7 @@ from gmpo_mm.engines.easyr1.preflight import (
     installed_packages,
 )
 from gmpo_mm.engines.local import configured_reward
-from gmpo_mm.engines.ray_cluster import check_cluster, connect
-from gmpo_mm.errors import GMPOError, TrainingError
+from gmpo_mm.engines.ray_cluster import check_cluster, connect, errors_of_workers
 from gmpo_mm.training.checkpoint_layout import fsdp_layout
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_directory import RunDirectory
@@ -192,21 +191,10 @@ def _set_start(trainer: Any, run: RunDirectory) -> None:
 
 
 def _fit(trainer: Any) -> None:
-    """Run EasyR1's loop; what a worker raised on purpose is raised here, without Ray's wrapping."""
-    import ray
-
+    """Run EasyR1's loop."""
     try:
-        trainer.init_workers()
-        trainer.fit()
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, GMPOError):
-            raise TrainingError(str(cause)) from error
-        raise
-    except ray.exceptions.RayActorError as error:
-        raise TrainingError(
-            f"a worker process died ({str(error).splitlines()[0]}); look at its log in Ray's session folder, and go on from "
-            "the last checkpoint with the same command"
-        ) from error
+        with errors_of_workers():
+            trainer.init_workers()
+            trainer.fit()
     finally:
         trainer.trackers.finish()

@@ -19,7 +19,7 @@ from gmpo_mm.config import (
     validate_for_training,
 )
 from gmpo_mm.engines.local import configured_reward, count_steps
-from gmpo_mm.engines.ray_cluster import check_cluster, connect
+from gmpo_mm.engines.ray_cluster import check_cluster, connect, errors_of_workers
 from gmpo_mm.engines.verl.dataset import GMPODataset
 from gmpo_mm.engines.verl.preflight import (
     TESTED,
@@ -30,7 +30,7 @@ from gmpo_mm.engines.verl.preflight import (
     installed_packages,
 )
 from gmpo_mm.engines.verl.translate import is_cpu, to_verl
-from gmpo_mm.errors import ConfigError, GMPOError, TrainingError
+from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.loading import end_token_ids
 from gmpo_mm.models.processing import Processor, load_processor
 from gmpo_mm.training.checkpoint_layout import fsdp_layout
@@ -43,7 +43,7 @@ CORES_A_PROCESS = 3
 CPU_ENVIRONMENT = {
     "VERL_PLATFORM": "cpu",
     "VERL_USE_EXTERNAL_MODULES": "gmpo_mm.engines.verl.cpu.platform",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what Ray will do by default; it warns in every process until then
 }
 CPU_NOTE = (
     "trainer.device=cpu: verl runs with gmpo_mm's CPU plug-in, which is for tests and small experiments. It does not exercise "
@@ -213,7 +213,7 @@ def _train(
     config: Config, verl_config: Any, run: RunDirectory, progress: Progress, trackers: Trackers, datasets: Any,
     processor: Processor, total_steps: int,
 ) -> None:  # fmt: skip
-    """verl's loop, as its own TaskRunner starts it; what a worker raised on purpose is raised here, without Ray's wrapping."""
+    """verl's loop, as its own TaskRunner starts it."""
     import ray
     import transfer_queue as tq
     from verl.trainer.ppo.v1 import AgentLoopManagerTQ
@@ -232,28 +232,19 @@ def _train(
             max_log_prob_gap=config.worker.rollout.max_log_prob_gap,
         )  # fmt: skip
         run.begin(total_steps)
-        trainer.init()
-        with progress.stage("starting the agents that ask for responses and rewards"):
-            agents = AgentLoopManagerTQ.create(
-                config=verl_config,
-                llm_client=trainer.get_llm_client(),
-                teacher_client=trainer.get_teacher_client(),
-                reward_loop_worker_handles=trainer.get_reward_handles(),
-            )
-        trainer.fit(agents)
+        with errors_of_workers():
+            trainer.init()
+            with progress.stage("starting the agents that ask for responses and rewards"):
+                agents = AgentLoopManagerTQ.create(
+                    config=verl_config,
+                    llm_client=trainer.get_llm_client(),
+                    teacher_client=trainer.get_teacher_client(),
+                    reward_loop_worker_handles=trainer.get_reward_handles(),
+                )
+            trainer.fit(agents)
         run.finish()
         if config.trainer.ray_timeline is not None:
             ray.timeline(filename=config.trainer.ray_timeline)
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, GMPOError):
-            raise TrainingError(str(cause)) from error
-        raise
-    except ray.exceptions.RayActorError as error:
-        raise TrainingError(
-            f"a worker process died ({str(error).splitlines()[0]}); look at its log in Ray's session folder, and go on from "
-            "the last checkpoint with the same command"
-        ) from error
     finally:
         trackers.finish()
         tq.close()
