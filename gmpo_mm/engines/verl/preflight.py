@@ -26,7 +26,7 @@ REQUIREMENTS = (
     *(Requirement((name,), ">=0", "verl imports it without asking for it") for name in ("cachetools", "fastapi", "uvicorn")),
 )
 GPU_REQUIREMENTS = (
-    Requirement(("vllm",), ">=0.11", "its rollouts"),
+    Requirement(("vllm",), ">=0.24,<0.25", "its rollouts; what its extra verl[vllm] asks for"),
     Requirement(("flash-attn",), ">=2.4.3", "its workers ask transformers for flash_attention_2"),
 )
 SHOWN = ("torch", "transformers", "vllm", "flash-attn", "ray", "omegaconf", "tensordict", "TransferQueue", "hydra-core")
