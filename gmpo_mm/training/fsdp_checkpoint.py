@@ -33,8 +33,7 @@ MAX_FILE_BYTES = 5 * 10**9
 _STEP = re.compile(r"global_step_(\d+)\Z")
 _SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt\Z")
 _MERGER = (
-    "the engine's own merger: EasyR1's scripts/model_merger.py or verl's `python -m verl.model_merger merge --backend fsdp`, "
-    "either with --local_dir"
+    "EasyR1's own merger (scripts/model_merger.py), or verl's (python -m verl.model_merger merge --backend fsdp): --local_dir"
 )
 
 
