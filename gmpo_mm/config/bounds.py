@@ -17,6 +17,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "algorithm.kl_type": ("fixed", "adaptive"),
     "worker.actor.seq_mean": ("exact", "easyr1"),
     "worker.actor.old_log_probs": ("auto", "sampler", "recompute"),
+    "worker.actor.logits_dtype": ("float32", "bfloat16"),
     "worker.actor.optim.lr_scheduler_type": ("constant", "cosine"),
     "worker.rollout.name": ("auto", "hf", "vllm"),
     "worker.rollout.correction": ("none", "truncated"),

@@ -156,7 +156,8 @@ class ActorConfig:
     padding_free: bool = True
     dynamic_batching: bool = True
     ulysses_size: int = 1
-    use_torch_compile: bool = True
+    use_torch_compile: bool = True  # engine local: norms, rotary embedding, SwiGLU and logits on a GPU
+    logits_dtype: str = "float32"  # ours, engine local on a GPU: float32 | bfloat16 (off by 0.01 nats, 0.05 at most)
     tau_positive: float = 1.0  # sapo
     tau_negative: float = 1.05  # sapo
     model: ModelConfig = field(default_factory=ModelConfig)

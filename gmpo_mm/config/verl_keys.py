@@ -131,6 +131,7 @@ OURS: dict[str, str] = {
     ),
     "worker.actor.old_log_probs": "always recomputed by the trainer",
     "worker.actor.seq_mean": "always the exact mean",
+    "worker.actor.logits_dtype": "verl's own head, in worker.actor.fsdp.mp_param_dtype",
     "worker.reward.reward_function": "our reward manager, in verl's reward workers",
     "worker.reward.reward_function_kwargs": "our reward manager, in verl's reward workers",
     "worker.reward.skip_special_tokens": "our reward manager, in verl's reward workers",

@@ -78,6 +78,30 @@ def load_model(
     return use_packed_attention(model).to(device or torch.device("cpu"))
 
 
+def store_weights(
+    model: torch.nn.Module, device: torch.device, compute_dtype: torch.dtype, sixteen_bit: bool
+) -> dict[torch.nn.Parameter, torch.Tensor]:
+    """Move a float32 model to its device; returns the float32 masters of its trained weights.
+
+    With `sixteen_bit` every weight is stored in the compute type: no pass casts it, and what is frozen takes half the memory.
+    Buffers, such as rotary frequencies, keep their type. Without, nothing is rounded and there are no masters.
+    """
+    if not sixteen_bit or compute_dtype == torch.float32:
+        model.to(device)
+        return {}
+    masters: dict[torch.nn.Parameter, torch.Tensor] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            masters[parameter] = parameter.data.to(device, torch.float32)
+            parameter.data = masters[parameter].to(compute_dtype)
+        else:
+            parameter.data = parameter.data.to(compute_dtype).to(device)
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+    return masters
+
+
 def use_packed_attention(model: torch.nn.Module) -> torch.nn.Module:
     """Switch the decoder (not the vision tower) to the packed attention; returns the model."""
     name = register()
@@ -139,7 +163,8 @@ def load_policy(model_config: Any, *, device: torch.device, compute_dtype: torch
                 seed: int = 0) -> tuple[PolicyModel, Processor]:  # fmt: skip
     """Load the policy of `worker.actor.model` and its processor.
 
-    Trained weights are float32 whatever the compute type, so that small updates are not rounded away.
+    Trained weights are float32 whatever the compute type, so that small updates are not rounded away: those of the model on
+    the CPU, and on a GPU masters beside it (`store_weights`).
     """
     import transformers
 
@@ -151,7 +176,7 @@ def load_policy(model_config: Any, *, device: torch.device, compute_dtype: torch
     transformers.utils.logging.disable_progress_bar()  # its bars would run into the run's own display
     torch.manual_seed(seed)  # a fresh LoRA adapter is drawn from it
     model = load_model(
-        path, device=device, trust_remote_code=remote, override_config=dict(model_config.override_config or {})
+        path, trust_remote_code=remote, override_config=dict(model_config.override_config or {})
     )
     config: Any = model.config
     is_vision = hasattr(config, "vision_config")
@@ -168,6 +193,7 @@ def load_policy(model_config: Any, *, device: torch.device, compute_dtype: torch
             model.get_base_model().model.visual.requires_grad_(False)  # type: ignore[operator]
     if model_config.enable_gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    masters = store_weights(model, device, compute_dtype, sixteen_bit=device.type == "cuda")
     changed = bool(model_config.override_config) or model_config.lora.rank > 0
     policy = PolicyModel(
         model,
@@ -175,5 +201,6 @@ def load_policy(model_config: Any, *, device: torch.device, compute_dtype: torch
         eos_token_ids=end_token_ids(path, processor.tokenizer),
         compute_dtype=compute_dtype,
         config_files=() if changed else find_files(path, ("config.json", "generation_config.json")),
+        masters=masters,
     )
     return policy, processor

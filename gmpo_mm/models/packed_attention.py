@@ -14,6 +14,8 @@ from itertools import accumulate
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from gmpo_mm.models.varlen_layout import VarlenLayout
+
 ATTENTION_NAME = "gmpo_packed"
 
 
@@ -40,6 +42,11 @@ class PackedLayout:
     def tokens(self) -> int:
         """Number of valid tokens N."""
         return self.flat_index_N.shape[0]
+
+    @property
+    def longest(self) -> int:
+        """The longest prompt with its longest response, at most."""
+        return self.prompt_index_RP.shape[1] + self.response_index_BT.shape[1]
 
 
 def build_layout(
@@ -164,7 +171,7 @@ def attention_forward(
     attention_mask: torch.Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    packed_layout: PackedLayout | None = None,
+    packed_layout: PackedLayout | VarlenLayout | None = None,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
     """The attention function that transformers calls: packed with a layout, plain masked attention without."""
@@ -173,12 +180,20 @@ def attention_forward(
         raise ValueError("attention with a soft cap on its logits is not supported by the packed attention")
     if packed_layout is not None:
         window = getattr(module, "sliding_window", None)
-        longest = packed_layout.prompt_index_RP.shape[1] + packed_layout.response_index_BT.shape[1]
-        if window is not None and longest > window:
+        if window is not None and packed_layout.longest > window:
             raise ValueError(
-                f"a sequence of {longest} tokens is longer than the model's sliding window of {window}: packed attention "
-                "has no sliding window; shorten data.max_prompt_length + data.max_response_length"
+                f"a sequence of {packed_layout.longest} tokens is longer than the model's sliding window of "
+                f"{window}: packed attention has no sliding window; shorten data.max_prompt_length + data.max_response_length"
             )
+        if isinstance(packed_layout, VarlenLayout):
+            if dropout:
+                raise ValueError(
+                    f"attention_dropout={dropout}: attention on a GPU has no dropout; set "
+                    "worker.actor.model.override_config.attention_dropout=0"
+                )
+            packed_layout.used += 1
+            rows = (x[0].transpose(0, 1) for x in (query, key, value))
+            return packed_layout.attention(*rows, packed_layout, scale)[None], None
         return packed_attention(query, key, value, packed_layout, dropout, scale), None
     if attention_mask is None:  # full attention without padding, e.g. inside a vision tower
         causal = bool(getattr(module, "is_causal", True)) and query.shape[2] > 1

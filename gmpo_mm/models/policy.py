@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from gmpo_mm.data.prompts import EncodedPrompt
+from gmpo_mm.models.fused import fuse_layers
 from gmpo_mm.models.packed_attention import PackedLayout, build_layout
 from gmpo_mm.models.token_log_probs import token_log_probs
+from gmpo_mm.models.two_part_attention import FLASH, AttentionKernel, choose_attention
+from gmpo_mm.models.varlen_forward import varlen_log_probs
+from gmpo_mm.models.varlen_layout import VarlenLayout, as_numpy, to_device
+from gmpo_mm.models.varlen_vision import add_deepstack_at_places, supports, use_varlen_vision, vision_inputs
 
 
 @dataclass
@@ -66,7 +73,8 @@ class PolicyModel:
     """A causal model of transformers, taken apart into embedding, vision tower, decoder and output layer.
 
     The decoder is called on embeddings, so that a prompt and its pictures are encoded once for all of its responses.
-    Matrix products run in `compute_dtype`; the weights keep their own type, float32 when they are trained.
+    Matrix products run in `compute_dtype`. On the CPU the weights are float32; on a GPU they have the compute type, and the
+    optimizer holds the float32 ones. With weights on a GPU a forward pass takes the path of `varlen_forward`.
     """
 
     def __init__(
@@ -77,10 +85,15 @@ class PolicyModel:
         eos_token_ids: Sequence[int] = (),
         compute_dtype: torch.dtype = torch.float32,
         config_files: Sequence[Path] = (),
+        masters: dict[nn.Parameter, torch.Tensor] | None = None,
     ) -> None:
-        """`config_files` are the model's configuration files as they were read, copied into its checkpoints."""
+        """`config_files` are the model's configuration files as they were read, copied into its checkpoints.
+
+        `masters` are the float32 weights of trained 16-bit parameters; the optimizer takes them over.
+        """
         self.module = module
         self.config_files = config_files
+        self.masters = masters or {}
         self.forbidden_token_ids = sorted(forbidden_token_ids)
         self.eos_token_ids = sorted(eos_token_ids)
         self.compute_dtype = compute_dtype
@@ -93,8 +106,21 @@ class PolicyModel:
         self.decoder: Any = self.backbone.language_model if self.vision is not None else self.backbone
         self.embedding: nn.Module = unwrapped.get_input_embeddings()
         self.lm_head: nn.Linear = unwrapped.get_output_embeddings()
+        self.logits_dtype = torch.float32
+        """Type of the logits on a GPU, `worker.actor.logits_dtype`."""
+        self.forbidden_F = torch.tensor(self.forbidden_token_ids, dtype=torch.long, device=self.device)
         self._frozen_features: dict[int, tuple[EncodedPrompt, ImageFeatures]] = {}
         self._positions: dict[int, tuple[EncodedPrompt, torch.Tensor]] = {}
+        self._attention: Callable[..., torch.Tensor] | None = None
+        self._varlen_vision = False
+        attention = choose_attention(self.device, compute_dtype)
+        if attention is not None:
+            self.use_varlen_path(attention, FLASH if compute_dtype != torch.float32 else None)
+
+    def take_masters(self) -> dict[nn.Parameter, torch.Tensor]:
+        """Hand the float32 weights over; whoever takes them keeps them."""
+        masters, self.masters = self.masters, {}
+        return masters
 
     @property
     def device(self) -> torch.device:
@@ -111,9 +137,24 @@ class PolicyModel:
         """Whether the decoder routes tokens to experts."""
         return bool(getattr(self.config, "num_experts", 0) or getattr(self.config, "num_local_experts", 0))
 
+    def use_varlen_path(
+        self, attention: Callable[..., torch.Tensor], vision_kernel: AttentionKernel | None = FLASH
+    ) -> None:
+        """Take the GPU's forward pass with this attention (see `VarlenLayout.attention`).
+
+        Policies on a GPU do; tests and plans do without one. Without `vision_kernel` the vision tower keeps its attention.
+        """
+        self._attention = attention
+        fuse_layers(self.decoder)
+        add_deepstack_at_places(self.decoder)
+        if self.vision is not None and vision_kernel is not None and supports(self.vision):
+            use_varlen_vision(self.vision, vision_kernel)
+            fuse_layers(self.vision)
+            self._varlen_vision = True
+
     def autocast(self) -> AbstractContextManager:
-        """Run matrix products in the compute type."""
-        if self.compute_dtype == torch.float32:
+        """Run matrix products in the compute type, where the weights have another one."""
+        if self.compute_dtype in (torch.float32, self.lm_head.weight.dtype):
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.compute_dtype)
 
@@ -154,17 +195,41 @@ class PolicyModel:
         self._positions.clear()
 
     def _encode_images(self, prompts: Sequence[EncodedPrompt]) -> list[ImageFeatures]:
-        pixel_values = torch.cat([p.pixel_values for p in prompts]).to(self.device)  # type: ignore[misc]
-        grids = torch.cat([p.image_grid_thw_N3 for p in prompts]).to(self.device)  # type: ignore[misc]
-        output = self.backbone.get_image_features(pixel_values, grids)
+        pixel_values = to_device(torch.cat([p.pixel_values for p in prompts]), self.device)  # type: ignore[misc]
+        grids = torch.cat([p.image_grid_thw_N3 for p in prompts])  # type: ignore[misc]
+        if self._varlen_vision:
+            images, deepstack = self._encode_on_device(pixel_values, prompts)
+            return self._by_prompt(prompts, images, deepstack)
+        output = self.backbone.get_image_features(pixel_values, grids.to(self.device))
         if isinstance(output, (tuple, list)) and isinstance(output[0], torch.Tensor):  # transformers 4: one tensor an image
             images, deepstack = list(output), []
         elif isinstance(output, (tuple, list)):  # transformers 4, Qwen3-VL: (images, DeepStack features)
             images, deepstack = list(output[0]), list(output[1])
         else:
             images, deepstack = list(output.pooler_output), list(getattr(output, "deepstack_features", None) or [])
-        per_image = [len(image) for image in images]
         deepstack = [torch.cat(list(d)) if isinstance(d, (tuple, list)) else d for d in deepstack]
+        return self._by_prompt(prompts, images, deepstack)
+
+    def _encode_on_device(
+        self, pixel_values: torch.Tensor, prompts: Sequence[EncodedPrompt]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Features of each picture, and of all pictures for each DeepStack layer, without a look at the device."""
+        tower: Any = self.vision
+        grids = tuple(tuple(g) for p in prompts for g in p.image_grid_thw_N3.tolist())  # type: ignore[union-attr]
+        inputs = {
+            key: to_device(value, self.device) if isinstance(value, torch.Tensor) else value
+            for key, value in vision_inputs(tower, grids).items()  # type: ignore[arg-type]
+        }
+        # the grid itself is not read: everything that follows from it is in `inputs`
+        output = tower(pixel_values.to(tower.patch_embed.proj.weight.dtype), grid_thw=None, **inputs)
+        sizes = [t * h * w // tower.spatial_merge_size**2 for t, h, w in grids]
+        return list(output.pooler_output.split(sizes)), list(getattr(output, "deepstack_features", None) or [])
+
+    @staticmethod
+    def _by_prompt(
+        prompts: Sequence[EncodedPrompt], images: list[torch.Tensor], deepstack: list[torch.Tensor]
+    ) -> list[ImageFeatures]:
+        per_image = [len(image) for image in images]
         split_deepstack = [layer.split(per_image) for layer in deepstack]
         result, done = [], 0
         for prompt in prompts:
@@ -179,7 +244,8 @@ class PolicyModel:
     def prompt_positions(self, prompt: EncodedPrompt) -> torch.Tensor:
         """Rotary positions of a prompt's tokens: (3, S) for multimodal rotary embeddings, else (1, S)."""
         if id(prompt) not in self._positions:
-            self._positions[id(prompt)] = (prompt, self._prompt_positions(prompt))
+            with unset_fake_temporarily():  # host work, also where the model has no contents
+                self._positions[id(prompt)] = (prompt, self._prompt_positions(prompt))
         return self._positions[id(prompt)][1]
 
     def _prompt_positions(self, prompt: EncodedPrompt) -> torch.Tensor:
@@ -208,20 +274,27 @@ class PolicyModel:
         places, features, deepstack = [], [], []
         for prompt, start, found in zip(prompts, prompt_starts, encoded, strict=True):
             if found is not None:
-                places.append((prompt.input_ids_S == image_token).nonzero()[:, 0] + start)
+                places.append(np.flatnonzero(as_numpy(prompt.input_ids_S) == image_token) + start)
                 features.append(found.features)
                 deepstack.append(found.deepstack)
-        place = torch.cat(places).to(self.device)
+        place = to_device(torch.from_numpy(np.concatenate(places)), self.device)
         embeds_NC = embeds_NC.index_copy(0, place, torch.cat(features).to(embeds_NC.dtype))
         if not deepstack[0]:
             return embeds_NC[None], {}
+        layers = [torch.cat(layer) for layer in zip(*deepstack, strict=True)]
+        if self._attention is not None:
+            return embeds_NC[None], {"visual_pos_masks": place, "deepstack_visual_embeds": layers}
         mask_N = torch.zeros(len(flat_ids_N), dtype=torch.bool, device=self.device)
         mask_N[place] = True
-        layers = [torch.cat(layer) for layer in zip(*deepstack, strict=True)]
         return embeds_NC[None], {"visual_pos_masks": mask_N[None], "deepstack_visual_embeds": layers}
 
     def decode_flat(
-        self, embeds_1NC: torch.Tensor, positions_PN: torch.Tensor, layout: PackedLayout, cache: Any = None, **extra: Any
+        self,
+        embeds_1NC: torch.Tensor,
+        positions_PN: torch.Tensor,
+        layout: PackedLayout | VarlenLayout,
+        cache: Any = None,
+        **extra: Any,
     ) -> Any:
         """Run the decoder over a flat row; raises when the model's attention did not take the packed layout."""
         positions = positions_PN[:, None] if self.vision is not None else positions_PN
@@ -260,18 +333,20 @@ class PolicyModel:
         start = 0
         for group in groups:
             first: dict[bytes, int] = {}
-            places = [first.setdefault(r.numpy().tobytes(), len(first)) for r in group.responses]
+            places = [first.setdefault(as_numpy(r).tobytes(), len(first)) for r in group.responses]
             distinct.append(Group(group.prompt, [group.responses[places.index(i)] for i in range(len(first))]))
             counts.append([places.count(i) for i in range(len(first))])
             source_B += [start + place for place in places]
             start += len(first)
         output = self._packed_log_probs(distinct, counts, temperature, with_router)
-        return output if start == len(source_B) else output.spread(torch.tensor(source_B, device=self.device))
+        return output if start == len(source_B) else output.spread(to_device(torch.tensor(source_B), self.device))
 
     def _packed_log_probs(
         self, groups: Sequence[Group], counts: Sequence[Sequence[int]], temperature: float, with_router: bool
     ) -> PackedOutput:
         """One packed forward pass; `counts` says how often each response stands in its group."""
+        if self._attention is not None:
+            return varlen_log_probs(self, groups, counts, temperature, with_router, self._attention)
         prompts = [g.prompt for g in groups]
         responses = [r for g in groups for r in g.responses]
         rows = [i for i, g in enumerate(groups) for _ in g.responses]

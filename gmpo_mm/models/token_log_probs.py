@@ -6,20 +6,29 @@ from typing import Any
 
 import torch
 
+from gmpo_mm.models.fused_head import product
+
 CHUNK_ELEMENTS = 1 << 24
 """Logits held at once (64 MiB in float32), forward and backward."""
 
 
 def scaled_logits(
-    hidden_NC: torch.Tensor, weight_VC: torch.Tensor, bias_V: torch.Tensor | None, temperature: float, forbidden: list[int]
+    hidden_NC: torch.Tensor,
+    weight_VC: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    temperature: float,
+    forbidden: list[int] | torch.Tensor,
 ) -> torch.Tensor:
     """Logits (N, V) in at least float32 at a sampling temperature, with forbidden tokens at -inf."""
-    logits_NV = torch.nn.functional.linear(hidden_NC, weight_VC.to(hidden_NC.dtype), bias_V)
+    if hidden_NC.is_cuda and bias_V is None and hidden_NC.dtype == weight_VC.dtype:
+        logits_NV = product(hidden_NC, weight_VC.T, torch.float32)  # not rounded to 16 bits, as in the update
+    else:
+        logits_NV = torch.nn.functional.linear(hidden_NC, weight_VC.to(hidden_NC.dtype), bias_V)
     if logits_NV.dtype not in (torch.float32, torch.float64):
         logits_NV = logits_NV.float()
     if temperature != 1.0:
         logits_NV = logits_NV / temperature
-    if forbidden:
+    if len(forbidden):
         logits_NV[:, forbidden] = float("-inf")
     return logits_NV
 

@@ -226,7 +226,7 @@ class HFRollout:
             for step in range(params.max_tokens):
                 logits_LV = scaled_logits(
                     hidden_LC, policy.lm_head.weight, policy.lm_head.bias, params.temperature or 1.0,
-                    policy.forbidden_token_ids,
+                    policy.forbidden_F,
                 )  # fmt: skip
                 tokens_R, log_probs_R = sample_tokens(logits_LV, line_R, noise_RT[open_R, step], params)
                 tokens_RT[open_R, step] = tokens_R

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 
@@ -59,15 +58,15 @@ class Actor:
         policy = policy or self.policy
         was_training = policy.module.training
         policy.module.eval()
-        result_BT = torch.zeros(batch.mask_BT.shape)
+        result_BT = torch.zeros(batch.mask_BT.shape, device=policy.device)
         with torch.no_grad():
             for rows in cut_into_micro_batches(batch, range(len(batch)), self.config.forward_limits):
                 output = policy.response_log_probs(batch.group_of(rows), self.config.temperature)
-                result_BT[rows, : output.log_probs_BT.shape[1]] = output.log_probs_BT.cpu()
+                result_BT[rows, : output.log_probs_BT.shape[1]] = output.log_probs_BT
                 if progress is not None:
                     progress(rows[-1] + 1, "")
         policy.module.train(was_training)
-        return result_BT
+        return result_BT.cpu()
 
     def update(self, batch: Batch, kl_coef: float = 0.0, progress: Progress | None = None) -> dict[str, float]:
         """All epochs and mini-batches of one step; returns metrics. Raises TrainingError after repeated bad gradients."""
@@ -115,26 +114,46 @@ class Actor:
         self, batch: Batch, advantages: torch.Tensor, rows: range, kl_coef: float, seen: Observed, unchanged: bool
     ) -> dict[str, Metric]:
         """Gradients of one mini-batch: every term is a sum over micro-batches divided by the mini-batch's own units."""
-        units = int(count_units(batch.mask_BT[rows.start : rows.stop], self.config.loss))
+        units = int(count_units(batch.host_mask_BT[rows.start : rows.stop], self.config.loss))
         micro_batches = cut_into_micro_batches(batch, self._kept_rows(batch, rows), self.config.update_limits)
         counts = self._expert_counts(batch, micro_batches) if self.router_coef else None
         balances: list[torch.Tensor] = []
         for micro_rows in micro_batches:
-            output = self.policy.response_log_probs(
-                batch.group_of(micro_rows), self.config.temperature, with_router=self.policy.is_mixture_of_experts
-            )
-            if self.routing is not None:
-                self._note_routing(batch, micro_rows, output, unchanged)
-            loss = self._loss(batch, micro_rows, output, advantages, kl_coef, seen, unchanged) / units
-            if counts is not None:
-                # one micro-batch is its own mini-batch: its counts come from the same forward pass
-                counted = counts if len(micro_batches) > 1 else count_experts(output, self._experts_per_token())
-                balances.append(balance_loss(output, counted))
-                loss = loss + self.router_coef * balances[-1]
-            loss.backward()
+            # one micro-batch is its own mini-batch: its counts come from the same forward pass
+            known = counts if len(micro_batches) > 1 else None
+            balance = self.micro_batch(batch, micro_rows, units, advantages, kl_coef, seen, unchanged, known)
+            balances += [] if balance is None else [balance]
         if not balances:
             return {}
         return {"actor/router_aux_loss": Metric("mean", torch.stack(balances).sum().detach(), torch.tensor(1))}
+
+    def micro_batch(
+        self,
+        batch: Batch,
+        rows: Sequence[int],
+        units: int,
+        advantages: torch.Tensor,
+        kl_coef: float,
+        seen: Observed,
+        unchanged: bool,
+        counts: ExpertCounts | None = None,
+    ) -> torch.Tensor | None:
+        """Forward and backward pass of some rows of a mini-batch of `units`; on a GPU the host never waits for it.
+
+        `counts` are the mini-batch's expert counts, None when these rows are all of it. Returns the router's balance loss.
+        """
+        output = self.policy.response_log_probs(
+            batch.group_of(rows), self.config.temperature, with_router=self.policy.is_mixture_of_experts
+        )
+        if self.routing is not None:
+            self._note_routing(batch, rows, output, unchanged)
+        loss = self._loss(batch, rows, output, advantages, kl_coef, seen, unchanged) / units
+        balance = None
+        if self.router_coef:
+            balance = balance_loss(output, counts or count_experts(output, self._experts_per_token()))
+            loss = loss + self.router_coef * balance
+        loss.backward()
+        return balance
 
     def _loss(
         self,
@@ -175,8 +194,8 @@ class Actor:
         if not self.config.drop_zero_advantage:
             return list(rows)
         size = batch.group_size
-        useful = (batch.advantages_BT[rows.start : rows.stop] != 0).any(1).view(-1, size).any(1).tolist()
-        return [row for row in rows if useful[(row - rows.start) // size]]
+        useful = batch.groups_with_advantage()
+        return [row for row in rows if useful[row // size]]
 
     def _note_routing(self, batch: Batch, rows: Sequence[int], output: PackedOutput, unchanged: bool) -> None:
         assert self.routing is not None
@@ -229,24 +248,3 @@ class Actor:
                 "then lower worker.actor.optim.lr, tighten the loss's clip keys, or use trainer.dtype=float32"
             )
         return finite, grad_norm
-
-
-def build_optimizer(policy: PolicyModel, optim: Any) -> torch.optim.Optimizer:
-    """AdamW over all trained parameters, with the keys of `worker.actor.optim`."""
-    parameters = [p for p in policy.module.parameters() if p.requires_grad]
-    return torch.optim.AdamW(
-        parameters, lr=optim.lr, betas=tuple(optim.betas), weight_decay=optim.weight_decay, fused=True
-    )
-
-
-def learning_rate(step: int, total_steps: int, optim: Any) -> float:
-    """The rate of step `step` (the first is 1): linear warm-up, then constant or a cosine down to `min_lr_ratio`."""
-    warmup = optim.lr_warmup_steps if optim.lr_warmup_steps is not None else int(optim.lr_warmup_ratio * total_steps)
-    done = step - 1
-    if done < warmup:
-        return optim.lr * done / max(1, warmup)
-    if optim.lr_scheduler_type == "constant":
-        return optim.lr
-    lowest = optim.min_lr_ratio or 0.0
-    progress = (done - warmup) / max(1, total_steps - warmup)
-    return optim.lr * (lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * progress)))

@@ -11,6 +11,7 @@ import torch
 
 from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.models.policy import Group
+from gmpo_mm.models.varlen_layout import to_device
 from gmpo_mm.rollout.protocol import Response
 
 
@@ -41,11 +42,17 @@ class Batch:
     old_log_probs_BT: torch.Tensor | None = None
     ref_log_probs_BT: torch.Tensor | None = None
     top_experts_BUL: torch.Tensor | None = None
+    host_mask_BT: torch.Tensor = field(init=False)
+    """The mask again, always on the CPU: what is counted from it needs no look at the device."""
+    lengths: list[int] = field(init=False)
+    """Tokens of each response."""
+    _with_advantage: list[bool] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         responses = [r for g in self.groups for r in g.responses]
-        lengths = torch.tensor([len(r.token_ids_T) for r in responses])
-        self.mask_BT = torch.arange(int(lengths.max())) < lengths[:, None]
+        self.lengths = [len(r.token_ids_T) for r in responses]
+        self.mask_BT = torch.arange(max(self.lengths)) < torch.tensor(self.lengths)[:, None]
+        self.host_mask_BT = self.mask_BT
         self.sampler_log_probs_BT = torch.zeros(self.mask_BT.shape)
         self.sampler_log_probs_BT[self.mask_BT] = torch.cat([r.log_probs_T for r in responses])
         self.group_ids_B = torch.tensor([i for i, g in enumerate(self.groups) for _ in g.responses])
@@ -59,11 +66,19 @@ class Batch:
 
     def move_to(self, device: torch.device) -> None:
         """Put every tensor that an update reads onto the policy's device."""
+        self._with_advantage = None
+        self.groups_with_advantage()
         for name in (
             "mask_BT", "sampler_log_probs_BT", "advantages_BT", "old_log_probs_BT", "ref_log_probs_BT", "top_experts_BUL",
         ):  # fmt: skip
             if (tensor := getattr(self, name)) is not None:
-                setattr(self, name, tensor.to(device))
+                setattr(self, name, to_device(tensor, device))
+
+    def groups_with_advantage(self) -> list[bool]:
+        """Whether each group has a response with an advantage other than 0; worked out once, before `move_to`."""
+        if self._with_advantage is None:
+            self._with_advantage = (self.advantages_BT != 0).any(1).view(len(self.groups), -1).any(1).tolist()
+        return self._with_advantage
 
     @property
     def behaviour_log_probs_BT(self) -> torch.Tensor:
@@ -98,7 +113,7 @@ def cut_into_micro_batches(batch: Batch, rows: Sequence[int], limits: CutLimits)
     Splitting a group costs one more pass over its prompt, never a different result.
     """
     size = batch.group_size
-    lengths = batch.mask_BT.sum(1).tolist()
+    lengths = batch.lengths
     micro_batches: list[list[int]] = []
     current: list[int] = []
     tokens = 0
@@ -136,7 +151,7 @@ def row_index(rows: Sequence[int], device: torch.device) -> torch.Tensor | slice
     """An index of increasing rows: a slice, which copies nothing, when they are neighbours."""
     if rows[-1] - rows[0] + 1 == len(rows):
         return slice(rows[0], rows[-1] + 1)
-    return torch.tensor(rows, device=device)
+    return to_device(torch.tensor(rows), device)
 
 
 def mean_of_scores(groups: Iterable[SampledGroup]) -> dict[str, float]:

@@ -60,14 +60,15 @@ class RoutingStats:
 
     `routed_LE`: how many were routed to each expert of each layer. `changed` holds (layer-tokens whose preferred expert is
     another one than when they were sampled, layer-tokens compared): for all passes, and for those before the round's first
-    optimizer step, whose weights are the sampler's own, so that only rounding can make a difference.
+    optimizer step, whose weights are the sampler's own, so that only rounding can make a difference. Sums are float64 tensors
+    that stay on the device until `metrics` reads them.
     """
 
     experts_per_token: int
     routed_LE: torch.Tensor | None = None
-    entropy: float = 0.0
-    layer_tokens: float = 0.0
-    changed: dict[str, tuple[float, float]] = field(default_factory=dict)
+    entropy: torch.Tensor | float = 0.0
+    layer_tokens: torch.Tensor | float = 0.0
+    changed: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
     @torch.no_grad()
     def note(self, output: PackedOutput, sampled_BUL: torch.Tensor | None, unchanged: bool) -> None:
@@ -84,8 +85,8 @@ class RoutingStats:
             entropy_N -= (log_probs_NE.exp() * log_probs_NE).sum(-1)
         routed_LE = torch.stack(routed)
         self.routed_LE = routed_LE if self.routed_LE is None else self.routed_LE + routed_LE
-        self.entropy += float((entropy_N * weights_N).double().sum())
-        self.layer_tokens += float(weights_N.double().sum()) * len(routed)
+        self.entropy = self.entropy + (entropy_N * weights_N).double().sum()
+        self.layer_tokens = self.layer_tokens + weights_N.double().sum() * len(routed)
         if sampled_BUL is not None and output.token_place_BU is not None:
             self._compare(output, sampled_BUL, unchanged)
 
@@ -93,8 +94,8 @@ class RoutingStats:
         place_BU, mask_BU = output.token_place_BU, output.mask_BT[:, 1:]
         assert place_BU is not None
         top_NL = torch.stack([logits_NE.argmax(-1) for logits_NE in output.router_logits], dim=-1)
-        differs_KL = (top_NL[place_BU] != sampled_BUL[:, : place_BU.shape[1]])[mask_BU]
-        found = float(differs_KL.sum()), float(differs_KL.numel())
+        differs_BUL = (top_NL[place_BU] != sampled_BUL[:, : place_BU.shape[1]]) & mask_BU[..., None]
+        found = differs_BUL.sum().double(), mask_BU.sum().double() * differs_BUL.shape[-1]
         for name in ("rollout_disagreement", *(["rollout_disagreement_same_weights"] if unchanged else [])):
             before = self.changed.get(name, (0.0, 0.0))
             self.changed[name] = (before[0] + found[0], before[1] + found[1])
@@ -118,6 +119,9 @@ class RoutingStats:
             "moe/expert_share_max": float(shares_LE.max()),
             "moe/load_entropy": float(load_entropy_L.mean()),
             "moe/unused_experts": float((self.routed_LE == 0).sum()),
-            "moe/router_entropy": self.entropy / self.layer_tokens,
+            "moe/router_entropy": float(self.entropy / self.layer_tokens),
         }
-        return found | {f"moe/{name}": differing / compared for name, (differing, compared) in self.changed.items() if compared}
+        for name, (differing, compared) in self.changed.items():
+            if compared:
+                found[f"moe/{name}"] = float(differing / compared)
+        return found

@@ -27,10 +27,11 @@ from gmpo_mm.errors import TrainingError
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor
 from gmpo_mm.rollout.protocol import RolloutBackend
-from gmpo_mm.training.actor import Actor, learning_rate
+from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import Batch, SampledGroup, mean_of_scores, sample_rows
 from gmpo_mm.training.checkpoint import CheckpointData, load_optimizer_tensors, optimizer_tensors
 from gmpo_mm.training.model_files import load_weights, save_model
+from gmpo_mm.training.optimizer import learning_rate
 from gmpo_mm.training.progress import BestSample, Progress
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.sampling import BatchMaker, prompt_seed
@@ -160,8 +161,7 @@ class Trainer:
         """Old and reference log-probabilities where they are needed; returns the gap to the sampler if it was measured."""
         gap: dict[str, float] = {}
         old = self.config.worker.actor.old_log_probs
-        exact = self.rollout.exact_log_probs and not self.batches.params.is_truncated
-        if old == "recompute" or (old == "auto" and not exact):
+        if old == "recompute" or (old == "auto" and self._reads_old_log_probs()):
             with self._timed("old", timings), self.progress.stage(f"step {step}: old log-probs", len(batch), "responses") as s:
                 batch.old_log_probs_BT = self.actor.log_probs(batch, progress=s.update)
             gap = finalize_metrics(log_prob_gap(batch.old_log_probs_BT, batch.sampler_log_probs_BT, batch.mask_BT))
@@ -175,6 +175,18 @@ class Trainer:
                     with self.policy.adapter_disabled():
                         batch.ref_log_probs_BT = self.actor.log_probs(batch, progress=s.update)
         return gap
+
+    def _reads_old_log_probs(self) -> bool:
+        """Whether the step needs old log-probabilities that neither the sampler nor the update itself gives.
+
+        A step with one update has its old policy in that update: the ratio is 1, and the gap to the sampler is measured
+        there. A KL penalty in the reward needs them before.
+        """
+        if self.rollout.exact_log_probs and not self.batches.params.is_truncated:
+            return False
+        actor, algorithm = self.actor.config, self.config.algorithm
+        one_update = actor.epochs == 1 and actor.mini_batch_prompts >= self.batches.prompts
+        return not one_update or not (algorithm.disable_kl or algorithm.use_kl_loss)
 
     def _advantages(self, batch: Batch, baselines: list[float]) -> dict[str, float]:
         algorithm = self.config.algorithm

@@ -10,8 +10,9 @@ import torch
 from gmpo_mm.algorithms import GMPOConfig, PolicyLossConfig, compute_policy_loss, count_units
 from gmpo_mm.errors import ConfigError, TrainingError
 from gmpo_mm.models.policy import Group, PolicyModel
-from gmpo_mm.training.actor import Actor, learning_rate
+from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import CutLimits, cut_into_micro_batches
+from gmpo_mm.training.optimizer import learning_rate
 from tests.models.model_zoo import build_policy, stock_log_probs
 from tests.training.builders import BASE, PARAMS, assert_same_gradients, gradients, make_actor, make_batch
 

@@ -13,8 +13,9 @@ from gmpo_mm.engines.local import update_config
 from gmpo_mm.models.loading import load_policy
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.rollout.protocol import Response
-from gmpo_mm.training.actor import Actor, build_optimizer
+from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import Batch, SampledGroup
+from gmpo_mm.training.optimizer import build_optimizer
 
 Weights = dict[str, torch.Tensor]
 
