@@ -192,7 +192,9 @@ def load_policy(model_config: Any, *, device: torch.device, compute_dtype: torch
         if model_config.freeze_vision_tower and is_vision:  # all-linear puts adapters there as well
             model.get_base_model().model.visual.requires_grad_(False)  # type: ignore[operator]
     if model_config.enable_gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        # without dropout, which the GPU path refuses, a second pass needs no random state
+        keeps = device.type == "cpu"
+        model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": keeps})  # type: ignore[operator]
     masters = store_weights(model, device, compute_dtype, sixteen_bit=device.type == "cuda")
     changed = bool(model_config.override_config) or model_config.lora.rank > 0
     policy = PolicyModel(

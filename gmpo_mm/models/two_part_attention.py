@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from gmpo_mm.models.fused import Fused
 from gmpo_mm.models.varlen_layout import Segments, VarlenLayout
 
 
@@ -171,6 +172,7 @@ class _TwoPartAttention(torch.autograd.Function):
         return dq, dk, dv, None, None, None
 
 
+@Fused
 def merge_parts(
     out_MHD: torch.Tensor, lse_HM: torch.Tensor, other_MHD: torch.Tensor, other_lse_HM: torch.Tensor
 ) -> None:
