@@ -35,7 +35,7 @@ class Settings:
     mini_batch_prompts: int = 2
     epochs: int = 2
     lr: float = 2e-4
-    betas: tuple[float, float] = (0.7, 0.95)
+    betas: tuple[float, float] = (0.4, 0.8)
     weight_decay: float = 20.0
     weight_power: int = 1
 
@@ -81,8 +81,8 @@ def outputs(
         scaled = logits[t, allowed] / temperature
         log_p = scaled - scaled.exp().sum().log()
         log_probs.append(log_p[allowed.index(token)])
-        entropies.append(-sum((log_p.exp() * log_p).split(1)))
-    return torch.stack(log_probs), torch.cat(entropies)
+        entropies.append(-(log_p.exp() * log_p).sum())
+    return torch.stack(log_probs), torch.stack(entropies)
 
 
 def kl_estimate(x: torch.Tensor, kind: str) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,15 @@ SCENARIOS = {
 GRADIENT_TOLERANCE, MOVE_TOLERANCE, NUMBER_TOLERANCE = 3e-4, 3e-3, 2e-4
 """Relative: of a step's whole gradient, of the weights' whole way from the start (Adam's first steps divide rounding errors
 of small gradients by small gradients), of a metric."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The matrices are tiny, and threads would wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def configuration(model: str, s: Settings) -> Config:
@@ -171,10 +181,12 @@ def test_update_equals_the_naive_one(name: str) -> None:
     start = trained_weights(reference)
     expected, numbers = reference_update(reference, rows_of(batch), s, actor.policy.forbidden_token_ids)
     assert len(steps) == len(expected) == 6
-    for step, wanted in zip(steps, expected, strict=True):
-        assert step.gradients.keys() == wanted.gradients.keys()
-        assert gradient_error(step, wanted) < GRADIENT_TOLERANCE
-        assert move_error(step, wanted, start) < MOVE_TOLERANCE
+    pairs = list(zip(steps, expected, strict=True))
+    assert all(step.gradients.keys() == wanted.gradients.keys() for step, wanted in pairs)
+    gradient_errors = [gradient_error(*pair) for pair in pairs]
+    move_errors = [move_error(*pair, start) for pair in pairs]
+    assert max(gradient_errors) < GRADIENT_TOLERANCE, (gradient_errors, move_errors)
+    assert max(move_errors) < MOVE_TOLERANCE, (gradient_errors, move_errors)
     if s.old == "recompute":  # the gap is then measured when the old log-probabilities are
         numbers = {key: value for key, value in numbers.items() if not key.startswith("rollout/")}
     for key, value in numbers.items():
@@ -207,11 +219,12 @@ MUTANTS = {
 def test_every_term_is_far_larger_than_the_tolerances() -> None:
     """The reference with one term changed, as a mutant would change it, is far from the reference."""
     actor, batch = build(TEXT, GMPO)
-    rows = rows_of(batch)
+    rows = rows_of(batch)[: 3 * GROUP]
     start = trained_weights(load_float64(TEXT))
 
     def steps_of(s: Settings) -> list[Step]:
-        return reference_update(load_float64(TEXT), rows, replace(s, epochs=1), actor.policy.forbidden_token_ids)[0]
+        short = replace(s, epochs=1, mini_batch_prompts=1)
+        return reference_update(load_float64(TEXT), rows, short, actor.policy.forbidden_token_ids)[0]
 
     right = steps_of(GMPO)
     for name, settings in MUTANTS.items():
@@ -219,4 +232,4 @@ def test_every_term_is_far_larger_than_the_tolerances() -> None:
             max(gradient_error(a, b) / GRADIENT_TOLERANCE, move_error(a, b, start) / MOVE_TOLERANCE)
             for a, b in zip(steps_of(settings), right, strict=True)
         ]
-        assert max(distances) > 50, (name, distances)
+        assert max(distances) > 30, (name, distances)
