@@ -1,6 +1,7 @@
 """A slow reference for one step's updates: float64, one row at a time through transformers, plain loops.
 
-It shares no line with the product: the loss, its terms and their weights, gradient clipping and AdamW are written out here.
+It shares no line with the product: the loss, its terms and their weights, gradient clipping and AdamW are
+written out here.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ class Settings:
     loss: str
     kl: str
     old: str
-    """Old log-probabilities: `recompute` or `sampler` throughout; `auto`: the policy's own until the first optimizer
-    step, the sampler's afterwards."""
+    """Old log-probabilities: `recompute` or `sampler` throughout; `auto`: the policy's own until the first
+    optimizer step, the sampler's afterwards."""
     cap: float | None
     max_grad_norm: float
     unit: str = "seq"
@@ -71,7 +72,10 @@ def outputs(
     inputs: dict = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if row.prompt.pixel_values is not None:
         model.model.rope_deltas = None
-        inputs |= {"pixel_values": row.prompt.pixel_values.double(), "image_grid_thw": row.prompt.image_grid_thw_N3}
+        inputs |= {
+            "pixel_values": row.prompt.pixel_values.double(),
+            "image_grid_thw": row.prompt.image_grid_thw_N3,
+        }
         if IS_V5:
             inputs["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
     logits = model(**inputs, use_cache=False).logits[0, len(row.prompt.input_ids_S) - 1 : -1]
@@ -102,7 +106,9 @@ def row_loss(
     n, a = len(old), row.advantage
     weights = [1.0] * n
     if s.cap is not None:
-        weights = [min(math.exp(s.weight_power * (o - q)), s.cap) for o, q in zip(old, row.sampler, strict=True)]
+        weights = [
+            min(math.exp(s.weight_power * (o - q)), s.cap) for o, q in zip(old, row.sampler, strict=True)
+        ]
     ratios = [torch.exp(log_probs[t] - old[t]) for t in range(n)]
     if s.loss == "gmpo":
         product = torch.ones((), dtype=torch.float64)
@@ -120,7 +126,11 @@ def row_loss(
             if a > 0:
                 kept = ratio if value < 1.3 else torch.tensor(1.3, dtype=torch.float64)
             else:
-                kept = ratio if 0.8 < value < 3.0 else torch.tensor(max(0.8, min(value, 3.0)), dtype=torch.float64)
+                kept = (
+                    ratio
+                    if 0.8 < value < 3.0
+                    else torch.tensor(max(0.8, min(value, 3.0)), dtype=torch.float64)
+                )
             policy = policy - a * kept * weight
     kl = torch.zeros((), dtype=torch.float64)
     for t in range(n):
@@ -135,15 +145,27 @@ def row_loss(
 def reference_update(
     model: torch.nn.Module, rows: Sequence[Row], s: Settings, forbidden: Sequence[int]
 ) -> tuple[list[Step], dict[str, float]]:
-    """All optimizer steps of one training step, and the means that the metrics should show. Changes the model's weights."""
+    """All optimizer steps of one training step, and the numbers that the metrics should show.
+
+    Changes the model's weights.
+    """
     names = {name: p for name, p in model.named_parameters() if p.requires_grad}
     first = {name: torch.zeros_like(p) for name, p in names.items()}
     second = {name: torch.zeros_like(p) for name, p in names.items()}
     with torch.no_grad():
-        rows = [Row(**{**vars(r), "start": outputs(model, r, s.temperature, forbidden)[0].tolist()}) for r in rows]
+        rows = [
+            Row(**{**vars(r), "start": outputs(model, r, s.temperature, forbidden)[0].tolist()}) for r in rows
+        ]
     groups = sorted({row.group for row in rows})
     steps: list[Step] = []
-    seen: dict[str, list[float]] = {"policy": [], "kl": [], "entropy": [], "kl_ref": [], "ratio": [], "gap": []}
+    seen: dict[str, list[float]] = {
+        "policy": [],
+        "kl": [],
+        "entropy": [],
+        "kl_ref": [],
+        "ratio": [],
+        "gap": [],
+    }
     all_units = tokens = 0
     for _ in range(s.epochs):
         for begin in range(0, len(groups), s.mini_batch_prompts):
@@ -155,7 +177,10 @@ def reference_update(
                 starts = s.old == "recompute" or (s.old == "auto" and not steps)
                 old = row.start if starts else row.sampler
                 parts = row_loss(log_probs, entropies, row, old, s)
-                loss = loss + (parts["policy"] + s.kl_coef * parts["kl"] - s.entropy_coef * parts["entropy"]) / units
+                loss = (
+                    loss
+                    + (parts["policy"] + s.kl_coef * parts["kl"] - s.entropy_coef * parts["entropy"]) / units
+                )
                 for t, value in enumerate(log_probs.tolist()):
                     seen["ratio"].append(math.exp(value - old[t]))
                     seen["kl_ref"].append(float(kl_estimate(torch.tensor(value - row.ref[t]), "low_var_kl")))
@@ -179,7 +204,9 @@ def reference_update(
                     second[name] = s.betas[1] * second[name] + (1 - s.betas[1]) * g * g
                     mean = first[name] / (1 - s.betas[0] ** count)
                     root = (second[name] / (1 - s.betas[1] ** count)).sqrt()
-                    parameter.copy_(parameter - s.lr * s.weight_decay * parameter - s.lr * mean / (root + 1e-8))
+                    parameter.copy_(
+                        parameter - s.lr * s.weight_decay * parameter - s.lr * mean / (root + 1e-8)
+                    )
             steps.append(Step(gradients, norm, {name: p.detach().clone() for name, p in names.items()}))
     numbers = {
         "actor/pg_loss": sum(seen["policy"]) / all_units,

@@ -1,4 +1,4 @@
-"""From rows to graded groups with the bundled text model: seeds, greedy baselines, online filtering, validation."""
+"""From rows to graded groups with the bundled text model: seeds, greedy baselines, filtering, validation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PARAMS = SamplingParams(n=2, temperature=2.0, max_tokens=8)
 
 
 def score(rows: list[dict]) -> list[dict[str, float]]:
-    """`overall` depends on text and ground truth, so that a score on the wrong row shows; `keep` is 0 for every third row."""
+    """`overall` depends on text and ground truth, so a wrong row shows; `keep` is 0 for every third."""
     return [
         {
             "overall": float((sum(map(ord, row["response"])) + int(row["ground_truth"])) % 7),
@@ -47,7 +47,9 @@ def make_prompts(count: int, equal: bool) -> list[EncodedPrompt]:
     generator = torch.Generator().manual_seed(1)
     ids = [torch.randint(3, 320, (6,), generator=generator) for _ in range(count)]
     return [
-        EncodedPrompt(Record("?", (), str(i), (str(i),), str(i)), "", ids[0 if equal else i], [], (), None, None)
+        EncodedPrompt(
+            Record("?", (), str(i), (str(i),), str(i)), "", ids[0 if equal else i], [], (), None, None
+        )
         for i in range(count)
     ]
 
@@ -62,7 +64,7 @@ def tokens(groups: Sequence[SampledGroup]) -> list[tuple[tuple[int, ...], ...]]:
     return [tuple(tuple(r.token_ids_T.tolist()) for r in group.responses) for group in groups]
 
 
-def test_every_sampling_call_of_a_step_and_every_step_has_seeds_of_its_own(sampler: Sampler) -> None:
+def test_seeds_differ_between_calls_and_steps(sampler: Sampler) -> None:
     """The same prompt everywhere: equal responses could only come from equal seeds."""
     equal = make_prompts(4, equal=True)
     step_1, step_2 = (tokens(make_maker(sampler, equal).make(step)[0]) for step in (1, 2))
@@ -74,13 +76,17 @@ def test_every_sampling_call_of_a_step_and_every_step_has_seeds_of_its_own(sampl
     assert tokens(make_maker(sampler, equal).make(1)[0]) == step_1
 
 
-def test_filtered_groups_keep_their_baselines_and_every_baseline_is_the_greedy_response_s_score(sampler: Sampler) -> None:
+def test_filtered_groups_keep_their_greedy_baselines(sampler: Sampler) -> None:
     prompts = make_prompts(12, equal=False)
     maker = make_maker(
         sampler, prompts, prompts=3, greedy_baseline=True, filter_key="keep", filter_low=0.5, filter_high=1.5
     )
     groups, baselines, facts = maker.make(1)
-    assert [g.prompt for g in groups] == [prompts[1], prompts[2], prompts[4]]  # drawn 0 to 5; 5 is one too many
+    assert [g.prompt for g in groups] == [
+        prompts[1],
+        prompts[2],
+        prompts[4],
+    ]  # drawn 0 to 5; 5 is one too many
     assert facts == {"filter/tries": 3, "filter/kept_frac": 4 / 6}
     greedy = sampler.sample([g.prompt for g in groups], replace(PARAMS, n=1, temperature=0.0), [0] * 3)
     assert baselines == [g.scores[0]["overall"] for g in greedy]
@@ -90,11 +96,13 @@ def test_filtered_groups_keep_their_baselines_and_every_baseline_is_the_greedy_r
     assert (no_baselines, no_facts) == ([], {})
 
 
-def make_validator(sampler: Sampler, dataset: Sequence[EncodedPrompt], prompts_a_call: int = 2, seed: int = 1) -> Validator:
-    return Validator(sampler, dataset, PARAMS, seed, prompts_a_call, forget_images=lambda: None)  # type: ignore[arg-type]
+def make_validator(
+    sampler: Sampler, dataset: Sequence[EncodedPrompt], prompts_a_call: int = 2, seed: int = 1
+) -> Validator:
+    return Validator(sampler, dataset, PARAMS, seed, prompts_a_call, lambda: None)  # type: ignore[arg-type]
 
 
-def test_every_problem_of_a_validation_has_a_seed_of_its_own_and_each_validation_the_same_ones(sampler: Sampler) -> None:
+def test_validation_seeds_differ_by_problem_alone(sampler: Sampler) -> None:
     equal = make_prompts(5, equal=True)
     found = tokens(make_validator(sampler, equal).run()[1])
     assert len(set(found)) == len(found) == 5
@@ -109,15 +117,17 @@ def test_validation_metrics_are_means_over_all_responses(sampler: Sampler) -> No
     problems = make_prompts(5, equal=False)
     metrics, groups = make_validator(sampler, problems).run()
     assert [g.prompt for g in groups] == problems
+    ends = sampler.rollout.policy.eos_token_ids  # type: ignore[attr-defined]
     scores, lengths, cut = [], [], []
     for problem, group in zip(problems, groups, strict=True):
         for response, text in zip(group.responses, group.texts, strict=True):
             assert text == sampler.tokenizer.decode(response.token_ids_T, skip_special_tokens=True)
             scores.append((sum(map(ord, text)) + int(problem.record.answer)) % 7)
             lengths.append(len(response.token_ids_T))
-            cut.append(int(response.token_ids_T[-1]) not in sampler.rollout.policy.eos_token_ids)  # type: ignore[attr-defined]
+            cut.append(int(response.token_ids_T[-1]) not in ends)
     assert metrics == {
-        "val/overall_reward": pytest.approx(sum(scores) / 10), "val/reward_score": pytest.approx(sum(scores) / 10),
+        "val/overall_reward": pytest.approx(sum(scores) / 10),
+        "val/reward_score": pytest.approx(sum(scores) / 10),
         "val/keep_reward": 6 / 10,
         "val_response_length/mean": sum(lengths) / 10, "val_response_length/max": max(lengths),
         "val_response_length/min": min(lengths), "val/truncated_frac": sum(cut) / 10,

@@ -27,7 +27,10 @@ def batch() -> Batch:
             Response(torch.arange(n), torch.zeros(n), "length" if n == 8 and (g, i) != (2, 1) else "stop")
             for i, n in enumerate(lengths)
         ]
-        scores = [{"overall": r} | ({"verifier_timeout": float(g == 0)} if i == 0 else {}) for i, r in enumerate(rewards)]
+        scores = [
+            {"overall": r} | ({"verifier_timeout": float(g == 0)} if i == 0 else {})
+            for i, r in enumerate(rewards)
+        ]
         groups.append(SampledGroup(make_prompt(6 + 2 * g, seed=g), responses, [f"{g}a", f"{g}b"], scores))
     made = Batch(groups)
     made.advantages_BT = torch.tensor(ADVANTAGES).flatten()[:, None] * made.mask_BT
@@ -41,10 +44,12 @@ def test_numbers_of_a_batch(batch: Batch) -> None:
     tokens = sum(lengths) + sum(prompts)
     assert metrics == pytest.approx({
         "critic/score/mean": 3.25 / 6, "critic/score/max": 1.0, "critic/score/min": 0.0,
-        "critic/advantages/mean": sum(by_token) / 33, "critic/advantages/max": 2.0, "critic/advantages/min": -2.0,
+        "critic/advantages/mean": sum(by_token) / 33,
+        "critic/advantages/max": 2.0, "critic/advantages/min": -2.0,
         "response_length/mean": 33 / 6, "response_length/max": 8, "response_length/min": 1,
         "response_length/clip_ratio": 3 / 6, "response/truncated_frac": 2 / 6,
-        "prompt_length/mean": sum(prompts) / 3, "prompt_length/max": max(prompts), "prompt_length/min": min(prompts),
+        "prompt_length/mean": sum(prompts) / 3,
+        "prompt_length/max": max(prompts), "prompt_length/min": min(prompts),
         "group/zero_advantage_frac": 1 / 3, "verifier/timeout_frac": 1 / 3,
         "perf/total_num_tokens": tokens, "perf/time_per_step": 4.0, "perf/throughput": tokens / 4.0,
         "timing_s/step": 4.0, "timing_s/gen": 1.0,
@@ -56,7 +61,9 @@ def test_means_of_scores_run_over_the_responses_that_have_the_number(batch: Batc
 
 
 def test_rows_of_samples_hold_their_own_numbers(batch: Batch) -> None:
-    rows = sample_rows(batch.groups, batch.advantages_BT[:, 0].tolist(), [0.1, 0.2, math.nan, math.nan, 0.5, 0.6])
+    rows = sample_rows(
+        batch.groups, batch.advantages_BT[:, 0].tolist(), [0.1, 0.2, math.nan, math.nan, 0.5, 0.6]
+    )
     assert [row["response"] for row in rows] == ["0a", "0b", "1a", "1b", "2a", "2b"]
     assert [row["advantage"] for row in rows] == [2.0, -2.0, 0.0, 0.0, -1.5, 1.0]
     assert [row["log_ratio"] for row in rows] == [0.1, 0.2, None, None, 0.5, 0.6]

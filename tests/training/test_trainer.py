@@ -23,7 +23,18 @@ COEF, HORIZON, GAMMA = 0.5, 50.0, 0.9
 def make_trainer(target: float, *overrides: str) -> Trainer:
     """A trainer with what `_advantages` reads: configuration and KL controller."""
     others: dict[str, Any] = dict.fromkeys(
-        ("run", "policy", "processor", "actor", "rollout", "batches", "order", "validator", "progress", "trackers")
+        (
+            "run",
+            "policy",
+            "processor",
+            "actor",
+            "rollout",
+            "batches",
+            "order",
+            "validator",
+            "progress",
+            "trackers",
+        )
     )
     config = load_config(QUICKSTART, list(overrides)).config
     return Trainer(config=config, kl=AdaptiveKLController(COEF, target, HORIZON), total_steps=1, **others)
@@ -43,17 +54,24 @@ def kl_of(batch: Batch) -> list[list[float]]:
     assert batch.old_log_probs_BT is not None and batch.ref_log_probs_BT is not None
     result = []
     for row in range(len(batch)):
-        x = [float(batch.old_log_probs_BT[row, t] - batch.ref_log_probs_BT[row, t]) for t in range(int(batch.mask_BT[row].sum()))]
+        x = [
+            float(batch.old_log_probs_BT[row, t] - batch.ref_log_probs_BT[row, t])
+            for t in range(int(batch.mask_BT[row].sum()))
+        ]
         result.append([min(math.exp(-v) + v - 1, 10.0) for v in x])
     return result
 
 
-def naive_advantages(estimator: str, rewards: list[list[float]], baselines: list[float], by_std: bool) -> list[list[float]]:
+def naive_advantages(
+    estimator: str, rewards: list[list[float]], baselines: list[float], by_std: bool
+) -> list[list[float]]:
     """Advantages by token from rewards by token."""
     n = PARAMS.n
     totals = [sum(row) for row in rewards]
     if estimator == "reinforce_plus_plus":
-        returns = [[sum(r * GAMMA**k for k, r in enumerate(row[t:])) for t in range(len(row))] for row in rewards]
+        returns = [
+            [sum(r * GAMMA**k for k, r in enumerate(row[t:])) for t in range(len(row))] for row in rewards
+        ]
         flat = [value for row in returns for value in row]
         mean = sum(flat) / len(flat)
         std = math.sqrt(sum((v - mean) ** 2 for v in flat) / (len(flat) - 1))
@@ -62,14 +80,18 @@ def naive_advantages(estimator: str, rewards: list[list[float]], baselines: list
     for row, total in enumerate(totals):
         group = totals[row // n * n : row // n * n + n]
         mean = baselines[row // n] if estimator == "remax" else sum(group) / n
-        std = math.sqrt(sum((v - mean) ** 2 for v in group) / (n - 1)) if estimator == "grpo" and by_std else 1.0
+        std = (
+            math.sqrt(sum((v - mean) ** 2 for v in group) / (n - 1))
+            if estimator == "grpo" and by_std
+            else 1.0
+        )
         result.append([(total - mean) / std] * len(rewards[row]))
     return result
 
 
 @pytest.mark.parametrize("in_reward", [False, True], ids=["no-kl", "kl-in-reward"])
 @pytest.mark.parametrize("estimator", ["grpo", "grpo-without-std", "remax", "reinforce_plus_plus"])
-def test_advantages_and_the_kl_penalty_in_the_reward(batch: Batch, estimator: str, in_reward: bool) -> None:
+def test_advantages_with_and_without_kl_in_the_reward(batch: Batch, estimator: str, in_reward: bool) -> None:
     name = estimator.removesuffix("-without-std")
     trainer = make_trainer(
         0.1, f"algorithm.adv_estimator={name}", f"algorithm.norm_adv_by_std={str(name == estimator).lower()}",
@@ -91,8 +113,10 @@ def test_advantages_and_the_kl_penalty_in_the_reward(batch: Batch, estimator: st
     assert set(metrics) == ({"actor/kl_penalty", "actor/kl_coef"} if in_reward else set())
 
 
-@pytest.mark.parametrize("factor", [0.5, 0.95, 2.0], ids=["far-above-target", "near-target", "far-below-target"])
-def test_the_kl_controller_counts_every_sample_of_the_step(batch: Batch, factor: float) -> None:
+@pytest.mark.parametrize(
+    "factor", [0.5, 0.95, 2.0], ids=["far-above-target", "near-target", "far-below-target"]
+)
+def test_the_kl_controller_counts_every_sample(batch: Batch, factor: float) -> None:
     """arXiv 1909.08593: the coefficient moves by the relative error, within 0.2, times B over the horizon."""
     mean = sum(sum(kl) / len(kl) for kl in kl_of(batch)) / len(batch)
     trainer = make_trainer(factor * mean, "algorithm.disable_kl=false", "algorithm.use_kl_loss=false",

@@ -1,4 +1,39 @@
-"""x"""
+"""Updates of the bundled models against a naive float64 reference: numbers, gradients, new weights.
+
+Policy loss, KL in the loss, entropy bonus, truncated importance weights, clipping of the gradient's norm,
+decoupled weight decay and AdamW are written out in `naive_update`; `Actor.update` has to give the same in
+float32.
+
+Mutants of the local engine: the changed line, what it then does, the test that fails. Each was made by hand.
+Files are those of `gmpo_mm/training` and, on the right, of `tests/training` and `tests/engine`.
+
+actor.py, `_loss`: the KL term is subtracted              test_update_equals_the_naive_one
+actor.py, `_loss`: the entropy is added                   test_update_equals_the_naive_one
+actor.py, `_loss`: importance weights inverted            test_update_equals_the_naive_one
+actor.py, `_optimizer_step`: no clipping                  test_update_equals_the_naive_one
+actor.py, `build_optimizer`: no weight decay              test_update_equals_the_naive_one
+actor.py, `log_probs`: at temperature 1                   test_log_probs_are_taken_at_the_sampling_temperature
+
+                                                          test_step_inputs.py:
+trainer.py, `_prepare_log_probs`: reference with LoRA     test_the_reference_of_lora_has_no_adapter
+trainer.py, `_prepare_log_probs`: old ones not computed   test_old_log_probs_of_a_truncated_sampler
+trainer.py, `_step`: the rate does not reach AdamW        test_the_optimizer_takes_the_schedule_s_rate
+trainer.py, `_load`: skipped_in_a_row stays 0             test_bad_updates_are_counted_across_a_resume
+trainer.py, `_load`: best_score stays None                test_a_resumed_run_knows_its_best_validation
+
+                                                          test_trainer.py:
+trainer.py, `_advantages`: KL controller takes 1 for B    test_the_kl_controller_counts_every_sample
+trainer.py, `_advantages`: no KL penalty in the reward    test_advantages_with_and_without_kl_in_the_reward
+trainer.py, `_advantages`: baselines of other rows        test_advantages_with_and_without_kl_in_the_reward
+
+                                                          test_sampling.py:
+sampling.py, `_make_once`: a refill repeats the seeds     test_seeds_differ_between_calls_and_steps
+sampling.py, `_make_once`: every step has equal seeds     test_seeds_differ_between_calls_and_steps
+sampling.py, `make`: baselines of dropped groups stay     test_filtered_groups_keep_their_greedy_baselines
+validation.py, `run`: every call repeats the seeds        test_validation_seeds_differ_by_problem_alone
+validation.py, `run`: every problem has the same seed     test_validation_seeds_differ_by_problem_alone
+validation.py, `run`: the seeds of the first step         test_validation_seeds_differ_by_problem_alone
+"""
 
 from __future__ import annotations
 
@@ -39,8 +74,8 @@ SCENARIOS = {
     "pictures": (VISION, GMPO),
 }
 GRADIENT_TOLERANCE, MOVE_TOLERANCE, NUMBER_TOLERANCE = 3e-4, 3e-3, 2e-4
-"""Relative: of a step's whole gradient, of the weights' whole way from the start (Adam's first steps divide rounding errors
-of small gradients by small gradients), of a metric."""
+"""Relative: of a step's whole gradient, of the weights' whole way from the start (Adam's first steps divide
+rounding errors of small gradients by small gradients), of a metric."""
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +99,8 @@ def configuration(model: str, s: Settings) -> Config:
         f"worker.actor.optim.lr={s.lr}", f"worker.actor.optim.betas=[{s.betas[0]},{s.betas[1]}]",
         f"worker.actor.optim.weight_decay={s.weight_decay}", f"worker.rollout.temperature={s.temperature}",
         f"worker.rollout.n={GROUP}", "algorithm.disable_kl=false", "algorithm.use_kl_loss=true",
-        f"algorithm.kl_penalty={s.kl}", f"algorithm.kl_coef={s.kl_coef}", "algorithm.drop_zero_advantage=false",
+        f"algorithm.kl_penalty={s.kl}", f"algorithm.kl_coef={s.kl_coef}",
+        "algorithm.drop_zero_advantage=false",
     ]  # fmt: skip
     if s.cap is not None:
         overrides += ["worker.rollout.correction=truncated", f"worker.rollout.correction_cap={s.cap}"]
@@ -83,16 +119,20 @@ def make_prompts(model: str, processor: Processor) -> list[EncodedPrompt]:
 
 
 def make_batch(policy: PolicyModel, encoded: list[EncodedPrompt], temperature: float) -> Batch:
-    """Sampled responses of 1 to 8 tokens; the sampler's and the reference's log-probabilities differ from the policy's."""
+    """Responses of 1 to 8 tokens; sampler and reference have log-probabilities of their own."""
     generator = torch.Generator().manual_seed(5)
     params = SamplingParams(n=GROUP, temperature=temperature, max_tokens=LONGEST, ignore_eos=True)
     groups = []
-    for sampled, prompt in zip(HFRollout(policy).generate(encoded, params, range(PROMPTS)), encoded, strict=True):
+    for sampled, prompt in zip(
+        HFRollout(policy).generate(encoded, params, range(PROMPTS)), encoded, strict=True
+    ):
         responses = []
         for response in sampled:
             length = int(torch.randint(1, LONGEST + 1, (), generator=generator))
             noise_T = 0.5 * torch.randn(length, generator=generator)
-            responses.append(Response(response.token_ids_T[:length], response.log_probs_T[:length] + noise_T, "length"))
+            responses.append(
+                Response(response.token_ids_T[:length], response.log_probs_T[:length] + noise_T, "length")
+            )
         groups.append(SampledGroup(prompt, responses, [""] * GROUP, [{"overall": 0.0}] * GROUP))
     batch = Batch(groups)
     batch.advantages_BT = torch.randn(len(batch), generator=generator)[:, None] * batch.mask_BT
@@ -125,18 +165,18 @@ def load_float64(model: str) -> torch.nn.Module:
     return loaded.eval()
 
 
-
-
 def build(model: str, s: Settings) -> tuple[Actor, Batch]:
     """The actor of a configuration, and a batch for it."""
     config = configuration(model, s)
-    policy, processor = load_policy(config.worker.actor.model, device=torch.device("cpu"), compute_dtype=torch.float32)
+    policy, processor = load_policy(
+        config.worker.actor.model, device=torch.device("cpu"), compute_dtype=torch.float32
+    )
     actor = Actor(policy, build_optimizer(policy, config.worker.actor.optim), update_config(config))
     return actor, make_batch(policy, make_prompts(model, processor), s.temperature)
 
 
 def watch(actor: Actor) -> list[Step]:
-    """A list that fills with what each optimizer step took and left; norms before clipping are in the metrics only."""
+    """A list that fills with what each optimizer step took and left; the norms are in the metrics only."""
     steps: list[Step] = []
     names = {name: p for name, p in actor.policy.module.named_parameters() if p.requires_grad}
 
@@ -194,14 +234,16 @@ def test_update_equals_the_naive_one(name: str) -> None:
     assert metrics["actor/updates"] == 6 and metrics["actor/kl_coef"] == s.kl_coef
 
 
-def test_log_probs_are_those_of_separate_rows_at_the_sampling_temperature() -> None:
+def test_log_probs_are_taken_at_the_sampling_temperature() -> None:
     actor, batch = build(TEXT, GMPO)
     found_BT = actor.log_probs(batch)
     reference = load_float64(TEXT)
     for index, row in enumerate(rows_of(batch)):
         with torch.no_grad():
             expected_T, _ = outputs(reference, row, GMPO.temperature, actor.policy.forbidden_token_ids)
-        torch.testing.assert_close(found_BT[index, : len(expected_T)].double(), expected_T, atol=2e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            found_BT[index, : len(expected_T)].double(), expected_T, atol=2e-5, rtol=1e-5
+        )
     assert bool((found_BT[~batch.mask_BT] == 0).all())
 
 
