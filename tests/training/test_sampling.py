@@ -82,11 +82,8 @@ def test_filtered_groups_keep_their_greedy_baselines(sampler: Sampler) -> None:
         sampler, prompts, prompts=3, greedy_baseline=True, filter_key="keep", filter_low=0.5, filter_high=1.5
     )
     groups, baselines, facts = maker.make(1)
-    assert [g.prompt for g in groups] == [
-        prompts[1],
-        prompts[2],
-        prompts[4],
-    ]  # drawn 0 to 5; 5 is one too many
+    # prompts 0 to 5 were drawn; 0 and 3 don't pass the filter, and 5 is one too many
+    assert [g.prompt for g in groups] == [prompts[1], prompts[2], prompts[4]]
     assert facts == {"filter/tries": 3, "filter/kept_frac": 4 / 6}
     greedy = sampler.sample([g.prompt for g in groups], replace(PARAMS, n=1, temperature=0.0), [0] * 3)
     assert baselines == [g.scores[0]["overall"] for g in greedy]

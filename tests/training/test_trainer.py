@@ -23,19 +23,9 @@ COEF, HORIZON, GAMMA = 0.5, 50.0, 0.9
 def make_trainer(target: float, *overrides: str) -> Trainer:
     """A trainer with what `_advantages` reads: configuration and KL controller."""
     others: dict[str, Any] = dict.fromkeys(
-        (
-            "run",
-            "policy",
-            "processor",
-            "actor",
-            "rollout",
-            "batches",
-            "order",
-            "validator",
-            "progress",
-            "trackers",
-        )
+        ("run", "policy", "processor", "actor", "rollout", "batches", "order")
     )
+    others |= dict.fromkeys(("validator", "progress", "trackers"))
     config = load_config(QUICKSTART, list(overrides)).config
     return Trainer(config=config, kl=AdaptiveKLController(COEF, target, HORIZON), total_steps=1, **others)
 
@@ -80,12 +70,12 @@ def naive_advantages(
     for row, total in enumerate(totals):
         group = totals[row // n * n : row // n * n + n]
         mean = baselines[row // n] if estimator == "remax" else sum(group) / n
-        std = (
+        by = (
             math.sqrt(sum((v - mean) ** 2 for v in group) / (n - 1))
             if estimator == "grpo" and by_std
             else 1.0
         )
-        result.append([(total - mean) / std] * len(rewards[row]))
+        result.append([(total - mean) / by] * len(rewards[row]))
     return result
 
 
@@ -98,8 +88,6 @@ def test_advantages_with_and_without_kl_in_the_reward(batch: Batch, estimator: s
         f"algorithm.gamma={GAMMA}", f"algorithm.disable_kl={str(not in_reward).lower()}",
         "algorithm.use_kl_loss=false", "algorithm.kl_penalty=low_var_kl",
     )  # fmt: skip
-    if name != "grpo":  # the other estimators refuse the key
-        trainer.config.algorithm.norm_adv_by_std = True
     baselines = [0.3, -1.0, 2.0, 0.9] if name == "remax" else []
     metrics = trainer._advantages(batch, baselines)
     rewards = []
