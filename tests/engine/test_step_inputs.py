@@ -185,3 +185,26 @@ def test_keys_reach_the_sampler_the_filter_and_the_update() -> None:
     assert (update.temperature, update.mini_batch_prompts, update.epochs) == (0.9, 4, 3)
     assert (update.max_grad_norm, update.entropy_coef, update.correction_cap) == (0.4, 0.06, 1.7)
     assert update.kl_kind is None and not update.sampler_is_old and update.drop_zero_advantage
+
+
+@pytest.mark.parametrize(
+    ("override", "steps"),
+    [
+        ("trainer.max_steps=9", 9),
+        ("trainer.total_epochs=3", 3 * 6),
+        ("data.mini_rollout_batch_size=7", 5),  # calls of 7 use 21 of the 24 prompts
+        ("data.rollout_batch_size=16", 1),
+    ],
+)
+def test_steps_are_counted_as_easyr1_counts_them(override: str, steps: int) -> None:
+    base = ["trainer.max_steps=null", "trainer.total_epochs=1", "data.rollout_batch_size=4"]
+    config = load_config(str(ROOT / "configs/quickstart.yaml"), [*base, override]).config
+    assert local.count_steps(config, 24) == steps
+
+
+def test_special_tokens_reach_the_reward_function_on_request(data: Path, tmp_path: Path) -> None:
+    args = arguments(data, tmp_path / "run", "trainer.max_steps=1", "worker.reward.skip_special_tokens=false")
+    rows = [
+        json.loads(line) for line in (run_here(args) / "samples/step_1_train.jsonl").read_text().splitlines()
+    ]
+    assert all(row["response"].endswith("<|im_end|>") == (row["stop_reason"] == "stop") for row in rows)
