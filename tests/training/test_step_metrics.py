@@ -15,7 +15,7 @@ from tests.models.model_zoo import make_prompt
 LENGTHS = [[3, 8], [5, 1], [8, 8]]
 """Tokens of each response; 8 is the longest allowed."""
 REWARDS = [[1.0, 0.0], [0.5, 0.5], [0.25, 1.0]]
-ADVANTAGES = [[2.0, -2.0], [0.0, 0.0], [-1.5, 1.0]]
+ADVANTAGES = [[2.0, -2.0], [0.0, 0.0], [0.0, 1.0]]
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def batch() -> Batch:
 def test_numbers_of_a_batch(batch: Batch) -> None:
     metrics = batch_metrics(batch, {"step": 4.0, "gen": 1.0}, max_response_length=8)
     lengths, prompts = [3, 8, 5, 1, 8, 8], [len(g.prompt.input_ids_S) for g in batch.groups]
-    by_token = [2.0] * 3 + [-2.0] * 8 + [0.0] * 6 + [-1.5] * 8 + [1.0] * 8
+    by_token = [2.0] * 3 + [-2.0] * 8 + [0.0] * 6 + [0.0] * 8 + [1.0] * 8
     tokens = sum(lengths) + sum(prompts)
     assert metrics == pytest.approx({
         "critic/score/mean": 3.25 / 6, "critic/score/max": 1.0, "critic/score/min": 0.0,
@@ -65,7 +65,7 @@ def test_rows_of_samples_hold_their_own_numbers(batch: Batch) -> None:
         batch.groups, batch.advantages_BT[:, 0].tolist(), [0.1, 0.2, math.nan, math.nan, 0.5, 0.6]
     )
     assert [row["response"] for row in rows] == ["0a", "0b", "1a", "1b", "2a", "2b"]
-    assert [row["advantage"] for row in rows] == [2.0, -2.0, 0.0, 0.0, -1.5, 1.0]
+    assert [row["advantage"] for row in rows] == [2.0, -2.0, 0.0, 0.0, 0.0, 1.0]
     assert [row["log_ratio"] for row in rows] == [0.1, 0.2, None, None, 0.5, 0.6]
     assert [row["overall"] for row in rows] == [1.0, 0.0, 0.5, 0.5, 0.25, 1.0]
     assert [row["tokens"] for row in rows] == [3, 8, 5, 1, 8, 8]
