@@ -139,6 +139,23 @@ def test_recomputed_old_log_probs_equal_the_samplers() -> None:
     torch.testing.assert_close(actor.log_probs(batch), batch.sampler_log_probs_BT, atol=2e-5, rtol=1e-5)
 
 
+def test_dropout_is_off_in_log_probs_and_on_in_updates() -> None:
+    actor = make_actor(sampler_is_old=True)
+    batch = make_batch(actor.policy)
+    exact_BT = actor.log_probs(batch)
+    actor.policy.config.attention_dropout = 0.5
+    for layer in actor.policy.decoder.layers:
+        layer.self_attn.attention_dropout = 0.5
+    actor.policy.module.train()
+    torch.testing.assert_close(actor.log_probs(batch), exact_BT)
+    assert actor.policy.module.training  # as it was before
+    actor.policy.module.eval()
+    actor.log_probs(batch)
+    assert not actor.policy.module.training
+    without_dropout = float((exact_BT - batch.behaviour_log_probs_BT).exp().max())
+    assert abs(actor.update(batch)["ratio/token_max"] - without_dropout) > 0.05
+
+
 def test_entropy_metric_is_the_true_token_entropy() -> None:
     policy = build_policy("qwen2")
     actor = Actor(policy, torch.optim.SGD(policy.module.parameters(), lr=0.0), make_actor().config)
