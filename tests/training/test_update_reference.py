@@ -11,7 +11,7 @@ actor.py, `_loss`: the KL term is subtracted              test_update_equals_the
 actor.py, `_loss`: the entropy is added                   test_update_equals_the_naive_one
 actor.py, `_loss`: importance weights inverted            test_update_equals_the_naive_one
 actor.py, `_optimizer_step`: no clipping                  test_update_equals_the_naive_one
-actor.py, `build_optimizer`: no weight decay              test_update_equals_the_naive_one
+optimizer.py, `build_optimizer`: no weight decay              test_update_equals_the_naive_one
 actor.py, `log_probs`: at temperature 1                   test_log_probs_are_taken_at_the_sampling_temperature
 
                                                           test_step_inputs.py:
@@ -56,8 +56,9 @@ from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor
 from gmpo_mm.rollout.hf import HFRollout
 from gmpo_mm.rollout.protocol import Response, SamplingParams
-from gmpo_mm.training.actor import Actor, build_optimizer
+from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import Batch, SampledGroup
+from gmpo_mm.training.optimizer import build_optimizer
 from tests.bundled.encoding import encode
 from tests.training.naive_update import Row, Settings, Step, outputs, reference_update
 
