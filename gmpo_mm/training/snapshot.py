@@ -31,7 +31,7 @@ class HostCopies:
     def missing_bytes(self, tensors: Mapping[str, torch.Tensor]) -> int:
         """Host memory that `copy` of these tensors would take beyond what is held already."""
         need = sum(_room(tensor) for tensor in _distinct(tensors).values())
-        return need if need > self._buffer.nbytes else 0
+        return max(0, need - self._buffer.nbytes)
 
     def copy(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The tensors on the CPU, contiguous; one that has several names is copied once and keeps them.
