@@ -17,7 +17,6 @@ from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
 
 from gmpo_mm.models.policy import PolicyModel
@@ -27,7 +26,7 @@ from gmpo_mm.training.model_files import changing_weights, frozen_weights, save_
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.safetensors_file import SafetensorsWriter, WriteStopped
-from gmpo_mm.training.snapshot import HostCopies
+from gmpo_mm.training.snapshot import HostCopies, available_memory
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -135,7 +134,7 @@ class CheckpointSaver:
 
     def _is_affordable(self, groups: Mapping[str, Mapping[str, torch.Tensor]]) -> bool:
         need = self._copies.missing_bytes(_flat(groups))
-        free = psutil.virtual_memory().available
+        free = available_memory()
         affordable = need == 0 or need + MARGIN_BYTES <= free
         if not affordable and not self._said_foreground:
             self._said_foreground = True

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 
 from gmpo_mm.errors import TrainingError
@@ -73,6 +75,23 @@ class HostCopies:
                     "memory, or raise the limit of locked memory (ulimit -l), then run the same command again"
                 )
         self._buffer = buffer
+
+
+def available_memory(control_group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this process could still allocate on the host: the machine's, or less where a container has a limit.
+
+    psutil knows nothing of a container's limit (cgroup v2). Cached files count as used there, but make room.
+    """
+    available = int(psutil.virtual_memory().available)
+    try:
+        limit = (control_group / "memory.max").read_text().strip()
+        if limit == "max":
+            return available
+        used = int((control_group / "memory.current").read_text())
+        facts = dict(line.split() for line in (control_group / "memory.stat").read_text().splitlines())
+        return min(available, int(limit) - used + int(facts["inactive_file"]))
+    except FileNotFoundError:  # no control groups of this version here
+        return available
 
 
 def _distinct(tensors: Mapping[str, torch.Tensor]) -> dict[int, torch.Tensor]:

@@ -20,20 +20,27 @@ from gmpo_mm.training.snapshot import HostCopies
 from tests.run_directory.small_training import Training, assert_holds, steps_of
 
 
+class Gate:
+    """Holds every write of a background thread at the flush of a file of this name, of any if None, until it is opened."""
+
+    def __init__(self):
+        self.opened, self.reached, self.file = threading.Event(), threading.Event(), None
+        self.open, self.fsync = self.opened.set, os.fsync
+
+    def held_fsync(self, descriptor):
+        in_background = threading.current_thread() is not threading.main_thread()
+        if in_background and self.file in (None, os.path.basename(_path(descriptor))):
+            self.reached.set()
+            assert self.opened.wait(30)
+        self.fsync(descriptor)
+
+
 @pytest.fixture
 def gate(monkeypatch):
-    """Holds every write of a background thread at its first fsync until it is opened."""
-    opened, reached, fsync = threading.Event(), threading.Event(), os.fsync
-
-    def held_fsync(descriptor):
-        if threading.current_thread() is not threading.main_thread():
-            reached.set()
-            assert opened.wait(30)
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", held_fsync)
-    yield namedtuple("Gate", "open reached")(opened.set, reached)
-    opened.set()
+    made = Gate()
+    monkeypatch.setattr(os, "fsync", made.held_fsync)
+    yield made
+    made.open()
 
 
 def _path(descriptor):
@@ -61,6 +68,9 @@ def test_a_checkpoint_holds_its_own_step_while_the_next_ones_train(training, gat
         training.saver.check()
         gate.open()
         training.save(2)
+        data = load_checkpoint(training.run.checkpoints_dir / "step_1")
+        assert data.state["nested"] == {"position": 5}
+        assert_holds(training.run.checkpoints_dir, 1)
         training.step(3)
         training.save(3, background=False)
     for step in (2, 3):
@@ -197,7 +207,9 @@ def test_an_error_in_the_loop_comes_before_that_of_the_write_which_is_shown(trai
 
 
 @pytest.mark.parametrize("while_waiting", [False, True])
-def test_an_order_to_stop_at_once_gives_the_write_up(training, gate, monkeypatch, while_waiting):
+@pytest.mark.parametrize("file", ["metrics.jsonl", "model.safetensors", "manifest.json"])
+def test_an_order_to_stop_at_once_gives_the_write_up(training, gate, monkeypatch, file, while_waiting):
+    gate.file = file
     training.step(1)
     with pytest.raises(KeyboardInterrupt), training.saver:
         training.save(1)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import psutil
 import pytest
 import torch
 
-from gmpo_mm.training.snapshot import HostCopies
+from gmpo_mm.training.snapshot import HostCopies, available_memory
 
 
 def some_tensors():
@@ -61,3 +62,14 @@ def test_fresh_copies_cost_their_bytes_every_time():
     copies = HostCopies(reuse=False, pin=False)
     copies.copy(tensors)
     assert copies.missing_bytes(tensors) > 0
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("max", None), ("5000", 2100), (str(2**60), None)])
+def test_a_containers_limit_counts(tmp_path, monkeypatch, limit, expected):
+    machine = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: machine)
+    (tmp_path / "memory.max").write_text(limit + "\n")
+    (tmp_path / "memory.current").write_text("3000\n")
+    (tmp_path / "memory.stat").write_text("anon 2800\ninactive_file 100\n")
+    assert available_memory(tmp_path) == (expected or machine.available)
+    assert available_memory(tmp_path / "none") == machine.available
