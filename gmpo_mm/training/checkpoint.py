@@ -7,8 +7,9 @@ A checkpoint is a folder `step_N`:
     trainer_state.json      everything else: sampler, KL controller, scheduler, best score
     manifest.json           size and SHA-256 of each file above, so that damage is found when loading, not while training
 
-Nothing is pickled. The final name is the proof of completeness: a process killed at any instant leaves either the former
-checkpoints alone, or the former ones and the new one, never a half of either.
+Nothing is pickled. Files of tensors are hashed while they are written. The final name is the proof of completeness: a
+process killed at any instant leaves either the former checkpoints alone, or the former ones and the new one, never a half
+of either.
 """
 
 from __future__ import annotations
@@ -120,8 +121,7 @@ def optimizer_tensors(
     """The optimizer's state as `exp_avg/<parameter name>`, `exp_avg_sq/<...>`, `step/<...>`, ready for safetensors.
 
     Parameters that never had a gradient have no state and are left out. So are float32 masters: the model's files hold
-    them. Learning rates and the like are not state: they
-    come from the configuration and the scheduler.
+    them. Learning rates and the like are not state: they come from the configuration and the scheduler.
     """
     names = {id(parameter): name for name, parameter in named_parameters}
     tensors: dict[str, torch.Tensor] = {}

@@ -9,7 +9,7 @@
     .lock              held while a process uses the directory
 
 Order within a step, for a resumed run to repeat nothing and miss nothing: metrics and validation of step N first, then
-`save_checkpoint(N)`; a run resumed from N goes on with step N + 1.
+`save_checkpoint(N)`, which may go on in another thread while step N + 1 trains; a run resumed from N goes on with N + 1.
 """
 
 from __future__ import annotations
