@@ -7,8 +7,9 @@ A checkpoint is a folder `step_N`:
     trainer_state.json      everything else: sampler, KL controller, scheduler, best score
     manifest.json           size and SHA-256 of each file above, so that damage is found when loading, not while training
 
-Nothing is pickled. The final name is the proof of completeness: a process killed at any instant leaves either the former
-checkpoints alone, or the former ones and the new one, never a half of either.
+Nothing is pickled. Files of tensors are hashed while they are written. The final name is the proof of completeness: a
+process killed at any instant leaves either the former checkpoints alone, or the former ones and the new one, never a half
+of either.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from gmpo_mm.errors import TrainingError
 from gmpo_mm.training.files import folder_bytes, fsync, remove_tree, sha256
+from gmpo_mm.training.safetensors_file import SafetensorsWriter
 
 MODEL_FOLDER = "huggingface"
 STATE_FILE = "trainer_state.json"
@@ -75,27 +76,32 @@ def save_checkpoint(
     state: Mapping[str, Any],
     keep: int = -1,
     protect: Iterable[int] = (),
+    writer: SafetensorsWriter | None = None,
 ) -> Path:
     """Write `directory/step_N` whole or not at all, then prune; returns its path.
 
     `model_files(folder)` writes the model, tokenizer and processor. `tensors` maps a group's name to its tensors. `state`
     has to survive JSON. `keep` is EasyR1's `save_limit`: how many checkpoints to hold, this one and the protected ones
-    included, -1 or 0 for all; this one and those in `protect` are never pruned.
+    included, -1 or 0 for all; this one and those in `protect` are never pruned. `writer` is what `model_files` writes its
+    weights with, if it does: files that it wrote are not read again for their hash.
 
-    Raises TrainingError when the disk is full or fails; the former checkpoints are then untouched.
+    Raises TrainingError when the disk is full or fails, WriteStopped when the writer was stopped before the checkpoint had
+    its name; the former checkpoints are then untouched.
     """
+    writer = writer or SafetensorsWriter()
     directory.mkdir(parents=True, exist_ok=True)
     temporary = directory / f".step_{step}.tmp-{os.getpid()}"
     final = directory / f"step_{step}"
     remove_tree(temporary)
     free_before = shutil.disk_usage(directory).free
     try:
-        _write_files(temporary, step, model_files, tensors, state)
+        _write_files(temporary, step, model_files, tensors, state, writer)
+        writer.check()
         _rename_into_place(temporary, final)
     except BaseException as error:
         written = folder_bytes(temporary)
         remove_tree(temporary)
-        if not _is_disk_error(error):
+        if not isinstance(error, OSError):
             raise
         needed = max(written, _tensor_bytes(tensors), _largest_checkpoint_bytes(directory))
         raise TrainingError(_disk_message(error, final, needed, free_before, latest_checkpoint(directory))) from error
@@ -114,14 +120,16 @@ def optimizer_tensors(
 ) -> dict[str, torch.Tensor]:
     """The optimizer's state as `exp_avg/<parameter name>`, `exp_avg_sq/<...>`, `step/<...>`, ready for safetensors.
 
-    Parameters that never had a gradient have no state and are left out. Learning rates and the like are not state: they
-    come from the configuration and the scheduler.
+    Parameters that never had a gradient have no state and are left out. So are float32 masters: the model's files hold
+    them. Learning rates and the like are not state: they come from the configuration and the scheduler.
     """
     names = {id(parameter): name for name, parameter in named_parameters}
     tensors: dict[str, torch.Tensor] = {}
     for parameter, state in optimizer.state.items():
         assert id(parameter) in names, "the optimizer trains a parameter that named_parameters doesn't name"
         for key, value in state.items():
+            if key == "master":
+                continue
             assert isinstance(value, torch.Tensor), f"optimizer state {key!r} is a {type(value).__name__}, not a tensor"
             tensors[f"{key}/{names[id(parameter)]}"] = value
     return tensors
@@ -131,8 +139,12 @@ def load_optimizer_tensors(
     optimizer: torch.optim.Optimizer,
     named_parameters: Iterable[tuple[str, torch.nn.Parameter]],
     tensors: Mapping[str, torch.Tensor],
+    weights: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Put the state that `optimizer_tensors` took back, bit for bit; TrainingError when it belongs to other parameters."""
+    """Put the state that `optimizer_tensors` took back, bit for bit; TrainingError when it belongs to other parameters.
+
+    `weights` are the model's files' (name -> tensor): a 16-bit parameter gets its float32 `master` from them.
+    """
     optimized = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
     parameters = {name: parameter for name, parameter in named_parameters if id(parameter) in optimized}
     states: dict[torch.Tensor, dict[str, torch.Tensor]] = {}
@@ -154,6 +166,10 @@ def load_optimizer_tensors(
         on_device = key != "step" or group.get("fused") or group.get("capturable")
         device = parameter.device if on_device else torch.device("cpu")
         states.setdefault(parameter, {})[key] = value.to(device, copy=True)
+    for name, parameter in parameters.items():
+        if weights is not None and parameter.dtype in (torch.bfloat16, torch.float16):
+            master = weights[name].to(parameter.device, torch.float32, copy=True)
+            states.setdefault(parameter, {})["master"] = master
     optimizer.state.clear()
     optimizer.state.update(states)
 
@@ -164,16 +180,19 @@ def _write_files(
     model_files: Callable[[Path], None],
     tensors: Mapping[str, Mapping[str, torch.Tensor]],
     state: Mapping[str, Any],
+    writer: SafetensorsWriter,
 ) -> None:
     (folder / MODEL_FOLDER).mkdir(parents=True)
     model_files(folder / MODEL_FOLDER)
     for name, group in tensors.items():
-        save_file({key: value.detach().contiguous() for key, value in group.items()}, folder / f"{name}.safetensors")
+        writer.save_file(group, folder / f"{name}.safetensors")
     (folder / STATE_FILE).write_text(json.dumps({**state, "step": step}, indent=2) + "\n", encoding="utf-8")
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        fsync(path)
-        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        if (digest := writer.sha256.get(path)) is None:
+            fsync(path)
+            digest = sha256(path)
+        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest}
     manifest = {"format": FORMAT, "step": step, "files": files}
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     fsync(folder / MANIFEST_FILE)
@@ -299,20 +318,9 @@ def _damaged(checkpoint: Path, what: str) -> TrainingError:
     return TrainingError(f"the checkpoint {checkpoint} is damaged: {what}; {mend}")
 
 
-def _is_disk_error(error: BaseException) -> bool:
-    """Whether the file system refused; safetensors raises its own type, with the number in the text."""
-    return isinstance(error, OSError) or (isinstance(error, SafetensorError) and "os error" in str(error))
-
-
-def _is_full(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return any(f"os error {number})" in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
-
-
-def _disk_message(error: BaseException, final: Path, needed: int, free: int, former: Path | None) -> str:
+def _disk_message(error: OSError, final: Path, needed: int, free: int, former: Path | None) -> str:
     kept = f"the former checkpoint {former} is whole" if former else "there is no former checkpoint"
-    what = "the disk is full" if _is_full(error) else f"the file system refused ({error})"
+    what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"the file system refused ({error})"
     return (
         f"could not save the checkpoint {final}: {what}. It needs at least {needed:,} bytes; {free:,} bytes were free before "
         f"the write. Nothing of it was left behind, and {kept}. Free some space, or set trainer.save_limit lower or "

@@ -39,10 +39,17 @@ class MetricsFile:
         self._append({"event": event, **fields})
 
     def flush_to_disk(self) -> None:
-        """fsync; called before a checkpoint gets its name, so that no checkpoint is ahead of its metrics after a power cut."""
-        if self.path.exists():
+        """fsync; called before a checkpoint gets its name, so that no checkpoint is ahead of its metrics after a power cut.
+
+        TrainingError when the disk refuses.
+        """
+        if not self.path.exists():
+            return
+        try:
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
+        except OSError as error:
+            raise self._refused(error) from error
 
     def _append(self, line: dict[str, Any]) -> None:
         data = json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n"
@@ -59,12 +66,15 @@ class MetricsFile:
                 os.ftruncate(descriptor, size)  # takes back this half line, nothing else
                 raise
         except OSError as error:
-            raise TrainingError(
-                f"could not append to {self.path} ({error.strerror}); free some space or give another trainer.run_dir, "
-                "then run the same command again to go on from the last checkpoint"
-            ) from error
+            raise self._refused(error) from error
         finally:
             os.close(descriptor)
+
+    def _refused(self, error: OSError) -> TrainingError:
+        return TrainingError(
+            f"could not append to {self.path} ({error.strerror}); free some space or give another trainer.run_dir, "
+            "then run the same command again to go on from the last checkpoint"
+        )
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

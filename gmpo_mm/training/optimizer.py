@@ -33,7 +33,7 @@ class MasterAdamW(torch.optim.Optimizer):
     ) -> None:
         """`masters` holds a float32 tensor for each 16-bit parameter. Their gradients are float32 from now
         on."""
-        super().__init__(parameters, dict(lr=lr, betas=betas, weight_decay=weight_decay, eps=eps))
+        super().__init__(parameters, dict(lr=lr, betas=betas, weight_decay=weight_decay, eps=eps, fused=True))
         for parameter in self._all():
             if parameter.dtype != torch.float32:
                 master = masters[parameter]
@@ -43,14 +43,6 @@ class MasterAdamW(torch.optim.Optimizer):
 
     def _all(self) -> list[torch.nn.Parameter]:
         return [p for group in self.param_groups for p in group["params"]]
-
-    def load_masters(self, weights: Mapping[torch.nn.Parameter, torch.Tensor]) -> None:
-        """Put float32 weights in place of the masters and, rounded, of the parameters."""
-        for parameter, weight in weights.items():
-            master = self.state[parameter]["master"]
-            master.copy_(weight)
-            with torch.no_grad():
-                parameter.copy_(master)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -91,12 +83,6 @@ def build_optimizer(policy: PolicyModel, optim: Any) -> torch.optim.Optimizer:
     if policy.masters:
         return MasterAdamW(parameters, policy.take_masters(), **keys)
     return torch.optim.AdamW(parameters, **keys, fused=True)
-
-
-def master_weights(optimizer: torch.optim.Optimizer) -> dict[torch.nn.Parameter, torch.Tensor]:
-    """The float32 weights of 16-bit parameters; empty where the parameters are float32 themselves."""
-    states: Any = optimizer.state
-    return {parameter: state["master"] for parameter, state in states.items() if "master" in state}
 
 
 def learning_rate(step: int, total_steps: int, optim: Any) -> float:

@@ -9,7 +9,7 @@
     .lock              held while a process uses the directory
 
 Order within a step, for a resumed run to repeat nothing and miss nothing: metrics and validation of step N first, then
-`save_checkpoint(N)`; a run resumed from N goes on with step N + 1.
+`save_checkpoint(N)`, which may go on in another thread while step N + 1 trains; a run resumed from N goes on with N + 1.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -109,6 +110,8 @@ class RunDirectory:
     _changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     _lock: DirectoryLock | None = None
     _ended: bool = False
+    _run_lock: threading.Lock = field(default_factory=threading.Lock)
+    """A checkpoint may be written in another thread than the metrics; both write run.json."""
 
     @classmethod
     def open(
@@ -193,7 +196,7 @@ class RunDirectory:
         return target
 
     def save_checkpoint(self, step: int, **contents: Any) -> Path:
-        """`checkpoint.save_checkpoint` into this run, after its metrics are safely on the disk."""
+        """`checkpoint.save_checkpoint` into this run, after its metrics are safely on the disk; may run in another thread."""
         self.metrics.flush_to_disk()
         saved = checkpoints.save_checkpoint(self.checkpoints_dir, step, **contents)
         self.note_checkpoint(step)
@@ -329,8 +332,10 @@ class RunDirectory:
         return f"{'killed' if state == 'running' else state} at step {self._run.get('step', 0)}"
 
     def _write_run(self, **changes: Any) -> None:
-        self._run |= changes | {"updated": _now()}
-        write_atomically(self.path / "run.json", json.dumps(self._run, indent=2) + "\n", durable=changes.keys() != {"step"})
+        with self._run_lock:
+            self._run |= changes | {"updated": _now()}
+            text = json.dumps(self._run, indent=2) + "\n"
+            write_atomically(self.path / "run.json", text, durable=changes.keys() != {"step"})
 
 
 def _schedule_needs_step_count(config: dict[str, Any]) -> bool:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
 
 import torch
 
@@ -29,8 +28,9 @@ from gmpo_mm.models.processing import Processor
 from gmpo_mm.rollout.protocol import RolloutBackend
 from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import Batch, SampledGroup, mean_of_scores, sample_rows
-from gmpo_mm.training.checkpoint import CheckpointData, load_optimizer_tensors, optimizer_tensors
-from gmpo_mm.training.model_files import load_weights, save_model
+from gmpo_mm.training.checkpoint import CheckpointData, load_optimizer_tensors
+from gmpo_mm.training.checkpoint_saver import CheckpointSaver
+from gmpo_mm.training.model_files import load_weights
 from gmpo_mm.training.optimizer import learning_rate
 from gmpo_mm.training.progress import BestSample, Progress
 from gmpo_mm.training.run_directory import RunDirectory
@@ -87,6 +87,14 @@ class Trainer:
     best_score: float | None = None
     best_step: int | None = None
     _last_saved: int = field(default=-1, init=False)
+    _saver: CheckpointSaver = field(init=False)
+
+    def __post_init__(self) -> None:
+        trainer = self.config.trainer
+        self._saver = CheckpointSaver(
+            self.run, self.policy, self.processor, self.actor.optimizer, self.progress,
+            keep=trainer.save_limit, model_only=trainer.save_model_only,
+        )  # fmt: skip
 
     # ---- the loop -----------------------------------------------------------------------------------------------------
 
@@ -99,20 +107,23 @@ class Trainer:
         self._last_saved = self.run.from_step
         self.rollout.sync_weights(self.policy.module)
         stop = StopRequest(self.progress)
-        with stop.listening():
+        with stop.listening(), self._saver:
             if self.validator is not None and trainer.val_before_train and (self.run.from_step == 0 or trainer.val_only):
                 self._validate(self.run.from_step)
             if trainer.val_only:
                 self._end(self.run.from_step)
                 return
             for step in range(self.run.from_step + 1, self.total_steps + 1):
+                self._saver.check()
                 self._step(step)
                 last = step == self.total_steps
                 if self.validator is not None and _is_due(step, trainer.val_freq, last):
                     self._validate(step)
                 if _is_due(step, trainer.save_freq, last) or stop.wanted:
-                    self._save(step)
+                    # nothing trains beside the run's last write: no snapshot
+                    self._save(step, background=not (last or stop.wanted))
                 if stop.wanted and not last:
+                    self._saver.wait()  # asked to stop after that save had begun
                     self._stopped(step)
                     return
             self._end(self.total_steps)
@@ -248,14 +259,9 @@ class Trainer:
         if self.trackers.console:
             self.progress.step_summary(step, self.total_steps, metrics, _best_sample(groups))
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, background: bool) -> None:
         if step == self._last_saved:
             return
-        trainer = self.config.trainer
-        tensors: dict[str, Any] = {}
-        if not trainer.save_model_only:
-            named = list(self.policy.module.named_parameters())
-            tensors["optimizer"] = optimizer_tensors(self.actor.optimizer, named)
         state = {
             "order": self.order.state_dict(),
             "kl": self.kl.state_dict(),
@@ -263,23 +269,15 @@ class Trainer:
             "best_step": self.best_step,
             "skipped_in_a_row": self.actor.skipped_in_a_row,
         }
-        with self.progress.stage(f"step {step}: saving", 1, "checkpoint"):
-            self.run.save_checkpoint(
-                step,
-                model_files=lambda folder: save_model(self.policy, self.processor, folder),
-                tensors=tensors,
-                state=state,
-                keep=trainer.save_limit,
-                protect={self.best_step} if self.best_step is not None else set(),
-            )
+        protect = {self.best_step} if self.best_step is not None else set()
+        self._saver.save(step, state, protect, background=background)
         self._last_saved = step
 
     def _load(self, data: CheckpointData) -> None:
         self.progress.log(f"going on after step {data.step} from {data.path}")
-        load_weights(self.policy, data.model_dir)
-        load_optimizer_tensors(
-            self.actor.optimizer, list(self.policy.module.named_parameters()), data.tensors("optimizer")
-        )
+        weights = load_weights(self.policy, data.model_dir)
+        named = list(self.policy.module.named_parameters())
+        load_optimizer_tensors(self.actor.optimizer, named, data.tensors("optimizer"), weights)
         self.order.load_state_dict(data.state["order"])
         self.kl.load_state_dict(data.state["kl"])
         self.best_score, self.best_step = data.state["best_score"], data.state["best_step"]

@@ -1,6 +1,7 @@
 """kill -9 while a checkpoint is written: whatever the instant, a complete one is there, loads, and is the newest finished."""
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -18,6 +19,9 @@ from gmpo_mm.training.checkpoint import (
     remove_leftovers,
     save_checkpoint,
 )
+from gmpo_mm.training.run_directory import read_metrics
+from tests.models.model_zoo import build_model
+from tests.run_directory.small_training import Training, assert_holds
 
 
 @pytest.fixture
@@ -110,8 +114,8 @@ def test_a_kill_from_outside_leaves_the_newest_complete_checkpoint(directory):
     assert leftovers >= 3, "the kills have to fall into writes, or the test proves nothing"
 
 
-def _save_until_killed(directory, kill_at):
-    """In a forked child: replace step 2 and save step 3 with pruning; kill -9 at the n-th file-system call."""
+def _kill_at_call(kill_at):
+    """From now on the n-th file-system call of this process, in whatever thread, is a kill -9."""
     calls = 0
 
     def count(event, arguments):
@@ -131,6 +135,11 @@ def _save_until_killed(directory, kill_at):
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(count)
+
+
+def _save_until_killed(directory, kill_at):
+    """In a forked child: replace step 2 and save step 3 with pruning."""
+    _kill_at_call(kill_at)
     for step in (2, 3):
         save_step(directory, step)
 
@@ -165,3 +174,37 @@ def test_a_kill_at_every_single_file_system_call_leaves_a_complete_checkpoint(di
         assert not [name for name in os.listdir(directory) if name.startswith(".")]
     assert seen == {"tmp", "old", "removing"}, "the kills have to fall into the write, the replacement and the removal"
     assert kill_at > 40
+
+
+def _train_until_killed(directory, module, kill_at):
+    """In a forked child: four steps, each saved in the background while the next one writes its metrics."""
+    training = Training(directory, module)
+    _kill_at_call(kill_at)
+    with training.run, training.saver:
+        for step in (1, 2, 3, 4):
+            training.step(step)
+            training.save(step)
+        training.step(5)
+
+
+def test_a_kill_at_file_system_calls_of_trainer_and_background_writer_leaves_a_run_that_goes_on(directory):
+    module = build_model("qwen2")
+    kill_at, finished, half, behind = 0, False, 0, 0
+    while not finished:
+        kill_at += 3  # the two threads take turns as they like, so that every call is met sooner or later
+        run = directory / str(kill_at)
+        child = fork(lambda run=run, call=kill_at: _train_until_killed(run, module, call))
+        finished = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        saved = checkpoint_steps(run / "checkpoints")
+        half += any(".tmp-" in name for name in os.listdir(run / "checkpoints"))
+        lines = [line["step"] for line in read_metrics(run)] if (run / "metrics.jsonl").exists() else []
+        behind += len(lines) > len(saved) and bool(saved)
+        assert lines == list(range(1, len(lines) + 1)) and len(lines) >= max(saved, default=0)
+        assert json.loads((run / "run.json").read_text()).get("last_checkpoint", 0) <= max(saved, default=0)
+        with contextlib.closing(Training(run, module).run) as again:
+            assert again.from_step == max(saved, default=0) and again.resuming
+            assert not [name for name in os.listdir(again.checkpoints_dir) if name.startswith(".")]
+            for step in saved:
+                assert_holds(again.checkpoints_dir, step)
+    assert saved == [3, 4]
+    assert half >= 10 and behind >= 5, "the kills have to fall into writes, and into steps trained beside one"

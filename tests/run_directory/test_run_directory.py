@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 import yaml
@@ -112,6 +113,19 @@ def test_how_a_run_ended_is_written_down(tmp_path, error, state, reason):
         raise error
     assert run_json(tmp_path)["state"] == state
     assert reason in run_json(tmp_path)["exit_reason"]
+
+
+def test_two_threads_write_the_state_of_the_run(tmp_path):
+    with open_run(tmp_path) as run:
+        run.begin()
+        steps = range(1, 300)
+        thread = threading.Thread(target=lambda: [run.log_metrics(step, "train", {}) for step in steps])
+        thread.start()
+        while thread.is_alive():
+            run.note_checkpoint(7)
+            assert run_json(tmp_path)["last_checkpoint"] == 7
+        thread.join()
+    assert (run_json(tmp_path)["step"], run_json(tmp_path)["last_checkpoint"]) == (299, 7)
 
 
 def test_an_ending_that_the_loop_wrote_down_itself_stays(tmp_path):

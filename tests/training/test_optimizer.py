@@ -8,7 +8,8 @@ import torch
 
 from gmpo_mm.models.loading import store_weights
 from gmpo_mm.models.policy import PolicyModel
-from gmpo_mm.training.optimizer import MasterAdamW, build_optimizer, master_weights
+from gmpo_mm.training.checkpoint import load_optimizer_tensors, optimizer_tensors
+from gmpo_mm.training.optimizer import MasterAdamW, build_optimizer
 from tests.models.model_zoo import build_policy
 
 OPTIM = SimpleNamespace(lr=1e-2, betas=[0.9, 0.95], weight_decay=0.1)
@@ -80,16 +81,6 @@ def test_a_parameter_without_a_gradient_stays() -> None:
     assert torch.equal(second[0], before) and set(optimizer.state[second[0]]) == {"master"}
 
 
-def test_loaded_masters_reach_the_weights() -> None:
-    parameter, master = make_parameter(3)
-    optimizer = make_optimizer({parameter: master})
-    wanted = torch.tensor([1.0001, 2.0002, 3.0003])
-    optimizer.load_masters({parameter: wanted})
-    assert torch.equal(master_weights(optimizer)[parameter], wanted) and torch.equal(
-        parameter, wanted.bfloat16()
-    )
-
-
 def test_the_optimizer_takes_the_masters_over_and_float32_weights_need_none() -> None:
     module = build_policy("qwen2").module
     masters = store_weights(module, torch.device("cpu"), torch.bfloat16, sixteen_bit=True)
@@ -98,4 +89,29 @@ def test_the_optimizer_takes_the_masters_over_and_float32_weights_need_none() ->
     assert isinstance(optimizer, MasterAdamW) and policy.masters == {}
     assert all(optimizer.state[p]["master"] is master for p, master in masters.items())
     plain = build_optimizer(build_policy("qwen2"), OPTIM)
-    assert type(plain) is torch.optim.AdamW and master_weights(plain) == {}
+    assert type(plain) is torch.optim.AdamW
+
+
+def test_a_resumed_optimizer_goes_on_with_its_float32_weights() -> None:
+    """The checkpoint's model files hold the masters, its optimizer file the moments."""
+    torch.manual_seed(0)
+    runs = []
+    for resumed in (False, True):
+        torch.manual_seed(1)
+        parameter, master = make_parameter(4, 3)
+        optimizer = make_optimizer({parameter: master})
+        for step in range(4):
+            if resumed and step == 2:
+                named = [("weight", parameter)]
+                moments, weights = (
+                    optimizer_tensors(optimizer, named),
+                    {"weight": optimizer.state[parameter]["master"].clone()},
+                )
+                assert sorted(moments) == ["exp_avg/weight", "exp_avg_sq/weight", "step/weight"]
+                parameter = torch.nn.Parameter(weights["weight"].bfloat16())
+                optimizer = make_optimizer({parameter: torch.zeros(4, 3)})
+                load_optimizer_tensors(optimizer, [("weight", parameter)], moments, weights)
+            parameter.grad = torch.full((4, 3), 0.1 * (step + 1))
+            optimizer.step()
+        runs.append((parameter.detach(), optimizer.state[parameter]["master"]))
+    assert torch.equal(runs[0][0], runs[1][0]) and torch.equal(runs[0][1], runs[1][1])
