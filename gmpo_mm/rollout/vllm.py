@@ -295,8 +295,8 @@ class VLLMRollout:
     def sync_weights(self, model: torch.nn.Module) -> None:
         """Copy the trained weights in, LoRA merged, and forget everything computed from the old ones.
 
-        On a GPU only vLLM's weights come back for it; the cache stays away until the first `generate`. Raises TrainingError when vLLM leaves a weight unloaded. Whether the copy is right only a measured
-        log-probability gap can tell.
+        On a GPU only vLLM's weights come back for it; the cache stays away until the first `generate`. Raises TrainingError
+        when vLLM leaves a weight unloaded. Whether the copy is right only a measured log-probability gap can tell.
         """
         self._wake("weights")
         with torch.no_grad(), loading_complaints() as complaints:
@@ -309,7 +309,7 @@ class VLLMRollout:
     def free_memory(self) -> None:
         """Drop what was computed of pictures and, on a GPU, take vLLM's weights and cache off it. See RolloutBackend."""
         self._drop_caches()
-        if self._sleeps and not PARTS <= self._asleep:
+        if self._sleeps and self._asleep != PARTS:
             # Level 2 would not copy the weights to the CPU, but leaves what is no named buffer of the model undefined.
             self._llm.sleep(level=1)
             self._asleep |= PARTS
