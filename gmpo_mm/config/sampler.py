@@ -12,10 +12,10 @@ LONGEST_BUILT_IN = 256
 
 
 def sees_gpu(device: str) -> bool:
-    """Whether `trainer.device` names a GPU, or is `auto` and torch sees one."""
+    """Whether `trainer.device` is a GPU here; `auto` is the first one where torch sees any."""
     import torch
 
-    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    return device != "cpu" and torch.cuda.is_available()
 
 
 def longest_response(config: Config) -> int:
