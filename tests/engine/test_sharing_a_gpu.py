@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from gmpo_mm.config import Config
 from gmpo_mm.engines import local
 from gmpo_mm.rollout.hf import HFRollout
 from gmpo_mm.training.offload import Offload
 from tests.engine.runs import arguments, file_bytes, metrics_without_times, run_here
+from tests.training.builders import make_actor
 
 # a reference model, validation in between, filtering that samples several times a step, and a checkpoint a step
 OVERRIDES = (
@@ -130,3 +133,18 @@ def test_an_error_while_sampling_closes_the_sampler(data: Path, tmp_path: Path, 
     with pytest.raises(RuntimeError, match="out of memory"):
         run_here(arguments(data, tmp_path / "run", *OVERRIDES))
     assert calls[-1] == "close"
+
+
+def test_room_is_made_for_vllm_on_a_gpu_alone() -> None:
+    actor, config = make_actor(), Config()
+    offload = config.worker.actor.offload
+    gpu, cpu = torch.device("cuda:0"), torch.device("cpu")
+    assert local._offload(config, "vllm", actor, None, gpu) is None
+    offload.offload_optimizer = True
+    for name, device in (("hf", gpu), ("vllm", cpu)):
+        assert local._offload(config, name, actor, None, device) is None
+    moved = local._offload(config, "vllm", actor, actor.policy, gpu)
+    assert moved is not None and (len(moved._before_sync), len(moved._after_sync)) == (1, 0)
+    offload.offload_params = True
+    moved = local._offload(config, "vllm", actor, actor.policy, gpu)
+    assert moved is not None and (len(moved._before_sync), len(moved._after_sync)) == (2, 1)
