@@ -8,7 +8,7 @@ from gmpo_mm.config.schema import Config
 from gmpo_mm.errors import ConfigError
 
 LONGEST_BUILT_IN = 256
-"""Response tokens up to which the built-in sampler does well on a GPU: it launches every kernel of a step by itself."""
+"""Response tokens up to which the built-in sampler does on a GPU: it launches each kernel of a token by itself."""
 
 
 def sees_gpu(device: str) -> bool:
@@ -24,10 +24,12 @@ def longest_response(config: Config) -> int:
     return max(config.data.max_response_length, wanted if isinstance(wanted, int) else 0)
 
 
-def choose_sampler(name: str, *, on_gpu: bool, max_tokens: int, key: str = "worker.rollout.name") -> tuple[str, str]:
+def choose_sampler(
+    name: str, *, on_gpu: bool, max_tokens: int, key: str = "worker.rollout.name"
+) -> tuple[str, str]:
     """`hf` or `vllm` and, for `auto`, why. `max_tokens` is the longest response that is asked for.
 
-    Raises ConfigError where `auto` would sample long responses on a GPU without vLLM, which takes minutes a step.
+    Raises ConfigError where `auto` would sample long responses on a GPU without vLLM: minutes a step.
     """
     if name != "auto":
         return name, ""

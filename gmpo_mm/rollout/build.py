@@ -20,9 +20,9 @@ def start_vllm(
     dtype: torch.dtype,
     trains: bool,
 ) -> VLLMRollout:
-    """Start vLLM as `worker.rollout` says; with `trains` it leaves the GPU to the update, and starts with doing so.
+    """Start vLLM as `worker.rollout` says.
 
-    Raises ConfigError for what vLLM can't do.
+    With `trains` it leaves the GPU to the update, and starts with doing so. Raises ConfigError for what vLLM can't do.
     """
     rollout, model = config.worker.rollout, config.worker.actor.model
     if model.override_config:
@@ -35,7 +35,8 @@ def start_vllm(
         dtype=dtype,
         device=device,
         seed=rollout.seed,
-        max_model_len=rollout.max_model_len or config.data.max_prompt_length + config.data.max_response_length,
+        max_model_len=rollout.max_model_len
+        or config.data.max_prompt_length + config.data.max_response_length,
         forbidden_token_ids=forbidden_token_ids,
         eos_token_ids=eos_token_ids,
         tokenizer_path=model.tokenizer_path and resolve_model_path(model.tokenizer_path),

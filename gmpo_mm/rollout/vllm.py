@@ -27,7 +27,7 @@ from gmpo_mm.rollout.vllm_process import globals_kept, import_vllm, loading_comp
 
 CPU_TOKENS_PER_STEP = 4096
 PROGRESS_SECONDS = 2.0
-PARTS = {"weights", "kv_cache"}
+PARTS = frozenset(("weights", "kv_cache"))
 """What vLLM keeps on a GPU, by the names that its sleep mode has for them."""
 
 

@@ -11,8 +11,9 @@ import torch
 def forbid_tokens(token_ids: Sequence[int]) -> type:
     """A class for `vllm.LLM(logits_processors=[...])` that keeps every request from sampling `token_ids`.
 
-    It runs before temperature and truncation, in greedy sampling too, and `processed_logprobs` are those after it. A
-    `logit_bias` of minus infinity says the same, but is built anew for each request and may hold 1,024 tokens at most.
+    It runs before temperature and truncation, in greedy sampling too, and `processed_logprobs` are those
+    after it. A `logit_bias` of minus infinity says the same, but is built anew for each request and may hold
+    1,024 tokens at most.
 
     vLLM has two model runners with an interface each; the class fits both.
     """
@@ -21,7 +22,7 @@ def forbid_tokens(token_ids: Sequence[int]) -> type:
 
     class ForbiddenTokens(FirstInterface, SecondInterface):
         def __init__(self, vllm_config: Any, place: Any, is_pin_memory: bool = False) -> None:
-            # the first runner hands over its device, the second one the state of its requests, which names the device
+            # the first runner hands over its device, the second one the state of its requests, which names it
             device = place if isinstance(place, torch.device) else place.device
             self._ids_F = torch.tensor(list(token_ids), dtype=torch.long, device=device)
 

@@ -8,19 +8,24 @@ import torch
 
 CPU = torch.device("cpu")
 SLAB_BYTES = 1 << 28
-"""Host memory is taken in pieces of this size: torch rounds pinned memory up to a power of two, tensor by tensor."""
+"""Host memory is taken in pieces of this size: torch rounds each piece of pinned memory up to a power of two."""
 ALIGNMENT = 64
 
 
 class HostCopy:
-    """Tensors that move between a device and buffers in host memory, which are kept from one round to the next.
+    """Tensors that move between a device and buffers in host memory, which are kept from round to round.
 
-    A tensor stays the object that it is and keeps its values, shape and strides; tensors that share memory share it on both
-    sides. Its memory on the device is free for others while it is away, once nobody else holds it.
+    A tensor stays the object that it is and keeps its values, shape and strides; tensors that share memory
+    share it on both sides. Its memory on the device is free for others while it is away, once nobody else
+    holds it.
     """
 
     def __init__(
-        self, tensors: Callable[[], Iterable[torch.Tensor]], device: torch.device, host: torch.device = CPU, pin: bool = True
+        self,
+        tensors: Callable[[], Iterable[torch.Tensor]],
+        device: torch.device,
+        host: torch.device = CPU,
+        pin: bool = True,
     ) -> None:
         """`tensors()` names them anew each time; those that are not on `device` stay where they are.
 
@@ -54,8 +59,13 @@ class HostCopy:
             tensor.data = _on(self._buffers[number], tensor)
 
     def to_device(self) -> None:
-        """Move them back; nothing happens where they are there already. Later work on the device finds them in place."""
-        arrived = {number: torch.empty_like(self._buffers[number], device=self._device) for _, number in self._away}
+        """Move them back; nothing happens where they are there already.
+
+        Later work on the device finds them in place.
+        """
+        arrived = {
+            number: torch.empty_like(self._buffers[number], device=self._device) for _, number in self._away
+        }
         for number, memory in arrived.items():
             memory.copy_(self._buffers[number], non_blocking=True)
         for tensor, number in self._away:
@@ -64,7 +74,10 @@ class HostCopy:
 
 
 class Offload:
-    """What leaves the device for a round of sampling. The order is optimizer and reference, weights to vLLM, policy."""
+    """What leaves the device for a round of sampling.
+
+    The order: optimizer states and reference leave, vLLM takes the policy's weights over, the policy leaves.
+    """
 
     def __init__(
         self,
@@ -77,7 +90,7 @@ class Offload:
         weights: bool,
         pin: bool = True,
     ) -> None:
-        """`optimizer_states` moves whatever tensors the optimizer keeps, `weights` those of the policy and the reference."""
+        """`optimizer_states` moves all tensors that the optimizer keeps, `weights` policy and reference."""
 
         def of_optimizer() -> list[torch.Tensor]:
             found = [value for state in optimizer.state.values() for value in state.values()]
@@ -112,18 +125,28 @@ class Offload:
 
 
 def carve(sizes: Sequence[int], host: torch.device, pin: bool) -> list[torch.Tensor]:
-    """Byte buffers of these sizes cut out of few large ones, each a storage of its own that keeps the large one alive."""
+    """Byte buffers of these sizes, cut out of few large ones.
+
+    Each is a storage of its own, which keeps the large one alive.
+    """
     buffers: dict[int, torch.Tensor] = {}
     slabs: list[list] = []  # [bytes, how many are taken]
     padded = [-(-size // ALIGNMENT) * ALIGNMENT for size in sizes]
     left = sum(padded)
-    for number in sorted(range(len(sizes)), key=lambda i: padded[i], reverse=True):  # the largest first, so that gaps fill up
+    for number in sorted(
+        range(len(sizes)), key=lambda i: padded[i], reverse=True
+    ):  # the largest first, so that gaps fill up
         slab = next((slab for slab in slabs if slab[1] + padded[number] <= len(slab[0])), None)
         if slab is None:
             length = max(padded[number], min(SLAB_BYTES, left))
-            slab = [torch.empty(1 << (length - 1).bit_length(), dtype=torch.uint8, device=host, pin_memory=pin), 0]
+            slab = [
+                torch.empty(1 << (length - 1).bit_length(), dtype=torch.uint8, device=host, pin_memory=pin),
+                0,
+            ]
             slabs.append(slab)
-        buffers[number] = torch.frombuffer(slab[0].numpy(), dtype=torch.uint8, count=sizes[number], offset=slab[1])
+        buffers[number] = torch.frombuffer(
+            slab[0].numpy(), dtype=torch.uint8, count=sizes[number], offset=slab[1]
+        )
         slab[1] += padded[number]
         left -= padded[number]
     return [buffers[number] for number in range(len(sizes))]

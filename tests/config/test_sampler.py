@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from gmpo_mm.config import choose_sampler, ineffective_keys, load_config, longest_response, to_yaml, validate_for_training
+from gmpo_mm.config import (
+    choose_sampler,
+    ineffective_keys,
+    load_config,
+    longest_response,
+    to_yaml,
+    validate_for_training,
+)
 from gmpo_mm.config import ineffective as ineffective_module
 from gmpo_mm.config import validate as validate_module
 from gmpo_mm.errors import ConfigError
@@ -25,7 +32,9 @@ def with_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def without_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "vllm" else real(name, *rest))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "vllm" else real(name, *rest)
+    )
 
 
 @pytest.fixture
@@ -35,7 +44,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "sees_gpu", lambda device: device != "cpu")
 
 
-@pytest.mark.parametrize(("word", "params", "optimizer"), [("none", 0, 0), ("optimizer", 0, 1), ("all", 1, 1)])
+@pytest.mark.parametrize(
+    ("word", "params", "optimizer"), [("none", 0, 0), ("optimizer", 0, 1), ("all", 1, 1)]
+)
 def test_one_word_stands_for_the_section(workplace: Path, word: str, params: int, optimizer: int) -> None:
     (workplace / "file.yaml").write_text(f"worker:\n  actor:\n    offload: {word}\n")
     for loaded in (load_config(None, [f"{OFFLOAD}={word}"]), load_config("file.yaml")):
@@ -47,9 +58,13 @@ def test_one_word_stands_for_the_section(workplace: Path, word: str, params: int
 
 
 def test_what_comes_later_wins_over_the_word_and_the_other_way_round() -> None:
-    first = load_config(None, [f"{OFFLOAD}=all", f"{OFFLOAD}.offload_params=false"]).config.worker.actor.offload
+    first = load_config(
+        None, [f"{OFFLOAD}=all", f"{OFFLOAD}.offload_params=false"]
+    ).config.worker.actor.offload
     assert (first.offload_params, first.offload_optimizer) == (False, True)
-    then = load_config(None, [f"{OFFLOAD}.offload_params=true", f"{OFFLOAD}=none"]).config.worker.actor.offload
+    then = load_config(
+        None, [f"{OFFLOAD}.offload_params=true", f"{OFFLOAD}=none"]
+    ).config.worker.actor.offload
     assert (then.offload_params, then.offload_optimizer) == (False, False)
 
 
@@ -68,10 +83,15 @@ def test_the_word_belongs_to_the_actor() -> None:
     ("overrides", "why"),
     [
         (["trainer.device=cpu"], "engine local: no GPU, so everything is in CPU memory"),
-        (["worker.rollout.name=hf"], "engine local: rollouts use hf, which samples with the trained weights themselves"),
+        (
+            ["worker.rollout.name=hf"],
+            "engine local: rollouts use hf, which samples with the trained weights themselves",
+        ),
     ],
 )
-def test_offloading_says_where_it_has_no_effect(load: Load, gpu: None, overrides: list[str], why: str) -> None:
+def test_offloading_says_where_it_has_no_effect(
+    load: Load, gpu: None, overrides: list[str], why: str
+) -> None:
     found = {key: reason for key, _, reason in ineffective_keys(load(f"{OFFLOAD}=all", *overrides))}
     assert found == {**dict.fromkeys(KEYS, why), **{k: r for k, r in found.items() if k not in KEYS}}
     unset = {key for key, _, _ in ineffective_keys(load(f"{OFFLOAD}=none", *overrides))}
@@ -97,7 +117,9 @@ def test_auto_is_vllm_on_a_gpu_that_has_it(load: Load, gpu: None, with_vllm: Non
     assert choose_sampler("auto", on_gpu=False, max_tokens=3000) == ("hf", "no GPU")
 
 
-def test_long_responses_on_a_gpu_without_vllm_have_to_be_asked_for(load: Load, gpu: None, without_vllm: None) -> None:
+def test_long_responses_on_a_gpu_without_vllm_have_to_be_asked_for(
+    load: Load, gpu: None, without_vllm: None
+) -> None:
     validate_for_training(load("data.max_response_length=256"))
     validate_for_training(load("data.max_response_length=3000", "worker.rollout.name=hf"))
     validate_for_training(load("data.max_response_length=3000", "trainer.device=cpu"))
@@ -118,7 +140,9 @@ def test_another_key_is_named_where_another_key_was_set(without_vllm: None) -> N
         choose_sampler("auto", on_gpu=True, max_tokens=3000, key="backend")
 
 
-@pytest.mark.parametrize(("override", "longest"), [({}, 64), ({"max_tokens": 32}, 64), ({"max_tokens": 128}, 128)])
+@pytest.mark.parametrize(
+    ("override", "longest"), [({}, 64), ({"max_tokens": 32}, 64), ({"max_tokens": 128}, 128)]
+)
 def test_the_longest_response_counts(load: Load, override: dict, longest: int) -> None:
     config = load("data.max_response_length=64").config
     config.worker.rollout.val_override_config = override

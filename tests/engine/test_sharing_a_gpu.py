@@ -66,7 +66,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def offload(config: Any, name: str, actor: Any, reference: Any, device: Any) -> Offload:
         found = RecordingOffload(
-            actor.optimizer, actor.policy.module, reference.module, device, optimizer_states=True, weights=True, pin=False
+            actor.optimizer,
+            actor.policy.module,
+            reference.module,
+            device,
+            optimizer_states=True,
+            weights=True,
+            pin=False,
         )
         found.calls = made
         return found
@@ -108,7 +114,9 @@ def test_a_run_that_moves_its_memory_writes_the_same_bytes(
     # validation before training samples in the first round; the one after step 3 in the last
     rounds = [*HAND_OVER, *TAKE_BACK] * 3
     assert shortened(calls) == [*start, *rounds, *HAND_OVER, "generate", "close"]
-    in_one_round = "".join(call[0] for call in calls).split("p")[2]  # between one hand-over's end and the next
+    in_one_round = "".join(call[0] for call in calls).split("p")[
+        2
+    ]  # between one hand-over's end and the next
     assert in_one_round.count("g") >= 3, "validation and two or more tries of the filter share one stay"
 
 
@@ -125,7 +133,9 @@ def test_validation_alone_gives_nothing_back(data: Path, tmp_path: Path, calls: 
     assert shortened(calls)[4:] == [*HAND_OVER, "generate", "close"]
 
 
-def test_an_error_while_sampling_closes_the_sampler(data: Path, tmp_path: Path, calls: list[str], monkeypatch) -> None:
+def test_an_error_while_sampling_closes_the_sampler(
+    data: Path, tmp_path: Path, calls: list[str], monkeypatch
+) -> None:
     def fail(self: Any, *args: Any, **options: Any) -> Any:
         raise RuntimeError("out of memory")
 

@@ -74,7 +74,9 @@ def test_weights_first_then_the_cache_then_neither(start: Start, model: torch.nn
         assert taken(calls) == FALLS_ASLEEP
 
 
-def test_a_second_free_changes_nothing_and_a_cache_that_stayed_away_stays_away(start: Start, model: torch.nn.Module) -> None:
+def test_a_second_free_changes_nothing_and_a_cache_that_stayed_away_stays_away(
+    start: Start, model: torch.nn.Module
+) -> None:
     rollout, calls = start()
     rollout.free_memory()
     assert taken(calls) == [*FALLS_ASLEEP, CACHES]
@@ -110,7 +112,9 @@ def test_a_cache_that_finds_no_room_is_still_away_afterwards(start: Start, model
     assert taken(calls) == [*OPENS_CACHE, "step"]
 
 
-def test_an_error_while_sampling_leaves_no_request_and_the_memory_can_be_freed(start: Start, monkeypatch) -> None:
+def test_an_error_while_sampling_leaves_no_request_and_the_memory_can_be_freed(
+    start: Start, monkeypatch
+) -> None:
     rollout, calls = start()
     monkeypatch.setattr(rollout._llm, "step", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):

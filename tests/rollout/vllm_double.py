@@ -76,7 +76,10 @@ class EngineDouble:
                 prompt_token_ids=prompt["prompt_token_ids"],
                 outputs=[
                     SimpleNamespace(
-                        index=i, token_ids=[5], logprobs=[{5: SimpleNamespace(logprob=-0.5)}], finish_reason="length"
+                        index=i,
+                        token_ids=[5],
+                        logprobs=[{5: SimpleNamespace(logprob=-0.5)}],
+                        finish_reason="length",
                     )
                     for i in range(params.n)
                 ],

@@ -37,7 +37,9 @@ def state_of(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[t
     return [*model.parameters(), *model.buffers(), *moments]
 
 
-def offload_of(model: torch.nn.Module, optimizer: torch.optim.Optimizer, reference: torch.nn.Module | None = None) -> Offload:
+def offload_of(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, reference: torch.nn.Module | None = None
+) -> Offload:
     return Offload(optimizer, model, reference, CPU, optimizer_states=True, weights=True, pin=False)
 
 
@@ -67,7 +69,9 @@ def test_values_can_be_read_while_they_are_away_and_every_device_storage_is_free
     assert [ref.expired() for ref in on_device].count(False) == len(weights)
     moved.after_sync()
     assert all(ref.expired() for ref in on_device)
-    assert all(torch.equal(tensor, value) for tensor, value in zip(tensors, before, strict=True))  # a checkpoint can be saved
+    assert all(
+        torch.equal(tensor, value) for tensor, value in zip(tensors, before, strict=True)
+    )  # a checkpoint can be saved
     on_host = [StorageWeakRef(tensor.untyped_storage()) for tensor in tensors]
     moved.back()
     assert not any(ref.expired() for ref in on_host), "the host's buffers wait for the next round"
@@ -180,5 +184,7 @@ def test_on_a_gpu_the_memory_is_given_back_and_the_values_return() -> None:
         assert all(t.device.type == "cpu" and t.is_pinned() for t in (*model.parameters(), *model.buffers()))
         moved.back()
         assert all(t.device == device for t in state_of(model, optimizer))
-        assert all(torch.equal(t.cpu(), value) for t, value in zip(state_of(model, optimizer), before, strict=True))
+        assert all(
+            torch.equal(t.cpu(), value) for t, value in zip(state_of(model, optimizer), before, strict=True)
+        )
     trained(1, model, optimizer, first=2)

@@ -27,7 +27,9 @@ def test_freeing_memory_drops_what_was_computed_of_pictures(tiny, rollout, sampl
     assert len(runner(rollout).encoder_cache) > 0
     rollout.free_memory()
     assert len(runner(rollout).encoder_cache) == 0
-    again = rollout.generate(prompts, sampling(), seeds)  # pictures are encoded anew, and the cache of prefixes is empty
+    again = rollout.generate(
+        prompts, sampling(), seeds
+    )  # pictures are encoded anew, and the cache of prefixes is empty
     assert same(first, again)
     assert tiny.gap(tiny.fresh_model(), prompts, again) < 1e-4
 
@@ -47,7 +49,9 @@ def test_one_seed_for_a_call_gives_the_same_responses_again(tiny, rollout, sampl
 
 
 def test_forbidden_tokens_are_kept_out_by_one_processor_for_both_runners(tiny, rollout) -> None:
-    assert [kind.__name__ for kind in rollout._llm.llm_engine.vllm_config.model_config.logits_processors] == ["ForbiddenTokens"]
+    assert [kind.__name__ for kind in rollout._llm.llm_engine.vllm_config.model_config.logits_processors] == [
+        "ForbiddenTokens"
+    ]
     kind = forbid_tokens([1, 3])
     config, device = rollout._llm.llm_engine.vllm_config, torch.device("cpu")
     for processor in (kind(config, device, False), kind(config, SimpleNamespace(device=device))):
