@@ -4,6 +4,7 @@ from gmpo_mm.config.ineffective import ineffective_keys
 from gmpo_mm.config.load import LoadedConfig, config_differences, load_config, to_yaml
 from gmpo_mm.config.loss import policy_loss_config
 from gmpo_mm.config.paths import resolve_model_path, resume_choice, run_directory, split_function_spec
+from gmpo_mm.config.sampler import choose_sampler, longest_response
 from gmpo_mm.config.schema import (
     ActorConfig,
     AlgorithmConfig,
@@ -32,9 +33,11 @@ __all__ = [
     "RolloutConfig",
     "TrainerConfig",
     "WorkerConfig",
+    "choose_sampler",
     "config_differences",
     "ineffective_keys",
     "load_config",
+    "longest_response",
     "policy_loss_config",
     "resolve_model_path",
     "resume_choice",

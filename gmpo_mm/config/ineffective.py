@@ -11,6 +11,8 @@ from typing import Any
 
 from gmpo_mm.config.keys import default_of, get_key
 from gmpo_mm.config.load import LoadedConfig
+from gmpo_mm.config.sampler import sees_gpu
+from gmpo_mm.config.schema import Config
 from gmpo_mm.config.verl_keys import NO_COUNTERPART, ON_CPU_IGNORED
 
 ONE_PROCESS = "engine local: one process on one device"
@@ -23,7 +25,6 @@ LOCAL_ENGINE = {
     "worker.actor.fsdp.torch_dtype": "engine local: trainer.dtype sets the precision",
     "worker.actor.fsdp.mp_": "engine local: trainer.dtype sets the precision",
     "worker.actor.fsdp.": ONE_PROCESS,
-    "worker.actor.offload.": ONE_PROCESS,
     "worker.actor.ulysses_size": ONE_PROCESS,
     "worker.rollout.tensor_parallel_size": ONE_PROCESS,
     "trainer.nnodes": ONE_PROCESS,
@@ -133,6 +134,20 @@ def _worker(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
         for key in (f"worker.rollout.{name}" for name in VLLM_ONLY):
             if get_key(loaded.config, key) != default_of(key):
                 yield key, why
+    stays = _nothing_to_offload(loaded.config) if local else None
+    if stays is not None:
+        for key in ("worker.actor.offload.offload_params", "worker.actor.offload.offload_optimizer"):
+            yield key, f"engine local: {stays}"
+
+
+def _nothing_to_offload(config: Config) -> str | None:
+    """Why the local engine has nobody to make room for; None where vLLM samples on the GPU that trains."""
+    name = config.worker.rollout.name
+    if not sees_gpu(config.trainer.device):
+        return "no GPU, so everything is in CPU memory"
+    if name == "hf" or (name == "auto" and importlib.util.find_spec("vllm") is None):
+        return "rollouts use hf, which samples with the trained weights themselves"
+    return None
 
 
 def _trainer(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:

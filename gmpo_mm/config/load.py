@@ -24,6 +24,14 @@ from gmpo_mm.config.keys import (
 from gmpo_mm.config.schema import Config
 from gmpo_mm.errors import ConfigError
 
+OFFLOAD = "worker.actor.offload"
+OFFLOAD_WORDS: dict[str, dict[str, bool]] = {
+    "none": {"offload_params": False, "offload_optimizer": False},
+    "optimizer": {"offload_params": False, "offload_optimizer": True},
+    "all": {"offload_params": True, "offload_optimizer": True},
+}
+"""One word in place of the section `worker.actor.offload`."""
+
 
 @dataclass(frozen=True)
 class LoadedConfig:
@@ -110,11 +118,22 @@ def _leaves(content: Any, prefix: str, origin: str) -> Iterator[tuple[str, Any]]
             yield key, value
         elif key not in section_names():
             raise ConfigError(_unknown_key_message(key, value, origin))
+        elif key == OFFLOAD and isinstance(value, str):
+            yield from _leaves(_offload_section(value, origin), f"{key}.", origin)
         elif isinstance(value, dict):
             yield from _leaves(value, f"{key}.", origin)
         else:
             inside = ", ".join(known_children(key))
             raise ConfigError(f"{key} = {_show(value)} ({origin}): {key} is a section; set the keys inside it: {inside}.")
+
+
+def _offload_section(word: str, origin: str) -> dict[str, bool]:
+    if word not in OFFLOAD_WORDS:
+        raise ConfigError(
+            f"{OFFLOAD} = {_show(word)} ({origin}): there is no such word; use one of {', '.join(OFFLOAD_WORDS)}, or set the "
+            f"keys inside it: {', '.join(known_children(OFFLOAD))}."
+        )
+    return OFFLOAD_WORDS[word]
 
 
 def _unknown_key_message(key: str, value: Any, origin: str) -> str:

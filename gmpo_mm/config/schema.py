@@ -118,7 +118,11 @@ class FSDPConfig:
 
 @dataclass
 class OffloadConfig:
-    """Weights and optimizer states in CPU memory: EasyR1's engine only."""
+    """What waits in CPU memory while responses are sampled.
+
+    The actor's section may be one word instead: `worker.actor.offload: none | optimizer | all` (ours). The local engine reads
+    it where vLLM samples on the GPU that trains; `offload_params` moves the reference model too.
+    """
 
     offload_params: bool = False
     offload_optimizer: bool = False

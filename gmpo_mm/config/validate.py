@@ -16,6 +16,7 @@ from gmpo_mm.config.keys import get_key, nearest
 from gmpo_mm.config.load import LoadedConfig
 from gmpo_mm.config.loss import ACTOR, policy_loss_config, unread_loss_keys
 from gmpo_mm.config.paths_check import check_paths
+from gmpo_mm.config.sampler import choose_sampler, longest_response, sees_gpu
 from gmpo_mm.config.schema import Config
 from gmpo_mm.config.verl_rules import check_verl
 from gmpo_mm.errors import ConfigError
@@ -192,6 +193,11 @@ def check_sampling(loaded: LoadedConfig) -> Iterator[str]:
     rollout = config.worker.rollout
     if rollout.name == "vllm" and _own_engine(config) == "local" and importlib.util.find_spec("vllm") is None:
         yield "worker.rollout.name = 'vllm': vllm is not installed; pip install 'gmpo-mm[vllm]', or set it to hf."
+    if _own_engine(config) == "local":
+        try:
+            choose_sampler(rollout.name, on_gpu=sees_gpu(config.trainer.device), max_tokens=longest_response(config))
+        except ConfigError as error:
+            yield str(error)
     if config.trainer.val_only:
         return
     if rollout.temperature <= 0:

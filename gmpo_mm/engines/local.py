@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +13,9 @@ import torch
 from gmpo_mm.algorithms import make_kl_controller
 from gmpo_mm.config import (
     LoadedConfig,
+    choose_sampler,
+    longest_response,
     policy_loss_config,
-    resolve_model_path,
     resume_choice,
     run_directory,
     split_function_spec,
@@ -30,10 +30,12 @@ from gmpo_mm.models.loading import load_policy, resolve_device, resolve_dtype
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor
 from gmpo_mm.rewards.loading import RewardFunction, load_reward_function
+from gmpo_mm.rollout.build import start_vllm
 from gmpo_mm.rollout.hf import HFRollout
 from gmpo_mm.rollout.protocol import RolloutBackend, SamplingParams
 from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import CutLimits
+from gmpo_mm.training.offload import Offload
 from gmpo_mm.training.optimizer import build_optimizer
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_directory import RunDirectory
@@ -96,7 +98,19 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
         total_steps = count_steps(config, len(dataset))
         if run.is_complete(total_steps) and not config.trainer.val_only:
             return
-        rollout = build_rollout(config, policy, device, dtype, progress)
+        name, why = choose_sampler(
+            config.worker.rollout.name, on_gpu=device.type == "cuda", max_tokens=longest_response(config)
+        )
+        if why:
+            progress.log(f"worker.rollout.name=auto: sampling with {name} ({why})")
+        actor = Actor(policy, build_optimizer(policy, config.worker.actor.optim), update_config(config))
+        offload = _offload(config, name, actor, reference, device)
+        if offload is not None:  # so that vLLM starts with the memory that it will have
+            offload.before_sync()
+            offload.after_sync()
+        rollout = _build_rollout(config, name, policy, device, dtype, progress)
+        if offload is not None:
+            offload.back()
         corrects = config.worker.rollout.correction == "truncated"
         if corrects and rollout.exact_log_probs and not training_params(config).is_truncated:
             raise ConfigError(
@@ -114,7 +128,7 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
                 run=run,
                 policy=policy,
                 processor=processor,
-                actor=Actor(policy, build_optimizer(policy, config.worker.actor.optim), update_config(config)),
+                actor=actor,
                 rollout=rollout,
                 batches=_batch_maker(config, sampler, dataset, order),
                 order=order,
@@ -124,6 +138,7 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
                 progress=progress,
                 trackers=trackers,
                 reference=reference,
+                offload=offload,
             ).fit()
         finally:
             rollout.close()
@@ -274,41 +289,28 @@ def _validator(config: Config, sampler: Sampler, dataset: PromptDataset, policy:
     )
 
 
-def build_rollout(
-    config: Config, policy: PolicyModel, device: torch.device, dtype: torch.dtype, progress: Progress
+def _build_rollout(
+    config: Config, name: str, policy: PolicyModel, device: torch.device, dtype: torch.dtype, progress: Progress
 ) -> RolloutBackend:
-    """The sampler of `worker.rollout.name`; says which one `auto` took."""
-    rollout = config.worker.rollout
-    name = rollout.name
-    if name == "auto":
-        vllm_there = importlib.util.find_spec("vllm") is not None
-        name = "vllm" if vllm_there and device.type == "cuda" else "hf"
-        why = "vLLM and a GPU are there" if name == "vllm" else "vLLM is not installed" if not vllm_there else "no GPU"
-        progress.log(f"worker.rollout.name=auto: sampling with {name} ({why})")
     if name == "hf":
         return HFRollout(policy, record_experts=True)
-    from gmpo_mm.rollout.vllm import VLLMRollout
-
-    tokenizer = config.worker.actor.model.tokenizer_path
-    if config.worker.actor.model.override_config:
-        raise ConfigError(
-            "worker.actor.model.override_config changes the trained model, and vLLM would sample from the unchanged one; "
-            "set worker.rollout.name=hf, or write the changes into the model's config.json"
-        )
-
     with progress.stage("starting vLLM"):
-        return VLLMRollout(
-            resolve_model_path(config.worker.actor.model.model_path or ""),
-            dtype=dtype,
-            device=device,
-            seed=rollout.seed,
-            max_model_len=rollout.max_model_len or config.data.max_prompt_length + config.data.max_response_length,
-            forbidden_token_ids=policy.forbidden_token_ids,
-            eos_token_ids=policy.eos_token_ids,
-            tokenizer_path=tokenizer and resolve_model_path(tokenizer),
-            limit_images=rollout.limit_images,
-            gpu_memory_utilization=rollout.gpu_memory_utilization,
-            max_num_batched_tokens=rollout.max_num_batched_tokens,
-            enforce_eager=rollout.enforce_eager,
-            trust_remote_code=config.worker.actor.model.trust_remote_code,
-        )
+        return start_vllm(
+            config, forbidden_token_ids=policy.forbidden_token_ids, eos_token_ids=policy.eos_token_ids, device=device,
+            dtype=dtype, trains=True,
+        )  # fmt: skip
+
+
+def _offload(config: Config, name: str, actor: Actor, reference: PolicyModel | None, device: torch.device) -> Offload | None:
+    """What makes room for vLLM on a GPU as `worker.actor.offload` says; None where nothing has to."""
+    wanted = config.worker.actor.offload
+    if name != "vllm" or device.type != "cuda" or not (wanted.offload_optimizer or wanted.offload_params):
+        return None
+    return Offload(
+        actor.optimizer,
+        actor.policy.module,
+        reference.module if reference is not None else None,
+        actor.policy.device,
+        optimizer_states=wanted.offload_optimizer,
+        weights=wanted.offload_params,
+    )

@@ -142,6 +142,7 @@ def _local_model(settings: EvaluateSettings, tasks: Sequence[Task], model: str, 
     config.worker.actor.model.trust_remote_code = settings.trust_remote_code
     config.worker.actor.model.enable_gradient_checkpointing = False
     config.worker.rollout.name = settings.backend
+    config.data.max_response_length = max(task.spec.protocol.max_tokens for task in tasks)
     config.worker.rollout.gpu_memory_utilization = settings.gpu_memory_utilization
     config.worker.rollout.limit_images = max(len(record.images) for task in tasks for record in task.records)
     config.trainer.device, config.trainer.dtype = settings.device, settings.dtype

@@ -6,13 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from gmpo_mm.config import choose_sampler
 from gmpo_mm.config.schema import Config
 from gmpo_mm.data.prompts import EncodedPrompt, build_prompt, prompt_length
 from gmpo_mm.data.records import Record
-from gmpo_mm.engines.local import build_rollout
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.evaluation.results import Protocol as SamplingProtocol
-from gmpo_mm.models.loading import load_policy, resolve_device, resolve_dtype
+from gmpo_mm.models.loading import ModelDescription, context_tokens, describe_model, load_policy, resolve_device, resolve_dtype
+from gmpo_mm.models.policy import PolicyModel
+from gmpo_mm.rollout.build import start_vllm
+from gmpo_mm.rollout.hf import HFRollout
 from gmpo_mm.rollout.protocol import Response, SamplingParams
 from gmpo_mm.training.progress import Progress
 
@@ -74,17 +77,31 @@ class PromptOptions(RenderOptions):
 
 
 class LocalModel:
-    """A model loaded once for all benchmarks, and the `hf` or `vllm` sampler of the local engine."""
+    """A model that is there once for all benchmarks, and the `hf` or `vllm` sampler of the local engine."""
 
     def __init__(self, config: Config, progress: Progress) -> None:
-        """Load the model of `config.worker.actor.model`; `start` starts the sampler."""
+        """Read the model of `config.worker.actor.model`, its weights only for `hf`; `start` starts the sampler.
+
+        Raises ConfigError where `auto` would sample long responses on a GPU without vLLM.
+        """
         self.config, self.progress = config, progress
         self.device = resolve_device(config.trainer.device)
         self.dtype = resolve_dtype(config.trainer.dtype, self.device)
-        with progress.stage(f"loading {config.worker.actor.model.model_path}"):
-            self.policy, self.processor = load_policy(
-                config.worker.actor.model, device=self.device, compute_dtype=self.dtype
-            )
+        on_gpu, longest = self.device.type == "cuda", config.data.max_response_length
+        backend, why = choose_sampler(config.worker.rollout.name, on_gpu=on_gpu, max_tokens=longest, key="backend")
+        if why:
+            progress.log(f"backend=auto: sampling with {backend} ({why})")
+        model = config.worker.actor.model
+        self.policy: PolicyModel | None = None
+        self.described: ModelDescription | None = None
+        with progress.stage(f"loading {model.model_path}"):
+            if backend == "hf":
+                self.policy, self.processor = load_policy(model, device=self.device, compute_dtype=self.dtype)
+                self.context_tokens = context_tokens(self.policy.causal_lm.config)
+            else:  # vLLM loads the weights itself
+                self.described = describe_model(model)
+                self.processor = self.described.processor
+                self.context_tokens = context_tokens(self.described.config)
         self.own_chat_template = self.processor.tokenizer.chat_template
         self.longest_prompt = self.longest_response = 1
         self.rollout: Any = None
@@ -116,7 +133,7 @@ class LocalModel:
                 if tokens > longest:
                     longest, where = tokens, record.where
                 stage.update(done)
-        context = getattr(self.policy.module.config.get_text_config(), "max_position_embeddings", None)  # type: ignore[union-attr, operator]
+        context = self.context_tokens
         if context is not None and longest + protocol.max_tokens > context:
             raise ConfigError(
                 f"max_tokens={protocol.max_tokens}: with the longest prompt ({longest} tokens, {where}) that is more than the "
@@ -129,7 +146,20 @@ class LocalModel:
         """Start the sampler, large enough for everything that was measured."""
         self.config.data.max_prompt_length = self.longest_prompt
         self.config.data.max_response_length = self.longest_response
-        self.rollout = build_rollout(self.config, self.policy, self.device, self.dtype, self.progress)
+        if self.policy is not None:
+            self.rollout = HFRollout(self.policy)
+            return
+        assert self.described is not None
+        with self.progress.stage("starting vLLM"):
+            self.rollout = start_vllm(
+                self.config, forbidden_token_ids=self.described.forbidden_token_ids,
+                eos_token_ids=self.described.eos_token_ids, device=self.device, dtype=self.dtype, trains=False,
+            )  # fmt: skip
+
+    def forget_images(self) -> None:
+        """Drop the image features of a call's prompts."""
+        if self.policy is not None:
+            self.policy.forget_images()
 
     def close(self) -> None:
         """End the sampler's processes."""
@@ -167,7 +197,7 @@ class LocalGenerator:
             responses = self.model.rollout.generate(prompts, params, seeds[start : start + a_call], note)
             for i, group in enumerate(responses, start=start):
                 on_done(i, [self._text(response, protocol.stop) for response in group])
-            self.model.policy.forget_images()
+            self.model.forget_images()
 
     def close(self) -> None:
         """Nothing to free: the model stays loaded for the next benchmark."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,20 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
-def _read_config(path: str, trust_remote_code: bool) -> Any:
+def _read_config(path: str, trust_remote_code: bool, override_config: dict[str, Any] | None) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         what = "the folder has no usable config.json" if Path(path).is_dir() else "no such folder, and the hub gave nothing"
         raise ConfigError(f"worker.actor.model.model_path={path}: {what} ({error})") from error
+    for key, value in (override_config or {}).items():
+        holder = config if hasattr(config, key) else config.get_text_config()
+        if not hasattr(holder, key):
+            raise ConfigError(f"worker.actor.model.override_config.{key}={value}: {type(config).__name__} has no such key")
+        setattr(holder, key, value)
+    return config
 
 
 def load_model(
@@ -58,12 +65,7 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    config = _read_config(path, trust_remote_code)
-    for key, value in (override_config or {}).items():
-        holder = config if hasattr(config, key) else config.get_text_config()
-        if not hasattr(holder, key):
-            raise ConfigError(f"worker.actor.model.override_config.{key}={value}: {type(config).__name__} has no such key")
-        setattr(holder, key, value)
+    config = _read_config(path, trust_remote_code, override_config)
     kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
     try:
         model = kind.from_pretrained(
@@ -159,6 +161,39 @@ def add_lora(
         raise ConfigError(f"worker.actor.model.lora.target_modules={target_modules}: {error}") from error
 
 
+@dataclass(frozen=True)
+class ModelDescription:
+    """What the small files of a model say: all that a sampler with weights of its own needs of it."""
+
+    config: Any
+    """transformers' configuration, with `override_config` applied."""
+    processor: Processor
+    forbidden_token_ids: list[int]
+    eos_token_ids: list[int]
+
+
+def context_tokens(config: Any) -> int | None:
+    """Tokens that prompt and response may have together, where transformers' configuration says so."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def describe_model(model_config: Any, chat_template: str | None = None) -> ModelDescription:
+    """Read configuration, tokenizer and image processor of `worker.actor.model`, and no weights."""
+    from gmpo_mm.config import resolve_model_path
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    path, remote = resolve_model_path(model_config.model_path), model_config.trust_remote_code
+    config = _read_config(path, remote, dict(model_config.override_config or {}))
+    processor = load_processor(
+        resolve_model_path(model_config.tokenizer_path or model_config.model_path), trust_remote_code=remote,
+        chat_template=chat_template, is_vision=hasattr(config, "vision_config"),
+        image_token_id=getattr(config, "image_token_id", None),
+    )  # fmt: skip
+    return ModelDescription(
+        config, processor, vision_token_ids(processor.tokenizer, config), end_token_ids(path, processor.tokenizer)
+    )
+
+
 def load_policy(model_config: Any, *, device: torch.device, compute_dtype: torch.dtype, chat_template: str | None = None,
                 seed: int = 0) -> tuple[PolicyModel, Processor]:  # fmt: skip
     """Load the policy of `worker.actor.model` and its processor.
@@ -172,18 +207,13 @@ def load_policy(model_config: Any, *, device: torch.device, compute_dtype: torch
 
     path = resolve_model_path(model_config.model_path)
     remote = model_config.trust_remote_code
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    described = describe_model(model_config, chat_template)
     transformers.utils.logging.disable_progress_bar()  # its bars would run into the run's own display
     torch.manual_seed(seed)  # a fresh LoRA adapter is drawn from it
     model = load_model(
         path, trust_remote_code=remote, override_config=dict(model_config.override_config or {})
     )
-    config: Any = model.config
-    is_vision = hasattr(config, "vision_config")
-    processor = load_processor(
-        resolve_model_path(model_config.tokenizer_path or model_config.model_path), trust_remote_code=remote,
-        chat_template=chat_template, is_vision=is_vision, image_token_id=getattr(config, "image_token_id", None),
-    )  # fmt: skip
+    is_vision = hasattr(described.config, "vision_config")
     if model_config.freeze_vision_tower and is_vision:
         model.model.visual.requires_grad_(False)  # type: ignore[union-attr]
     if model_config.lora.rank > 0:
@@ -199,10 +229,10 @@ def load_policy(model_config: Any, *, device: torch.device, compute_dtype: torch
     changed = bool(model_config.override_config) or model_config.lora.rank > 0
     policy = PolicyModel(
         model,
-        forbidden_token_ids=vision_token_ids(processor.tokenizer, config),
-        eos_token_ids=end_token_ids(path, processor.tokenizer),
+        forbidden_token_ids=described.forbidden_token_ids,
+        eos_token_ids=described.eos_token_ids,
         compute_dtype=compute_dtype,
         config_files=() if changed else find_files(path, ("config.json", "generation_config.json")),
         masters=masters,
     )
-    return policy, processor
+    return policy, described.processor

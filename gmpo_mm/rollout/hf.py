@@ -167,6 +167,9 @@ class HFRollout:
     def sync_weights(self, model: torch.nn.Module) -> None:
         """Nothing to do: the sampler uses the trained weights."""
 
+    def free_memory(self) -> None:
+        """Nothing to free: the cache goes with each call."""
+
     def close(self) -> None:
         """Nothing to free."""
 

@@ -66,6 +66,10 @@ class RolloutBackend(Protocol):
         """Take over the weights of the trained model."""
         ...
 
+    def free_memory(self) -> None:
+        """Leave the device to the update: called when a step's samples are there, and followed by `sync_weights`."""
+        ...
+
     def close(self) -> None:
         """Free what the backend holds."""
         ...

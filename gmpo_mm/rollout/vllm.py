@@ -2,7 +2,7 @@
 
 Tested for real with vLLM's CPU build (`make test-vllm`). The CUDA path uses the same calls, plus CUDA graphs, chunked
 prefill and sleep mode, and has not been run by us: the log-probability gap that a run measures after its first sync
-judges it.
+judges it, and a test with a stand-in for the engine checks the order of the calls that free and take memory.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.errors import ConfigError, TrainingError
 from gmpo_mm.rollout.merged_weights import merged_weights
 from gmpo_mm.rollout.protocol import Response, SamplingParams
+from gmpo_mm.rollout.vllm_logits import forbid_tokens
 from gmpo_mm.rollout.vllm_process import globals_kept, import_vllm, loading_complaints, repack_cpu_weights
 
 CPU_TOKENS_PER_STEP = 4096
 PROGRESS_SECONDS = 2.0
+PARTS = frozenset(("weights", "kv_cache"))
+"""What vLLM keeps on a GPU, by the names that its sleep mode has for them."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,14 @@ class VLLMRollout:
     instead.
 
     A response depends on the prompt's seed, its own number and the weights; batches of other compositions round matrix
-    products otherwise, so two nearly equal choices can fall the other way.
+    products otherwise, so two nearly equal choices can fall the other way. vLLM's older model runner on a GPU
+    (VLLM_USE_V2_MODEL_RUNNER=0, or no Triton) would draw request by request for that, so it gets one seed for a whole
+    call of `generate`: a response then depends on all prompts of the call. A resumed run asks for the same seeds as the
+    run that was not killed in every case. On a CPU it gets the same responses; on a GPU kernels may add up in another
+    order, so the responses are as likely but need not be equal.
+
+    On a GPU the engine shares the memory with the trainer: weights and cache are there from `sync_weights` (the cache from
+    the first `generate`) until `free_memory`.
     """
 
     name = "vllm"
@@ -76,8 +86,8 @@ class VLLMRollout:
         """Start the engine from the checkpoint at `model_path`; `max_model_len` counts prompt and response tokens.
 
         `limit_images` is the most images of a prompt (0: no limit), `max_num_batched_tokens` the tokens of one engine step.
-        `gpu_memory_utilization`, `enforce_eager` and `sleep_between_rounds` (weights and cache leave the GPU after each
-        `generate`) matter on a GPU only. Raises ConfigError for what vLLM can't do here.
+        `gpu_memory_utilization`, `enforce_eager` and `sleep_between_rounds` (weights and cache leave the GPU now and with
+        `free_memory`) matter on a GPU only. Raises ConfigError for what vLLM can't do here.
         """
         if tensor_parallel_size != 1:
             raise ConfigError(
@@ -90,11 +100,10 @@ class VLLMRollout:
                 "and trainer.device=cuda:0"
             )
         self.device = device
-        self.forbidden_token_ids = list(forbidden_token_ids)
         self.eos_token_ids = list(eos_token_ids)
         self.max_model_len = max_model_len
         self._sleeps = sleep_between_rounds and device.type == "cuda"
-        self._asleep = False
+        self._asleep: set[str] = set()  # of "weights" and "kv_cache"
         self._vllm = import_vllm(device)
         self._patch_size = _patch_size(model_path, trust_remote_code)
         options: dict[str, Any] = {
@@ -107,6 +116,7 @@ class VLLMRollout:
             "use_tqdm_on_load": False,
             "generation_config": "vllm",  # the end tokens are given with each request, as the trainer knows them
             "logprobs_mode": "processed_logprobs",
+            "logits_processors": [forbid_tokens(forbidden_token_ids)] if forbidden_token_ids else None,
         }
         if self._patch_size is not None:
             options["limit_mm_per_prompt"] = {"video": 0} | ({"image": limit_images} if limit_images else {})
@@ -123,6 +133,10 @@ class VLLMRollout:
         with globals_kept(device), self._eager():
             self._llm: Any = self._vllm.LLM(**options)
         self._count = 0
+        # the CPU build and the newer runner of the GPU build give each request its noise at no cost
+        self._seeds_requests = device.type == "cpu" or self._llm.llm_engine.vllm_config.use_v2_model_runner
+        if self._sleeps:
+            self.free_memory()  # until the first sync
 
     # ---- sampling ----------------------------------------------------------------------------------------------------
 
@@ -135,19 +149,18 @@ class VLLMRollout:
     ) -> list[list[Response]]:
         """See RolloutBackend.generate. `progress` is called every two seconds, between engine steps."""
         self._check(prompts, params)
-        self._wake()
+        self._wake("weights", "kv_cache")
         # greedy samples of a prompt are all the same, and vLLM refuses to make more than one
         n = params.n if params.temperature > 0 else 1
         found: list[list[Response | None]] = [[None] * n for _ in prompts]
-        try:
-            with globals_kept(self.device), self._eager():
-                requests = self._requests(prompts, params, n)
-                for request, output in self._run(requests, prompts, params, prompt_seeds, progress):
-                    self._check_expansion(prompts[request.prompt], output)
-                    for sample in output.outputs:
-                        found[request.prompt][request.first + sample.index] = _response(sample)
-        finally:
-            self._fall_asleep()
+        with globals_kept(self.device), self._eager():
+            if not self._seeds_requests:
+                torch.manual_seed(spread_seed(*prompt_seeds))  # the state is put back afterwards
+            requests = self._requests(prompts, params, n)
+            for request, output in self._run(requests, prompts, params, prompt_seeds, progress):
+                self._check_expansion(prompts[request.prompt], output)
+                for sample in output.outputs:
+                    found[request.prompt][request.first + sample.index] = _response(sample)
         complete = [[response for response in responses if response is not None] for responses in found]
         assert all(len(responses) == n for responses in complete)
         return complete if n == params.n else [responses * params.n for responses in complete]
@@ -256,9 +269,9 @@ class VLLMRollout:
             top_p=params.top_p,
             top_k=max(params.top_k, 0),
             max_tokens=params.max_tokens,
-            seed=spread_seed(prompt_seed) + request.first,  # vLLM adds the sample's number within the request
+            # vLLM adds the sample's number within the request
+            seed=spread_seed(prompt_seed) + request.first if self._seeds_requests else None,
             logprobs=0,
-            logit_bias={token: float("-inf") for token in self.forbidden_token_ids},
             ignore_eos=True,  # switches vLLM's own end tokens off; the next line has the trainer's
             stop_token_ids=[] if params.ignore_eos else self.eos_token_ids,
             detokenize=False,
@@ -282,30 +295,38 @@ class VLLMRollout:
     def sync_weights(self, model: torch.nn.Module) -> None:
         """Copy the trained weights in, LoRA merged, and forget everything computed from the old ones.
 
-        Raises TrainingError when vLLM leaves a weight unloaded. Whether the copy is right only a measured
-        log-probability gap can tell.
+        On a GPU only vLLM's weights come back for it; the cache stays away until the first `generate`. Raises TrainingError
+        when vLLM leaves a weight unloaded. Whether the copy is right only a measured log-probability gap can tell.
         """
-        self._wake()
+        self._wake("weights")
         with torch.no_grad(), loading_complaints() as complaints:
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": merged_weights(model)})
         if complaints:
             raise TrainingError("vLLM did not take over all weights: " + "; ".join(complaints))
         self._llm.apply_model(repack_cpu_weights)
+        self._drop_caches()
+
+    def free_memory(self) -> None:
+        """Drop what was computed of pictures and, on a GPU, take vLLM's weights and cache off it. See RolloutBackend."""
+        self._drop_caches()
+        if self._sleeps and self._asleep != PARTS:
+            # Level 2 would not copy the weights to the CPU, but leaves what is no named buffer of the model undefined.
+            self._llm.sleep(level=1)
+            self._asleep |= PARTS
+
+    def _drop_caches(self) -> None:
         engine = self._llm.llm_engine
         if not engine.reset_prefix_cache():
-            raise TrainingError("vLLM kept its prefix cache after new weights: requests are still running")
+            raise TrainingError("vLLM kept its prefix cache: requests are still running")
         engine.reset_mm_cache()
         engine.reset_encoder_cache()  # without it: "Encoder cache miss"
 
-    def _wake(self) -> None:
-        if self._asleep:
-            self._llm.wake_up()
-            self._asleep = False
-
-    def _fall_asleep(self) -> None:
-        if self._sleeps:
-            self._llm.sleep(level=1)
-            self._asleep = True
+    def _wake(self, *parts: str) -> None:
+        for part in parts:
+            if part in self._asleep:
+                torch.cuda.empty_cache()  # vLLM maps memory beside torch's allocator, which keeps what is free to itself
+                self._llm.wake_up(tags=[part])
+                self._asleep.remove(part)
 
     def close(self) -> None:
         """Stop the engine and free its memory; a second call does nothing."""
@@ -318,9 +339,10 @@ class VLLMRollout:
         cleanup_dist_env_and_memory()
 
 
-def spread_seed(prompt_seed: int) -> int:
+def spread_seed(*prompt_seeds: int) -> int:
     """56 bits far from those of the next seed: vLLM gives sample j seed + j, and prompts 1 and 2 would share noise."""
-    return int.from_bytes(hashlib.blake2b(str(prompt_seed).encode(), digest_size=7).digest(), "little")
+    text = " ".join(map(str, prompt_seeds))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "little")
 
 
 def fit_to_grid(image: Image.Image, grid_thw: Sequence[int], patch_size: int | None) -> Image.Image:

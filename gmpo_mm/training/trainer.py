@@ -31,6 +31,7 @@ from gmpo_mm.training.batch import Batch, SampledGroup, mean_of_scores, sample_r
 from gmpo_mm.training.checkpoint import CheckpointData, load_optimizer_tensors
 from gmpo_mm.training.checkpoint_saver import CheckpointSaver
 from gmpo_mm.training.model_files import load_weights
+from gmpo_mm.training.offload import Offload
 from gmpo_mm.training.optimizer import learning_rate
 from gmpo_mm.training.progress import BestSample, Progress
 from gmpo_mm.training.run_directory import RunDirectory
@@ -84,6 +85,8 @@ class Trainer:
     trackers: Trackers
     reference: PolicyModel | None = None
     """A frozen copy; None without KL, and for LoRA, whose reference is the model without its adapter."""
+    offload: Offload | None = None
+    """What makes room for the sampler on a shared GPU; None where everything stays."""
     best_score: float | None = None
     best_step: int | None = None
     _last_saved: int = field(default=-1, init=False)
@@ -105,7 +108,7 @@ class Trainer:
         if data is not None:
             self._load(data)
         self._last_saved = self.run.from_step
-        self.rollout.sync_weights(self.policy.module)
+        self._hand_over()
         stop = StopRequest(self.progress)
         with stop.listening(), self._saver:
             if self.validator is not None and trainer.val_before_train and (self.run.from_step == 0 or trainer.val_only):
@@ -146,6 +149,7 @@ class Trainer:
         prompts = self.batches.prompts
         with self._timed("gen", timings), self.progress.stage(f"step {step}: sampling", prompts, "prompts") as stage:
             groups, baselines, facts = self.batches.make(step, lambda _, done, note: stage.update(done, note))
+            self._take_back()
         batch = Batch(groups)
         gap = self._prepare_log_probs(step, batch, timings)
         kl_metrics = self._advantages(batch, baselines)
@@ -156,8 +160,7 @@ class Trainer:
         with self._timed("update_actor", timings), self.progress.stage(f"step {step}: updating", updates, "updates") as stage:
             metrics = self.actor.update(batch, self.kl.kl_coef, stage.update)
         with self._timed("sync", timings):
-            self.rollout.sync_weights(self.policy.module)
-        self.policy.forget_images()
+            self._hand_over()
         timings["step"] = time.perf_counter() - started
         metrics |= gap | facts | kl_metrics | batch_metrics(batch, timings, self.config.data.max_response_length)
         metrics |= {f"reward/{key}": value for key, value in mean_of_scores(groups).items()}
@@ -167,6 +170,21 @@ class Trainer:
         if routing is not None and routing.routed_LE is not None:
             self.run.log_metrics(step, "experts", {"moe/expert_share": routing.shares_LE().tolist()})
         self._record(step, "train", metrics, groups, batch)
+
+    def _hand_over(self) -> None:
+        """Give the sampler the weights and, for as long as it samples (and validates), the device."""
+        self.policy.forget_images()
+        if self.offload is not None:
+            self.offload.before_sync()
+        self.rollout.sync_weights(self.policy.module)
+        if self.offload is not None:
+            self.offload.after_sync()
+
+    def _take_back(self) -> None:
+        """Free the device for the update, after the last sample of a step."""
+        self.rollout.free_memory()
+        if self.offload is not None:
+            self.offload.back()
 
     def _prepare_log_probs(self, step: int, batch: Batch, timings: dict[str, float]) -> dict[str, float]:
         """Old and reference log-probabilities where they are needed; returns the gap to the sampler if it was measured."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.evaluation.evaluate import evaluate
@@ -169,3 +171,13 @@ def test_results_read_back_are_what_was_written(finished: Result) -> None:
 def test_names_that_would_be_mixed_up_are_refused(tmp_path: Path, changes: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         evaluate(settings(tmp_path / "out", **changes))
+
+
+def test_auto_does_not_sample_long_answers_on_a_gpu_without_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gmpo_mm.evaluation import generators
+
+    monkeypatch.setattr(generators, "resolve_device", lambda name: torch.device("cuda:0"))
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "vllm" else real(name, *rest))
+    with pytest.raises(ConfigError, match=r"backend = 'auto'.*responses of 2048 tokens.*set backend=hf"):
+        evaluate_one(tmp_path / "long", max_tokens=2048)

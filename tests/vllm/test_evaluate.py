@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from gmpo_mm.evaluation.evaluate import evaluate
 from tests.evaluation.evaluations import settings
 from tests.vllm.conftest import NEEDS_VLLM
@@ -26,3 +28,18 @@ def test_samples_of_vllm_depend_on_their_problems_seed_alone(tmp_path: Path) -> 
     (more,) = evaluate(settings(tmp_path / "more", backend="vllm", limit=12, batch=16))
     agree = sum(a.response == b.response for a, b in zip(few.samples, more.samples[: len(few.samples)], strict=True))
     assert agree >= len(few.samples) - 1
+
+
+def test_an_evaluation_with_vllm_loads_no_weights_beside_vllms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    (before,) = evaluate(settings(tmp_path / "before", backend="vllm", limit=6, temperature=0.0, n=1))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("weights are loaded by transformers")
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", refuse)
+    (after,) = evaluate(settings(tmp_path / "after", backend="vllm", limit=6, temperature=0.0, n=1))
+    assert [s.response for s in after.samples] == [s.response for s in before.samples]
+    with pytest.raises(AssertionError, match="loaded by transformers"):  # as the built-in sampler does
+        evaluate(settings(tmp_path / "hf", backend="hf", limit=6, temperature=0.0, n=1))

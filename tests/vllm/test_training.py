@@ -37,3 +37,26 @@ def test_a_sampler_that_misses_the_new_weights_ends_the_run(
     options = ("worker.actor.optim.lr=0.01", "worker.rollout.max_log_prob_gap=0.01")
     with pytest.raises(TrainingError, match="max_log_prob_gap"):
         run_here(arguments(data, tmp_path / "run", *OPTIONS, *options))
+
+
+def test_a_run_frees_memory_once_a_step_after_the_last_sample(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def record(name: str) -> None:
+        real = getattr(VLLMRollout, name)
+        monkeypatch.setattr(VLLMRollout, name, lambda self, *a, **k: (calls.append(name), real(self, *a, **k))[1])
+
+    for name in ("generate", "sync_weights", "free_memory"):
+        record(name)
+    run_here(
+        arguments(
+            data, tmp_path / "run", "worker.rollout.name=vllm", "data.mini_rollout_batch_size=2", "trainer.val_freq=1",
+            "algorithm.online_filtering=true", "algorithm.filter_low=0.0001",
+        )
+    )  # fmt: skip
+    assert [call for i, call in enumerate(calls) if i == 0 or call != calls[i - 1]] == [
+        *["sync_weights", "generate", "free_memory"] * 2, "sync_weights", "generate",
+    ]  # fmt: skip
+    assert calls.count("generate") > 5
