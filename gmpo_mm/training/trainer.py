@@ -92,13 +92,6 @@ class Trainer:
     _last_saved: int = field(default=-1, init=False)
     _saver: CheckpointSaver = field(init=False)
 
-    def __post_init__(self) -> None:
-        trainer = self.config.trainer
-        self._saver = CheckpointSaver(
-            self.run, self.policy, self.processor, self.actor.optimizer, self.progress,
-            keep=trainer.save_limit, model_only=trainer.save_model_only,
-        )  # fmt: skip
-
     # ---- the loop -----------------------------------------------------------------------------------------------------
 
     def fit(self) -> None:
@@ -110,6 +103,10 @@ class Trainer:
         self._last_saved = self.run.from_step
         self._hand_over()
         stop = StopRequest(self.progress)
+        self._saver = CheckpointSaver(
+            self.run, self.policy, self.processor, self.actor.optimizer, self.progress,
+            keep=trainer.save_limit, model_only=trainer.save_model_only,
+        )  # fmt: skip
         with stop.listening(), self._saver:
             if self.validator is not None and trainer.val_before_train and (self.run.from_step == 0 or trainer.val_only):
                 self._validate(self.run.from_step)
