@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gmpo_mm.data.patches import pixel_values
 from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.models.packed_attention import PackedLayout, build_layout
 from gmpo_mm.models.token_log_probs import token_log_probs
@@ -132,7 +133,7 @@ class PolicyModel:
         found: list[ImageFeatures | None] = [None] * len(prompts)
         missing = []
         for i, prompt in enumerate(prompts):
-            if prompt.pixel_values is None:
+            if prompt.patches is None:
                 continue
             kept = self._frozen_features.get(id(prompt)) if frozen else None
             if kept is not None:
@@ -154,9 +155,9 @@ class PolicyModel:
         self._positions.clear()
 
     def _encode_images(self, prompts: Sequence[EncodedPrompt]) -> list[ImageFeatures]:
-        pixel_values = torch.cat([p.pixel_values for p in prompts]).to(self.device)  # type: ignore[misc]
         grids = torch.cat([p.image_grid_thw_N3 for p in prompts]).to(self.device)  # type: ignore[misc]
-        output = self.backbone.get_image_features(pixel_values, grids)
+        inputs = pixel_values([p.patches for p in prompts if p.patches is not None], self.device)
+        output = self.backbone.get_image_features(inputs, grids)
         if isinstance(output, (tuple, list)) and isinstance(output[0], torch.Tensor):  # transformers 4: one tensor an image
             images, deepstack = list(output), []
         elif isinstance(output, (tuple, list)):  # transformers 4, Qwen3-VL: (images, DeepStack features)

@@ -85,7 +85,7 @@ def test_the_length_of_a_processor_without_arithmetic_comes_from_encoding(proces
     class Plain:
         """The real image processor without its size-to-patches method."""
 
-        merge_size = real.merge_size
+        merge_size, patch_size = real.merge_size, real.patch_size
 
         def __call__(self, **kwargs: object) -> object:
             return real(**kwargs)
