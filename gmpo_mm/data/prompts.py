@@ -34,6 +34,8 @@ class PromptProcessor(Protocol):
 
     def cut(self, images: Sequence[Image.Image]) -> tuple[ImagePatches, torch.Tensor]: ...
 
+    def unexpanded_ids(self, text: str, images: int) -> list[int]: ...
+
     def tokenize(self, text: str, grids_N3: torch.Tensor | None) -> tuple[torch.Tensor, list[int]]: ...
 
 
@@ -122,6 +124,16 @@ def prompt_text(record: Record, processor: PromptProcessor, format_prompt: str |
     return processor.chat_text(build_messages(record, format_prompt))
 
 
+def load_images(
+    record: Record, *, min_pixels: int | None = None, max_pixels: int | None = None
+) -> tuple[Image.Image, ...]:
+    """Decode a record's pictures. Raises DataError that names row and image."""
+    return tuple(
+        load_image(source, min_pixels, max_pixels, f"{record.where}, image {i}")
+        for i, source in enumerate(record.images)
+    )
+
+
 def load_pictures(
     record: Record, processor: PromptProcessor, *, min_pixels: int | None = None, max_pixels: int | None = None
 ) -> Pictures:
@@ -129,10 +141,7 @@ def load_pictures(
 
     Nearly all of its time is spent outside Python's lock, so threads run it side by side.
     """
-    images = tuple(
-        load_image(source, min_pixels, max_pixels, f"{record.where}, image {i}")
-        for i, source in enumerate(record.images)
-    )
+    images = load_images(record, min_pixels=min_pixels, max_pixels=max_pixels)
     if not images:
         return Pictures()
     try:
@@ -193,7 +202,10 @@ def prompt_length(
         )
         return len(built.input_ids_S)
     text = prompt_text(record, processor, format_prompt)
-    length = len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+    try:
+        length = len(processor.unexpanded_ids(text, len(record.images)))
+    except DataError as error:
+        raise DataError(f"{record.where}: {error}") from error
     for i, source in enumerate(record.images):
         where = f"{record.where}, image {i}"
         width, height = target_size(*image_size(source, where), min_pixels, max_pixels, where)

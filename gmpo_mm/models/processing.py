@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,22 +78,25 @@ class Processor:
         bytes_PF = torch.from_numpy(values.astype(np.uint8))
         return ImagePatches(bytes_PF, self._table_CL, self._frames), torch.from_numpy(grids_N3)
 
-    def tokenize(self, text: str, grids_N3: torch.Tensor | None) -> tuple[torch.Tensor, list[int]]:
-        """`(input_ids_S, unexpanded_ids)`: ids with one token for every image feature, and with one for every image."""
-        unexpanded_ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
-        places = [i for i, token in enumerate(unexpanded_ids) if token == self.image_token_id]
-        grids = [] if grids_N3 is None else list(grids_N3)
-        if len(places) != len(grids):
+    def unexpanded_ids(self, text: str, images: int) -> list[int]:
+        """Token ids of a chat text with one placeholder for every image; DataError when it has another number of them."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        places = ids.count(self.image_token_id) if self.image_token_id is not None else 0
+        if places != images:
             raise DataError(
-                f"the rendered prompt has {len(places)} image placeholders for {len(grids)} images; "
+                f"the rendered prompt has {places} image placeholders for {images} images; "
                 "check that the chat template writes one placeholder for every image"
             )
+        return ids
+
+    def tokenize(self, text: str, grids_N3: torch.Tensor | None) -> tuple[torch.Tensor, list[int]]:
+        """`(input_ids_S, unexpanded_ids)`: ids with one token for every image feature, and with one for every image."""
+        grids: Iterator[torch.Tensor] = iter(() if grids_N3 is None else grids_N3)
+        unexpanded_ids = self.unexpanded_ids(text, 0 if grids_N3 is None else len(grids_N3))
         input_ids: list[int] = []
-        done = 0
-        for place, grid in zip(places, grids, strict=True):
-            input_ids += unexpanded_ids[done:place] + [self.image_token_id] * self.count_image_tokens(grid)  # type: ignore[list-item]
-            done = place + 1
-        return torch.tensor(input_ids + unexpanded_ids[done:]), unexpanded_ids
+        for token in unexpanded_ids:
+            input_ids += [token] * (self.count_image_tokens(next(grids)) if token == self.image_token_id else 1)
+        return torch.tensor(input_ids), unexpanded_ids
 
     def encode(
         self, text: str, images: Sequence[Image]
@@ -144,8 +147,8 @@ def _levels(image_processor: Any) -> tuple[torch.Tensor, int]:
     patches = ImagePatches(torch.from_numpy(places.astype(np.uint8)), torch.from_numpy(table_CL), frames)
     if not np.array_equal(patches.pixel_values.numpy(), wanted):
         raise ConfigError(
-            f"the image processor {type(image_processor).__name__} does more than resize, rescale and normalise pictures and cut "
-            "them into patches; the local engine supports those of Qwen2-VL, Qwen2.5-VL and Qwen3-VL"
+            f"the image processor {type(image_processor).__name__} does more than resize, rescale and normalise "
+            "pictures and cut them into patches; the local engine supports those of Qwen2-VL, Qwen2.5-VL and Qwen3-VL"
         )
     return patches.table_CL, frames
 

@@ -1,0 +1,55 @@
+"""Pictures cut into patches, one byte a colour value until they are on the model's device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+LEVELS = 256
+"""Values that a byte can have."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePatches:
+    """Patches of some pictures, with what turns their bytes into a vision tower's inputs.
+
+    `bytes_PF` (uint8) has a row for each patch, channel by channel: F = channels x patch height x patch width.
+    `table_CL` (float32) is what the image processor makes of each of the 256 levels in each channel; looking a value up
+    gives the very bits that rescaling and normalising it would give, on every device. `frames` is how many equal frames of
+    a still picture a patch holds (the tower's `temporal_patch_size`); only one of them is stored.
+    """
+
+    bytes_PF: torch.Tensor
+    table_CL: torch.Tensor
+    frames: int
+
+    def __len__(self) -> int:
+        """Number of patches."""
+        return len(self.bytes_PF)
+
+    @property
+    def pixel_values(self) -> torch.Tensor:
+        """The vision tower's input, see `pixel_values`, in main memory."""
+        return pixel_values([self], torch.device("cpu"))
+
+
+def pixel_values(patches: Sequence[ImagePatches], device: torch.device) -> torch.Tensor:
+    """The vision tower's input (P, channels x frames x height x width), float32, on `device`.
+
+    Only bytes travel to the device; nothing is read back from it. All pictures are those of one image processor.
+    """
+    table_CL, frames = patches[0].table_CL, patches[0].frames
+    assert all(p.table_CL is table_CL and p.frames == frames for p in patches), "pictures of two image processors"
+    channels = len(table_CL)
+    bytes_PF = _copied(torch.cat([p.bytes_PF for p in patches]), device)
+    first_C = torch.arange(channels, dtype=torch.int32, device=device) * LEVELS
+    places_PCF = bytes_PF.view(len(bytes_PF), channels, -1).int() + first_C[:, None]
+    values = _copied(table_CL.flatten(), device).index_select(0, places_PCF.flatten())
+    return values.view(len(bytes_PF), channels, 1, -1).expand(-1, -1, frames, -1).reshape(len(bytes_PF), -1)
+
+
+def _copied(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on a device; through page-locked memory, without waiting, on a GPU."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
