@@ -43,13 +43,16 @@ def pixel_values(patches: Sequence[ImagePatches], device: torch.device) -> torch
     table_CL, frames = patches[0].table_CL, patches[0].frames
     assert all(p.table_CL is table_CL and p.frames == frames for p in patches), "pictures of two image processors"
     channels = len(table_CL)
-    bytes_PF = _copied(torch.cat([p.bytes_PF for p in patches]), device)
-    first_C = torch.arange(channels, dtype=torch.int32, device=device) * LEVELS
-    places_PCF = bytes_PF.view(len(bytes_PF), channels, -1).int() + first_C[:, None]
-    values = _copied(table_CL.flatten(), device).index_select(0, places_PCF.flatten())
+    bytes_PF = _on_device([p.bytes_PF for p in patches], device)
+    first_C1 = torch.arange(channels, dtype=torch.int32, device=device).mul(LEVELS).unsqueeze(1)
+    places_PCF = bytes_PF.view(len(bytes_PF), channels, -1).int() + first_C1
+    values = _on_device([table_CL], device).flatten().index_select(0, places_PCF.flatten())
     return values.view(len(bytes_PF), channels, 1, -1).expand(-1, -1, frames, -1).reshape(len(bytes_PF), -1)
 
 
-def _copied(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor on a device; through page-locked memory, without waiting, on a GPU."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+def _on_device(parts: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """The parts, one after the other, on a device; through page-locked memory, without waiting, on a GPU."""
+    rows = sum(len(part) for part in parts)
+    # not pin_memory(), which PyTorch's fake tensors can't
+    joined = torch.empty((rows, *parts[0].shape[1:]), dtype=parts[0].dtype, pin_memory=device.type == "cuda")
+    return torch.cat(list(parts), out=joined).to(device, non_blocking=True)
