@@ -50,7 +50,7 @@ class OverlongPrompt:
 
 
 class PromptDataset(Sequence[EncodedPrompt]):
-    """Records as encoded prompts, made when asked for; the last few are kept. `close` ends the threads of `batch`.
+    """Records as encoded prompts, made when asked for; the last few are kept. `close` ends `batch`'s threads.
 
     With `data.filter_overlong_prompts` over-long prompts are left out of training and listed in `dropped`; without, the
     first one that is met raises. In validation they always raise, up front: an accuracy over fewer problems than the
@@ -98,7 +98,7 @@ class PromptDataset(Sequence[EncodedPrompt]):
         return self._encoded(self._rows[index])
 
     def batch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[EncodedPrompt]:
-        """The prompts of `indices`, as one by one; large pictures in threads, which go on with those of `upcoming`.
+        """The prompts of `indices`, as one by one; large pictures in threads, which go on with `upcoming`.
 
         A fault in an upcoming row is raised when that row is asked for.
         """

@@ -15,10 +15,10 @@ LEVELS = 256
 class ImagePatches:
     """Patches of some pictures, with what turns their bytes into a vision tower's inputs.
 
-    `bytes_PF` (uint8) has a row for each patch, channel by channel: F = channels x patch height x patch width.
-    `table_CL` (float32) is what the image processor makes of each of the 256 levels in each channel; looking a value up
-    gives the very bits that rescaling and normalising it would give, on every device. `frames` is how many equal frames of
-    a still picture a patch holds (the tower's `temporal_patch_size`); only one of them is stored.
+    `bytes_PF` (uint8) has a row for each patch, channel by channel: F = channels x height x width of a patch.
+    `table_CL` (float32) is what the image processor makes of each of the 256 levels in each channel; looking
+    a value up gives the very bits that rescaling and normalising it would give, on every device. `frames` is
+    how many equal frames of a still picture a patch holds (`temporal_patch_size`); one of them is stored.
     """
 
     bytes_PF: torch.Tensor
@@ -38,10 +38,10 @@ class ImagePatches:
 def pixel_values(patches: Sequence[ImagePatches], device: torch.device) -> torch.Tensor:
     """The vision tower's input (P, channels x frames x height x width), float32, on `device`.
 
-    Only bytes travel to the device; nothing is read back from it. All pictures are those of one image processor.
+    Only bytes travel to the device, and nothing is read back. All pictures are those of one image processor.
     """
     table_CL, frames = patches[0].table_CL, patches[0].frames
-    assert all(p.table_CL is table_CL and p.frames == frames for p in patches), "pictures of two image processors"
+    assert all(p.table_CL is table_CL for p in patches), "pictures of two image processors"
     channels = len(table_CL)
     bytes_PF = _on_device([p.bytes_PF for p in patches], device)
     first_C1 = torch.arange(channels, dtype=torch.int32, device=device).mul(LEVELS).unsqueeze(1)

@@ -10,14 +10,14 @@ from gmpo_mm.data.prompts import Pictures
 
 MAX_THREADS = 8
 THREADED_PATCHES = 16_384
-"""Patches that the caller's thread may cut of what it expects, about 0.1 s; with more, threads take over for good."""
+"""Patches that the caller's thread may cut of what it expects, about 0.1 s; with more, threads take over."""
 
 
 class PictureLoader:
-    """Loads the pictures of rows: a few small ones in the caller's thread, many or large ones in threads ahead of their use.
+    """Loads the pictures of rows: few small ones in the caller's thread, many or large ones ahead, in threads.
 
-    Threads, since decoding, resizing and cutting run outside Python's lock: two of them are twice as fast as one, start at
-    once, share their memory with the trainer, and can't be left behind.
+    Threads, since decoding, resizing and cutting run outside Python's lock: two are twice as fast as one, start
+    at once, share their memory with the trainer, and can't be left behind.
     """
 
     def __init__(self, load: Callable[[int], Pictures]) -> None:
@@ -28,7 +28,7 @@ class PictureLoader:
         self._patches_here = 0
 
     def expect(self, rows: Iterable[int]) -> None:
-        """Say which rows will be taken next, in their order. What was expected before and isn't now is dropped."""
+        """Say which rows will be taken next, in their order. Other rows that were expected are dropped."""
         former = self._expected
         self._expected = {row: former.pop(row, None) for row in dict.fromkeys(rows)}
         for future in former.values():

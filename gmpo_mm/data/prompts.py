@@ -41,7 +41,7 @@ class PromptProcessor(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """A record's pictures: RGB, of the size that `data.min_pixels` and `max_pixels` ask for; and their patches and grids."""
+    """A record's pictures, RGB and within `data.min_pixels` and `max_pixels`; their patches and grids."""
 
     images: tuple[Image.Image, ...] = ()
     patches: ImagePatches | None = None
@@ -53,8 +53,8 @@ class EncodedPrompt:
     """A prompt ready for a model.
 
     `text` is the chat text. `input_ids_S` (int64) has one placeholder per image token; `unexpanded_ids` one per image.
-    `images` are the RGB pictures that were encoded; `patches` and `image_grid_thw_N3` (one row of time, height, width in
-    patches for each of N images) are None for text.
+    `images` are the RGB pictures that were encoded; `patches` and `image_grid_thw_N3` (time, height and width in
+    patches of each of N images) are None for text.
     """
 
     record: Record
@@ -135,7 +135,11 @@ def load_images(
 
 
 def load_pictures(
-    record: Record, processor: PromptProcessor, *, min_pixels: int | None = None, max_pixels: int | None = None
+    record: Record,
+    processor: PromptProcessor,
+    *,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
 ) -> Pictures:
     """Decode a record's pictures and cut them into patches. Raises DataError that names row and image.
 
@@ -149,7 +153,8 @@ def load_pictures(
     except ValueError as error:
         sizes = ", ".join(f"{image.width} x {image.height}" for image in images)
         raise DataError(
-            f"{record.where}: the model's processor refuses the prompt (image sizes in pixels: {sizes}): {error}"
+            f"{record.where}: the model's processor refuses the prompt (image sizes in pixels: {sizes}): "
+            f"{error}"
         ) from error
     return Pictures(images, patches, grid_thw_N3)
 

@@ -169,7 +169,7 @@ class LocalGenerator:
         with closing(pictures):
             for start in range(0, len(records), a_call):
                 end = min(start + a_call, len(records))
-                pictures.expect(range(start, min(end + a_call, len(records))))  # the next call's are prepared meanwhile
+                pictures.expect(range(start, min(end + a_call, len(records))))  # the next call's, too
                 prompts = [self._encode(records[i], i, pictures) for i in range(start, end)]
                 responses = self.model.rollout.generate(prompts, params, seeds[start:end], note)
                 for i, group in enumerate(responses, start=start):
@@ -180,9 +180,8 @@ class LocalGenerator:
         """Nothing to free: the model stays loaded for the next benchmark."""
 
     def _encode(self, record: Record, i: int, pictures: PictureLoader) -> EncodedPrompt:
-        return build_prompt(
-            record, self.model.processor, format_prompt=self.prompts.format_prompt, pictures=lambda: pictures.take(i)
-        )
+        processor, template = self.model.processor, self.prompts.format_prompt
+        return build_prompt(record, processor, format_prompt=template, pictures=lambda: pictures.take(i))
 
     def _text(self, response: Response, stops: Sequence[str]) -> Generated:
         ids = response.token_ids_T.tolist()

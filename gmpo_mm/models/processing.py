@@ -67,19 +67,18 @@ class Processor:
         return int(grid_thw.prod()) // self.image_processor.merge_size**2  # type: ignore[union-attr]
 
     def cut(self, images: Sequence[Image]) -> tuple[ImagePatches, torch.Tensor]:
-        """The patches of one prompt's pictures, one or more, and their grids (images, 3) of time, height and width.
+        """The patches of a prompt's pictures, one or more, and their grids (images, 3) of time, height, width.
 
-        Raises ValueError for a picture that the model's image processor refuses. May be called from any thread.
+        Raises ValueError for a picture that the image processor refuses. May be called from any thread.
         """
         assert self.image_processor is not None
-        # said outright, since transformers 4 guesses the colour axis, and wrongly for pictures 1 or 3 pixels high
         arrays = [np.asarray(image) for image in images]
         values, grids_N3 = _processed(self.image_processor, arrays, **AS_BYTES)
         bytes_PF = torch.from_numpy(values.astype(np.uint8))
         return ImagePatches(bytes_PF, self._table_CL, self._frames), torch.from_numpy(grids_N3)
 
     def unexpanded_ids(self, text: str, images: int) -> list[int]:
-        """Token ids of a chat text with one placeholder for every image; DataError when it has another number of them."""
+        """Token ids of a chat text, one placeholder an image; DataError when it has more or fewer of them."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         places = ids.count(self.image_token_id) if self.image_token_id is not None else 0
         if places != images:
@@ -90,12 +89,13 @@ class Processor:
         return ids
 
     def tokenize(self, text: str, grids_N3: torch.Tensor | None) -> tuple[torch.Tensor, list[int]]:
-        """`(input_ids_S, unexpanded_ids)`: ids with one token for every image feature, and with one for every image."""
+        """`(input_ids_S, unexpanded_ids)`: ids with one token an image feature, and with one an image."""
         grids: Iterator[torch.Tensor] = iter(() if grids_N3 is None else grids_N3)
         unexpanded_ids = self.unexpanded_ids(text, 0 if grids_N3 is None else len(grids_N3))
         input_ids: list[int] = []
         for token in unexpanded_ids:
-            input_ids += [token] * (self.count_image_tokens(next(grids)) if token == self.image_token_id else 1)
+            times = self.count_image_tokens(next(grids)) if token == self.image_token_id else 1
+            input_ids += [token] * times
         return torch.tensor(input_ids), unexpanded_ids
 
     def encode(
@@ -121,17 +121,21 @@ class Processor:
             (folder / "chat_template.json").unlink(missing_ok=True)
 
 
-def _processed(image_processor: Any, arrays: Sequence[np.ndarray], **options: Any) -> tuple[np.ndarray, np.ndarray]:
+def _processed(
+    image_processor: Any, arrays: Sequence[np.ndarray], **options: Any
+) -> tuple[np.ndarray, np.ndarray]:
     """Patches (P, features) and grids (images, 3) of RGB arrays (height, width, 3)."""
-    features = image_processor(images=list(arrays), return_tensors="np", input_data_format="channels_last", **options)
+    # said outright, since transformers 4 guesses the colour axis, and wrongly for pictures 1 or 3 pixels high
+    options |= {"input_data_format": "channels_last", "return_tensors": "np"}
+    features = image_processor(images=list(arrays), **options)
     return np.asarray(features["pixel_values"]), np.asarray(features["image_grid_thw"], dtype=np.int64)
 
 
 def _levels(image_processor: Any) -> tuple[torch.Tensor, int]:
     """What an image processor makes of each byte in each channel (channels, 256), and the frames of a patch.
 
-    Taken from the image processor itself, which gets one picture that holds every level. ConfigError when a value of its
-    output depends on more than one byte, as in no family that the local engine supports.
+    Taken from the image processor itself, which gets one picture that holds every level. ConfigError when a
+    value of its output depends on more than one byte, as in no family that the local engine supports.
     """
     factor = image_processor.patch_size * image_processor.merge_size
     side = -(-int(LEVELS**0.5) // factor) * factor
@@ -147,8 +151,9 @@ def _levels(image_processor: Any) -> tuple[torch.Tensor, int]:
     patches = ImagePatches(torch.from_numpy(places.astype(np.uint8)), torch.from_numpy(table_CL), frames)
     if not np.array_equal(patches.pixel_values.numpy(), wanted):
         raise ConfigError(
-            f"the image processor {type(image_processor).__name__} does more than resize, rescale and normalise "
-            "pictures and cut them into patches; the local engine supports those of Qwen2-VL, Qwen2.5-VL and Qwen3-VL"
+            f"the image processor {type(image_processor).__name__} does more than resize, rescale and "
+            "normalise pictures and cut them into patches; the local engine supports those of Qwen2-VL, "
+            "Qwen2.5-VL and Qwen3-VL"
         )
     return patches.table_CL, frames
 

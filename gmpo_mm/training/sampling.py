@@ -72,9 +72,9 @@ class Sampler:
 
 @dataclass
 class BatchMaker:
-    """Draws a step's prompts, samples and grades them, and filters groups online (DAPO) when it is switched on.
+    """Draws a step's prompts, samples and grades them, and filters groups online (DAPO) where that is asked for.
 
-    While a step's prompts are in use, the pictures of the next ones are prepared, unless the step is `last_step`.
+    While prompts are in use, the pictures of the next ones are prepared, unless the step is `last_step`.
     """
 
     sampler: Sampler
@@ -122,7 +122,8 @@ class BatchMaker:
     def _make_once(self, step: int, seen: int, progress: Progress | None) -> tuple[list[SampledGroup], list[float]]:
         indices = self.order.next_indices(self.prompts_a_call)
         # with online filtering nobody knows whether another call follows
-        is_last = step == self.last_step and self.filter_key is None and seen + self.prompts_a_call >= self.prompts
+        is_enough = self.filter_key is None and seen + self.prompts_a_call >= self.prompts
+        is_last = step == self.last_step and is_enough
         prompts = self.dataset.batch(indices, [] if is_last else self.order.upcoming(self.prompts_a_call))
         seeds = [prompt_seed(self.seed, step, seen + i) for i in range(len(prompts))]
         baselines = []

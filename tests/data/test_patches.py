@@ -1,4 +1,4 @@
-"""Pictures that travel as bytes reach the vision tower with the very bits that transformers' own processors give."""
+"""Pictures that travel as bytes reach the vision tower with the bits that transformers' own processors give."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.processing import Processor, load_processor
 from gmpo_mm.models.tiny import write_model_files
 
-CLIP = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
-HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+CLIP = {
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "patch_size": 14,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
 PUBLISHED = {  # `preprocessor_config.json` of Qwen's checkpoints
-    "qwen2_vl": {
-        "image_processor_type": "Qwen2VLImageProcessor", "min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, **CLIP,
-    },
-    "qwen2_5_vl": {
-        "image_processor_type": "Qwen2VLImageProcessor", "min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, **CLIP,
-    },
+    "qwen2_vl and qwen2_5_vl": {**CLIP, "min_pixels": 3136, "max_pixels": 12845056},
     "qwen3_vl": {
-        "image_processor_type": "Qwen2VLImageProcessorFast", "patch_size": 16,
-        "size": {"longest_edge": 16777216, "shortest_edge": 65536}, **HALF,
+        "image_processor_type": "Qwen2VLImageProcessorFast",
+        "patch_size": 16,
+        "size": {"longest_edge": 16777216, "shortest_edge": 65536},
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
     },
-    "no rescaling": {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 14, "do_rescale": False, **CLIP},
-}  # fmt: skip
+    "no rescaling": {**CLIP, "do_rescale": False},
+}
 SIZES = [(28, 28), (1, 1), (3, 200), (1000, 30), (300, 200), (640, 480), (57, 57), (896, 896)]
 
 
@@ -61,13 +63,18 @@ def assert_same_bits(found: torch.Tensor, wanted: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_a_picture_has_the_bits_of_transformers_own_processor(published: Processor, size: tuple[int, int]) -> None:
+def test_a_picture_has_the_bits_of_transformers_own_processor(
+    published: Processor, size: tuple[int, int]
+) -> None:
     image = noise(*size)
     wanted = transformers_own(published, [image])
     patches, grids = published.cut([image])
     assert torch.equal(grids, wanted["image_grid_thw"]) and grids.dtype == torch.int64
     assert_same_bits(patches.pixel_values, wanted["pixel_values"])
-    size_of = {name: tensor.nbytes for name, tensor in (("now", patches.bytes_PF), ("before", wanted["pixel_values"]))}
+    size_of = {
+        name: tensor.nbytes
+        for name, tensor in (("now", patches.bytes_PF), ("before", wanted["pixel_values"]))
+    }
     assert size_of["before"] == 8 * size_of["now"]
 
 
@@ -80,11 +87,17 @@ def test_several_pictures_and_several_prompts_keep_their_order(published: Proces
     assert_same_bits(pixel_values([first, *others], torch.device("cpu")), wanted["pixel_values"])
 
 
-def test_real_pictures_have_the_bits_of_transformers_own_processor(published: Processor, geometry3k: Path) -> None:
-    records = load_records(str(geometry3k / "geometry3k_validation.parquet"), RecordKeys(prompt_key="problem"))
+def test_real_pictures_have_the_bits_of_transformers_own_processor(
+    published: Processor, geometry3k: Path
+) -> None:
+    records = load_records(
+        str(geometry3k / "geometry3k_validation.parquet"), RecordKeys(prompt_key="problem")
+    )
     for row in range(0, len(records), 10):
         images = list(load_images(records[row], max_pixels=400_000))
-        assert_same_bits(published.cut(images)[0].pixel_values, transformers_own(published, images)["pixel_values"])
+        assert_same_bits(
+            published.cut(images)[0].pixel_values, transformers_own(published, images)["pixel_values"]
+        )
 
 
 def test_an_image_processor_that_mixes_pixels_is_refused(processor: Processor) -> None:
@@ -99,7 +112,9 @@ def test_an_image_processor_that_mixes_pixels_is_refused(processor: Processor) -
                 features["pixel_values"] = (features["pixel_values"] + features["pixel_values"][:, ::-1]) / 2
             return features
 
-    with pytest.raises(ConfigError, match=r"Blurring does more than .* supports those of Qwen2-VL, Qwen2\.5-VL"):
+    with pytest.raises(
+        ConfigError, match=r"Blurring does more than .* supports those of Qwen2-VL, Qwen2\.5-VL"
+    ):
         Processor(processor.tokenizer, Blurring(), processor.image_token_id)
 
 
@@ -109,4 +124,8 @@ def test_on_a_gpu_bytes_travel_and_nothing_is_read_back() -> None:
         table_CL = torch.zeros(3, 256)
         parts = [ImagePatches(torch.zeros(n, 588, dtype=torch.uint8), table_CL, 2) for n in (16, 64)]
         values = pixel_values(parts, torch.device("cuda:0"))
-    assert values.shape == (80, 1176) and values.dtype == torch.float32 and values.device == torch.device("cuda:0")
+    assert (
+        values.shape == (80, 1176)
+        and values.dtype == torch.float32
+        and values.device == torch.device("cuda:0")
+    )

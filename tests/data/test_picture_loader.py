@@ -1,4 +1,4 @@
-"""Pictures prepared ahead in threads: the same bytes, the same faults at the same place, and nothing left behind."""
+"""Pictures prepared ahead in threads: the same bytes, the same faults at the same place, no thread left."""
 
 from __future__ import annotations
 
@@ -152,12 +152,14 @@ finally:
 def test_a_stopped_process_does_not_wait_for_what_it_expected(number: str, code: int) -> None:
     started = time.monotonic()
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED, number], cwd=root, timeout=60, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, number], cwd=root, timeout=60, capture_output=True
+    )
     assert done.returncode == code, done.stderr.decode()
     assert time.monotonic() - started < 50, "10,000 rows would take minutes"
 
 
-# ---- with real pictures ---------------------------------------------------------------------------------------------------
+# ---- with real pictures ----
 
 
 def pictured(count: int = 24) -> Records:
@@ -166,23 +168,32 @@ def pictured(count: int = 24) -> Records:
     random = np.random.default_rng(0)
     for i in range(count):
         images = [
-            encoded(Image.fromarray(random.integers(0, 256, (60 + 9 * i, 200, 3), dtype=np.uint8))) for _ in range(i % 3)
+            encoded(Image.fromarray(random.integers(0, 256, (60 + 9 * i, 200, 3), dtype=np.uint8)))
+            for _ in range(i % 3)
         ]
         rows.append({"problem": "<image>" * len(images) + f"number {i}", "images": images})
     return records_of(*rows)
 
 
 def same(a: EncodedPrompt, b: EncodedPrompt) -> bool:
-    if a.text != b.text or not torch.equal(a.input_ids_S, b.input_ids_S) or a.unexpanded_ids != b.unexpanded_ids:
+    if (
+        a.text != b.text
+        or not torch.equal(a.input_ids_S, b.input_ids_S)
+        or a.unexpanded_ids != b.unexpanded_ids
+    ):
         return False
     if [i.tobytes() for i in a.images] != [i.tobytes() for i in b.images]:
         return False
     if a.patches is None or b.patches is None:
         return a.patches is b.patches and a.image_grid_thw_N3 is b.image_grid_thw_N3
-    return torch.equal(a.patches.bytes_PF, b.patches.bytes_PF) and torch.equal(a.image_grid_thw_N3, b.image_grid_thw_N3)
+    return torch.equal(a.patches.bytes_PF, b.patches.bytes_PF) and torch.equal(
+        a.image_grid_thw_N3, b.image_grid_thw_N3
+    )
 
 
-def test_batches_are_the_same_with_and_without_threads(processor: Processor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_are_the_same_with_and_without_threads(
+    processor: Processor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plainly = PromptDataset(pictured(), processor, DataSection(max_prompt_length=4096), training=True)
     monkeypatch.setattr(picture_loader, "THREADED_PATCHES", 0)
     ahead = PromptDataset(pictured(), processor, DataSection(max_prompt_length=4096), training=True)
@@ -202,7 +213,9 @@ def test_a_broken_picture_names_its_row_whoever_loads_it(
     monkeypatch.setattr(picture_loader, "THREADED_PATCHES", 0)
     path = tmp_path / "a.png"
     path.write_bytes(plain(280, 280))
-    rows = [{"problem": "<image>", "images": [plain(280, 280)]}] * 6 + [{"problem": "<image>", "images": [path]}]
+    rows = [{"problem": "<image>", "images": [plain(280, 280)]}] * 6 + [
+        {"problem": "<image>", "images": [path]}
+    ]
     data = PromptDataset(records_of(*rows), processor, DataSection(), training=True)
     path.write_bytes(plain(280, 280)[:60])
     assert len(data.batch([0, 1, 2], [3, 4, 5, 6])) == 3
@@ -220,5 +233,7 @@ def test_pictures_alone_are_those_of_the_prompt_and_cut_no_patches(
     monkeypatch.setattr(Processor, "cut", lambda *_: pytest.fail("patches were cut"))
     for i in range(6):
         assert [image.tobytes() for image in data.images(i)] == [image.tobytes() for image in wanted[i]]
-    with pytest.raises(DataError, match="row 23 of test data: the prompt has .* more than data.max_prompt_length=150"):
+    with pytest.raises(
+        DataError, match="row 23 of test data: the prompt has .* more than data.max_prompt_length=150"
+    ):
         data.images(23)

@@ -127,7 +127,9 @@ def test_an_image_row_needs_a_vision_model(text_processor: Processor) -> None:
 
 
 @pytest.mark.parametrize("act", [build_prompt, prompt_length])
-def test_a_chat_template_that_loses_the_image_is_an_error_with_the_row(processor: Processor, act: Callable) -> None:
+def test_a_chat_template_that_loses_the_image_is_an_error_with_the_row(
+    processor: Processor, act: Callable
+) -> None:
     class NoImages(Processor):
         def chat_text(self, messages: list[dict]) -> str:
             return "no image here"

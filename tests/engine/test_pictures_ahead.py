@@ -1,4 +1,4 @@
-"""Runs whose pictures threads prepare one step ahead: the bytes of the run without, also when it was stopped and goes on."""
+"""Runs whose pictures threads prepare one step ahead: the bytes of the run without, resumed or not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from gmpo_mm.data.prompts import Pictures, load_pictures
 from gmpo_mm.data.records import Record
 from tests.engine.runs import arguments, file_bytes, metrics_without_times, run_here
 
-OPTIONS = ("trainer.save_freq=1", "trainer.val_freq=2", "trainer.val_before_train=true", "data.val_batch_size=2")
+OPTIONS = (
+    "trainer.save_freq=1",
+    "trainer.val_freq=2",
+    "trainer.val_before_train=true",
+    "data.val_batch_size=2",
+)
 
 
 @pytest.fixture

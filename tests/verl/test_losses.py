@@ -132,7 +132,9 @@ class ReadBacks(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_our_metrics_read_the_device_once_a_micro_batch(setup: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_metrics_read_the_device_once_a_micro_batch(
+    setup: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As often as verl does with no metric of ours, but for one transfer of all their numbers together."""
     _, rows, _, engine = setup
     setting = Setting(len(rows), 4, kl_coef=0.1)

@@ -48,7 +48,7 @@ class GMPODataset(Dataset):
         """What verl carries to its workers for one prompt."""
         record = self.prompts.record(index)
         messages = build_messages(record, self._format_prompt)
-        pictures = iter(self.prompts.images(index))  # decoded only: verl's sampling workers cut patches themselves
+        pictures = iter(self.prompts.images(index))  # no patches: verl's sampling workers cut them themselves
         for message in messages:
             for part in message["content"] if isinstance(message["content"], list) else []:
                 if part["type"] == "image":

@@ -85,7 +85,10 @@ def measured_loss(config: Any, model_output: Any, data: Any, dp_group: Any = Non
 
 
 def _travelling(metrics: dict[str, Metric], ranks: int) -> dict[str, VerlMetric]:
-    """verl adds micro-batches and averages ranks for SUM, and compares both for MIN and MAX. Reads the device once."""
+    """verl adds micro-batches and averages ranks for SUM, and compares both for MIN and MAX.
+
+    Reads the device once.
+    """
     if not metrics:
         return {}
     tensors = [tensor for metric in metrics.values() for tensor in (metric.value, metric.count)]
