@@ -14,10 +14,10 @@ THREADED_PATCHES = 16_384
 
 
 class PictureLoader:
-    """Loads the pictures of rows: few small ones in the caller's thread, many or large ones ahead, in threads.
+    """Loads the pictures of rows: few small ones in the caller's thread, others ahead in threads.
 
-    Threads, since decoding, resizing and cutting run outside Python's lock: two are twice as fast as one, start
-    at once, share their memory with the trainer, and can't be left behind.
+    Threads, since decoding, resizing and cutting run outside Python's lock: two are twice as fast as one,
+    start at once, share their memory with the trainer, and can't be left behind.
     """
 
     def __init__(self, load: Callable[[int], Pictures]) -> None:

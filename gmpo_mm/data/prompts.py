@@ -53,8 +53,8 @@ class EncodedPrompt:
     """A prompt ready for a model.
 
     `text` is the chat text. `input_ids_S` (int64) has one placeholder per image token; `unexpanded_ids` one per image.
-    `images` are the RGB pictures that were encoded; `patches` and `image_grid_thw_N3` (time, height and width in
-    patches of each of N images) are None for text.
+    `images` are the RGB pictures that were encoded; `patches` and `image_grid_thw_N3` (time, height and width
+    in patches of each of N images) are None for text.
     """
 
     record: Record

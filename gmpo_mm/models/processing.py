@@ -67,7 +67,7 @@ class Processor:
         return int(grid_thw.prod()) // self.image_processor.merge_size**2  # type: ignore[union-attr]
 
     def cut(self, images: Sequence[Image]) -> tuple[ImagePatches, torch.Tensor]:
-        """The patches of a prompt's pictures, one or more, and their grids (images, 3) of time, height, width.
+        """The patches of a prompt's pictures, and their grids (images, 3) of time, height, width.
 
         Raises ValueError for a picture that the image processor refuses. May be called from any thread.
         """

@@ -72,7 +72,7 @@ class Sampler:
 
 @dataclass
 class BatchMaker:
-    """Draws a step's prompts, samples and grades them, and filters groups online (DAPO) where that is asked for.
+    """Draws a step's prompts, samples and grades them, and filters groups online (DAPO) where asked to.
 
     While prompts are in use, the pictures of the next ones are prepared, unless the step is `last_step`.
     """

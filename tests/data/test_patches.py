@@ -1,4 +1,4 @@
-"""Pictures that travel as bytes reach the vision tower with the bits that transformers' own processors give."""
+"""Pictures that travel as bytes reach the vision tower with the bits of transformers' own processors."""
 
 from __future__ import annotations
 
