@@ -5,16 +5,29 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
-from gmpo_mm.data.prompts import EncodedPrompt, PromptProcessor, build_prompt, load_format_prompt, prompt_length
+from PIL.Image import Image
+
+from gmpo_mm.data.picture_loader import PictureLoader
+from gmpo_mm.data.prompts import (
+    EncodedPrompt,
+    Pictures,
+    PromptProcessor,
+    build_prompt,
+    load_format_prompt,
+    load_images,
+    load_pictures,
+    prompt_length,
+)
 from gmpo_mm.data.records import Progress, Record, Records, data_fingerprint
 from gmpo_mm.errors import DataError
 
 CACHED_PROMPTS = 32
-"""Encoded prompts that are kept. Small, since a 512 x 512 picture is 6 MB of pixel values."""
+"""Encoded prompts that are kept. Few, since a 512 x 512 picture is 1.6 MB: its colours and its patches."""
 
 
 class DataSettings(Protocol):
@@ -37,7 +50,7 @@ class OverlongPrompt:
 
 
 class PromptDataset(Sequence[EncodedPrompt]):
-    """Records as encoded prompts, made when asked for; the last few are kept.
+    """Records as encoded prompts, made when asked for; the last few are kept. `close` ends `batch`'s threads.
 
     With `data.filter_overlong_prompts` over-long prompts are left out of training and listed in `dropped`; without, the
     first one that is met raises. In validation they always raise, up front: an accuracy over fewer problems than the
@@ -57,13 +70,11 @@ class PromptDataset(Sequence[EncodedPrompt]):
         self.dropped: tuple[OverlongPrompt, ...] = ()
         self._processor = processor
         self._limit = data_config.max_prompt_length
-        self._options: dict[str, Any] = {
-            "format_prompt": load_format_prompt(data_config.format_prompt),
-            "min_pixels": data_config.min_pixels,
-            "max_pixels": data_config.max_pixels,
-        }
+        self._format_prompt = load_format_prompt(data_config.format_prompt)
+        self._pixels = {"min_pixels": data_config.min_pixels, "max_pixels": data_config.max_pixels}
         self._rows = list(range(len(records)))
-        if not training or data_config.filter_overlong_prompts:
+        self._measured = not training or data_config.filter_overlong_prompts
+        if self._measured:
             overlong = self._find_overlong(progress)
             if overlong and not training:
                 raise DataError(self._validation_error(overlong))
@@ -77,6 +88,7 @@ class PromptDataset(Sequence[EncodedPrompt]):
                 f"shortest has {shortest} tokens); raise data.max_prompt_length"
             )
         self._encoded = lru_cache(maxsize=CACHED_PROMPTS)(self._encode)
+        self._pictures = PictureLoader(self._load_pictures)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -84,6 +96,25 @@ class PromptDataset(Sequence[EncodedPrompt]):
     def __getitem__(self, index: int) -> EncodedPrompt:  # type: ignore[override]
         """Encode one prompt. Raises DataError that names the row when it is broken or over-long."""
         return self._encoded(self._rows[index])
+
+    def batch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[EncodedPrompt]:
+        """The prompts of `indices`, as one by one; large pictures in threads, which go on with `upcoming`.
+
+        A fault in an upcoming row is raised when that row is asked for.
+        """
+        self._pictures.expect(self._rows[i] for i in [*indices, *upcoming])
+        return [self[i] for i in indices]
+
+    def images(self, index: int) -> tuple[Image, ...]:
+        """A prompt's RGB pictures, without cutting patches. Raises DataError as encoding the prompt would."""
+        record = self.record(index)
+        if not self._measured:
+            self._check_length(record, self._length(record))
+        return load_images(record, **self._pixels)
+
+    def close(self) -> None:
+        """End the threads that prepare pictures."""
+        self._pictures.close()
 
     def record(self, index: int) -> Record:
         """The record behind a prompt, without encoding it."""
@@ -105,20 +136,30 @@ class PromptDataset(Sequence[EncodedPrompt]):
         )
 
     def _encode(self, row: int) -> EncodedPrompt:
-        prompt = build_prompt(self.records[row], self._processor, **self._options)
-        tokens = len(prompt.input_ids_S)
+        record = self.records[row]
+        pictures = (lambda: self._pictures.take(row)) if record.images else Pictures
+        prompt = build_prompt(record, self._processor, format_prompt=self._format_prompt, pictures=pictures)
+        self._check_length(record, len(prompt.input_ids_S))
+        return prompt
+
+    def _check_length(self, record: Record, tokens: int) -> None:
         if tokens > self._limit:
             raise DataError(
-                f"{prompt.record.where}: the prompt has {tokens} tokens, more than data.max_prompt_length="
+                f"{record.where}: the prompt has {tokens} tokens, more than data.max_prompt_length="
                 f"{self._limit}; raise data.max_prompt_length or set data.filter_overlong_prompts=true"
             )
-        return prompt
+
+    def _load_pictures(self, row: int) -> Pictures:
+        return load_pictures(self.records[row], self._processor, **self._pixels)
+
+    def _length(self, record: Record) -> int:
+        return prompt_length(record, self._processor, format_prompt=self._format_prompt, **self._pixels)
 
     def _find_overlong(self, progress: Progress | None) -> list[OverlongPrompt]:
         overlong = []
         for row in range(len(self.records)):
             record = self.records[row]
-            tokens = prompt_length(record, self._processor, **self._options)
+            tokens = self._length(record)
             if tokens > self._limit:
                 overlong.append(OverlongPrompt(row, record.where, tokens))
             if progress is not None:
@@ -172,6 +213,10 @@ class PromptSampler:
         indices = self._order[self.position : self.position + count]
         self.position += count
         return indices
+
+    def upcoming(self, count: int) -> list[int]:
+        """What `next_indices(count)` will give, without moving on."""
+        return copy(self).next_indices(count)
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs; plain values for JSON."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,10 +16,9 @@ from jinja2.sandbox import SandboxedEnvironment
 from PIL import Image
 
 from gmpo_mm.data.images import image_size, load_image, target_size
+from gmpo_mm.data.patches import ImagePatches
 from gmpo_mm.data.records import IMAGE_MARK, Record
 from gmpo_mm.errors import DataError
-
-Encoding = tuple[torch.Tensor, list[int], "torch.Tensor | None", "torch.Tensor | None"]
 
 
 class PromptProcessor(Protocol):
@@ -32,7 +32,20 @@ class PromptProcessor(Protocol):
 
     def chat_text(self, messages: list[dict[str, Any]]) -> str: ...
 
-    def encode(self, text: str, images: list[Image.Image]) -> Encoding: ...
+    def cut(self, images: Sequence[Image.Image]) -> tuple[ImagePatches, torch.Tensor]: ...
+
+    def unexpanded_ids(self, text: str, images: int) -> list[int]: ...
+
+    def tokenize(self, text: str, grids_N3: torch.Tensor | None) -> tuple[torch.Tensor, list[int]]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """A record's pictures, RGB and within `data.min_pixels` and `max_pixels`; their patches and grids."""
+
+    images: tuple[Image.Image, ...] = ()
+    patches: ImagePatches | None = None
+    grid_thw_N3: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +53,8 @@ class EncodedPrompt:
     """A prompt ready for a model.
 
     `text` is the chat text. `input_ids_S` (int64) has one placeholder per image token; `unexpanded_ids` one per image.
-    `images` are the RGB pictures that were encoded; `pixel_values` and `image_grid_thw_N3` (one row of time, height,
-    width in patches for each of N images) are None for text.
+    `images` are the RGB pictures that were encoded; `patches` and `image_grid_thw_N3` (time, height and width
+    in patches of each of N images) are None for text.
     """
 
     record: Record
@@ -49,8 +62,13 @@ class EncodedPrompt:
     input_ids_S: torch.Tensor
     unexpanded_ids: list[int]
     images: tuple[Image.Image, ...]
-    pixel_values: torch.Tensor | None
+    patches: ImagePatches | None
     image_grid_thw_N3: torch.Tensor | None
+
+    @property
+    def pixel_values(self) -> torch.Tensor | None:
+        """The vision tower's input (patches, features), float32 in main memory: made anew at every call."""
+        return None if self.patches is None else self.patches.pixel_values
 
 
 def load_format_prompt(path: str | Path | None) -> str | None:
@@ -106,6 +124,41 @@ def prompt_text(record: Record, processor: PromptProcessor, format_prompt: str |
     return processor.chat_text(build_messages(record, format_prompt))
 
 
+def load_images(
+    record: Record, *, min_pixels: int | None = None, max_pixels: int | None = None
+) -> tuple[Image.Image, ...]:
+    """Decode a record's pictures. Raises DataError that names row and image."""
+    return tuple(
+        load_image(source, min_pixels, max_pixels, f"{record.where}, image {i}")
+        for i, source in enumerate(record.images)
+    )
+
+
+def load_pictures(
+    record: Record,
+    processor: PromptProcessor,
+    *,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+) -> Pictures:
+    """Decode a record's pictures and cut them into patches. Raises DataError that names row and image.
+
+    Nearly all of its time is spent outside Python's lock, so threads run it side by side.
+    """
+    images = load_images(record, min_pixels=min_pixels, max_pixels=max_pixels)
+    if not images:
+        return Pictures()
+    try:
+        patches, grid_thw_N3 = processor.cut(images)
+    except ValueError as error:
+        sizes = ", ".join(f"{image.width} x {image.height}" for image in images)
+        raise DataError(
+            f"{record.where}: the model's processor refuses the prompt (image sizes in pixels: {sizes}): "
+            f"{error}"
+        ) from error
+    return Pictures(images, patches, grid_thw_N3)
+
+
 def build_prompt(
     record: Record,
     processor: PromptProcessor,
@@ -113,23 +166,24 @@ def build_prompt(
     format_prompt: str | None = None,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
+    pictures: Callable[[], Pictures] | None = None,
 ) -> EncodedPrompt:
-    """Render, decode and encode one record. Raises DataError that names its row."""
+    """Render, decode and encode one record. Raises DataError that names its row.
+
+    `pictures` gives the record's pictures where something else loads them (`load_pictures`).
+    """
     text = prompt_text(record, processor, format_prompt)
-    images = tuple(
-        load_image(source, min_pixels, max_pixels, f"{record.where}, image {i}")
-        for i, source in enumerate(record.images)
-    )
+    if pictures is not None:
+        loaded = pictures()
+    else:
+        loaded = load_pictures(record, processor, min_pixels=min_pixels, max_pixels=max_pixels)
     try:
-        input_ids_S, unexpanded_ids, pixel_values, grid = processor.encode(text, list(images))
+        input_ids_S, unexpanded_ids = processor.tokenize(text, loaded.grid_thw_N3)
     except DataError as error:
         raise DataError(f"{record.where}: {error}") from error
-    except ValueError as error:
-        sizes = ", ".join(f"{image.width} x {image.height}" for image in images) or "none"
-        raise DataError(
-            f"{record.where}: the model's processor refuses the prompt (image sizes in pixels: {sizes}): {error}"
-        ) from error
-    return EncodedPrompt(record, text, input_ids_S, unexpanded_ids, images, pixel_values, grid)
+    return EncodedPrompt(
+        record, text, input_ids_S, unexpanded_ids, loaded.images, loaded.patches, loaded.grid_thw_N3
+    )
 
 
 def prompt_length(
@@ -153,7 +207,10 @@ def prompt_length(
         )
         return len(built.input_ids_S)
     text = prompt_text(record, processor, format_prompt)
-    length = len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+    try:
+        length = len(processor.unexpanded_ids(text, len(record.images)))
+    except DataError as error:
+        raise DataError(f"{record.where}: {error}") from error
     for i, source in enumerate(record.images):
         where = f"{record.where}, image {i}"
         width, height = target_size(*image_size(source, where), min_pixels, max_pixels, where)

@@ -130,7 +130,7 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
                 processor=processor,
                 actor=actor,
                 rollout=rollout,
-                batches=_batch_maker(config, sampler, dataset, order),
+                batches=_batch_maker(config, sampler, dataset, order, total_steps),
                 order=order,
                 validator=_validator(config, sampler, val_dataset, policy) if val_dataset is not None else None,
                 kl=make_kl_controller(algorithm.kl_type, kl_coef, algorithm.kl_target, algorithm.kl_horizon),
@@ -142,6 +142,9 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
             ).fit()
         finally:
             rollout.close()
+            for each in (dataset, val_dataset):
+                if each is not None:
+                    each.close()
 
 
 def _load_policy(config: Config, device: torch.device, dtype: torch.dtype) -> tuple[PolicyModel, Processor]:
@@ -258,7 +261,9 @@ def validation_params(config: Config) -> SamplingParams:
     return replace(training_params(config), **{"n": 1, **config.worker.rollout.val_override_config})
 
 
-def _batch_maker(config: Config, sampler: Sampler, dataset: PromptDataset, order: PromptSampler) -> BatchMaker:
+def _batch_maker(
+    config: Config, sampler: Sampler, dataset: PromptDataset, order: PromptSampler, total_steps: int
+) -> BatchMaker:
     algorithm, data = config.algorithm, config.data
     return BatchMaker(
         sampler=sampler,
@@ -273,6 +278,7 @@ def _batch_maker(config: Config, sampler: Sampler, dataset: PromptDataset, order
         filter_low=algorithm.filter_low,
         filter_high=algorithm.filter_high,
         max_tries=config.trainer.max_try_make_batch,
+        last_step=total_steps,
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from gmpo_mm.config import choose_sampler
 from gmpo_mm.config.schema import Config
-from gmpo_mm.data.prompts import EncodedPrompt, build_prompt, prompt_length
+from gmpo_mm.data.picture_loader import PictureLoader
+from gmpo_mm.data.prompts import EncodedPrompt, build_prompt, load_pictures, prompt_length
 from gmpo_mm.data.records import Record
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.evaluation.results import Protocol as SamplingProtocol
@@ -191,19 +193,25 @@ class LocalGenerator:
             top_k=protocol.top_k,
         )  # fmt: skip
         a_call = max(1, self.samples_a_call // protocol.n)
-        for start in range(0, len(records), a_call):
-            chunk = records[start : start + a_call]
-            prompts = [self._encode(record) for record in chunk]
-            responses = self.model.rollout.generate(prompts, params, seeds[start : start + a_call], note)
-            for i, group in enumerate(responses, start=start):
-                on_done(i, [self._text(response, protocol.stop) for response in group])
-            self.model.forget_images()
+        options = self.prompts.without_chat_template()
+        limits = {"min_pixels": options.min_pixels, "max_pixels": options.max_pixels}
+        pictures = PictureLoader(lambda i: load_pictures(records[i], self.model.processor, **limits))
+        with closing(pictures):
+            for start in range(0, len(records), a_call):
+                end = min(start + a_call, len(records))
+                pictures.expect(range(start, min(end + a_call, len(records))))  # the next call's, too
+                prompts = [self._encode(records[i], i, pictures) for i in range(start, end)]
+                responses = self.model.rollout.generate(prompts, params, seeds[start:end], note)
+                for i, group in enumerate(responses, start=start):
+                    on_done(i, [self._text(response, protocol.stop) for response in group])
+                self.model.forget_images()
 
     def close(self) -> None:
         """Nothing to free: the model stays loaded for the next benchmark."""
 
-    def _encode(self, record: Record) -> EncodedPrompt:
-        return build_prompt(record, self.model.processor, **asdict(self.prompts.without_chat_template()))
+    def _encode(self, record: Record, i: int, pictures: PictureLoader) -> EncodedPrompt:
+        processor, template = self.model.processor, self.prompts.format_prompt
+        return build_prompt(record, processor, format_prompt=template, pictures=lambda: pictures.take(i))
 
     def _text(self, response: Response, stops: Sequence[str]) -> Generated:
         ids = response.token_ids_T.tolist()

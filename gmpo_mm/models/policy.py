@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
+from gmpo_mm.data.patches import pixel_values
 from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.models.fused import fuse_layers
 from gmpo_mm.models.packed_attention import PackedLayout, build_layout
@@ -173,7 +174,7 @@ class PolicyModel:
         found: list[ImageFeatures | None] = [None] * len(prompts)
         missing = []
         for i, prompt in enumerate(prompts):
-            if prompt.pixel_values is None:
+            if prompt.patches is None:
                 continue
             kept = self._frozen_features.get(id(prompt)) if frozen else None
             if kept is not None:
@@ -195,12 +196,12 @@ class PolicyModel:
         self._positions.clear()
 
     def _encode_images(self, prompts: Sequence[EncodedPrompt]) -> list[ImageFeatures]:
-        pixel_values = to_device(torch.cat([p.pixel_values for p in prompts]), self.device)  # type: ignore[misc]
-        grids = torch.cat([p.image_grid_thw_N3 for p in prompts])  # type: ignore[misc]
+        patches = pixel_values([p.patches for p in prompts if p.patches is not None], self.device)
         if self._varlen_vision:
-            images, deepstack = self._encode_on_device(pixel_values, prompts)
+            images, deepstack = self._encode_on_device(patches, prompts)
             return self._by_prompt(prompts, images, deepstack)
-        output = self.backbone.get_image_features(pixel_values, grids.to(self.device))
+        grids = torch.cat([p.image_grid_thw_N3 for p in prompts]).to(self.device)  # type: ignore[misc]
+        output = self.backbone.get_image_features(patches, grids)
         if isinstance(output, (tuple, list)) and isinstance(output[0], torch.Tensor):  # transformers 4: one tensor an image
             images, deepstack = list(output), []
         elif isinstance(output, (tuple, list)):  # transformers 4, Qwen3-VL: (images, DeepStack features)
@@ -211,7 +212,7 @@ class PolicyModel:
         return self._by_prompt(prompts, images, deepstack)
 
     def _encode_on_device(
-        self, pixel_values: torch.Tensor, prompts: Sequence[EncodedPrompt]
+        self, patches: torch.Tensor, prompts: Sequence[EncodedPrompt]
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Features of each picture, and of all pictures for each DeepStack layer, without a look at the device."""
         tower: Any = self.vision
@@ -221,7 +222,7 @@ class PolicyModel:
             for key, value in vision_inputs(tower, grids).items()  # type: ignore[arg-type]
         }
         # the grid itself is not read: everything that follows from it is in `inputs`
-        output = tower(pixel_values.to(tower.patch_embed.proj.weight.dtype), grid_thw=None, **inputs)
+        output = tower(patches.to(tower.patch_embed.proj.weight.dtype), grid_thw=None, **inputs)
         sizes = [t * h * w // tower.spatial_merge_size**2 for t, h, w in grids]
         return list(output.pooler_output.split(sizes)), list(getattr(output, "deepstack_features", None) or [])
 

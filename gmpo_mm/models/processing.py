@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
+from gmpo_mm.data.patches import LEVELS, ImagePatches
 from gmpo_mm.errors import ConfigError, DataError
 
 PROCESSOR_FILES = (
@@ -23,6 +24,9 @@ PROCESSOR_FILES = (
     "added_tokens.json", "chat_template.jinja", "chat_template.json", "preprocessor_config.json", "processor_config.json",
     "video_preprocessor_config.json",
 )  # fmt: skip
+
+AS_BYTES = {"do_rescale": False, "do_normalize": False, "temporal_patch_size": 1}
+"""Options of an image processor that leave colours as bytes, and a still picture's frames single."""
 
 
 class Processor:
@@ -42,6 +46,8 @@ class Processor:
         self.chat_template = chat_template
         self.image_processor = image_processor
         self.image_token_id = image_token_id
+        if image_processor is not None:
+            self._table_CL, self._frames = _levels(image_processor)
 
     @property
     def is_vision(self) -> bool:
@@ -60,36 +66,47 @@ class Processor:
         """Tokens that an image of this patch grid takes in the prompt."""
         return int(grid_thw.prod()) // self.image_processor.merge_size**2  # type: ignore[union-attr]
 
-    def encode(
-        self, text: str, images: Sequence[Image]
-    ) -> tuple[torch.Tensor, list[int], torch.Tensor | None, torch.Tensor | None]:
-        """Encode one prompt.
+    def cut(self, images: Sequence[Image]) -> tuple[ImagePatches, torch.Tensor]:
+        """The patches of a prompt's pictures, and their grids (images, 3) of time, height, width.
 
-        Returns `(input_ids_S, unexpanded_ids, pixel_values, image_grid_thw)`: ids with one token for every image feature, ids
-        with one placeholder for every image, the patches (patches, features) of all images, and their grids (images, 3).
+        Raises ValueError for a picture that the image processor refuses. May be called from any thread.
         """
-        unexpanded_ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
-        places = [i for i, token in enumerate(unexpanded_ids) if token == self.image_token_id]
-        if len(places) != len(images):
+        assert self.image_processor is not None
+        arrays = [np.asarray(image) for image in images]
+        values, grids_N3 = _processed(self.image_processor, arrays, **AS_BYTES)
+        bytes_PF = torch.from_numpy(values.astype(np.uint8))
+        return ImagePatches(bytes_PF, self._table_CL, self._frames), torch.from_numpy(grids_N3)
+
+    def unexpanded_ids(self, text: str, images: int) -> list[int]:
+        """Token ids of a chat text, one placeholder an image; DataError when it has more or fewer of them."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        places = ids.count(self.image_token_id) if self.image_token_id is not None else 0
+        if places != images:
             raise DataError(
-                f"the rendered prompt has {len(places)} image placeholders for {len(images)} images; "
+                f"the rendered prompt has {places} image placeholders for {images} images; "
                 "check that the chat template writes one placeholder for every image"
             )
-        if not images:
-            return torch.tensor(unexpanded_ids), unexpanded_ids, None, None
-        if self.image_processor is None:
-            raise DataError("a record has images, but the model takes text only; choose a vision-language model")
-        # said outright, since transformers 4 guesses the colour axis, and wrongly for pictures 1 or 3 pixels high
-        arrays = [np.asarray(image) for image in images]
-        features = self.image_processor(images=arrays, return_tensors="pt", input_data_format="channels_last")
-        pixel_values, grids_N3 = features["pixel_values"], features["image_grid_thw"]
+        return ids
+
+    def tokenize(self, text: str, grids_N3: torch.Tensor | None) -> tuple[torch.Tensor, list[int]]:
+        """`(input_ids_S, unexpanded_ids)`: ids with one token an image feature, and with one an image."""
+        grids: Iterator[torch.Tensor] = iter(() if grids_N3 is None else grids_N3)
+        unexpanded_ids = self.unexpanded_ids(text, 0 if grids_N3 is None else len(grids_N3))
         input_ids: list[int] = []
-        done = 0
-        for place, grid in zip(places, grids_N3, strict=True):
-            input_ids += unexpanded_ids[done:place] + [self.image_token_id] * self.count_image_tokens(grid)  # type: ignore[list-item]
-            done = place + 1
-        input_ids += unexpanded_ids[done:]
-        return torch.tensor(input_ids), unexpanded_ids, pixel_values, grids_N3
+        for token in unexpanded_ids:
+            times = self.count_image_tokens(next(grids)) if token == self.image_token_id else 1
+            input_ids += [token] * times
+        return torch.tensor(input_ids), unexpanded_ids
+
+    def encode(
+        self, text: str, images: Sequence[Image]
+    ) -> tuple[torch.Tensor, list[int], ImagePatches | None, torch.Tensor | None]:
+        """Encode one prompt: `tokenize` and, when there are images, `cut`.
+
+        Returns `(input_ids_S, unexpanded_ids, patches, image_grid_thw_N3)`, the last two None without images.
+        """
+        patches, grids_N3 = self.cut(images) if images else (None, None)
+        return *self.tokenize(text, grids_N3), patches, grids_N3
 
     def save(self, folder: Path) -> None:
         """Copy the files that tokenizer and processors were read from.
@@ -102,6 +119,43 @@ class Processor:
         if self.chat_template is not None:
             (folder / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
             (folder / "chat_template.json").unlink(missing_ok=True)
+
+
+def _processed(
+    image_processor: Any, arrays: Sequence[np.ndarray], **options: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Patches (P, features) and grids (images, 3) of RGB arrays (height, width, 3)."""
+    # said outright, since transformers 4 guesses the colour axis, and wrongly for pictures 1 or 3 pixels high
+    options |= {"input_data_format": "channels_last", "return_tensors": "np"}
+    features = image_processor(images=list(arrays), **options)
+    return np.asarray(features["pixel_values"]), np.asarray(features["image_grid_thw"], dtype=np.int64)
+
+
+def _levels(image_processor: Any) -> tuple[torch.Tensor, int]:
+    """What an image processor makes of each byte in each channel (channels, 256), and the frames of a patch.
+
+    Taken from the image processor itself, which gets one picture that holds every level. ConfigError when a
+    value of its output depends on more than one byte, as in no family that the local engine supports.
+    """
+    factor = image_processor.patch_size * image_processor.merge_size
+    side = -(-int(LEVELS**0.5) // factor) * factor
+    picture = np.resize(np.arange(LEVELS, dtype=np.uint8), (side, side))[..., None].repeat(3, axis=2)
+    wanted, _ = _processed(image_processor, [picture], do_resize=False)
+    places, _ = _processed(image_processor, [picture], do_resize=False, **AS_BYTES)
+    frames = wanted.shape[1] // places.shape[1]
+    values_PCF = wanted.reshape(len(wanted), 3, frames, -1)[:, :, 0]
+    places_PCF = places.astype(np.uint8).reshape(values_PCF.shape)
+    table_CL = np.empty((3, LEVELS), np.float32)
+    for channel in range(3):
+        table_CL[channel, places_PCF[:, channel]] = values_PCF[:, channel]
+    patches = ImagePatches(torch.from_numpy(places.astype(np.uint8)), torch.from_numpy(table_CL), frames)
+    if not np.array_equal(patches.pixel_values.numpy(), wanted):
+        raise ConfigError(
+            f"the image processor {type(image_processor).__name__} does more than resize, rescale and "
+            "normalise pictures and cut them into patches; the local engine supports those of Qwen2-VL, "
+            "Qwen2.5-VL and Qwen3-VL"
+        )
+    return patches.table_CL, frames
 
 
 def find_files(path: str, names: Sequence[str]) -> list[Path]:

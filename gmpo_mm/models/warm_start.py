@@ -110,11 +110,12 @@ def make_batch(problems: Sequence[Problem], responses: Sequence[str], processor:
     for problem, response in zip(problems, responses, strict=True):
         content = [{"type": "image"}, {"type": "text", "text": problem.text.removeprefix("<image>")}]
         text = processor.chat_text([{"role": "user", "content": content}])
-        prompt_ids, _, pixel_values, grid = processor.encode(text, [draw(problem)])
+        prompt_ids, _, patches, grid = processor.encode(text, [draw(problem)])
         response_ids = torch.tensor(processor.tokenizer.encode(response, add_special_tokens=False))
         rows.append(torch.cat([prompt_ids, response_ids]))
         labels.append(torch.cat([torch.full_like(prompt_ids, IGNORED), response_ids]))
-        pixels.append(pixel_values)
+        assert patches is not None
+        pixels.append(patches.pixel_values)
         grids.append(grid)
     pad = nn.utils.rnn.pad_sequence
     input_ids = pad(rows, batch_first=True, padding_value=processor.tokenizer.pad_token_id)
@@ -122,7 +123,7 @@ def make_batch(problems: Sequence[Problem], responses: Sequence[str], processor:
         "input_ids": input_ids,
         "attention_mask": pad([torch.ones_like(row) for row in rows], batch_first=True),
         "labels": pad(labels, batch_first=True, padding_value=IGNORED),
-        "pixel_values": torch.cat(pixels),  # type: ignore[arg-type]
+        "pixel_values": torch.cat(pixels),
         "image_grid_thw": torch.cat(grids),  # type: ignore[arg-type]
         "mm_token_type_ids": torch.eq(input_ids, processor.image_token_id or 0).int(),
     }

@@ -72,7 +72,10 @@ class Sampler:
 
 @dataclass
 class BatchMaker:
-    """Draws a step's prompts, samples and grades them, and filters groups online (DAPO) when it is switched on."""
+    """Draws a step's prompts, samples and grades them, and filters groups online (DAPO) where asked to.
+
+    While prompts are in use, the pictures of the next ones are prepared, unless the step is `last_step`.
+    """
 
     sampler: Sampler
     dataset: PromptDataset
@@ -86,6 +89,7 @@ class BatchMaker:
     filter_low: float = 0.01
     filter_high: float = 0.99
     max_tries: int = 20
+    last_step: int | None = None
 
     def make(
         self, step: int, progress: Progress | None = None
@@ -116,7 +120,11 @@ class BatchMaker:
         return groups[: self.prompts], baselines[: self.prompts], facts
 
     def _make_once(self, step: int, seen: int, progress: Progress | None) -> tuple[list[SampledGroup], list[float]]:
-        prompts = [self.dataset[i] for i in self.order.next_indices(self.prompts_a_call)]
+        indices = self.order.next_indices(self.prompts_a_call)
+        # with online filtering nobody knows whether another call follows
+        is_enough = self.filter_key is None and seen + self.prompts_a_call >= self.prompts
+        is_last = step == self.last_step and is_enough
+        prompts = self.dataset.batch(indices, [] if is_last else self.order.upcoming(self.prompts_a_call))
         seeds = [prompt_seed(self.seed, step, seen + i) for i in range(len(prompts))]
         baselines = []
         if self.greedy_baseline:

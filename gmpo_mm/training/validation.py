@@ -31,7 +31,8 @@ class Validator:
         groups: list[SampledGroup] = []
         for start in range(0, len(self.dataset), self.prompts_a_call):
             end = min(start + self.prompts_a_call, len(self.dataset))
-            prompts = [self.dataset[i] for i in range(start, end)]
+            after = min(end + self.prompts_a_call, len(self.dataset))
+            prompts = self.dataset.batch(range(start, end), range(end, after))
             seeds = [prompt_seed(self.seed, 1 << 32, i) for i in range(start, end)]
             groups += self.sampler.sample(prompts, self.params, seeds, progress)
             self.forget_images()

@@ -36,6 +36,16 @@ def test_resuming_at_any_step_gives_the_same_rows(
     assert resumed.state_dict() == whole.state_dict()
 
 
+@given(st.integers(1, 30), st.booleans(), st.lists(st.integers(1, 30), min_size=1, max_size=20))
+def test_looking_ahead_changes_nothing(size: int, shuffle: bool, counts: list[int]) -> None:
+    counts = [min(count, size) for count in counts]
+    looked, plain = PromptSampler(size, shuffle, 1), PromptSampler(size, shuffle, 1)
+    for count in counts:
+        shown = looked.upcoming(count)
+        assert looked.state_dict() == plain.state_dict()
+        assert looked.next_indices(count) == shown == plain.next_indices(count)
+
+
 def test_an_epoch_shows_every_row_once_and_epochs_differ() -> None:
     sampler = PromptSampler(12, True, 5)
     epochs = [[i for _ in range(3) for i in sampler.next_indices(4)] for _ in range(3)]

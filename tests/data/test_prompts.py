@@ -85,7 +85,7 @@ def test_the_length_of_a_processor_without_arithmetic_comes_from_encoding(proces
     class Plain:
         """The real image processor without its size-to-patches method."""
 
-        merge_size = real.merge_size
+        merge_size, patch_size = real.merge_size, real.patch_size
 
         def __call__(self, **kwargs: object) -> object:
             return real(**kwargs)
@@ -126,7 +126,10 @@ def test_an_image_row_needs_a_vision_model(text_processor: Processor) -> None:
         build_prompt(record, text_processor)
 
 
-def test_a_chat_template_that_loses_the_image_is_an_error_with_the_row(processor: Processor) -> None:
+@pytest.mark.parametrize("act", [build_prompt, prompt_length])
+def test_a_chat_template_that_loses_the_image_is_an_error_with_the_row(
+    processor: Processor, act: Callable
+) -> None:
     class NoImages(Processor):
         def chat_text(self, messages: list[dict]) -> str:
             return "no image here"
@@ -134,7 +137,7 @@ def test_a_chat_template_that_loses_the_image_is_an_error_with_the_row(processor
     record = records_of({"problem": "<image>", "images": [plain()]})[0]
     broken = NoImages(processor.tokenizer, processor.image_processor, processor.image_token_id)
     with pytest.raises(DataError, match="row 0 of test data: .*0 image placeholders for 1 images"):
-        build_prompt(record, broken)
+        act(record, broken)
 
 
 def test_a_format_prompt_is_read_stripped_and_rendered(tmp_path: Path) -> None:

@@ -6,12 +6,17 @@ import importlib.util
 import json
 import re
 import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from gmpo_mm.data import picture_loader
+from gmpo_mm.data.prompts import Pictures, load_pictures
 from gmpo_mm.errors import ConfigError
+from gmpo_mm.evaluation import generators
 from gmpo_mm.evaluation.evaluate import evaluate
 from gmpo_mm.evaluation.results import Result, read_result
 from gmpo_mm.evaluation.task import find_model
@@ -59,6 +64,23 @@ def test_the_number_of_responses_in_a_batch_changes_no_byte(finished: Result, tm
         other = evaluate_one(tmp_path / str(batch), batch=batch)
         for name in ("samples.jsonl", "summary.json", "problems.jsonl"):
             assert (other.path / name).read_bytes() == (finished.path / name).read_bytes(), name
+
+
+def test_pictures_prepared_ahead_in_threads_change_no_byte(
+    finished: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaders: set[str] = set()
+
+    def noted(*args: Any, **options: Any) -> Pictures:
+        loaders.add(threading.current_thread().name)
+        return load_pictures(*args, **options)
+
+    monkeypatch.setattr(picture_loader, "THREADED_PATCHES", 0)
+    monkeypatch.setattr(generators, "load_pictures", noted)
+    other = evaluate_one(tmp_path / "ahead", batch=8)  # two problems a call
+    assert (other.path / "samples.jsonl").read_bytes() == (finished.path / "samples.jsonl").read_bytes()
+    assert any(name.startswith("gmpo-pictures") for name in loaders)
+    assert not any(thread.name.startswith("gmpo-pictures") for thread in threading.enumerate())
 
 
 def test_the_first_problems_get_the_same_samples_with_and_without_the_rest(finished: Result, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import transformers
 
+from gmpo_mm.data.patches import ImagePatches
 from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.data.records import Record
 from gmpo_mm.models.loading import use_packed_attention
@@ -93,6 +94,9 @@ def build_policy(family: str, **kwargs: object) -> PolicyModel:
     return PolicyModel(build_model(family), forbidden_token_ids=forbidden, eos_token_ids=ENDS, **kwargs)
 
 
+PIXEL_TABLE = torch.linspace(-1.8, 2.2, 256).repeat(3, 1)
+
+
 def make_prompt(length: int, grids: list[tuple[int, int, int]] = (), seed: int = 0) -> EncodedPrompt:
     """A random prompt of text tokens and, between them, images of the given patch grids."""
     generator = torch.Generator().manual_seed(seed)
@@ -106,7 +110,8 @@ def make_prompt(length: int, grids: list[tuple[int, int, int]] = (), seed: int =
             ids += [VISION_START] + [IMAGE] * (t * h * w // 4) + [VISION_END]
             unexpanded += [VISION_START, IMAGE, VISION_END]
     patches = sum(t * h * w for t, h, w in grids)
-    pixels = torch.randn(patches, 3 * 2 * 14 * 14, generator=generator) if grids else None
+    levels = torch.randint(0, 256, (patches, 3 * 14 * 14), generator=generator, dtype=torch.uint8)
+    pixels = ImagePatches(levels, PIXEL_TABLE, frames=2) if grids else None
     record = Record(problem="?", images=(), answer="1", answers=("1",), id=str(seed), source=None, row=seed, extra={})
     return EncodedPrompt(
         record, "", torch.tensor(ids), unexpanded, (), pixels, torch.tensor(grids) if grids else None

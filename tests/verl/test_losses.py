@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
 from verl.utils.metric import Metric as VerlMetric
 
 from gmpo_mm.algorithms import PolicyLossConfig, finalize_metrics, merge_metrics
 from gmpo_mm.config.schema import GMPOLossConfig
-from gmpo_mm.engines.verl.losses import take_metrics
+from gmpo_mm.engines.verl import losses
+from gmpo_mm.engines.verl.losses import MARK, take_metrics
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import Batch
@@ -116,6 +118,35 @@ def test_metrics_do_not_depend_on_the_cut(setup: tuple[Any, ...]) -> None:
     for micro in (1, 4):
         cut = arrived(gradients_and_metrics(rows, engine, Setting(n, micro, kl_coef=0.1))[1])
         assert cut == pytest.approx(whole, rel=1e-5, abs=1e-7)
+
+
+class ReadBacks(TorchDispatchMode):
+    """Counts the values that the host reads one by one; on a GPU each waits for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_our_metrics_read_the_device_once_a_micro_batch(
+    setup: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As often as verl does with no metric of ours, but for one transfer of all their numbers together."""
+    _, rows, _, engine = setup
+    setting = Setting(len(rows), 4, kl_coef=0.1)
+    with ReadBacks() as ours:
+        _, metrics = gradients_and_metrics(rows, engine, setting)
+    numbers = [name for name in metrics if name.startswith(MARK)]
+    transfers = []
+    monkeypatch.setattr(losses, "_travelling", lambda metrics, ranks: transfers.append(len(metrics)) or {})
+    with ReadBacks() as verls:
+        gradients_and_metrics(rows, engine, setting)
+    assert len(transfers) == -(-len(rows) // 4) and len(numbers) >= transfers[0] > 5
+    assert ours.count == verls.count
 
 
 ROWS = ([0, 1, 4, 6, 9, 10, 12, 15], [2, 3, 5, 7, 8, 11, 13, 14])  # other lengths on each rank

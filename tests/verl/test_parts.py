@@ -24,7 +24,7 @@ from gmpo_mm.engines.verl.cpu.server import HFServer, ServerSettings
 from gmpo_mm.engines.verl.dataset import GMPODataset
 from gmpo_mm.engines.verl.rewards import ERROR, GMPORewardManager
 from gmpo_mm.engines.verl.translate import ADVANTAGE_NAME
-from gmpo_mm.models.processing import load_processor
+from gmpo_mm.models.processing import Processor, load_processor
 from gmpo_mm.training.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,7 +101,10 @@ def test_rows_for_verl_hold_the_messages_pictures_and_answers_of_our_data_set(tm
     processor = load_processor(VL, is_vision=True, image_token_id=shape.image_token_id)
     with Progress() as progress:
         dataset = GMPODataset.from_config(config, processor, True, progress)
-    item, record = dataset[3], dataset.prompts.record(3)
+    with pytest.MonkeyPatch.context() as patch:  # verl would throw patches away: its workers cut their own
+        patch.setattr(Processor, "cut", lambda *_: pytest.fail("patches were cut"))
+        item = dataset[3]
+    record = dataset.prompts.record(3)
     parts = item["raw_prompt"][0]["content"]
     pictures = [part["image"] for part in parts if part["type"] == "image"]
     assert pictures == list(dataset.prompts[3].images) and len(pictures) == len(record.images) == 1

@@ -46,10 +46,9 @@ class GMPODataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """What verl carries to its workers for one prompt."""
-        prompt = self.prompts[index]
-        record = prompt.record
+        record = self.prompts.record(index)
         messages = build_messages(record, self._format_prompt)
-        pictures = iter(prompt.images)
+        pictures = iter(self.prompts.images(index))  # no patches: verl's sampling workers cut them themselves
         for message in messages:
             for part in message["content"] if isinstance(message["content"], list) else []:
                 if part["type"] == "image":

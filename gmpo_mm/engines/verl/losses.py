@@ -85,15 +85,23 @@ def measured_loss(config: Any, model_output: Any, data: Any, dp_group: Any = Non
 
 
 def _travelling(metrics: dict[str, Metric], ranks: int) -> dict[str, VerlMetric]:
-    """verl adds micro-batches and averages ranks for SUM, and compares both for MIN and MAX."""
+    """verl adds micro-batches and averages ranks for SUM, and compares both for MIN and MAX.
+
+    Reads the device once.
+    """
+    if not metrics:
+        return {}
+    tensors = [tensor for metric in metrics.values() for tensor in (metric.value, metric.count)]
+    # float64 holds float32 sums and counts of tokens exactly
+    numbers = iter(torch.stack([tensor.detach().double() for tensor in tensors]).tolist())
     found: dict[str, VerlMetric] = {}
     for name, metric in metrics.items():
+        value, count = next(numbers), next(numbers)
         if metric.kind == "mean":
-            for part in ("value", "count"):
-                number = float(getattr(metric, part)) * ranks
-                found[f"{MARK}{part}/{name}"] = VerlMetric(AggregationType.SUM, number)
+            found[f"{MARK}value/{name}"] = VerlMetric(AggregationType.SUM, value * ranks)
+            found[f"{MARK}count/{name}"] = VerlMetric(AggregationType.SUM, count * ranks)
         else:
-            found[f"{MARK}{metric.kind}/{name}"] = VerlMetric(AggregationType(metric.kind), float(metric.value))
+            found[f"{MARK}{metric.kind}/{name}"] = VerlMetric(AggregationType(metric.kind), value)
     return found
 
 

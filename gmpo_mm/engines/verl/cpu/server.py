@@ -181,16 +181,10 @@ class HFServer:
         return outputs  # type: ignore[return-value]
 
     def _encoded(self, request: Request) -> EncodedPrompt:
-        pixels = grid = None
-        if request.images:
-            arrays = [np.asarray(image) for image in request.images]
-            features = self.processor.image_processor(  # type: ignore[misc]
-                images=arrays, return_tensors="pt", input_data_format="channels_last"
-            )
-            pixels, grid = features["pixel_values"], features["image_grid_thw"]
+        patches, grid = self.processor.cut(request.images) if request.images else (None, None)
         ids = list(request.prompt_ids)
         record = Record(problem="", images=(), answer="", answers=(), id="")
-        return EncodedPrompt(record, "", torch.tensor(ids), ids, tuple(request.images), pixels, grid)
+        return EncodedPrompt(record, "", torch.tensor(ids), ids, tuple(request.images), patches, grid)
 
     def _seed(self, request: Request) -> int:
         """From the run's seed, the weights' step and the prompt; a prompt that comes again at one step gets another."""
