@@ -8,7 +8,7 @@ from gmpo_mm.config.schema import Config
 from gmpo_mm.errors import ConfigError
 
 LONGEST_BUILT_IN = 256
-"""Response tokens up to which the built-in sampler does on a GPU: it launches each kernel of a token by itself."""
+"""Response tokens up to which the built-in sampler will do on a GPU: it launches every kernel by itself."""
 
 
 def sees_gpu(device: str) -> bool:
@@ -40,8 +40,8 @@ def choose_sampler(
         return "vllm", "vLLM and a GPU are there"
     if max_tokens > LONGEST_BUILT_IN:
         raise ConfigError(
-            f"{key} = 'auto': vLLM is not installed, and on a GPU the built-in sampler takes minutes for responses of "
-            f"{max_tokens} tokens; pip install 'gmpo-mm[vllm]', or set {key}=hf to sample with it all the same (auto "
-            f"does up to {LONGEST_BUILT_IN} tokens)."
+            f"{key} = 'auto': vLLM is not installed, and on a GPU the built-in sampler takes minutes for "
+            f"responses of {max_tokens} tokens; pip install 'gmpo-mm[vllm]', or set {key}=hf to sample with it "
+            f"all the same (auto does up to {LONGEST_BUILT_IN} tokens)."
         )
     return "hf", "vLLM is not installed"

@@ -22,13 +22,14 @@ def start_vllm(
 ) -> VLLMRollout:
     """Start vLLM as `worker.rollout` says.
 
-    With `trains` it leaves the GPU to the update, and starts with doing so. Raises ConfigError for what vLLM can't do.
+    With `trains` it leaves the GPU to the update, and starts with doing so. Raises ConfigError for what vLLM
+    can't do.
     """
     rollout, model = config.worker.rollout, config.worker.actor.model
     if model.override_config:
         raise ConfigError(
-            "worker.actor.model.override_config changes the trained model, and vLLM would sample from the unchanged one; "
-            "set worker.rollout.name=hf, or write the changes into the model's config.json"
+            "worker.actor.model.override_config changes the trained model, and vLLM would sample from the "
+            "unchanged one; set worker.rollout.name=hf, or write the changes into the model's config.json"
         )
     return VLLMRollout(
         resolve_model_path(model.model_path or ""),

@@ -1,12 +1,12 @@
 """Saves a run's checkpoints from a snapshot, in a thread, while the next steps train.
 
     end of step N     save(N): the former write is waited for; what training changes is copied to host memory
-    while N + 1 ..    the thread writes the copies aside, flushes them, gives them their name, prunes older checkpoints
+    while N + 1 ..    the thread writes the copies aside, flushes and names them, prunes older checkpoints
     later             check, save or wait raises what went wrong in the thread
 
-The snapshot takes 4 bytes (weight) + 8 bytes (AdamW's moments) of host memory for each trained parameter: on a GPU one
-page-locked buffer for the whole run, on the CPU fresh copies until they are written. Frozen weights are not copied, but on a
-GPU, and in 16 bits anywhere, they are kept once more in float32 on the CPU.
+The snapshot takes 4 bytes (weight) + 8 bytes (AdamW's moments) of host memory for each trained parameter: on
+a GPU one page-locked buffer for the whole run, on the CPU fresh copies until they are written. Frozen weights
+are not copied, but on a GPU, and in 16 bits anywhere, they are kept once more in float32 on the CPU.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ MARGIN_BYTES = 2**30
 class CheckpointSaver:
     """A context manager: on leaving it no write goes on. One write is in flight at most.
 
-    Leaving with an error finishes the write first; a failure of the write is then only shown, for the error on its way
-    ends the run. Leaving with KeyboardInterrupt, an order to stop at once, gives the write up: nothing of it is left.
+    Leaving with an error finishes the write first; a failure of the write is then only shown, for the error
+    on its way ends the run. Leaving with KeyboardInterrupt, an order to stop at once, gives the write up:
+    nothing of it is left.
     """
 
     def __init__(
@@ -61,11 +62,14 @@ class CheckpointSaver:
         self._write: _Write | None = None
         self._said_foreground = False
 
-    def save(self, step: int, state: Mapping[str, Any], protect: Collection[int], *, background: bool) -> None:
-        """Save the run as it is after `step`: `state` as `trainer_state.json`, checkpoints in `protect` never pruned.
+    def save(
+        self, step: int, state: Mapping[str, Any], protect: Collection[int], *, background: bool
+    ) -> None:
+        """Save the run as it is after `step`: `state` as `trainer_state.json`, checkpoints in `protect` never
+        pruned.
 
-        In the foreground, where nothing is copied, unless `background` is asked for and host memory allows it.
-        Raises TrainingError when this write in the foreground, or the former one, failed.
+        In the foreground, where nothing is copied, unless `background` is asked for and host memory allows
+        it. Raises TrainingError when this write in the foreground, or the former one, failed.
         """
         self.wait()
         with self._progress.stage(f"step {step}: saving", 1, "checkpoint"):
@@ -73,7 +77,9 @@ class CheckpointSaver:
                 self._frozen = frozen_weights(self._policy)
             groups = {"": changing_weights(self._policy, self._optimizer)}
             if not self._model_only:
-                groups["optimizer"] = optimizer_tensors(self._optimizer, list(self._policy.module.named_parameters()))
+                groups["optimizer"] = optimizer_tensors(
+                    self._optimizer, list(self._policy.module.named_parameters())
+                )
             if background and self._is_affordable(groups):
                 groups = self._copies_of(groups)
                 self._write = _Write(step, self._work(step, groups, copy.deepcopy(dict(state)), protect))
@@ -86,7 +92,7 @@ class CheckpointSaver:
             self.wait()
 
     def wait(self) -> None:
-        """Wait for the write in flight, if there is one, and raise what went wrong in it; Ctrl-C gives it up."""
+        """Wait for the write in flight, if there is one, and raise what went wrong in it; Ctrl-C gives up."""
         if self._write is None:
             return
         write = self._write
@@ -102,7 +108,9 @@ class CheckpointSaver:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._write is not None and isinstance(error, KeyboardInterrupt):
             self._write.stop()
             return
@@ -120,7 +128,8 @@ class CheckpointSaver:
         state: Mapping[str, Any],
         protect: Collection[int],
     ) -> Callable[[SafetensorsWriter], Any]:
-        """The whole write as a function of its writer; of the module it reads names and configuration, no weights."""
+        """The whole write as a function of its writer; of the module it reads names and configuration, no
+        weights."""
         weights = {**(self._frozen or {}), **groups[""]}
         return lambda writer: self._run.save_checkpoint(
             step,
@@ -139,29 +148,39 @@ class CheckpointSaver:
         if not affordable and not self._said_foreground:
             self._said_foreground = True
             self._progress.log(
-                "training waits while a checkpoint is written: writing it in the background takes a snapshot of "
-                f"{need:,} bytes, and of the {free:,} available bytes of host memory {MARGIN_BYTES:,} have to stay free"
+                "training waits while a checkpoint is written: writing it in the background takes a snapshot "
+                f"of {need:,} bytes, and of the {free:,} available bytes of host memory {MARGIN_BYTES:,} have to "
+                "stay free"
             )
         return affordable
 
-    def _copies_of(self, groups: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, dict[str, torch.Tensor]]:
+    def _copies_of(
+        self, groups: Mapping[str, Mapping[str, torch.Tensor]]
+    ) -> dict[str, dict[str, torch.Tensor]]:
         copies = self._copies.copy(_flat(groups))
-        return {group: {name: copies[f"{group}/{name}"] for name in tensors} for group, tensors in groups.items()}
+        return {
+            group: {name: copies[f"{group}/{name}"] for name in tensors} for group, tensors in groups.items()
+        }
 
 
 def _flat(groups: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    return {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+    return {
+        f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()
+    }
 
 
 class _Write:
-    """One write in a thread that doesn't keep the process alive: a process that ends leaves what `kill -9` would."""
+    """One write in a thread that doesn't keep the process alive: a process that ends leaves what `kill -9`
+    would."""
 
     def __init__(self, step: int, work: Callable[[SafetensorsWriter], Any]) -> None:
         self.step = step
         self._writer = SafetensorsWriter()
         self._error: BaseException | None = None
         self._ended = threading.Event()
-        threading.Thread(target=self._do, args=(work,), name=f"checkpoint of step {step}", daemon=True).start()
+        threading.Thread(
+            target=self._do, args=(work,), name=f"checkpoint of step {step}", daemon=True
+        ).start()
 
     def _do(self, work: Callable[[SafetensorsWriter], Any]) -> None:
         try:
@@ -183,6 +202,7 @@ class _Write:
             raise self._error
 
     def stop(self) -> None:
-        """Give up: at the next chunk of a file, unless the checkpoint has its name already; waits for that."""
+        """Give up: at the next chunk of a file, unless the checkpoint has its name already; waits for
+        that."""
         self._writer.stop()
         self._ended.wait()

@@ -8,7 +8,8 @@ import torch
 
 CPU = torch.device("cpu")
 SLAB_BYTES = 1 << 28
-"""Host memory is taken in pieces of this size: torch rounds each piece of pinned memory up to a power of two."""
+"""Host memory is taken in pieces of this size: torch rounds each piece of pinned memory up to a power of
+two."""
 ALIGNMENT = 64
 
 

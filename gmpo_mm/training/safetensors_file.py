@@ -1,10 +1,12 @@
 """Writes safetensors files and takes their SHA-256 from the bytes on their way to the disk.
 
-`safetensors.torch.save_file` never releases Python's interpreter lock, so a thread that saves with it would stop the training
-beside it, and the file would have to be read again for its hash. The bytes are the same as its own.
+`safetensors.torch.save_file` never releases Python's interpreter lock, so a thread that saves with it would
+stop the training beside it, and the file would have to be read again for its hash. The bytes are the same as
+its own.
 
-Layout (https://huggingface.co/docs/safetensors, "Format"): 8 bytes with the header's length N, little-endian; N bytes of JSON,
-padded with spaces to a multiple of 8; the tensors' bytes in the header's order, which is by type, then by name.
+Layout (https://huggingface.co/docs/safetensors, "Format"): 8 bytes with the header's length N, little-endian;
+N bytes of JSON, padded with spaces to a multiple of 8; the tensors' bytes in the header's order, which is by
+type, then by name.
 """
 
 from __future__ import annotations
@@ -82,13 +84,19 @@ class SafetensorsWriter:
         self.sha256[path] = digest.hexdigest()
 
 
-def _header(names: list[str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None) -> bytes:
+def _header(
+    names: list[str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None
+) -> bytes:
     entries: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
     end = 0
     for name in names:
         tensor = tensors[name]
         start, end = end, end + tensor.numel() * tensor.element_size()
-        entries[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        entries[name] = {
+            "dtype": _TYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text

@@ -17,8 +17,9 @@ ALIGNMENT = 64
 class HostCopies:
     """Copies tensors to the CPU.
 
-    `reuse`: one buffer is filled again by every call, so that the former copies are lost. `pin`: it is page-locked, so that a
-    GPU writes into it at full speed. Without `reuse` each call makes fresh copies, freed with the last reference.
+    `reuse`: one buffer is filled again by every call, so that the former copies are lost. `pin`: it is
+    page-locked, so that a GPU writes into it at full speed. Without `reuse` each call makes fresh copies,
+    freed with the last reference.
     """
 
     def __init__(self, *, reuse: bool, pin: bool) -> None:
@@ -44,7 +45,10 @@ class HostCopies:
         if self._reuse:
             copies = self._fill_buffer(distinct)
         else:
-            copies = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in distinct.items()}
+            copies = {
+                key: value.detach().clone(memory_format=torch.contiguous_format)
+                for key, value in distinct.items()
+            }
         return {name: copies[id(tensor)] for name, tensor in tensors.items()}
 
     def _fill_buffer(self, tensors: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
@@ -62,7 +66,8 @@ class HostCopies:
         return copies
 
     def _replace_buffer(self, size: int) -> None:
-        """Page-locked in place: torch's own pinned memory is rounded up to a power of two, twice the size at worst."""
+        """Page-locked in place: torch's own pinned memory is rounded up to a power of two, twice the size at
+        worst."""
         if self._pin and self._buffer.nbytes:
             torch.cuda.cudart().cudaHostUnregister(self._buffer.ctypes.data)
         self._buffer = np.empty(0, dtype=np.uint8)  # the former one is freed before the new one is made
@@ -78,7 +83,8 @@ class HostCopies:
 
 
 def available_memory(control_group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that this process could still allocate on the host: the machine's, or less where a container has a limit.
+    """Bytes that this process could still allocate on the host: the machine's, or less where a container has
+    a limit.
 
     psutil knows nothing of a container's limit (cgroup v2). Cached files count as used there, but make room.
     """
@@ -104,7 +110,8 @@ def _room(tensor: torch.Tensor) -> int:
 
 
 def _part(buffer: np.ndarray, start: int, like: torch.Tensor) -> torch.Tensor:
-    """A tensor with a storage of its own: to safetensors and transformers, tensors of one storage are tied weights."""
+    """A tensor with a storage of its own: to safetensors and transformers, tensors of one storage are tied
+    weights."""
     if not like.numel():
         return torch.empty(like.shape, dtype=like.dtype)
     part = torch.frombuffer(buffer, dtype=like.dtype, count=like.numel(), offset=start)  # type: ignore[call-overload]

@@ -1,4 +1,5 @@
-"""Checkpoints written while the next step trains: killed, interrupted and out of disk in the middle, end to end."""
+"""Checkpoints written while the next step trains: killed, interrupted and out of disk in the middle, end to
+end."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ STEPS = 4
 OPTIONS = (
     f"trainer.max_steps={STEPS}", "trainer.save_freq=2", "trainer.save_limit=2", "algorithm.drop_zero_advantage=false",
 )  # fmt: skip
-# The flush of a checkpoint's file in a thread that isn't the main one lasts until there is a file GATE: a very slow disk.
+# The flush of a checkpoint's file in a thread that isn't the main one lasts until there is a file GATE: a
+# very slow disk.
 HELD_DISK = """
 import os, threading, time
 fsync = os.fsync

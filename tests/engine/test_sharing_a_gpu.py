@@ -1,4 +1,5 @@
-"""What leaves the device while it samples, in whole runs: nothing of it may change a number, and the order is fixed."""
+"""What leaves the device while it samples, in whole runs: nothing of it may change a number, and the order is
+fixed."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from gmpo_mm.training.offload import Offload
 from tests.engine.runs import arguments, file_bytes, metrics_without_times, run_here
 from tests.training.builders import make_actor
 
-# a reference model, validation in between, filtering that samples several times a step, and a checkpoint a step
+# a reference model, validation in between, filtering that samples several times a step, and a checkpoint a
+# step
 OVERRIDES = (
     "algorithm.disable_kl=false", "algorithm.use_kl_loss=true", "algorithm.drop_zero_advantage=false",
     "algorithm.online_filtering=true", "algorithm.filter_low=0.0001", "data.mini_rollout_batch_size=2",
@@ -61,7 +63,8 @@ class RecordingOffload(Offload):
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The order of the calls of a run that shares its device with a sampler; both sides of the copies are CPU memory."""
+    """The order of the calls of a run that shares its device with a sampler; both sides of the copies are CPU
+    memory."""
     made: list[str] = []
 
     def offload(config: Any, name: str, actor: Any, reference: Any, device: Any) -> Offload:

@@ -1,4 +1,5 @@
-"""The order in which vLLM's memory comes and goes on a GPU, and its seeds there, with a stand-in for its engine."""
+"""The order in which vLLM's memory comes and goes on a GPU, and its seeds there, with a stand-in for its
+engine."""
 
 from __future__ import annotations
 

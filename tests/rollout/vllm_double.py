@@ -1,4 +1,5 @@
-"""A stand-in for vLLM's engine on a GPU, where the real one can't run: it notes down calls and refuses impossible ones.
+"""A stand-in for vLLM's engine on a GPU, where the real one can't run: it notes down calls and refuses
+impossible ones.
 
 `tests/vllm/test_memory.py` holds its methods against those of the real one.
 """

@@ -26,7 +26,11 @@ class Training:
         optimizer = torch.optim.AdamW(self.module.parameters())
         for parameter in self.module.parameters():
             zeros = torch.zeros_like(parameter)
-            optimizer.state[parameter] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+            optimizer.state[parameter] = {
+                "step": torch.tensor(0.0),
+                "exp_avg": zeros,
+                "exp_avg_sq": zeros.clone(),
+            }
         self.optimizer = optimizer
         torch.nn.init.zeros_(self.module.lm_head.weight)
         self.run = RunDirectory.open(path, resume="auto", config="a: 1", command=["train"])
@@ -56,5 +60,9 @@ def assert_holds(checkpoints, step):
     """The checkpoint is whole and holds the values of its own step."""
     data = load_checkpoint(checkpoints / f"step_{step}")
     assert data.state["value"] == step
-    assert set(load_file(data.model_dir / "model.safetensors")["lm_head.weight"].unique().tolist()) == {float(step)}
-    assert {float(value) for tensor in data.tensors("optimizer").values() for value in tensor.unique()} == {float(step)}
+    assert set(load_file(data.model_dir / "model.safetensors")["lm_head.weight"].unique().tolist()) == {
+        float(step)
+    }
+    assert {float(value) for tensor in data.tensors("optimizer").values() for value in tensor.unique()} == {
+        float(step)
+    }

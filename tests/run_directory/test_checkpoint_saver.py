@@ -21,7 +21,8 @@ from tests.run_directory.small_training import Training, assert_holds, steps_of
 
 
 class Gate:
-    """Holds every write of a background thread at the flush of a file of this name, of any if None, until it is opened."""
+    """Holds every write of a background thread at the flush of a file of this name, of any if None, until it
+    is opened."""
 
     def __init__(self):
         self.opened, self.reached, self.file = threading.Event(), threading.Event(), None
@@ -123,7 +124,13 @@ def test_metrics_are_on_the_disk_before_the_checkpoint_has_its_name(training, mo
         events.clear()
         training.save(1)
     assert events.index("metrics.jsonl") < events.index("-> step_1")
-    written = {"model.safetensors", "config.json", "optimizer.safetensors", "trainer_state.json", "manifest.json"}
+    written = {
+        "model.safetensors",
+        "config.json",
+        "optimizer.safetensors",
+        "trainer_state.json",
+        "manifest.json",
+    }
     assert written <= set(events[: events.index("-> step_1")])
     assert events.count("model.safetensors") == 1
 
@@ -171,7 +178,9 @@ def test_a_full_disk_in_the_background_is_raised_where_the_run_looks_next(traini
     assert json.loads((training.run.path / "run.json").read_text())["last_checkpoint"] == 1
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "manifest.json", "checkpoints", "metrics.jsonl"])
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "config.json", "manifest.json", "checkpoints", "metrics.jsonl"]
+)
 def test_whatever_the_disk_refuses_is_a_training_error(training, monkeypatch, file):
     with pytest.raises(TrainingError, match="No space left|disk is full"), training.saver:
         fail_a_write(training, monkeypatch, FULL, file)
@@ -216,7 +225,9 @@ def test_an_order_to_stop_at_once_gives_the_write_up(training, gate, monkeypatch
         assert gate.reached.wait(30)
         threading.Timer(0.3, gate.open).start()
         if while_waiting:  # the signal's handler raises it inside of the wait
-            monkeypatch.setattr(checkpoint_saver._Write, "wait", lambda write: (_ for _ in ()).throw(KeyboardInterrupt))
+            monkeypatch.setattr(
+                checkpoint_saver._Write, "wait", lambda write: (_ for _ in ()).throw(KeyboardInterrupt)
+            )
             training.saver.wait()
         raise KeyboardInterrupt
     assert os.listdir(training.run.checkpoints_dir) == []
@@ -235,7 +246,9 @@ def test_without_memory_for_a_snapshot_it_is_saved_at_once_and_said_once(trainin
         text = training.output.getvalue()
         assert text.count("training waits while a checkpoint is written") == 1
         assert f"{need:,}" not in text and f"{checkpoint_saver.MARGIN_BYTES:,}" in text  # moments count too
-        monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(checkpoint_saver.MARGIN_BYTES + 4 * need))
+        monkeypatch.setattr(
+            psutil, "virtual_memory", lambda: memory(checkpoint_saver.MARGIN_BYTES + 4 * need)
+        )
         training.step(3)
         training.save(3)
         assert training.saver._write is not None

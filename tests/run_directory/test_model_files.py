@@ -1,4 +1,5 @@
-"""A model's files from given tensors: transformers' own bytes, whatever the family, and float32 masters for 16-bit weights."""
+"""A model's files from given tensors: transformers' own bytes, whatever the family, and float32 masters for
+16-bit weights."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def policy_of(module, freeze="visual"):
 
 
 def tied_model():
-    sizes = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    sizes = dict(
+        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+    )
     return transformers.Qwen2ForCausalLM(
         transformers.Qwen2Config(**sizes, num_key_value_heads=2, tie_word_embeddings=True)
     )
@@ -63,7 +66,9 @@ def test_a_snapshots_files_are_those_of_save_pretrained(tmp_path, monkeypatch, f
     options = {} if family == "lora" else {"max_shard_size": shard}
     module.save_pretrained(tmp_path / "theirs", **options)
     monkeypatch.setattr(module, "save_pretrained", functools.partial(module.save_pretrained, **options))
-    save(policy, adam(policy), tmp_path / "ours", None if reuse is None else HostCopies(reuse=reuse, pin=False))
+    save(
+        policy, adam(policy), tmp_path / "ours", None if reuse is None else HostCopies(reuse=reuse, pin=False)
+    )
     ours, theirs = bytes_of(tmp_path / "ours"), bytes_of(tmp_path / "theirs")
     for name in ("README.md", "adapter_config.json"):  # peft writes sets in no fixed order
         assert ours.keys() == theirs.keys() and bool(ours.pop(name, None)) == bool(theirs.pop(name, None))
@@ -75,7 +80,9 @@ def test_frozen_weights_are_not_copied_on_the_cpu_and_an_adapter_writes_none():
     policy = policy_of(build_model("qwen2_5_vl"))
     state = policy.module.state_dict()
     frozen, changing = frozen_weights(policy), changing_weights(policy, adam(policy))
-    assert frozen and all("visual" in name and state[name].data_ptr() == value.data_ptr() for name, value in frozen.items())
+    assert frozen and all(
+        "visual" in name and state[name].data_ptr() == value.data_ptr() for name, value in frozen.items()
+    )
     assert frozen.keys() | changing.keys() == state.keys() and not frozen.keys() & changing.keys()
     adapter = PolicyModel(add_lora(build_model("qwen2"), 4, 8, "q_proj", None))
     assert frozen_weights(adapter) == {}
@@ -83,7 +90,8 @@ def test_frozen_weights_are_not_copied_on_the_cpu_and_an_adapter_writes_none():
 
 
 def with_masters(policy):
-    """An optimizer after a step: float32 masters that bfloat16 can't hold, and the weights rounded from them."""
+    """An optimizer after a step: float32 masters that bfloat16 can't hold, and the weights rounded from
+    them."""
     optimizer = adam(policy)
     torch.manual_seed(1)
     for parameter in policy.module.parameters():
@@ -98,14 +106,21 @@ def with_masters(policy):
 @pytest.mark.parametrize("tie", [False, True])
 def test_masters_stand_in_for_bfloat16_weights_and_come_back(tmp_path, tie):
     def build():
-        return policy_of((tied_model() if tie else build_model("qwen2_5_vl")).bfloat16(), "layers.1." if tie else "visual")
+        return policy_of(
+            (tied_model() if tie else build_model("qwen2_5_vl")).bfloat16(), "layers.1." if tie else "visual"
+        )
 
     policy = build()
     optimizer = with_masters(policy)
-    masters = {name: optimizer.state[p]["master"] for name, p in policy.module.named_parameters() if p.requires_grad}
+    masters = {
+        name: optimizer.state[p]["master"] for name, p in policy.module.named_parameters() if p.requires_grad
+    }
     assert any(not torch.equal(m, m.bfloat16().float()) for m in masters.values())
     save(policy, optimizer, tmp_path / "saved", HostCopies(reuse=True, pin=False))
-    tensors = {name: tensor.clone() for name, tensor in optimizer_tensors(optimizer, policy.module.named_parameters()).items()}
+    tensors = {
+        name: tensor.clone()
+        for name, tensor in optimizer_tensors(optimizer, policy.module.named_parameters()).items()
+    }
 
     wide = policy.module.float()  # the same model as if it had been float32 all along
     wide.load_state_dict(masters, strict=False)
@@ -115,7 +130,9 @@ def test_masters_stand_in_for_bfloat16_weights_and_come_back(tmp_path, tie):
     assert {n: b for n, b in ours.items() if n.endswith("safetensors")} == {
         n: b for n, b in theirs.items() if n.endswith("safetensors")
     }
-    assert {value.dtype for value in load_file(tmp_path / "saved/model.safetensors").values()} == {torch.float32}
+    assert {value.dtype for value in load_file(tmp_path / "saved/model.safetensors").values()} == {
+        torch.float32
+    }
     assert "float16" not in (tmp_path / "saved/config.json").read_text()
     assert json.loads((tmp_path / "saved/config.json").read_text())["dtype"] == "float32"
     assert not [name for name in tensors if name.startswith("master")]
@@ -127,6 +144,8 @@ def test_masters_stand_in_for_bfloat16_weights_and_come_back(tmp_path, tie):
     for name, parameter in back.module.named_parameters():
         if parameter.requires_grad:
             state = fresh.state[parameter]
-            assert torch.equal(state["master"], masters[name]) and torch.equal(parameter, masters[name].bfloat16())
+            assert torch.equal(state["master"], masters[name]) and torch.equal(
+                parameter, masters[name].bfloat16()
+            )
             assert torch.equal(state["exp_avg"], tensors[f"exp_avg/{name}"])
             assert state["master"].data_ptr() != weights[name].data_ptr()

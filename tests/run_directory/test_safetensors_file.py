@@ -24,18 +24,28 @@ def random_tensor(dtype: torch.dtype, shape: list[int], seed: int) -> torch.Tens
     if dtype is torch.bool:
         return torch.randint(0, 2, shape, generator=generator).bool()
     size = torch.empty(0, dtype=dtype).element_size()
-    return torch.randint(0, 256, [*shape, size], generator=generator, dtype=torch.uint8).view(dtype).reshape(shape)
+    return (
+        torch.randint(0, 256, [*shape, size], generator=generator, dtype=torch.uint8)
+        .view(dtype)
+        .reshape(shape)
+    )
 
 
-def assert_same_bytes(folder: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "theirs", metadata=metadata)
+def assert_same_bytes(
+    folder: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "theirs", metadata=metadata
+    )
     writer = SafetensorsWriter()
     writer.save_file(tensors, folder / "ours", metadata)
     assert (folder / "ours").read_bytes() == (folder / "theirs").read_bytes()
     assert writer.sha256 == {folder / "ours": hashlib.sha256((folder / "theirs").read_bytes()).hexdigest()}
 
 
-NAMES = st.text(st.characters(exclude_categories=("Cs",)), max_size=8).filter(lambda name: name != "__metadata__")
+NAMES = st.text(st.characters(exclude_categories=("Cs",)), max_size=8).filter(
+    lambda name: name != "__metadata__"
+)
 SHAPES = st.lists(st.integers(0, 4), max_size=4)
 
 

@@ -34,7 +34,9 @@ def test_copies_stay_as_they_were_and_tied_names_share_one(reuse):
         assert copy.dtype == before[name].dtype and torch.equal(copy, before[name])
         assert copy.is_contiguous() and not copy.requires_grad and copy.data_ptr() % copy.element_size() == 0
     # transformers takes tensors of one storage for tied weights
-    storages = {name: copy.untyped_storage() for name, copy in copies.items() if copy.numel() and name != "head"}
+    storages = {
+        name: copy.untyped_storage() for name, copy in copies.items() if copy.numel() and name != "head"
+    }
     assert len({storage.data_ptr() for storage in storages.values()}) == len(storages)
     assert all(len(storage) == copies[name].nbytes for name, storage in storages.items())
 

@@ -1,4 +1,5 @@
-"""Tensors leave for host memory and come back bit for bit. Both sides are CPU memory here; a GPU run copies the same way."""
+"""Tensors leave for host memory and come back bit for bit. Both sides are CPU memory here; a GPU run copies
+the same way."""
 
 from __future__ import annotations
 

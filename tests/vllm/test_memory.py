@@ -1,4 +1,5 @@
-"""What is freed between rounds, how forbidden tokens are kept out, and one seed for a whole call: on the real vLLM."""
+"""What is freed between rounds, how forbidden tokens are kept out, and one seed for a whole call: on the real
+vLLM."""
 
 from __future__ import annotations
 
