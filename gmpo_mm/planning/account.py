@@ -215,8 +215,8 @@ class Account(TorchDispatchMode):
             self._note_read()
             result = tree_map_only(torch.Tensor, self._fake_like, value)
         _keep_value(func, result, value, tensors)
-        if for_card and func is aten._to_copy.default and not isinstance(args[0], FakeTensor):
-            result = self._faked(aten.alias.default, (result,), {}) if result is args[0] else result
+        if func in (aten.any.default, aten.any.dim):
+            result.is_any = True
         if self.observer is not None:
             self.observer(func, _named(func, args, kwargs), args, result)
         return result
@@ -241,14 +241,14 @@ class Account(TorchDispatchMode):
         return source, indices
 
     def _read(self, tensor: torch.Tensor) -> Any:
-        """A number that the host asks the device for; where it isn't known, a yes for a flag and a finite float."""
+        """A number that the host asks the device for. Where it isn't known: no fault is found, and a float is finite."""
         self._note_read()
         value = known_value(tensor)
         if value is not None:
             with unset_fake_temporarily():
                 return value.item()
         if tensor.dtype == torch.bool:
-            return True
+            return not getattr(tensor, "is_any", False)  # "is any of them wrong?", or "are they all right?"
         if tensor.dtype in INTEGERS:
             raise NotPlannableError(f"{_place_in_code()} reads a whole number that only a real device has; this can't be planned")
         return 1.0

@@ -9,7 +9,7 @@ import pytest
 from gmpo_mm.config import load_config
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.memory_estimate import estimate_memory, find_model_files, read_model_shape, trained_parameters
-from gmpo_mm.plan import count_records, describe_plan, plan_run
+from gmpo_mm.planning.counts import count_records, describe_plan, plan_run
 from tests.config.conftest import Load
 
 TINY = "bundled:qwen2_5_vl_tiny"
