@@ -87,6 +87,7 @@ class ModelFlops:
 
     decoder: Part = field(default_factory=Part)
     head: Part = field(default_factory=Part)
+    patch_embedding: Part = field(default_factory=Part)
     vision: Part = field(default_factory=Part)
     merger: Part = field(default_factory=Part)
     layers: int = 0
@@ -116,7 +117,8 @@ class ModelFlops:
             if ".visual." not in f".{name}":
                 _count(found.decoder, weight, share)
             else:
-                _count(found.merger if "merger" in name else found.vision, weight, share)
+                part = found.patch_embedding if "patch_embed" in name else found.merger if "merger" in name else found.vision
+                _count(part, weight, share)
         return found
 
     def _count_vision_layers(self, vision: Any) -> None:
@@ -133,6 +135,8 @@ class ModelFlops:
         vision_trains = bool(self.vision.trained or self.merger.trained)
         total = self.decoder.flops(work.tokens, backward, flows=True) + self.head.flops(work.head_tokens, backward, flows=True)
         total += self.vision.flops(work.patches, backward, flows=vision_trains)
+        patches = self.patch_embedding  # pixels need no gradient
+        total += PER_WEIGHT * work.patches * ((2 if backward else 1) * patches.trained + patches.frozen)
         total += self.merger.flops(work.merged, backward, flows=vision_trains)
         a_pair = 2 * PER_WEIGHT  # query x key, and weight x value
         total += a_pair * (3 if backward else 1) * self.layers * self.attention_width * work.pairs

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import math
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -97,7 +95,7 @@ def build_policy(config: Config, model_config: Any, account: Account, dtype: tor
     options = config.worker.actor.model
     is_vision = hasattr(model_config, "vision_config")
     kind = AutoModelForImageTextToText if is_vision else AutoModelForCausalLM
-    with account.building():
+    with torch.device("meta"):
         model: Any = kind.from_config(model_config, dtype=torch.float32, attn_implementation="sdpa")
         loading.use_packed_attention(model)
         if options.freeze_vision_tower and is_vision:
@@ -109,10 +107,32 @@ def build_policy(config: Config, model_config: Any, account: Account, dtype: tor
                 model.get_base_model().model.visual.requires_grad_(False)
         if options.enable_gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
+    with account.building():
+        _put_on_device(model)
         if store_weights := getattr(loading, "store_weights", None):
             store_weights(model, account.device)
     ids = [getattr(model_config, name, None) for name in ("image_token_id", "video_token_id")]
     return PolicyModel(model, forbidden_token_ids=[i for i in ids if i is not None], compute_dtype=dtype)
+
+
+def _put_on_device(model: torch.nn.Module) -> None:
+    """Replace tensors without a device by those of the surrounding account; tied weights stay tied."""
+    made: dict[int, torch.nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                if id(parameter) not in made:
+                    made[id(parameter)] = torch.nn.Parameter(_empty_like(parameter), parameter.requires_grad)
+                module._parameters[name] = made[id(parameter)]
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else _empty_like(buffer)
+        for name, value in vars(module).items():  # as original_inv_freq, which is no buffer
+            if isinstance(value, torch.Tensor):
+                setattr(module, name, _empty_like(value))
+
+
+def _empty_like(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype)
 
 
 def make_batch(config: Config, policy: PolicyModel, lengths: Lengths) -> Batch:
@@ -222,10 +242,9 @@ class Rehearsal:
         self.tables[OPTIMIZER_STEP].region = OPTIMIZER
         self.account.register(WEIGHTS, _tensors_of(self.module))
         if not config.algorithm.disable_kl and config.worker.actor.model.lora.rank == 0:
-            with self.account.building():
-                reference = copy.deepcopy(self.module).requires_grad_(False)
-            self.account.register(REFERENCE, _tensors_of(reference))
-            self._reference = reference  # held
+            with self.account.building():  # frozen, in the compute type
+                self._reference = [torch.empty(p.shape, dtype=dtype) for p in self.module.parameters()]
+            self.account.register(REFERENCE, self._reference)
         self.actor = PlannedActor(
             self.policy, _build_optimizer(self.policy, config.worker.actor.optim), update_config(config), account=self.account
         )
@@ -283,8 +302,8 @@ class Rehearsal:
                 if isinstance(tensor, torch.Tensor):
                     self.account.register(MASTERS if name == "master" else MOMENTS, [tensor])
 
-    def measure(self, lengths: Lengths) -> Measured:
-        """One micro-batch of each kind at these lengths, and the peak's growth with the micro-batch."""
+    def measure(self, lengths: Lengths, with_slope: bool = True) -> Measured:
+        """One micro-batch of each kind at these lengths, and if asked the peak's growth with the micro-batch."""
         config, actor = self.config, self.actor
         limits = actor.config
         whole = make_batch(config, self.policy, lengths)
@@ -304,7 +323,7 @@ class Rehearsal:
             trained=sum(p.numel() for p in self.module.parameters() if p.requires_grad),
             held=held,
             peaks={k: Peak(p.total, {a: b for a, b in p.kinds.items() if b}) for k, p in self.account.peaks.items() if k},
-            tables=copy.copy(self.tables),
+            tables=dict(self.tables),
             update=update,
             forward=forward,
             flops=counts.count(work_of(update.batch, self.policy), backward=True),
@@ -312,7 +331,8 @@ class Rehearsal:
             reads=Counter(self.account.reads),
             counts=counts,
         )
-        measured.slope = self._slope(whole, measured)
+        if with_slope:
+            measured.slope = self._slope(whole, measured)
         return measured
 
     def _run_update(self, micro: MicroBatch) -> None:
@@ -349,8 +369,7 @@ def needs_log_probs(config: Config, sampler_is_exact: bool = False) -> bool:
 
 
 def _tensors_of(module: torch.nn.Module) -> list[torch.Tensor]:
-    found: Iterable[torch.Tensor] = [*module.parameters(), *module.buffers()]
-    return list(found)
+    return [*module.parameters(), *module.buffers()]
 
 
 def _build_optimizer(policy: PolicyModel, optim: Any) -> torch.optim.Optimizer:

@@ -191,6 +191,8 @@ def _traffic(name: str, func: Any, named: dict[str, Any], inputs: list[torch.Ten
 
 
 def _flops(func: Any, named: dict[str, Any], args: tuple[Any, ...], result: Any) -> float:
+    if func._schema.name == "aten::_grouped_mm":  # every token with the matrix of its expert, or experts' own outer products
+        return 2.0 * named["self"].numel() * named["mat2"].shape[-1]
     formula = flop_registry.get(func._overloadpacket)
     if formula is None:
         return 0.0
