@@ -68,9 +68,10 @@ class Account(TorchDispatchMode):
     how often the host waited for a value of the device.
     """
 
-    def __init__(self, device: torch.device, vocabulary: int = 0) -> None:
+    def __init__(self, device: torch.device, vocabulary: int = 0, capability: tuple[int, int] = (9, 0)) -> None:
         super().__init__()
         self.device = device
+        self.capability = capability
         self.vocabulary = vocabulary
         self.fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.observer: Observer | None = None
@@ -205,7 +206,11 @@ class Account(TorchDispatchMode):
             args = self._masks_to_places(args)
         value = _compute_on_host(func, args, kwargs, tensors) if known else None
         try:
-            result = self._faked(func, args, kwargs)
+            shape = _shape_that_fakes_refuse(func, args, kwargs)
+            if shape is None:
+                result = self._faked(func, args, kwargs)
+            else:
+                result = self._faked(aten.new_empty.default, (args[0], shape), {})
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             if value is None:
                 raise NotPlannableError(
@@ -249,9 +254,11 @@ class Account(TorchDispatchMode):
                 return value.item()
         if tensor.dtype == torch.bool:
             return not getattr(tensor, "is_any", False)  # "is any of them wrong?", or "are they all right?"
-        if tensor.dtype in INTEGERS:
-            raise NotPlannableError(f"{_place_in_code()} reads a whole number that only a real device has; this can't be planned")
-        return 1.0
+        if tensor.dtype in INTEGERS and self.phase:  # between phases it is a metric; inside one it can be a shape
+            raise NotPlannableError(
+                f"{_place_in_code()} reads a whole number that only a real device has; this configuration can't be planned"
+            )
+        return 1.0 if tensor.is_floating_point() else 1
 
     def _note_read(self) -> None:
         if self.device.type != "cpu":
@@ -282,6 +289,18 @@ def _compute_on_host(func: Any, args: Any, kwargs: Any, tensors: list[torch.Tens
     with unset_fake_temporarily():
         value = func(*args, **kwargs)
     return value if all(isinstance(x, torch.Tensor) and x.dtype in INTEGERS for x in tree_leaves(value)) else None
+
+
+def _shape_that_fakes_refuse(func: Any, args: Any, kwargs: Any) -> list[int] | None:
+    """The result's shape of operators that run on a device for more types than PyTorch's fakes of them accept."""
+    if func is aten.histc.default and args[0].dtype in INTEGERS:
+        return [kwargs.get("bins", args[1] if len(args) > 1 else 100)]
+    if func is aten._grouped_mm.default and args[0].dtype != torch.bfloat16:
+        left, right = args[:2]
+        groups = kwargs.get("offs", args[2] if len(args) > 2 else None)
+        outer = [groups.shape[0]] if left.dim() == right.dim() == 2 and groups is not None else list(left.shape[:-2])
+        return [*outer, left.shape[-2], right.shape[-1]]
+    return None
 
 
 def _keep_value(func: Any, result: Any, value: Any, tensors: list[torch.Tensor]) -> None:
@@ -318,6 +337,7 @@ def _seen_on(account: Account) -> Iterator[None]:
         return
     true_device, true_init = FakeTensor.device, torch.autocast.__init__
     enabled, dtype = torch.is_autocast_enabled, torch.get_autocast_dtype
+    capability = torch.cuda.get_device_capability
 
     def theirs(kind: str | None) -> str:
         return "cpu" if kind == account.device.type else kind or "cuda"
@@ -330,6 +350,7 @@ def _seen_on(account: Account) -> Iterator[None]:
     torch.autocast.__init__ = autocast
     torch.is_autocast_enabled = lambda kind=None: enabled(theirs(kind))
     torch.get_autocast_dtype = lambda kind: dtype(theirs(kind))
+    torch.cuda.get_device_capability = lambda device=None: account.capability
     try:
         yield
     finally:
@@ -337,3 +358,4 @@ def _seen_on(account: Account) -> Iterator[None]:
         del FakeTensor.is_cuda
         torch.autocast.__init__ = true_init
         torch.is_autocast_enabled, torch.get_autocast_dtype = enabled, dtype
+        torch.cuda.get_device_capability = capability

@@ -21,23 +21,24 @@ class Card:
     memory: float
     bandwidth: float
     pcie: float
+    capability: tuple[int, int]
 
 
 CARDS = {
     # NVIDIA's data sheets: tensor-core bfloat16 without sparsity and with float32 sums, and float32 without tensor cores
-    "h100": Card("H100 SXM 80 GB", 989e12, 67e12, 79.2 * GIB, 3.35e12, PCIE_5),
-    "h100-pcie": Card("H100 PCIe 80 GB", 756e12, 51e12, 79.2 * GIB, 2.0e12, PCIE_5),
-    "h800": Card("H800 SXM 80 GB", 989e12, 67e12, 79.2 * GIB, 3.35e12, PCIE_5),
-    "h200": Card("H200 SXM 141 GB", 989e12, 67e12, 139.8 * GIB, 4.8e12, PCIE_5),
-    "h20": Card("H20 96 GB", 148e12, 44e12, 95.1 * GIB, 4.0e12, PCIE_5),
-    "b200": Card("B200 180 GB", 2250e12, 75e12, 178.3 * GIB, 7.7e12, PCIE_5),
-    "a100": Card("A100 SXM 80 GB", 312e12, 19.5e12, 79.2 * GIB, 2.039e12, PCIE_4),
-    "a100-40gb": Card("A100 SXM 40 GB", 312e12, 19.5e12, 39.4 * GIB, 1.555e12, PCIE_4),
-    "a800": Card("A800 SXM 80 GB", 312e12, 19.5e12, 79.2 * GIB, 2.039e12, PCIE_4),
-    "l40s": Card("L40S 48 GB", 362e12, 91.6e12, 44.4 * GIB, 0.864e12, PCIE_4),
-    "a6000": Card("RTX A6000 48 GB", 154.8e12, 38.7e12, 47.4 * GIB, 0.768e12, PCIE_4),
-    "4090": Card("RTX 4090 24 GB", 165.2e12, 82.6e12, 23.5 * GIB, 1.008e12, PCIE_4),
-    "5090": Card("RTX 5090 32 GB", 209.5e12, 104.8e12, 31.4 * GIB, 1.792e12, PCIE_5),
+    "h100": Card("H100 SXM 80 GB", 989e12, 67e12, 79.2 * GIB, 3.35e12, PCIE_5, (9, 0)),
+    "h100-pcie": Card("H100 PCIe 80 GB", 756e12, 51e12, 79.2 * GIB, 2.0e12, PCIE_5, (9, 0)),
+    "h800": Card("H800 SXM 80 GB", 989e12, 67e12, 79.2 * GIB, 3.35e12, PCIE_5, (9, 0)),
+    "h200": Card("H200 SXM 141 GB", 989e12, 67e12, 139.8 * GIB, 4.8e12, PCIE_5, (9, 0)),
+    "h20": Card("H20 96 GB", 148e12, 44e12, 95.1 * GIB, 4.0e12, PCIE_5, (9, 0)),
+    "b200": Card("B200 180 GB", 2250e12, 75e12, 178.3 * GIB, 7.7e12, PCIE_5, (10, 0)),
+    "a100": Card("A100 SXM 80 GB", 312e12, 19.5e12, 79.2 * GIB, 2.039e12, PCIE_4, (8, 0)),
+    "a100-40gb": Card("A100 SXM 40 GB", 312e12, 19.5e12, 39.4 * GIB, 1.555e12, PCIE_4, (8, 0)),
+    "a800": Card("A800 SXM 80 GB", 312e12, 19.5e12, 79.2 * GIB, 2.039e12, PCIE_4, (8, 0)),
+    "l40s": Card("L40S 48 GB", 362e12, 91.6e12, 44.4 * GIB, 0.864e12, PCIE_4, (8, 9)),
+    "a6000": Card("RTX A6000 48 GB", 154.8e12, 38.7e12, 47.4 * GIB, 0.768e12, PCIE_4, (8, 6)),
+    "4090": Card("RTX 4090 24 GB", 165.2e12, 82.6e12, 23.5 * GIB, 1.008e12, PCIE_4, (8, 9)),
+    "5090": Card("RTX 5090 32 GB", 209.5e12, 104.8e12, 31.4 * GIB, 1.792e12, PCIE_5, (12, 0)),
 }
 
 

@@ -234,8 +234,8 @@ class Rehearsal:
     def __init__(self, config: Config, model_config: Any, device: torch.device, dtype: torch.dtype, card: Card | None) -> None:
         self.config = config
         vocabulary = int(model_config.get_text_config().vocab_size)
-        self.account = Account(device, vocabulary)
         self.card = card or CARDS["h100"]  # without one only launches and FLOPs are read
+        self.account = Account(device, vocabulary, self.card.capability)
         self.policy = build_policy(config, model_config, self.account, dtype)
         self.module = self.policy.module
         self.tables = {phase: OperatorTable(self.card, vocabulary) for phase in (LOG_PROBS, UPDATE, OPTIMIZER_STEP)}
