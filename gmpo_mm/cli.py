@@ -340,7 +340,7 @@ def _print_device_plan(config: Config, counts: RunPlan, console: Any, gpu: str |
 
     from gmpo_mm.models.loading import resolve_device
     from gmpo_mm.planning.cards import card_of_this_machine, find_card
-    from gmpo_mm.planning.report import make_plan, not_here, print_plan
+    from gmpo_mm.planning.report import make_plan, print_plan
 
     if gpu is not None:
         device, card = torch.device("cuda:0"), find_card(gpu)
@@ -348,9 +348,9 @@ def _print_device_plan(config: Config, counts: RunPlan, console: Any, gpu: str |
         device = resolve_device(config.trainer.device)
         card = card_of_this_machine(device) if device.type == "cuda" else None
     with console.status("rehearsing a micro-batch"):
-        plan = make_plan(config, counts, device, card, **lengths)
-    if plan is None:
-        console.print(not_here(config), markup=False)
+        plan = make_plan(config, counts, device, card, stop_early=gpu is None, **lengths)
+    if isinstance(plan, str):
+        console.print(plan, markup=False)
     else:
         print_plan(plan, console)
 

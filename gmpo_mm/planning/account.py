@@ -223,7 +223,8 @@ class Account(TorchDispatchMode):
         if func in (aten.any.default, aten.any.dim):
             result.is_any = True
         if self.observer is not None:
-            self.observer(func, _named(func, args, kwargs), args, result)
+            with unset_fake_temporarily():  # it may look at known values
+                self.observer(func, _named(func, args, kwargs), args, result)
         return result
 
     def _fake_like(self, value: torch.Tensor) -> torch.Tensor:

@@ -71,10 +71,10 @@ class Forecast:
 
 
 def forecast(
-    config: Config, model_config: Any, measured: Measured, plan: RunPlan, lengths: Lengths, card: Card | None, capacity: float
-) -> Forecast:
+    config: Config, model_config: Any, measured: Measured, plan: RunPlan, lengths: Lengths, card: Card | None, capacity: float,
+    sampler: Sampler,
+) -> Forecast:  # fmt: skip
     """Put the phases together; without a card (on a CPU) there is no time."""
-    sampler = find_sampler(config, model_config, measured, lengths, card, capacity)
     memory = _memory(config, model_config, measured, sampler, card)
     seconds: dict[str, float] = {}
     utilisation = math.nan

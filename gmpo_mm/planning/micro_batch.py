@@ -253,6 +253,11 @@ class Rehearsal:
         self._make_states()
         self.account.observer = self._observe
 
+    @property
+    def standing(self) -> int:
+        """Bytes of weights, optimizer states and gradients, whatever the micro-batch."""
+        return self.account.live + self.gradient_bytes
+
     def _observe(self, *operator: Any) -> None:
         table = self.tables.get(self.account.phase)
         if table is not None:
@@ -294,7 +299,9 @@ class Rehearsal:
         """The optimizer's states, as after its first step."""
         optimizer = self.actor.optimizer
         with self.account:
+            before = self.account.live
             self.actor.fill_gradients()
+            self.gradient_bytes = self.account.live - before
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         for state in optimizer.state.values():

@@ -45,28 +45,42 @@ class CardPlan:
 
 def make_plan(
     config: Config, plan: RunPlan, device: torch.device, card: Card | None, *, response: int | None = None,
-    image: int | None = None,
-) -> CardPlan | None:  # fmt: skip
-    """Rehearse a configuration on a device; None when the model's config.json is not on this machine.
+    image: int | None = None, stop_early: bool = False,
+) -> CardPlan | str:  # fmt: skip
+    """Rehearse a configuration on a device; a sentence that says why when it can't be.
 
-    `response` and `image` are tokens to plan with in place of the longest ones.
+    `response` and `image` are tokens to plan with in place of the longest ones. With `stop_early` nothing is run when the
+    weights, gradients and optimizer states alone are too large.
     """
     model_config = read_model_config(config)
     if model_config is None:
-        return None
+        return not_here(config)
     lengths = longest(config, model_config)
     if response is not None:
         lengths = replace(lengths, response=response)
     if image is not None:
         lengths = replace(lengths, image=image)
     dtype = resolve_dtype(config.trainer.dtype, device)
+    capacity = capacity_of(device, card)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of transformers and torch, about fake tensors
-        measured = Rehearsal(config, model_config, device, dtype, card).measure(lengths)
-    capacity = capacity_of(device, card)
-    found = forecast(config, model_config, measured, plan, lengths, card, capacity)
+        rehearsal = Rehearsal(config, model_config, device, dtype, card)
+        if stop_early and rehearsal.standing > capacity:
+            return too_large(rehearsal.standing, capacity, card.name if card is not None else str(device))
+        measured = rehearsal.measure(lengths)
     sampler = find_sampler(config, model_config, measured, lengths, card, capacity)
+    found = forecast(config, model_config, measured, plan, lengths, card, capacity, sampler)
     return CardPlan(config, plan, device, card, lengths, measured, found, sampler)
+
+
+def too_large(needed: float, capacity: float, place: str) -> str:
+    """Why nothing was rehearsed."""
+    return (
+        f"Memory: weights, gradients and optimizer states alone take {_gib(needed)} GiB, more than the {_gib(capacity)} GiB of "
+        "this machine's "
+        f"{place}. Train LoRA adapters (worker.actor.model.lora.rank), take a smaller model, or see what a GPU would do: "
+        "gmpo-mm plan CONFIG --gpu h100"
+    )
 
 
 def not_here(config: Config) -> str:
@@ -95,8 +109,11 @@ def summary_rows(plan: CardPlan) -> Iterator[tuple[str, str]]:
     measured, lengths, micro = plan.measured, plan.lengths, plan.measured.update
     yield "model", f"{measured.parameters / 1e9:.3f} billion parameters, {measured.trained / 1e9:.3f} billion trained"
     image = f" ({lengths.image:,} of an image)" if lengths.image else ""
-    yield "lengths", f"every prompt {lengths.prompt:,} tokens{image}, every response {lengths.response:,}: as long as can be"
-    yield "micro-batch", f"{micro.responses} responses, {micro.tokens:,} tokens; {micro.pieces:,} of them an update"
+    asked = lengths.response < plan.config.data.max_response_length
+    why = "" if asked else ", the longest that the configuration lets through"
+    yield "lengths", f"every prompt {lengths.prompt:,} tokens{image}, every response {lengths.response:,}{why}"
+    samples = "1 response" if micro.responses == 1 else f"{micro.responses:,} responses"
+    yield "micro-batch", f"{samples}, {micro.tokens:,} tokens; {micro.pieces:,} of them an update"
     key = "worker.actor.micro_batch_size_per_device_for_update"
     largest = plan.forecast.largest
     if largest is not None:

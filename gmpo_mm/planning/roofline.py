@@ -34,6 +34,7 @@ COPY_NAMES = {
 READS_ITS_RESULT_ONLY = {"embedding", "index_select", "gather", "index"}
 TOUCHES_ITS_SOURCE_ONLY = {"index_put_", "scatter_", "scatter_add_", "index_copy_", "index_add_"}
 WRITES_ONLY = {"copy_", "zero_", "fill_"}
+READS_A_SHAPE = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "rand_like", "randn_like"}
 NO_LAUNCH = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "_unsafe_view", "lift_fresh", "detach"}
 
 
@@ -173,6 +174,8 @@ def _bytes(tensor: torch.Tensor) -> int:
 def _traffic(name: str, func: Any, named: dict[str, Any], inputs: list[torch.Tensor], fresh: list[torch.Tensor]) -> float:
     """Bytes read and written."""
     written = sum(_bytes(x) for x in fresh)
+    if name in READS_A_SHAPE:
+        return written
     if name in READS_ITS_RESULT_ONLY:
         return 2 * written
     changed = [
@@ -226,7 +229,6 @@ def _attention_pairs(named: dict[str, Any]) -> tuple[float, bool]:
     if starts is None or ends is None:
         longest_q, longest_k = _first(named, "max_q", "max_seqlen_q"), _first(named, "max_k", "max_seqlen_k")
         return (query_starts.shape[0] - 1) * _pairs(longest_q, longest_k, causal), False
-    # under the account's own mode these would be operators of the host
     queries, keys = starts.tolist(), ends.tolist()
     lengths = zip(_differences(queries), _differences(keys), strict=True)
     return sum(_pairs(q, k, causal) for q, k in lengths), True

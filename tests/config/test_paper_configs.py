@@ -35,7 +35,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "configs", folder / "configs")
     model = folder / "models" / "qwen3_moe_200m"
     write_model_files(model, text_config("qwen3_moe_200m"))
-    save_file({"model.norm.weight": torch.ones(512)}, model / "model.safetensors")  # a dry run reads no more than the header
+    save_file({"model.norm.weight": torch.ones(512)}, model / "model.safetensors")  # a dry run reads no weights
     for name, rows in (
         ("math/train", 256), ("deepscaler/train", 256), ("eval_suite/math500", 5), ("countdown_short/train", 512),
         ("countdown_short/test", 5),
@@ -78,7 +78,7 @@ def test_dry_run_of_each_counts_the_papers_rounds(workplace: Path) -> None:
         assert f"{prompts} prompts x 8 samples = {prompts * 8:,} responses of up to {tokens} tokens" in words
         updates = 2 if "moe" in name else 8
         assert f"{updates} ({updates} mini-batches of {prompts // updates} prompts x 8 samples" in words
-        assert "Dry run: nothing was loaded" in words
+        assert "Dry run: no weights were loaded" in words
 
 
 @pytest.mark.parametrize("name", FILES)
