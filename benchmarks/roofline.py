@@ -1,10 +1,11 @@
-"""Least time of one micro-batch's update on an H100, operator class by operator class, before and after the GPU path.
+"""Least time of one micro-batch's update on an H100, operator class by operator class, before and after the
+GPU path.
 
     python -m benchmarks.roofline                # beside the numbers recorded before
     python -m benchmarks.roofline --json FILE    # the numbers of the code as it is, to FILE
 
-The shipped configurations' real micro-batches run at the real models' shapes on a card that need not be there; see
-`gmpo_mm/planning`. Nothing here was measured on a card.
+The shipped configurations' real micro-batches run at the real models' shapes on a card that need not be
+there; see `gmpo_mm/planning`. Nothing here was measured on a card.
 """
 
 from __future__ import annotations
@@ -27,12 +28,17 @@ from gmpo_mm.planning.model_files import read_model_config
 ROOT = Path(__file__).parents[1]
 BEFORE = ROOT / "benchmarks" / "baselines" / "roofline_e48fe13.json"
 CARD = "h100"
-LANGUAGE, PICTURES = "configs/language/table1_line2_gmpo_qwen2_5_math_1_5b.yaml", "configs/geometry3k/gmpo_qwen2_5_vl_7b.yaml"
+LANGUAGE, PICTURES = (
+    "configs/language/table1_line2_gmpo_qwen2_5_math_1_5b.yaml",
+    "configs/geometry3k/gmpo_qwen2_5_vl_7b.yaml",
+)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A shipped configuration with lengths that are usual for its data, whole groups within its own token limit."""
+    """A shipped configuration with lengths that are usual for its data, whole groups within its own token
+    limit.
+    """
 
     name: str
     config: str
@@ -43,14 +49,18 @@ class Case:
 CASES = (
     Case("1.5B, all weights", LANGUAGE, (), Lengths(prompt=150, response=480)),
     Case(
-        "VL-3B, all weights", PICTURES, ("worker.actor.model.model_path=Qwen/Qwen2.5-VL-3B-Instruct",),
+        "VL-3B, all weights",
+        PICTURES,
+        ("worker.actor.model.model_path=Qwen/Qwen2.5-VL-3B-Instruct",),
         Lengths(prompt=500, response=700, image=361),
     ),
     Case(
-        "VL-7B, LoRA of rank 64", PICTURES, ("worker.actor.model.lora.rank=64", "worker.actor.optim.lr=1e-5"),
+        "VL-7B, LoRA of rank 64",
+        PICTURES,
+        ("worker.actor.model.lora.rank=64", "worker.actor.optim.lr=1e-5"),
         Lengths(prompt=500, response=700, image=361),
     ),
-)  # fmt: skip
+)
 
 
 def measure(case: Case) -> Measured:
@@ -85,12 +95,16 @@ def print_table(after: dict[str, dict[str, Any]], before: dict[str, dict[str, An
         old = before.get(name, {})
         print(f"\n{name}: {new['tokens']:,} tokens, {new['model_tflop']} model TFLOP, {find_card(CARD).name}")
         print(f"  {'':22}{'before':>12}{'now':>12}")
-        for kind in sorted({*new["ms"], *old.get("ms", {})}, key=lambda k: -max(old.get("ms", {}).get(k, 0), new["ms"].get(k, 0))):
-            _line(f"{kind}, ms", old.get("ms", {}).get(kind, 0.0 if old else None), new["ms"].get(kind, 0.0), ".1f")
+        was, now = old.get("ms", {}), new["ms"]
+        for kind in sorted({*now, *was}, key=lambda k: -max(was.get(k, 0.0), now.get(k, 0.0))):
+            _line(f"{kind}, ms", was.get(kind, 0.0 if old else None), now.get(kind, 0.0), ".1f")
         for key, words, form in (
-            ("total_ms", "all, ms", ".1f"), ("launches", "launches", ",d"), ("mfu", "predicted MFU", ".1%"),
-            ("host_reads", "host waits for GPU", ",d"), ("peak_gib", "peak memory, GiB", ".1f"),
-        ):  # fmt: skip
+            ("total_ms", "all, ms", ".1f"),
+            ("launches", "launches", ",d"),
+            ("mfu", "predicted MFU", ".1%"),
+            ("host_reads", "host waits for GPU", ",d"),
+            ("peak_gib", "peak memory, GiB", ".1f"),
+        ):
             _line(words, old.get(key), new[key], form)
 
 
@@ -101,14 +115,21 @@ def _line(words: str, old: Any, new: Any, form: str) -> None:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     options = parser.parse_args()
     before = json.loads(BEFORE.read_text(encoding="utf-8"))["cases"] if BEFORE.is_file() else {}
     after = {case.name: numbers(measure(case)) for case in CASES}
     print_table(after, before)
     if options.json is not None:
-        recorded = {"card": find_card(CARD).name, "measured": False, "torch": torch.__version__, "cases": after}
+        recorded = {
+            "card": find_card(CARD).name,
+            "measured": False,
+            "torch": torch.__version__,
+            "cases": after,
+        }
         options.json.write_text(json.dumps(recorded, indent=2) + "\n", encoding="utf-8")
 
 

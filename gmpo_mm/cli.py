@@ -1,4 +1,4 @@
-"""The commands: train, plan, sweep, evaluate, grade, compare, report, doctor; thin and quick: heavy imports are inside a command."""
+"""The commands: train, plan, sweep, evaluate, grade, compare, report, doctor; thin: heavy imports are inside a command."""
 
 from __future__ import annotations
 
@@ -87,7 +87,9 @@ def plan(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys that go before the file's.")
     ] = None,
-    gpu: Annotated[str | None, typer.Option(help="h100, h200, a100, l40s, 4090, ...; this machine's device when not given.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="h100, h200, a100, l40s, 4090, ...; this machine's device when not given.")
+    ] = None,
     response_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of every response; the longest ones when not given.")
     ] = None,
@@ -342,11 +344,8 @@ def _print_device_plan(config: Config, counts: RunPlan, console: Any, gpu: str |
     from gmpo_mm.planning.cards import card_of_this_machine, find_card
     from gmpo_mm.planning.report import make_plan, print_plan
 
-    if gpu is not None:
-        device, card = torch.device("cuda:0"), find_card(gpu)
-    else:
-        device = resolve_device(config.trainer.device)
-        card = card_of_this_machine(device) if device.type == "cuda" else None
+    device = torch.device("cuda:0") if gpu is not None else resolve_device(config.trainer.device)
+    card = find_card(gpu) if gpu is not None else card_of_this_machine(device) if device.type == "cuda" else None
     with console.status("rehearsing a micro-batch"):
         plan = make_plan(config, counts, device, card, stop_early=gpu is None, **lengths)
     if isinstance(plan, str):

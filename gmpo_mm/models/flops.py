@@ -1,4 +1,6 @@
-"""Floating-point operations that a model's forward and backward pass need, for MFU: recomputation is not counted."""
+"""Floating-point operations that a model's forward and backward pass need, for MFU: recomputation is not
+counted.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,12 @@ PER_WEIGHT = 2
 
 @dataclass
 class Work:
-    """What passes through a model: tokens of the decoder and of the head, pairs of tokens that attend, and patches.
+    """What passes through a model: tokens of the decoder and of the head, pairs of tokens that attend, and
+    patches.
 
-    `pairs` counts (query, key) over all sequences of one decoder layer; `full_pairs` and `window_pairs` those of one vision
-    block of either kind; `patches` and `merged` the vision tower's tokens before and after its merger.
+    `pairs` counts (query, key) over all sequences of one decoder layer; `full_pairs` and `window_pairs` those
+    of one vision block of either kind; `patches` and `merged` the vision tower's tokens before and after its
+    merger.
     """
 
     tokens: int = 0
@@ -31,7 +35,9 @@ class Work:
     window_pairs: int = 0
 
     def add_group(self, prompt: int, responses: Iterable[int]) -> None:
-        """A prompt of so many tokens, encoded once, with responses of these lengths; their last tokens are no inputs."""
+        """A prompt of so many tokens, encoded once, with responses of these lengths; their last tokens
+        are no inputs.
+        """
         self.tokens += prompt
         self.pairs += prompt * (prompt + 1) / 2
         for length in responses:
@@ -57,7 +63,9 @@ class Work:
 def _window_side(vision_config: Any) -> int:
     """Merged tokens along a side of a window; 0 for a vision tower that attends to whole images only."""
     pixels = getattr(vision_config, "window_size", None)
-    return int(pixels) // int(vision_config.spatial_merge_size) // int(vision_config.patch_size) if pixels else 0
+    return (
+        int(pixels) // int(vision_config.spatial_merge_size) // int(vision_config.patch_size) if pixels else 0
+    )
 
 
 def _pieces(length: int, size: int) -> list[int]:
@@ -80,9 +88,11 @@ class Part:
 
 @dataclass
 class ModelFlops:
-    """A model's weights by what they are multiplied with, and its attention's width; `of` reads them from a module.
+    """A model's weights by what they are multiplied with, and its attention's width; `of` reads them from a
+    module.
 
-    Of a mixture of experts the share of experts that a token is sent to. Embedding tables are looked up, not multiplied.
+    Of a mixture of experts the share of experts that a token is sent to. Embedding tables are looked up, not
+    multiplied.
     """
 
     decoder: Part = field(default_factory=Part)
@@ -99,7 +109,8 @@ class ModelFlops:
     @classmethod
     def of(cls, module: nn.Module) -> ModelFlops:
         """Count a model of transformers, with or without a LoRA adapter; tensors may be fake or on `meta`."""
-        base: Any = module.get_base_model() if hasattr(module, "peft_config") else module  # type: ignore[operator]
+        adapted: Any = module
+        base: Any = adapted.get_base_model() if hasattr(module, "peft_config") else module
         text = base.config.get_text_config()
         heads = int(text.num_attention_heads)
         width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
@@ -117,7 +128,13 @@ class ModelFlops:
             if ".visual." not in f".{name}":
                 _count(found.decoder, weight, share)
             else:
-                part = found.patch_embedding if "patch_embed" in name else found.merger if "merger" in name else found.vision
+                part = (
+                    found.patch_embedding
+                    if "patch_embed" in name
+                    else found.merger
+                    if "merger" in name
+                    else found.vision
+                )
                 _count(part, weight, share)
         return found
 
@@ -133,20 +150,25 @@ class ModelFlops:
     def count(self, work: Work, backward: bool) -> float:
         """FLOPs of a forward pass over `work`, and of its backward pass too when asked."""
         vision_trains = bool(self.vision.trained or self.merger.trained)
-        total = self.decoder.flops(work.tokens, backward, flows=True) + self.head.flops(work.head_tokens, backward, flows=True)
+        total = self.decoder.flops(work.tokens, backward, flows=True) + self.head.flops(
+            work.head_tokens, backward, flows=True
+        )
         total += self.vision.flops(work.patches, backward, flows=vision_trains)
         patches = self.patch_embedding  # pixels need no gradient
         total += PER_WEIGHT * work.patches * ((2 if backward else 1) * patches.trained + patches.frozen)
         total += self.merger.flops(work.merged, backward, flows=vision_trains)
         a_pair = 2 * PER_WEIGHT  # query x key, and weight x value
         total += a_pair * (3 if backward else 1) * self.layers * self.attention_width * work.pairs
-        vision_pairs = self.vision_full_layers * work.full_pairs + self.vision_window_layers * work.window_pairs
+        vision_pairs = (
+            self.vision_full_layers * work.full_pairs + self.vision_window_layers * work.window_pairs
+        )
         return total + a_pair * (3 if backward and vision_trains else 1) * self.vision_width * vision_pairs
 
 
 def model_flops(module: nn.Module, work: Work, backward: bool = True) -> float:
-    """Model FLOPs of `work` through `module`: 6 a weight and token when all weights are trained, 4 for frozen ones in
-    between, 2 without a backward pass; attention is causal; what gradient checkpointing computes again does not count.
+    """Model FLOPs of `work` through `module`: 6 a weight and token when all weights are trained, 4 for frozen
+    ones in between, 2 without a backward pass; attention is causal; what gradient checkpointing computes
+    again does not count.
     """
     return ModelFlops.of(module).count(work, backward)
 

@@ -1,12 +1,12 @@
 """Run code on a device that need not be there, and keep account of every byte that would live on it.
 
-Tensors of the planned device are PyTorch's fake tensors: shapes and types without values. Tensors of the host are real and
-are computed with, so that layouts, lengths and masks have their true values. What the host has copied to the device is
-remembered with its value, and integers computed from it there too; so segments of variable-length attention are known, and
-a host that reads back such a number gets it.
+Tensors of the planned device are PyTorch's fake tensors: shapes and types without values. Tensors of the host
+are real and are computed with, so that layouts, lengths and masks have their true values. What the host has
+copied to the device is remembered with its value, and integers computed from it there too; so segments of
+variable-length attention are known, and a host that reads back such a number gets it.
 
-Underneath, all fakes live on the CPU: PyTorch's autograd engine has no streams for a CUDA device that isn't there, and a
-build without CUDA not even its device guard. Only Python code sees them on the planned device.
+Underneath, all fakes live on the CPU: PyTorch's autograd engine has no streams for a CUDA device that isn't
+there, and a build without CUDA not even its device guard. Only Python code sees them on the planned device.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,12 +63,14 @@ class Peak:
 class Account(TorchDispatchMode):
     """`with account:` everything on `device` is faked and counted; the rest runs for real.
 
-    `kinds` are the live bytes by kind: whatever is not registered as something else is an activation, or logits when one
-    of its dimensions is the vocabulary. `peaks` are the most of them in each phase. `reads` counts, by place in the code,
-    how often the host waited for a value of the device.
+    `kinds` are the live bytes by kind: whatever is not registered as something else is an activation, or
+    logits when one of its dimensions is the vocabulary. `peaks` are the most of them in each phase. `reads`
+    counts, by place in the code, how often the host waited for a value of the device.
     """
 
-    def __init__(self, device: torch.device, vocabulary: int = 0, capability: tuple[int, int] = (9, 0)) -> None:
+    def __init__(
+        self, device: torch.device, vocabulary: int = 0, capability: tuple[int, int] = (9, 0)
+    ) -> None:
         super().__init__()
         self.device = device
         self.capability = capability
@@ -84,7 +86,8 @@ class Account(TorchDispatchMode):
         self._building = False
         self.inside = False
 
-    # ---- use ----------------------------------------------------------------------------------------------------------
+    # ---- use -----------------------------------------------------------------------------------------------
+    # -----------
 
     def __enter__(self) -> Account:
         self._seen_as = _seen_on(self)
@@ -109,7 +112,9 @@ class Account(TorchDispatchMode):
 
     @contextmanager
     def building(self) -> Iterator[None]:
-        """Everything made inside is a fake on the device and not counted, as a module that is registered once complete."""
+        """Everything made inside is a fake on the device and not counted, as a module that is registered
+        once complete.
+        """
         self._building = True
         with self, self.device:
             yield
@@ -128,7 +133,8 @@ class Account(TorchDispatchMode):
             else:
                 self._add(storage, kind)
 
-    # ---- bytes --------------------------------------------------------------------------------------------------------
+    # ---- bytes
+    # --------------------------------------------------------------------------------------------------------
 
     def _add(self, storage: torch.UntypedStorage, kind: str) -> None:
         size = storage.nbytes()
@@ -162,7 +168,8 @@ class Account(TorchDispatchMode):
     def _is_here(self, tensor: torch.Tensor) -> bool:
         return isinstance(tensor, FakeTensor) or self.device.type == "cpu"
 
-    # ---- operators ----------------------------------------------------------------------------------------------------
+    # ---- operators
+    # ----------------------------------------------------------------------------------------------------
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -181,7 +188,9 @@ class Account(TorchDispatchMode):
         return result
 
     def _is_card(self, device: Any) -> bool:
-        return device is not None and self.device.type != "cpu" and torch.device(device).type == self.device.type
+        return (
+            device is not None and self.device.type != "cpu" and torch.device(device).type == self.device.type
+        )
 
     def _faked(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Run an operator with fake tensors, which see themselves as what they are meanwhile."""
@@ -191,7 +200,9 @@ class Account(TorchDispatchMode):
         finally:
             self.inside = False
 
-    def _on_device(self, func: Any, args: Any, kwargs: Any, tensors: list[torch.Tensor], for_card: bool) -> Any:
+    def _on_device(
+        self, func: Any, args: Any, kwargs: Any, tensors: list[torch.Tensor], for_card: bool
+    ) -> Any:
         if func is torch.ops.prim.device.default:
             return CPU
         if func is aten._local_scalar_dense.default:
@@ -214,22 +225,24 @@ class Account(TorchDispatchMode):
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             if value is None:
                 raise NotPlannableError(
-                    f"{func} at {_place_in_code()} takes its result's shape from values that only a real device has; this "
-                    "configuration can't be planned"
+                    f"{func} at {_place_in_code()} takes its result's shape from values that only a real "
+                    "device has; this configuration can't be planned"
                 ) from error
             self._note_read()
             result = tree_map_only(torch.Tensor, self._fake_like, value)
         _keep_value(func, result, value, tensors)
         if func in (aten.any.default, aten.any.dim):
-            result.is_any = True
+            _note(result, is_any=True)
         if self.observer is not None:
             with unset_fake_temporarily():  # it may look at known values
                 self.observer(func, _named(func, args, kwargs), args, result)
         return result
 
     def _fake_like(self, value: torch.Tensor) -> torch.Tensor:
-        fake = self._faked(aten.empty.memory_format, (list(value.shape),), {"dtype": value.dtype, "device": CPU})
-        fake.known_value = value
+        fake = self._faked(
+            aten.empty.memory_format, (list(value.shape),), {"dtype": value.dtype, "device": CPU}
+        )
+        _note(fake, known_value=value)
         return fake
 
     def _masks_to_places(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -247,7 +260,9 @@ class Account(TorchDispatchMode):
         return source, indices
 
     def _read(self, tensor: torch.Tensor) -> Any:
-        """A number that the host asks the device for. Where it isn't known: no fault is found, and a float is finite."""
+        """A number that the host asks the device for. Where it isn't known: no fault is found, and a
+        float is finite.
+        """
         self._note_read()
         value = known_value(tensor)
         if value is not None:
@@ -255,9 +270,12 @@ class Account(TorchDispatchMode):
                 return value.item()
         if tensor.dtype == torch.bool:
             return not getattr(tensor, "is_any", False)  # "is any of them wrong?", or "are they all right?"
-        if tensor.dtype in INTEGERS and self.phase:  # between phases it is a metric; inside one it can be a shape
+        if (
+            tensor.dtype in INTEGERS and self.phase
+        ):  # between phases it is a metric; inside one it can be a shape
             raise NotPlannableError(
-                f"{_place_in_code()} reads a whole number that only a real device has; this configuration can't be planned"
+                f"{_place_in_code()} reads a whole number that only a real device has; this configuration "
+                "can't be planned"
             )
         return 1.0 if tensor.is_floating_point() else 1
 
@@ -274,7 +292,9 @@ def known_value(tensor: Any) -> torch.Tensor | None:
 
 
 def _keeps_everything_else(tensor: torch.Tensor, kwargs: Mapping[str, Any]) -> bool:
-    """Whether `to` was called with nothing but the device where a tensor is: PyTorch's C++ does not see that."""
+    """Whether `to` was called with nothing but the device where a tensor is: PyTorch's C++ does not see
+    that.
+    """
     same_type = kwargs.get("dtype") in (None, tensor.dtype)
     return isinstance(tensor, FakeTensor) and same_type and kwargs.get("memory_format") is None
 
@@ -289,17 +309,32 @@ def _compute_on_host(func: Any, args: Any, kwargs: Any, tensors: list[torch.Tens
     args, kwargs = tree_map_only(torch.Tensor, known_value, (args, kwargs))
     with unset_fake_temporarily():
         value = func(*args, **kwargs)
-    return value if all(isinstance(x, torch.Tensor) and x.dtype in INTEGERS for x in tree_leaves(value)) else None
+    return (
+        value
+        if all(isinstance(x, torch.Tensor) and x.dtype in INTEGERS for x in tree_leaves(value))
+        else None
+    )
+
+
+def _note(fake: Any, **facts: Any) -> None:
+    """Remember something about a fake tensor, on the tensor itself."""
+    vars(fake).update(facts)
 
 
 def _shape_that_fakes_refuse(func: Any, args: Any, kwargs: Any) -> list[int] | None:
-    """The result's shape of operators that run on a device for more types than PyTorch's fakes of them accept."""
+    """The result's shape of operators that run on a device for more types than PyTorch's fakes of them
+    accept.
+    """
     if func is aten.histc.default and args[0].dtype in INTEGERS:
         return [kwargs.get("bins", args[1] if len(args) > 1 else 100)]
     if func is aten._grouped_mm.default and args[0].dtype != torch.bfloat16:
         left, right = args[:2]
         groups = kwargs.get("offs", args[2] if len(args) > 2 else None)
-        outer = [groups.shape[0]] if left.dim() == right.dim() == 2 and groups is not None else list(left.shape[:-2])
+        outer = (
+            [groups.shape[0]]
+            if left.dim() == right.dim() == 2 and groups is not None
+            else list(left.shape[:-2])
+        )
         return [*outer, left.shape[-2], right.shape[-1]]
     return None
 
@@ -307,16 +342,16 @@ def _shape_that_fakes_refuse(func: Any, args: Any, kwargs: Any) -> list[int] | N
 def _keep_value(func: Any, result: Any, value: Any, tensors: list[torch.Tensor]) -> None:
     if value is not None:
         for fake, known in zip(tree_leaves(result), tree_leaves(value), strict=True):
-            fake.known_value = known
+            _note(fake, known_value=known)
     elif func._schema.is_mutable:  # an unknown value was written into it
         for tensor in tensors[:1]:
             if isinstance(tensor, FakeTensor) and getattr(tensor, "known_value", None) is not None:
-                tensor.known_value = None
+                _note(tensor, known_value=None)
 
 
 def _named(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
     """An operator's arguments under their names."""
-    return {a.name: value for a, value in zip(func._schema.arguments, args)} | kwargs  # noqa: B905
+    return {a.name: value for a, value in zip(func._schema.arguments, args)} | kwargs
 
 
 def _place_in_code() -> str:
@@ -336,27 +371,40 @@ def _seen_on(account: Account) -> Iterator[None]:
     if account.device.type == "cpu":
         yield
         return
-    true_device, true_init = FakeTensor.device, torch.autocast.__init__
+    fakes: Any = FakeTensor
+    true_device, autocast = fakes.device, torch.autocast.__init__
     enabled, dtype = torch.is_autocast_enabled, torch.get_autocast_dtype
-    capability = torch.cuda.get_device_capability
 
     def theirs(kind: str | None) -> str:
-        return "cpu" if kind == account.device.type else kind or "cuda"
+        return "cpu" if kind in (None, account.device.type) else str(kind)
 
-    def autocast(self: torch.autocast, device_type: str, *args: Any, **kwargs: Any) -> None:
-        true_init(self, theirs(device_type), *args, **kwargs)
+    def start_autocast(self: Any, device_type: str, *args: Any, **kwargs: Any) -> None:
+        autocast(self, theirs(device_type), *args, **kwargs)
 
-    FakeTensor.device = property(lambda fake: true_device.fget(fake) if account.inside else account.device)
-    FakeTensor.is_cuda = property(lambda fake: not account.inside)
-    torch.autocast.__init__ = autocast
-    torch.is_autocast_enabled = lambda kind=None: enabled(theirs(kind))
-    torch.get_autocast_dtype = lambda kind: dtype(theirs(kind))
-    torch.cuda.get_device_capability = lambda device=None: account.capability
+    replaced: list[tuple[Any, str, Any]] = [
+        (
+            fakes,
+            "device",
+            property(lambda fake: true_device.fget(fake) if account.inside else account.device),
+        ),
+        (fakes, "is_cuda", property(lambda fake: not account.inside)),
+        (torch.autocast, "__init__", start_autocast),
+        (torch, "is_autocast_enabled", lambda kind=None: enabled(theirs(kind))),
+        (torch, "get_autocast_dtype", lambda kind: dtype(theirs(kind))),
+        (torch.cuda, "get_device_capability", lambda device=None: account.capability),
+    ]
+    with ExitStack() as stack:
+        for holder, name, value in replaced:
+            stack.enter_context(_replaced(holder, name, value))
+        yield
+
+
+@contextmanager
+def _replaced(holder: Any, name: str, value: Any) -> Iterator[None]:
+    """Give an attribute another value for a while; one that was only inherited is taken away again."""
+    own, before = name in vars(holder), getattr(holder, name)
+    setattr(holder, name, value)
     try:
         yield
     finally:
-        FakeTensor.device = true_device
-        del FakeTensor.is_cuda
-        torch.autocast.__init__ = true_init
-        torch.is_autocast_enabled, torch.get_autocast_dtype = enabled, dtype
-        torch.cuda.get_device_capability = capability
+        setattr(holder, name, before) if own else delattr(holder, name)

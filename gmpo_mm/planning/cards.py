@@ -13,7 +13,9 @@ PCIE_4, PCIE_5 = 32e9, 64e9
 
 @dataclass(frozen=True)
 class Card:
-    """One GPU. `bf16` and `float32` are dense peaks (FLOP/s), `bandwidth` bytes/s, `memory` what PyTorch can see of it."""
+    """One GPU. `bf16` and `float32` are dense peaks (FLOP/s), `bandwidth` bytes/s, `memory` what PyTorch
+    can see of it.
+    """
 
     name: str
     bf16: float
@@ -25,7 +27,8 @@ class Card:
 
 
 CARDS = {
-    # NVIDIA's data sheets: tensor-core bfloat16 without sparsity and with float32 sums, and float32 without tensor cores
+    # NVIDIA's data sheets: tensor-core bfloat16 without sparsity and with float32 sums, and float32 without
+    # tensor cores
     "h100": Card("H100 SXM 80 GB", 989e12, 67e12, 79.2 * GIB, 3.35e12, PCIE_5, (9, 0)),
     "h100-pcie": Card("H100 PCIe 80 GB", 756e12, 51e12, 79.2 * GIB, 2.0e12, PCIE_5, (9, 0)),
     "h800": Card("H800 SXM 80 GB", 989e12, 67e12, 79.2 * GIB, 3.35e12, PCIE_5, (9, 0)),
@@ -46,8 +49,8 @@ CARDS = {
 class Reached:
     """Shares of a data sheet's numbers that operators reach, and the time that a launch costs.
 
-    An H100 SXM ran a bfloat16 product of 8192 x 8192 matrices at 798 TFLOP/s (0.81 of its peak) and a copy at 3.0 TB/s
-    (0.90 of its bandwidth); a model's products are smaller, and its copies shorter.
+    An H100 SXM ran a bfloat16 product of 8192 x 8192 matrices at 798 TFLOP/s (0.81 of its peak) and a copy at
+    3.0 TB/s (0.90 of its bandwidth); a model's products are smaller, and its copies shorter.
     """
 
     products: float = 0.72
@@ -79,7 +82,9 @@ def find_card(name: str) -> Card:
 
 
 def card_of_this_machine(device: Any) -> Card | None:
-    """The card that `device` is, by the name that its driver gives; None for a card that isn't in the table."""
+    """The card that `device` is, by the name that its driver gives; None for a card that isn't in the
+    table.
+    """
     import torch
 
     name = torch.cuda.get_device_properties(device).name.lower()

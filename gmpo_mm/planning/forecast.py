@@ -71,9 +71,15 @@ class Forecast:
 
 
 def forecast(
-    config: Config, model_config: Any, measured: Measured, plan: RunPlan, lengths: Lengths, card: Card | None, capacity: float,
+    config: Config,
+    model_config: Any,
+    measured: Measured,
+    plan: RunPlan,
+    lengths: Lengths,
+    card: Card | None,
+    capacity: float,
     sampler: Sampler,
-) -> Forecast:  # fmt: skip
+) -> Forecast:
     """Put the phases together; without a card (on a CPU) there is no time."""
     memory = _memory(config, model_config, measured, sampler, card)
     seconds: dict[str, float] = {}
@@ -82,14 +88,26 @@ def forecast(
         seconds = _seconds(config, model_config, measured, sampler, plan, lengths, card)
         flops = measured.flops * measured.update.pieces * plan.updates_a_step
         utilisation = mfu(flops, seconds[UPDATE] + seconds[OPTIMIZER_STEP], card.bf16)
-    return Forecast(memory, capacity, seconds, utilisation, _largest(config, measured, memory[UPDATE].total, lengths, capacity))
+    return Forecast(
+        memory,
+        capacity,
+        seconds,
+        utilisation,
+        _largest(config, measured, memory[UPDATE].total, lengths, capacity),
+    )
 
 
-# ---- the sampler ----------------------------------------------------------------------------------------------------------
+# ---- the sampler
+# ----------------------------------------------------------------------------------------------------------
 
 
 def find_sampler(
-    config: Config, model_config: Any, measured: Measured, lengths: Lengths, card: Card | None, capacity: float
+    config: Config,
+    model_config: Any,
+    measured: Measured,
+    lengths: Lengths,
+    card: Card | None,
+    capacity: float,
 ) -> Sampler:
     """The sampler that the configuration would take, and what it may hold at once."""
     rollout = config.worker.rollout
@@ -117,13 +135,17 @@ def _kv_bytes_a_token(model_config: Any, half: bool) -> int:
     text = model_config.get_text_config()
     heads = int(text.num_attention_heads)
     width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
-    return 2 * int(text.num_hidden_layers) * int(getattr(text, "num_key_value_heads", None) or heads) * width * (2 if half else 4)
+    shared = int(getattr(text, "num_key_value_heads", None) or heads)
+    return 2 * int(text.num_hidden_layers) * shared * width * (2 if half else 4)
 
 
-# ---- memory ---------------------------------------------------------------------------------------------------------------
+# ---- memory ------------------------------------------------------------------------------------------------
+# ---------------
 
 
-def _memory(config: Config, model_config: Any, measured: Measured, sampler: Sampler, card: Card | None) -> dict[str, Peak]:
+def _memory(
+    config: Config, model_config: Any, measured: Measured, sampler: Sampler, card: Card | None
+) -> dict[str, Peak]:
     vocabulary = int(model_config.get_text_config().vocab_size)
     held = dict(measured.held)
     on_vllm = sampler.name == "vLLM"
@@ -136,7 +158,8 @@ def _memory(config: Config, model_config: Any, measured: Measured, sampler: Samp
         largest_weight = 2 * vocabulary * int(model_config.get_text_config().hidden_size)
         phases = {
             SAMPLING: while_sampling | share,
-            SYNC: while_sampling | {SAMPLER_WEIGHTS: weights, SAMPLER: int(VLLM_ASLEEP), "activations": largest_weight},
+            SYNC: while_sampling
+            | {SAMPLER_WEIGHTS: weights, SAMPLER: int(VLLM_ASLEEP), "activations": largest_weight},
         }
     else:
         logits = {"logits": 3 * 4 * sampler.rows * vocabulary}
@@ -164,12 +187,20 @@ def _offloaded(config: Config) -> tuple[str, ...]:
     return ((MASTERS, MOMENTS) if optimizer else ()) + ((WEIGHTS,) if weights else ())
 
 
-def _largest(config: Config, measured: Measured, peak: float, lengths: Lengths, capacity: float) -> int | None:
-    """Samples of the largest micro-batch whose peak stays below the capacity, from two sizes that were run."""
+def _largest(
+    config: Config, measured: Measured, peak: float, lengths: Lengths, capacity: float
+) -> int | None:
+    """Samples of the largest micro-batch whose peak stays below the capacity, from two sizes that were
+    run.
+    """
     if math.isnan(measured.slope) or measured.slope <= 0:
         return None
     tokens = measured.update.tokens + (capacity - peak) / measured.slope
-    a_sample = lengths.prompt + lengths.response if config.worker.actor.dynamic_batching else _tokens_a_sample(measured)
+    a_sample = (
+        lengths.prompt + lengths.response
+        if config.worker.actor.dynamic_batching
+        else _tokens_a_sample(measured)
+    )
     return max(0, int(tokens / a_sample))
 
 
@@ -177,23 +208,34 @@ def _tokens_a_sample(measured: Measured) -> float:
     return measured.update.tokens / measured.update.responses
 
 
-# ---- time -----------------------------------------------------------------------------------------------------------------
+# ---- time --------------------------------------------------------------------------------------------------
+# ---------------
 
 
 def _seconds(
-    config: Config, model_config: Any, measured: Measured, sampler: Sampler, plan: RunPlan, lengths: Lengths, card: Card
+    config: Config,
+    model_config: Any,
+    measured: Measured,
+    sampler: Sampler,
+    plan: RunPlan,
+    lengths: Lengths,
+    card: Card,
 ) -> dict[str, float]:
     tables = measured.tables
     on_vllm = sampler.name == "vLLM"
     seconds = {SAMPLING: _sampling_seconds(config, model_config, measured, sampler, lengths, card)}
     old = needs_log_probs(config, sampler_is_exact=not on_vllm)
-    passes = int(old and config.worker.actor.old_log_probs != "sampler") + int(not config.algorithm.disable_kl)
+    passes = int(old and config.worker.actor.old_log_probs != "sampler") + int(
+        not config.algorithm.disable_kl
+    )
     if passes:
         seconds[LOG_PROBS] = passes * plan.mini_batches * measured.forward.pieces * tables[LOG_PROBS].seconds
     seconds[UPDATE] = plan.updates_a_step * measured.update.pieces * tables[UPDATE].seconds
     seconds[OPTIMIZER_STEP] = plan.updates_a_step * tables[OPTIMIZER_STEP].seconds
     if on_vllm:
-        over_pcie = sum(2 * measured.held.get(kind, 0) for kind in _offloaded(config)) + 2 * measured.parameters
+        over_pcie = (
+            sum(2 * measured.held.get(kind, 0) for kind in _offloaded(config)) + 2 * measured.parameters
+        )
         copied = 2 * (2 * measured.parameters)
         seconds[SYNC] = over_pcie / (card.pcie * REACHED.pcie) + copied / (card.bandwidth * REACHED.bandwidth)
     return seconds
@@ -202,7 +244,9 @@ def _seconds(
 def _sampling_seconds(
     config: Config, model_config: Any, measured: Measured, sampler: Sampler, lengths: Lengths, card: Card
 ) -> float:
-    """Prompts by their arithmetic, once each; then steps that read the weights and every open sample's keys and values."""
+    """Prompts by their arithmetic, once each; then steps that read the weights and every open sample's
+    keys and values.
+    """
     prompts, n = config.data.rollout_batch_size, config.worker.rollout.n
     counts = measured.counts
     rate = card.bf16 * REACHED.products
@@ -211,7 +255,9 @@ def _sampling_seconds(
     prefill = 2 * active * prompts * lengths.prompt / rate
     context = lengths.prompt + lengths.response / 2
     moved = 2 * measured.parameters + sampler.rows * context * _kv_bytes_a_token(model_config, True)
-    a_step = max(moved / (card.bandwidth * REACHED.decoding_bandwidth), 2 * (active + head) * sampler.rows / rate)
+    a_step = max(
+        moved / (card.bandwidth * REACHED.decoding_bandwidth), 2 * (active + head) * sampler.rows / rate
+    )
     if sampler.name != "vLLM":
         a_step = max(a_step, counts.layers * LAUNCHES_A_LAYER * HOST_SECONDS_A_LAUNCH)
     steps = math.ceil(prompts * n / sampler.rows) * lengths.response

@@ -28,7 +28,13 @@ TEXT_TOKENS = 128
 """Tokens of a prompt that are not its image's, where the image would fill the rest."""
 
 LOG_PROBS, UPDATE, OPTIMIZER_STEP = "old and reference log-probs", "update", "optimizer step"
-WEIGHTS, MASTERS, MOMENTS, GRADIENTS, REFERENCE = "weights", "masters", "moments", "gradients", "reference model"
+WEIGHTS, MASTERS, MOMENTS, GRADIENTS, REFERENCE = (
+    "weights",
+    "masters",
+    "moments",
+    "gradients",
+    "reference model",
+)
 
 
 @dataclass(frozen=True)
@@ -53,9 +59,11 @@ class MicroBatch:
 
 @dataclass
 class Measured:
-    """What a configuration's pieces of work need, one micro-batch each. `held` are bytes by kind between the phases.
+    """What a configuration's pieces of work need, one micro-batch each. `held` are bytes by kind between the
+    phases.
 
-    `tables` and `peaks` go by phase; `flops` are the model FLOPs of the micro-batch of an update, and of one forward pass.
+    `tables` and `peaks` go by phase; `flops` are the model FLOPs of the micro-batch of an update, and of one
+    forward pass.
     """
 
     parameters: int
@@ -74,7 +82,9 @@ class Measured:
 
 
 def longest(config: Config, model_config: Any) -> Lengths:
-    """The longest prompts and responses that a configuration lets through; with a vision tower, the largest image."""
+    """The longest prompts and responses that a configuration lets through; with a vision tower, the
+    largest image.
+    """
     data = config.data
     image = 0
     vision = getattr(model_config, "vision_config", None)
@@ -85,7 +95,8 @@ def longest(config: Config, model_config: Any) -> Lengths:
     return Lengths(data.max_prompt_length, data.max_response_length, image)
 
 
-# ---- model and batch --------------------------------------------------------------------------------------------------------
+# ---- model and batch
+# --------------------------------------------------------------------------------------------------------
 
 
 def build_policy(config: Config, model_config: Any, account: Account, dtype: torch.dtype) -> PolicyModel:
@@ -141,9 +152,16 @@ def make_batch(config: Config, policy: PolicyModel, lengths: Lengths) -> Batch:
     prompt = _prompt(policy, lengths)
     groups = []
     for _ in range(config.worker.actor.global_batch_size):
-        ids = torch.randint(0, min(1000, policy.config.vocab_size), (config.worker.rollout.n, lengths.response), generator=draw)
+        ids = torch.randint(
+            0,
+            min(1000, policy.config.vocab_size),
+            (config.worker.rollout.n, lengths.response),
+            generator=draw,
+        )
         responses = [Response(row, torch.zeros(lengths.response), "length") for row in ids]
-        groups.append(SampledGroup(replace(prompt), responses, [""] * len(ids), [{"overall": 0.0}] * len(ids)))
+        groups.append(
+            SampledGroup(replace(prompt), responses, [""] * len(ids), [{"overall": 0.0}] * len(ids))
+        )
     return _filled(Batch(groups), config)
 
 
@@ -182,7 +200,8 @@ def first_micro_batch(config: Config, batch: Batch, limits: CutLimits) -> MicroB
         members.setdefault(row // size, []).append(batch.groups[row // size].responses[row % size])
     assert len({len(m) for m in members.values()}) == 1, "all groups are whole, or there is one"
     groups = [
-        SampledGroup(batch.groups[i].prompt, m, [""] * len(m), [{"overall": 0.0}] * len(m)) for i, m in members.items()
+        SampledGroup(batch.groups[i].prompt, m, [""] * len(m), [{"overall": 0.0}] * len(m))
+        for i, m in members.items()
     ]
     own = _filled(Batch(groups), config)
     tokens = sum(g.tokens for g in own.group_of(range(len(own))))
@@ -200,7 +219,8 @@ def work_of(batch: Batch, policy: PolicyModel) -> Work:
     return work
 
 
-# ---- the run ----------------------------------------------------------------------------------------------------------------
+# ---- the run -----------------------------------------------------------------------------------------------
+# -----------------
 
 
 class PlannedActor(Actor):
@@ -224,21 +244,29 @@ class PlannedActor(Actor):
     def fill_gradients(self) -> None:
         """Gradients as an earlier micro-batch leaves them."""
         for parameter in self._parameters():
-            parameter.grad = torch.zeros_like(parameter, dtype=getattr(parameter, "grad_dtype", None) or parameter.dtype)
+            parameter.grad = torch.zeros_like(
+                parameter, dtype=getattr(parameter, "grad_dtype", None) or parameter.dtype
+            )
             self.account.register(GRADIENTS, [parameter.grad])
 
 
 class Rehearsal:
-    """A policy with its optimizer on a device that need not be there: runs micro-batches and says what they need."""
+    """A policy with its optimizer on a device that need not be there: runs micro-batches and says what
+    they need.
+    """
 
-    def __init__(self, config: Config, model_config: Any, device: torch.device, dtype: torch.dtype, card: Card | None) -> None:
+    def __init__(
+        self, config: Config, model_config: Any, device: torch.device, dtype: torch.dtype, card: Card | None
+    ) -> None:
         self.config = config
         vocabulary = int(model_config.get_text_config().vocab_size)
         self.card = card or CARDS["h100"]  # without one only launches and FLOPs are read
         self.account = Account(device, vocabulary, self.card.capability)
         self.policy = build_policy(config, model_config, self.account, dtype)
         self.module = self.policy.module
-        self.tables = {phase: OperatorTable(self.card, vocabulary) for phase in (LOG_PROBS, UPDATE, OPTIMIZER_STEP)}
+        self.tables = {
+            phase: OperatorTable(self.card, vocabulary) for phase in (LOG_PROBS, UPDATE, OPTIMIZER_STEP)
+        }
         self.tables[OPTIMIZER_STEP].region = OPTIMIZER
         self.account.register(WEIGHTS, _tensors_of(self.module))
         if not config.algorithm.disable_kl and config.worker.actor.model.lora.rank == 0:
@@ -246,7 +274,10 @@ class Rehearsal:
                 self._reference = [torch.empty(p.shape, dtype=dtype) for p in self.module.parameters()]
             self.account.register(REFERENCE, self._reference)
         self.actor = PlannedActor(
-            self.policy, _build_optimizer(self.policy, config.worker.actor.optim), update_config(config), account=self.account
+            self.policy,
+            _build_optimizer(self.policy, config.worker.actor.optim),
+            update_config(config),
+            account=self.account,
         )
         self._follow_gradients()
         self._follow_vision()
@@ -273,7 +304,9 @@ class Rehearsal:
                 parameter.register_post_accumulate_grad_hook(register)
 
     def _follow_vision(self) -> None:
-        """Book the vision tower's operators apart: forward while it runs, backward from its features' gradient on."""
+        """Book the vision tower's operators apart: forward while it runs, backward from its features'
+        gradient on.
+        """
         vision = self.policy.vision
         if vision is None:
             return
@@ -310,7 +343,9 @@ class Rehearsal:
                     self.account.register(MASTERS if name == "master" else MOMENTS, [tensor])
 
     def measure(self, lengths: Lengths, with_slope: bool = True) -> Measured:
-        """One micro-batch of each kind at these lengths, and if asked the peak's growth with the micro-batch."""
+        """One micro-batch of each kind at these lengths, and if asked the peak's growth with the
+        micro-batch.
+        """
         config, actor = self.config, self.actor
         limits = actor.config
         whole = make_batch(config, self.policy, lengths)
@@ -329,7 +364,11 @@ class Rehearsal:
             parameters=sum(p.numel() for p in self.module.parameters()),
             trained=sum(p.numel() for p in self.module.parameters() if p.requires_grad),
             held=held,
-            peaks={k: Peak(p.total, {a: b for a, b in p.kinds.items() if b}) for k, p in self.account.peaks.items() if k},
+            peaks={
+                k: Peak(p.total, {a: b for a, b in p.kinds.items() if b})
+                for k, p in self.account.peaks.items()
+                if k
+            },
             tables=dict(self.tables),
             update=update,
             forward=forward,

@@ -13,7 +13,9 @@ SHIPPED = Path(__file__).parent / "model_configs"
 
 
 def find_model_folder(name: str) -> Path | None:
-    """A local folder, a bundled model, a shipped config.json, or what the hub's cache holds; None when it isn't here."""
+    """A local folder, a bundled model, a shipped config.json, or what the hub's cache holds; None when it
+    isn't here.
+    """
     folder = Path(resolve_model_path(name)).expanduser()
     if folder.is_dir():
         return folder
@@ -44,7 +46,9 @@ def read_model_config(config: Config) -> Any | None:
     try:
         found = AutoConfig.from_pretrained(folder, trust_remote_code=options.trust_remote_code)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"worker.actor.model.model_path={name}: {folder} has no usable config.json ({error})") from error
+        raise ConfigError(
+            f"worker.actor.model.model_path={name}: {folder} has no usable config.json ({error})"
+        ) from error
     for key, value in (options.override_config or {}).items():
         setattr(found if hasattr(found, key) else found.get_text_config(), key, value)
     return found

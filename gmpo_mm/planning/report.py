@@ -1,4 +1,6 @@
-"""The plan of a configuration in words: what it needs, how long it takes, and what is known of these numbers."""
+"""The plan of a configuration in words: what it needs, how long it takes, and what is known of these
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,14 @@ from gmpo_mm.config import Config
 from gmpo_mm.models.loading import resolve_dtype
 from gmpo_mm.planning.cards import CARDS, CONTEXT_BYTES, GIB, Card
 from gmpo_mm.planning.counts import RunPlan
-from gmpo_mm.planning.forecast import SYNC, Forecast, Sampler, capacity_of, find_sampler, forecast
+from gmpo_mm.planning.forecast import SAMPLING, SYNC, Forecast, Sampler, capacity_of, find_sampler, forecast
 from gmpo_mm.planning.micro_batch import LOG_PROBS, UPDATE, Lengths, Measured, Rehearsal, longest
 from gmpo_mm.planning.model_files import read_model_config
 
 CHECKED: dict[str, str] = {}
-"""Which numbers a real card has confirmed: what was predicted and measured, by card. `benchmarks.gpu_check` measures them."""
+"""Which numbers a real card has confirmed: what was predicted and measured, by card.
+`benchmarks.gpu_check` measures them.
+"""
 
 MINIMUM = 10 * 2**20
 """Smaller kinds of memory are not listed on their own."""
@@ -44,13 +48,19 @@ class CardPlan:
 
 
 def make_plan(
-    config: Config, plan: RunPlan, device: torch.device, card: Card | None, *, response: int | None = None,
-    image: int | None = None, stop_early: bool = False,
-) -> CardPlan | str:  # fmt: skip
+    config: Config,
+    plan: RunPlan,
+    device: torch.device,
+    card: Card | None,
+    *,
+    response: int | None = None,
+    image: int | None = None,
+    stop_early: bool = False,
+) -> CardPlan | str:
     """Rehearse a configuration on a device; a sentence that says why when it can't be.
 
-    `response` and `image` are tokens to plan with in place of the longest ones. With `stop_early` nothing is run when the
-    weights, gradients and optimizer states alone are too large.
+    `response` and `image` are tokens to plan with in place of the longest ones. With `stop_early` nothing is
+    run when the weights, gradients and optimizer states alone are too large.
     """
     model_config = read_model_config(config)
     if model_config is None:
@@ -76,10 +86,9 @@ def make_plan(
 def too_large(needed: float, capacity: float, place: str) -> str:
     """Why nothing was rehearsed."""
     return (
-        f"Memory: weights, gradients and optimizer states alone take {_gib(needed)} GiB, more than the {_gib(capacity)} GiB of "
-        "this machine's "
-        f"{place}. Train LoRA adapters (worker.actor.model.lora.rank), take a smaller model, or see what a GPU would do: "
-        "gmpo-mm plan CONFIG --gpu h100"
+        f"Memory: weights, gradients and optimizer states alone take {_gib(needed)} GiB, more than the "
+        f"{_gib(capacity)} GiB of this machine's {place}. Train LoRA adapters (worker.actor.model.lora.rank), take a "
+        "smaller model, or see what a GPU would do: gmpo-mm plan CONFIG --gpu h100"
     )
 
 
@@ -87,8 +96,8 @@ def not_here(config: Config) -> str:
     """Why there is no plan, and what to do."""
     name = config.worker.actor.model.model_path
     return (
-        f"Memory and time: not planned. The shape of {name} is in its config.json, which is not on this machine, and planning "
-        f"downloads nothing. Fetch it with: hf download {name} config.json"
+        f"Memory and time: not planned. The shape of {name} is in its config.json, which is not on this machine, and "
+        f"planning downloads nothing. Fetch it with: hf download {name} config.json"
     )
 
 
@@ -96,7 +105,9 @@ def memory_rows(plan: CardPlan) -> Iterator[tuple[str, str, str]]:
     """(phase, GiB, what it consists of)."""
     for phase, peak in plan.forecast.memory.items():
         kinds = sorted(peak.kinds.items(), key=lambda item: -item[1])
-        named = ", ".join(f"{kind} {_gib(size)}" for kind, size in kinds if size >= min(MINIMUM, peak.total / 50))
+        named = ", ".join(
+            f"{kind} {_gib(size)}" for kind, size in kinds if size >= min(MINIMUM, peak.total / 50)
+        )
         yield phase, _gib(peak.total), named
     phase, total = plan.forecast.peak
     room = plan.forecast.capacity
@@ -107,11 +118,17 @@ def memory_rows(plan: CardPlan) -> Iterator[tuple[str, str, str]]:
 def summary_rows(plan: CardPlan) -> Iterator[tuple[str, str]]:
     """(what, how much) of the model, its micro-batch and its limits."""
     measured, lengths, micro = plan.measured, plan.lengths, plan.measured.update
-    yield "model", f"{measured.parameters / 1e9:.3f} billion parameters, {measured.trained / 1e9:.3f} billion trained"
+    yield (
+        "model",
+        f"{measured.parameters / 1e9:.3f} billion parameters, {measured.trained / 1e9:.3f} billion trained",
+    )
     image = f" ({lengths.image:,} of an image)" if lengths.image else ""
     asked = lengths.response < plan.config.data.max_response_length
     why = "" if asked else ", the longest that the configuration lets through"
-    yield "lengths", f"every prompt {lengths.prompt:,} tokens{image}, every response {lengths.response:,}{why}"
+    yield (
+        "lengths",
+        f"every prompt {lengths.prompt:,} tokens{image}, every response {lengths.response:,}{why}",
+    )
     samples = "1 response" if micro.responses == 1 else f"{micro.responses:,} responses"
     yield "micro-batch", f"{samples}, {micro.tokens:,} tokens; {micro.pieces:,} of them an update"
     key = "worker.actor.micro_batch_size_per_device_for_update"
@@ -127,10 +144,22 @@ def time_rows(plan: CardPlan) -> Iterator[tuple[str, str, str, str, str]]:
     """(operators, launches, TFLOP, GB, ms) of one micro-batch's update."""
     table = plan.measured.tables[UPDATE]
     for kind, row in sorted(table.rows.items(), key=lambda item: -item[1].seconds):
-        yield kind, f"{row.launches:,}", f"{row.flops / 1e12:.1f}", f"{row.bytes / 1e9:.1f}", f"{row.seconds * 1e3:.1f}"
+        yield (
+            kind,
+            f"{row.launches:,}",
+            f"{row.flops / 1e12:.1f}",
+            f"{row.bytes / 1e9:.1f}",
+            f"{row.seconds * 1e3:.1f}",
+        )
     flops = sum(row.flops for row in table.rows.values())
     moved = sum(row.bytes for row in table.rows.values())
-    yield "all", f"{table.launches:,}", f"{flops / 1e12:.1f}", f"{moved / 1e9:.1f}", f"{table.seconds * 1e3:.1f}"
+    yield (
+        "all",
+        f"{table.launches:,}",
+        f"{flops / 1e12:.1f}",
+        f"{moved / 1e9:.1f}",
+        f"{table.seconds * 1e3:.1f}",
+    )
 
 
 def step_rows(plan: CardPlan) -> Iterator[tuple[str, str]]:
@@ -158,12 +187,15 @@ def step_rows(plan: CardPlan) -> Iterator[tuple[str, str]]:
 def notes(plan: CardPlan) -> Iterator[str]:
     """What these numbers are."""
     if plan.card is None:
-        yield "Memory of tensors, on top of what Python and its libraries take (about 0.5 GiB). No time is predicted for this device."
+        yield (
+            "Memory of tensors, on top of what Python and its libraries take (about 0.5 GiB). No time is predicted "
+            "for this device."
+        )
     else:
         yield (
-            f"Memory: tensors in blocks of 512 bytes, segments of 2 MiB, {_gib(CONTEXT_BYTES)} GiB of CUDA context; the "
-            "allocator's fragmentation comes on top. Time: a roofline with the shares of the data sheet's numbers that are in "
-            "gmpo_mm/planning/cards.py, so a real card is slower."
+            f"Memory: tensors in blocks of 512 bytes, segments of 2 MiB, {_gib(CONTEXT_BYTES)} GiB of CUDA context; "
+            "the allocator's fragmentation comes on top. Time: a roofline with the shares of the data sheet's numbers "
+            "that are in gmpo_mm/planning/cards.py; a real card can be slower."
         )
     confirmed = "; ".join(f"{number}: {how}" for number, how in CHECKED.items())
     yield f"Checked against a real card: {confirmed or 'no number yet'}."
@@ -173,7 +205,9 @@ def print_plan(plan: CardPlan, console: Any) -> None:
     """Print it."""
     from rich.table import Table
 
-    def table(title: str, rows: Iterator[tuple[str, ...]], header: tuple[str, ...] = (), numbers: int = 0) -> None:
+    def table(
+        title: str, rows: Iterator[tuple[str, ...]], header: tuple[str, ...] = (), numbers: int = 0
+    ) -> None:
         made = Table(title=title, title_justify="left", show_header=bool(header))
         for index, name in enumerate(header):
             made.add_column(name, justify="right" if 0 < index <= numbers else "left")
@@ -199,10 +233,11 @@ def _advice(plan: CardPlan) -> str:
         return f"Lower worker.actor.micro_batch_size_per_device_for_update to {plan.forecast.largest}."
     fitting = [name for name, card in CARDS.items() if card.memory >= plan.forecast.peak[1]]
     other = f" It would fit on: {', '.join(fitting)}." if fitting and plan.card is not None else ""
-    less = " lower worker.rollout.gpu_memory_utilization," if phase in ("sampling", SYNC) and plan.sampler.name == "vLLM" else ""
+    vllm = phase in (SAMPLING, SYNC) and plan.sampler.name == "vLLM"
+    less = " lower worker.rollout.gpu_memory_utilization," if vllm else ""
     return (
-        f"The phase '{phase}' needs more than there is:{less} train LoRA adapters (worker.actor.model.lora.rank), or take a "
-        f"smaller model.{other}"
+        f"The phase '{phase}' needs more than there is:{less} train LoRA adapters (worker.actor.model.lora.rank), "
+        f"or take a smaller model.{other}"
     )
 
 

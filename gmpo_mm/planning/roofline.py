@@ -1,7 +1,7 @@
 """What each operator moves and computes, and the least time that a card needs for it.
 
-An operator takes the longer of its arithmetic and its memory traffic at the shares of the data sheet's numbers that are
-stated in `cards`, and the time of a launch. Views are free.
+An operator takes the longer of its arithmetic and its memory traffic at the shares of the data sheet's
+numbers that are stated in `cards`, and the time of a launch. Views are free.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,23 +20,73 @@ from gmpo_mm.planning.account import known_value
 from gmpo_mm.planning.cards import REACHED, Card
 
 PRODUCTS, ATTENTION, HEAD, LAYERS, VISION, OPTIMIZER, COPIES = CLASSES = (
-    "matrix products", "attention", "head and embedding", "elementwise", "vision", "optimizer", "copies",
-)  # fmt: skip
+    "matrix products",
+    "attention",
+    "head and embedding",
+    "elementwise",
+    "vision",
+    "optimizer",
+    "copies",
+)
 
 ATTENTION_NAMES = (
-    "_flash_attention_", "_varlen_attn", "_efficient_attention_", "_scaled_dot_product_", "_cudnn_attention_",
+    "_flash_attention_",
+    "_varlen_attn",
+    "_efficient_attention_",
+    "_scaled_dot_product_",
+    "_cudnn_attention_",
     "flex_attention",
-)  # fmt: skip
+)
 COPY_NAMES = {
-    "_to_copy", "copy_", "clone", "cat", "index_select", "index", "index_put_", "index_put", "index_add", "index_add_",
-    "index_copy", "index_copy_", "zeros_like", "new_zeros", "zeros", "zero_", "fill_", "stack", "constant_pad_nd",
-    "slice_backward", "select_backward", "repeat", "ones_like", "embedding", "embedding_dense_backward",
-}  # fmt: skip
+    "_to_copy",
+    "copy_",
+    "clone",
+    "cat",
+    "index_select",
+    "index",
+    "index_put_",
+    "index_put",
+    "index_add",
+    "index_add_",
+    "index_copy",
+    "index_copy_",
+    "zeros_like",
+    "new_zeros",
+    "zeros",
+    "zero_",
+    "fill_",
+    "stack",
+    "constant_pad_nd",
+    "slice_backward",
+    "select_backward",
+    "repeat",
+    "ones_like",
+    "embedding",
+    "embedding_dense_backward",
+}
 READS_ITS_RESULT_ONLY = {"embedding", "index_select", "gather", "index"}
 TOUCHES_ITS_SOURCE_ONLY = {"index_put_", "scatter_", "scatter_add_", "index_copy_", "index_add_"}
 WRITES_ONLY = {"copy_", "zero_", "fill_"}
-READS_A_SHAPE = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "rand_like", "randn_like"}
-NO_LAUNCH = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "_unsafe_view", "lift_fresh", "detach"}
+READS_A_SHAPE = {
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "rand_like",
+    "randn_like",
+}
+NO_LAUNCH = {
+    "empty",
+    "empty_like",
+    "new_empty",
+    "empty_strided",
+    "new_empty_strided",
+    "_unsafe_view",
+    "lift_fresh",
+    "detach",
+}
 
 
 @dataclass
@@ -50,7 +101,9 @@ class Row:
 
 @dataclass
 class OperatorTable:
-    """Operators of a piece of work by class. `upper_bounds` counts attention whose segments' lengths were not known."""
+    """Operators of a piece of work by class. `upper_bounds` counts attention whose segments' lengths were
+    not known.
+    """
 
     card: Card
     vocabulary: int = 0
@@ -127,7 +180,9 @@ class OperatorTable:
 
     @contextmanager
     def fused(self) -> Iterator[None]:
-        """Operators inside without arithmetic of their own are one kernel: it reads what comes from outside, writes what stays."""
+        """Operators inside without arithmetic of their own are one kernel: it reads what comes from
+        outside, writes what stays.
+        """
         self._fused = fused = _Fused()
         yield
         self._fused = None
@@ -152,7 +207,9 @@ class _Fused:
             self.made[_storage(tensor)] = (weakref.ref(tensor.untyped_storage()), _bytes(tensor))
 
     def traffic(self) -> int:
-        return sum(self.read.values()) + sum(size for alive, size in self.made.values() if alive() is not None)
+        return sum(self.read.values()) + sum(
+            size for alive, size in self.made.values() if alive() is not None
+        )
 
 
 def _distinct(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
@@ -171,7 +228,9 @@ def _bytes(tensor: torch.Tensor) -> int:
     return count * tensor.element_size()
 
 
-def _traffic(name: str, func: Any, named: dict[str, Any], inputs: list[torch.Tensor], fresh: list[torch.Tensor]) -> float:
+def _traffic(
+    name: str, func: Any, named: dict[str, Any], inputs: list[torch.Tensor], fresh: list[torch.Tensor]
+) -> float:
     """Bytes read and written."""
     written = sum(_bytes(x) for x in fresh)
     if name in READS_A_SHAPE:
@@ -186,7 +245,9 @@ def _traffic(name: str, func: Any, named: dict[str, Any], inputs: list[torch.Ten
         if isinstance(x, torch.Tensor)
     ]
     if name in TOUCHES_ITS_SOURCE_ONLY:
-        return 3 * sum(_bytes(x) for x in inputs if all(x is not y for y in changed) and x.is_floating_point())
+        return 3 * sum(
+            _bytes(x) for x in inputs if all(x is not y for y in changed) and x.is_floating_point()
+        )
     read = sum(_bytes(x) for x in inputs)
     if name in WRITES_ONLY:
         read -= _bytes(changed[0])
@@ -194,7 +255,9 @@ def _traffic(name: str, func: Any, named: dict[str, Any], inputs: list[torch.Ten
 
 
 def _flops(func: Any, named: dict[str, Any], args: tuple[Any, ...], result: Any) -> float:
-    if func._schema.name == "aten::_grouped_mm":  # every token with the matrix of its expert, or experts' own outer products
+    if (
+        func._schema.name == "aten::_grouped_mm"
+    ):  # every token with the matrix of its expert, or experts' own outer products
         return 2.0 * named["self"].numel() * named["mat2"].shape[-1]
     formula = flop_registry.get(func._overloadpacket)
     if formula is None:
@@ -207,7 +270,8 @@ def _is_keyword(func: Any, name: str) -> bool:
     return any(a.name == name and a.kwarg_only for a in func._schema.arguments)
 
 
-# ---- attention ------------------------------------------------------------------------------------------------------------
+# ---- attention
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _attention_flops(name: str, named: dict[str, Any], pairs: float) -> float:
@@ -218,7 +282,9 @@ def _attention_flops(name: str, named: dict[str, Any], pairs: float) -> float:
 
 
 def _attention_pairs(named: dict[str, Any]) -> tuple[float, bool]:
-    """(Query, key) pairs that have to be computed, and whether they are exact: else every segment counts as the longest."""
+    """(Query, key) pairs that have to be computed, and whether they are exact: else every segment counts
+    as the longest.
+    """
     causal = bool(named.get("is_causal", False)) or list(named.get("window_size") or [])[1:] == [0]
     query_starts = _first(named, "cu_seq_q", "cum_seq_q", "cu_seqlens_q")
     if query_starts is None:
@@ -239,7 +305,7 @@ def _first(named: dict[str, Any], *names: str) -> Any:
 
 
 def _differences(starts: list[int]) -> list[int]:
-    return [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    return [b - a for a, b in pairwise(starts)]
 
 
 def _pairs(queries: int, keys: int, causal: bool) -> float:

@@ -7,7 +7,6 @@ from gmpo_mm.planning.counts import count_records, describe_plan, plan_run
 from tests.config.conftest import Load
 
 
-
 def test_counts_follow_from_batch_sizes_and_records(load: Load) -> None:
     config = load(
         "trainer.total_epochs=3",

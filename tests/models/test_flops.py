@@ -27,7 +27,9 @@ def test_work_of_a_group_counts_the_prompt_once_and_no_response_s_last_token_as_
     assert work.head_tokens == 4 + 1
     # naive: every query with every key at or before it, in its own sequence
     prompt = sum(1 for q in range(3) for k in range(3) if k <= q)
-    response = sum(1 for q in range(3) for _ in range(3)) + sum(1 for q in range(3) for k in range(3) if k <= q)
+    response = sum(1 for q in range(3) for _ in range(3)) + sum(
+        1 for q in range(3) for k in range(3) if k <= q
+    )
     assert work.pairs == prompt + response
 
 
@@ -77,7 +79,9 @@ def run_counted(model: torch.nn.Module, tokens: int, backward: bool, **inputs: t
 
 
 def whole_square(tokens: int) -> Work:
-    """One sequence as a plain pass computes it: every token through the head, and the masked half of the scores too."""
+    """One sequence as a plain pass computes it: every token through the head, and the masked half of the
+    scores too.
+    """
     return Work(tokens=tokens, head_tokens=tokens, pairs=tokens**2)
 
 
@@ -85,7 +89,9 @@ def whole_square(tokens: int) -> Work:
 @pytest.mark.parametrize("backward", [True, False])
 def test_equal_to_pytorch_s_counter_within_one_percent(name: str, backward: bool) -> None:
     model = load(name)
-    model.set_experts_implementation("eager") if "moe" in name else None  # the counter does not know grouped products
+    model.set_experts_implementation(
+        "eager"
+    ) if "moe" in name else None  # the counter does not know grouped products
     counted = run_counted(model, 96, backward)
     assert model_flops(model, whole_square(96), backward) == pytest.approx(counted, rel=0.01)
 
@@ -109,10 +115,18 @@ def test_a_vision_tower_is_counted_with_its_windows() -> None:
     grid = torch.tensor([[1, 8, 12]])
     merged = int(grid.prod()) // vision.spatial_merge_size**2
     ids = torch.cat([torch.arange(10), torch.full((merged,), config.image_token_id), torch.arange(10)])[None]
-    values = torch.rand(int(grid.prod()), vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)
+    values = torch.rand(
+        int(grid.prod()), vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    )
     kinds = (ids == config.image_token_id).int()
     counted = run_counted(
-        model, ids.shape[1], True, input_ids=ids, pixel_values=values, image_grid_thw=grid, mm_token_type_ids=kinds
+        model,
+        ids.shape[1],
+        True,
+        input_ids=ids,
+        pixel_values=values,
+        image_grid_thw=grid,
+        mm_token_type_ids=kinds,
     )
     work = whole_square(ids.shape[1])
     without = model_flops(model, work)

@@ -1,6 +1,7 @@
-"""A real update on the CPU in a process of its own: prints the bytes that it needed at its peak, beside the planned ones.
+"""A real update on the CPU in a process of its own: prints the bytes that it needed at its peak, beside the
+planned ones.
 
-    python -m tests.planning.cpu_update MODEL_CONFIG.json PROMPT RESPONSE IMAGE KEY=VALUE...
+python -m tests.planning.cpu_update MODEL_CONFIG.json PROMPT RESPONSE IMAGE KEY=VALUE...
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ from gmpo_mm.config import load_config
 from gmpo_mm.engines.local import update_config
 from gmpo_mm.models import loading
 from gmpo_mm.models.policy import PolicyModel
-from gmpo_mm.planning.micro_batch import Lengths, OPTIMIZER_STEP, UPDATE, Rehearsal, first_micro_batch, make_batch
+from gmpo_mm.planning.micro_batch import (
+    OPTIMIZER_STEP,
+    UPDATE,
+    Lengths,
+    Rehearsal,
+    first_micro_batch,
+    make_batch,
+)
 from gmpo_mm.training.actor import Actor, build_optimizer
 
 BUNDLED = Path(loading.__file__).parent / "bundled"
@@ -36,7 +44,9 @@ def real_actor(config: Any, model_config: Any) -> Actor:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     kind = AutoModelForImageTextToText if hasattr(model_config, "vision_config") else AutoModelForCausalLM
-    model: Any = loading.use_packed_attention(kind.from_config(model_config, dtype=torch.float32, attn_implementation="sdpa"))
+    model: Any = loading.use_packed_attention(
+        kind.from_config(model_config, dtype=torch.float32, attn_implementation="sdpa")
+    )
     if config.worker.actor.model.enable_gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     ids = [getattr(model_config, name, None) for name in ("image_token_id", "video_token_id")]
@@ -45,15 +55,23 @@ def real_actor(config: Any, model_config: Any) -> Actor:
 
 
 def measured_peak(config: Any, model_config: Any, tiny_config: Any, lengths: Lengths) -> int:
-    """Growth of the process's memory, from before the model until the peak of an update that is not the first."""
-    small = real_actor(config, tiny_config)  # modules that are imported, and buffers of libraries, on first use
+    """Growth of the process's memory, from before the model until the peak of an update that is not the
+    first.
+    """
+    small = real_actor(
+        config, tiny_config
+    )  # modules that are imported, and buffers of libraries, on first use
     few = Lengths(16, 4, min(lengths.image, 4))
-    small.update(first_micro_batch(config, make_batch(config, small.policy, few), small.config.update_limits).batch)
+    small.update(
+        first_micro_batch(config, make_batch(config, small.policy, few), small.config.update_limits).batch
+    )
     del small
     gc.collect()
     before = status("VmRSS")
     actor = real_actor(config, model_config)
-    batch = first_micro_batch(config, make_batch(config, actor.policy, lengths), actor.config.update_limits).batch
+    batch = first_micro_batch(
+        config, make_batch(config, actor.policy, lengths), actor.config.update_limits
+    ).batch
     for _ in range(2):
         gc.collect()
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again

@@ -1,4 +1,6 @@
-"""The account of a device that need not be there: bytes, kinds, phases, values that are known, and reads by the host."""
+"""The account of a device that need not be there: bytes, kinds, phases, values that are known, and reads
+by the host.
+"""
 
 import gc
 
@@ -124,5 +126,9 @@ def test_reads_are_counted_on_a_gpu_and_answered_without_finding_a_fault() -> No
 @pytest.mark.parametrize("read", [lambda x: x.nonzero(), lambda x: x[x > 0], lambda x: int(x.argmax())])
 def test_shapes_that_only_a_real_gpu_knows_can_t_be_planned(read: object) -> None:
     account = Account(GPU)
-    with account, account.phase_of("update"), pytest.raises(NotPlannableError, match="only a real device has"):
+    with (
+        account,
+        account.phase_of("update"),
+        pytest.raises(NotPlannableError, match="only a real device has"),
+    ):
         read(torch.randn(4, device=GPU))  # type: ignore[operator]

@@ -1,4 +1,6 @@
-"""The planned peak of an update on the CPU against the memory that a real one takes, in a process of its own."""
+"""The planned peak of an update on the CPU against the memory that a real one takes, in a process of its
+own.
+"""
 
 import json
 import os
@@ -13,12 +15,26 @@ from gmpo_mm.models import loading
 ROOT = Path(__file__).parents[2]
 BUNDLED = Path(loading.__file__).parent / "bundled"
 GROUPS = ("worker.rollout.n=8", "worker.actor.global_batch_size=4", "data.rollout_batch_size=4")
-WHOLE = (*GROUPS, "worker.actor.dynamic_batching=false", "worker.actor.micro_batch_size_per_device_for_update=32")
+WHOLE = (
+    *GROUPS,
+    "worker.actor.dynamic_batching=false",
+    "worker.actor.micro_batch_size_per_device_for_update=32",
+)
 SMOLLM2_135M = {
-    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 576, "intermediate_size": 1536,
-    "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "rms_norm_eps": 1e-5,
-    "hidden_act": "silu", "max_position_embeddings": 8192, "rope_theta": 100000, "tie_word_embeddings": True,
-}  # fmt: skip
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "max_position_embeddings": 8192,
+    "rope_theta": 100000,
+    "tie_word_embeddings": True,
+}
 
 # Freed memory goes back to the system at once, so that what the process holds is what lives.
 MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -45,7 +61,11 @@ def test_text_with_gradient_checkpointing() -> None:
 
 @linux_only
 def test_pictures_without_gradient_checkpointing() -> None:
-    keys = (*WHOLE, "worker.actor.model.enable_gradient_checkpointing=false", "worker.actor.global_batch_size=1")
+    keys = (
+        *WHOLE,
+        "worker.actor.model.enable_gradient_checkpointing=false",
+        "worker.actor.global_batch_size=1",
+    )
     check(BUNDLED / "qwen2_5_vl_tiny" / "config.json", (1200, 64, 1024), *keys, "data.rollout_batch_size=1")
 
 
@@ -55,5 +75,9 @@ def test_pictures_without_gradient_checkpointing() -> None:
 def test_a_model_of_135_million_parameters(tmp_path: Path, checkpointing: str) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(SMOLLM2_135M), encoding="utf-8")
-    keys = (*GROUPS, "worker.actor.dynamic_batching=false", "worker.actor.micro_batch_size_per_device_for_update=8")
+    keys = (
+        *GROUPS,
+        "worker.actor.dynamic_batching=false",
+        "worker.actor.micro_batch_size_per_device_for_update=8",
+    )
     check(path, (256, 64, 0), *keys, f"worker.actor.model.enable_gradient_checkpointing={checkpointing}")

@@ -25,10 +25,16 @@ from gmpo_mm.planning.report import CardPlan, make_plan, print_plan
 
 GPU, CPU = torch.device("cuda:0"), torch.device("cpu")
 SMALL = (
-    "worker.actor.model.model_path=bundled:qwen2_tiny", "data.max_prompt_length=64", "data.max_response_length=32",
-    "worker.rollout.n=4", "data.rollout_batch_size=8", "worker.actor.global_batch_size=4", "trainer.max_steps=10",
-    "worker.actor.dynamic_batching=false", "worker.actor.micro_batch_size_per_device_for_update=4",
-)  # fmt: skip
+    "worker.actor.model.model_path=bundled:qwen2_tiny",
+    "data.max_prompt_length=64",
+    "data.max_response_length=32",
+    "worker.rollout.n=4",
+    "data.rollout_batch_size=8",
+    "worker.actor.global_batch_size=4",
+    "trainer.max_steps=10",
+    "worker.actor.dynamic_batching=false",
+    "worker.actor.micro_batch_size_per_device_for_update=4",
+)
 
 
 def plan(*overrides: str, device: torch.device = GPU, card: str | None = "h100", **options: Any) -> CardPlan:
@@ -87,7 +93,9 @@ def test_one_micro_batch_an_update_has_no_gradients_before_it() -> None:
     one = plan("worker.actor.micro_batch_size_per_device_for_update=16").measured
     assert (several.update.pieces, one.update.pieces) == (4, 1)
     assert several.update.responses == 4 and one.update.responses == 16
-    assert one.tables[UPDATE].launches < several.tables[UPDATE].launches, "nothing is added to gradients that aren't there"
+    assert one.tables[UPDATE].launches < several.tables[UPDATE].launches, (
+        "nothing is added to gradients that aren't there"
+    )
 
 
 def test_the_largest_micro_batch_is_where_the_peak_meets_the_card() -> None:
@@ -95,7 +103,9 @@ def test_the_largest_micro_batch_is_where_the_peak_meets_the_card() -> None:
     limit = made.forecast.largest
     assert limit is not None and limit > 4
     per_sample = made.measured.update.tokens / made.measured.update.responses
-    at_limit = made.forecast.memory[UPDATE].total + made.measured.slope * (limit * per_sample - made.measured.update.tokens)
+    at_limit = made.forecast.memory[UPDATE].total + made.measured.slope * (
+        limit * per_sample - made.measured.update.tokens
+    )
     assert at_limit <= made.forecast.capacity < at_limit + 2 * made.measured.slope * per_sample
 
 
@@ -143,7 +153,11 @@ def test_what_is_too_large_is_said_before_anything_is_run() -> None:
     counts = plan_run(config, None, None)
     said = make_plan(config, counts, GPU, CARDS["4090"], stop_early=True)
     assert isinstance(said, str)
-    assert "alone take" in said and "RTX 4090 24 GB. Train LoRA" in said and "worker.actor.model.lora.rank" in said
+    assert (
+        "alone take" in said
+        and "RTX 4090 24 GB. Train LoRA" in said
+        and "worker.actor.model.lora.rank" in said
+    )
 
 
 def test_a_model_whose_config_is_not_here_is_not_planned(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,9 +173,12 @@ def test_shipped_shapes_have_the_models_numbers_of_parameters() -> None:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     known = {
-        "Qwen/Qwen2.5-Math-1.5B": 1.5437, "Qwen/Qwen2.5-Math-7B": 7.6156, "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": 7.6156,
-        "Qwen/Qwen2.5-VL-3B-Instruct": 3.7546, "Qwen/Qwen2.5-VL-7B-Instruct": 8.2922,
-    }  # fmt: skip
+        "Qwen/Qwen2.5-Math-1.5B": 1.5437,
+        "Qwen/Qwen2.5-Math-7B": 7.6156,
+        "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": 7.6156,
+        "Qwen/Qwen2.5-VL-3B-Instruct": 3.7546,
+        "Qwen/Qwen2.5-VL-7B-Instruct": 8.2922,
+    }
     assert {str(p.parent.relative_to(SHIPPED)) for p in SHIPPED.rglob("config.json")} == set(known)
     for name, billions in known.items():
         config = read_model_config(load_config(None, [f"worker.actor.model.model_path={name}"]).config)

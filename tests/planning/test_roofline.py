@@ -115,12 +115,19 @@ def test_cards_by_name() -> None:
 @pytest.mark.parametrize(
     ("driver", "key"),
     [
-        ("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA H100 PCIe", "h100-pcie"), ("NVIDIA A100-SXM4-80GB", "a100"),
-        ("NVIDIA A100-SXM4-40GB", "a100-40gb"), ("NVIDIA GeForce RTX 4090", "4090"), ("NVIDIA L40S", "l40s"),
-        ("NVIDIA RTX A6000", "a6000"), ("Tesla T4", None),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
+        ("NVIDIA GeForce RTX 4090", "4090"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA RTX A6000", "a6000"),
+        ("Tesla T4", None),
     ],
-)  # fmt: skip
-def test_this_machine_s_card_by_its_driver_s_name(monkeypatch: pytest.MonkeyPatch, driver: str, key: str | None) -> None:
+)
+def test_this_machine_s_card_by_its_driver_s_name(
+    monkeypatch: pytest.MonkeyPatch, driver: str, key: str | None
+) -> None:
     class Properties:
         name = driver
 
