@@ -86,8 +86,7 @@ class Account(TorchDispatchMode):
         self._building = False
         self.inside = False
 
-    # ---- use -----------------------------------------------------------------------------------------------
-    # -----------
+    # ---- use -------------------------------------------------------------------------------------
 
     def __enter__(self) -> Account:
         self._seen_as = _seen_on(self)
@@ -106,19 +105,20 @@ class Account(TorchDispatchMode):
         """Note the peak of what runs inside under `name`."""
         before, self.phase = self.phase, name
         self._note_peak()
-        yield
-        self.phase = before
-        self._note_peak()
+        try:
+            yield
+        finally:
+            self.phase = before
 
     @contextmanager
     def building(self) -> Iterator[None]:
-        """Everything made inside is a fake on the device and not counted, as a module that is registered
-        once complete.
-        """
+        """Make fakes on the device that are not counted yet, as the weights of a module to be registered."""
         self._building = True
-        with self, self.device:
-            yield
-        self._building = False
+        try:
+            with self, self.device:
+                yield
+        finally:
+            self._building = False
 
     def register(self, kind: str, tensors: Iterator[torch.Tensor] | list[torch.Tensor]) -> None:
         """Count the storages of `tensors` as `kind` from now on."""
@@ -133,8 +133,7 @@ class Account(TorchDispatchMode):
             else:
                 self._add(storage, kind)
 
-    # ---- bytes
-    # --------------------------------------------------------------------------------------------------------
+    # ---- bytes -----------------------------------------------------------------------------------
 
     def _add(self, storage: torch.UntypedStorage, kind: str) -> None:
         size = storage.nbytes()
@@ -168,8 +167,7 @@ class Account(TorchDispatchMode):
     def _is_here(self, tensor: torch.Tensor) -> bool:
         return isinstance(tensor, FakeTensor) or self.device.type == "cpu"
 
-    # ---- operators
-    # ----------------------------------------------------------------------------------------------------
+    # ---- operators -------------------------------------------------------------------------------
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -260,9 +258,7 @@ class Account(TorchDispatchMode):
         return source, indices
 
     def _read(self, tensor: torch.Tensor) -> Any:
-        """A number that the host asks the device for. Where it isn't known: no fault is found, and a
-        float is finite.
-        """
+        """What a host gets that asks for a number: where it isn't known, no fault and a finite float."""
         self._note_read()
         value = known_value(tensor)
         if value is not None:
@@ -270,9 +266,7 @@ class Account(TorchDispatchMode):
                 return value.item()
         if tensor.dtype == torch.bool:
             return not getattr(tensor, "is_any", False)  # "is any of them wrong?", or "are they all right?"
-        if (
-            tensor.dtype in INTEGERS and self.phase
-        ):  # between phases it is a metric; inside one it can be a shape
+        if tensor.dtype in INTEGERS and self.phase:  # it can be a shape; between phases it is a metric
             raise NotPlannableError(
                 f"{_place_in_code()} reads a whole number that only a real device has; this configuration "
                 "can't be planned"
@@ -292,9 +286,7 @@ def known_value(tensor: Any) -> torch.Tensor | None:
 
 
 def _keeps_everything_else(tensor: torch.Tensor, kwargs: Mapping[str, Any]) -> bool:
-    """Whether `to` was called with nothing but the device where a tensor is: PyTorch's C++ does not see
-    that.
-    """
+    """Whether `to` names the device where a tensor is, which PyTorch's C++ does not see, and nothing else."""
     same_type = kwargs.get("dtype") in (None, tensor.dtype)
     return isinstance(tensor, FakeTensor) and same_type and kwargs.get("memory_format") is None
 
@@ -322,9 +314,7 @@ def _note(fake: Any, **facts: Any) -> None:
 
 
 def _shape_that_fakes_refuse(func: Any, args: Any, kwargs: Any) -> list[int] | None:
-    """The result's shape of operators that run on a device for more types than PyTorch's fakes of them
-    accept.
-    """
+    """Shape of a result where an operator's kernel takes types that PyTorch's fake of it refuses."""
     if func is aten.histc.default and args[0].dtype in INTEGERS:
         return [kwargs.get("bins", args[1] if len(args) > 1 else 100)]
     if func is aten._grouped_mm.default and args[0].dtype != torch.bfloat16:

@@ -13,9 +13,7 @@ PCIE_4, PCIE_5 = 32e9, 64e9
 
 @dataclass(frozen=True)
 class Card:
-    """One GPU. `bf16` and `float32` are dense peaks (FLOP/s), `bandwidth` bytes/s, `memory` what PyTorch
-    can see of it.
-    """
+    """One GPU: dense peaks in FLOP/s, the bytes of memory that PyTorch sees, bandwidths in bytes/s."""
 
     name: str
     bf16: float
@@ -82,9 +80,7 @@ def find_card(name: str) -> Card:
 
 
 def card_of_this_machine(device: Any) -> Card | None:
-    """The card that `device` is, by the name that its driver gives; None for a card that isn't in the
-    table.
-    """
+    """The card that `device` is, by its driver's name; None for one that isn't in the table."""
     import torch
 
     name = torch.cuda.get_device_properties(device).name.lower()

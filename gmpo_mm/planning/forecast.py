@@ -97,8 +97,7 @@ def forecast(
     )
 
 
-# ---- the sampler
-# ----------------------------------------------------------------------------------------------------------
+# ---- the sampler ---------------------------------------------------------------------------------
 
 
 def find_sampler(
@@ -139,8 +138,7 @@ def _kv_bytes_a_token(model_config: Any, half: bool) -> int:
     return 2 * int(text.num_hidden_layers) * shared * width * (2 if half else 4)
 
 
-# ---- memory ------------------------------------------------------------------------------------------------
-# ---------------
+# ---- memory --------------------------------------------------------------------------------------
 
 
 def _memory(
@@ -190,9 +188,7 @@ def _offloaded(config: Config) -> tuple[str, ...]:
 def _largest(
     config: Config, measured: Measured, peak: float, lengths: Lengths, capacity: float
 ) -> int | None:
-    """Samples of the largest micro-batch whose peak stays below the capacity, from two sizes that were
-    run.
-    """
+    """Samples of the largest micro-batch whose peak stays below the capacity, from two that were run."""
     if math.isnan(measured.slope) or measured.slope <= 0:
         return None
     tokens = measured.update.tokens + (capacity - peak) / measured.slope
@@ -208,8 +204,7 @@ def _tokens_a_sample(measured: Measured) -> float:
     return measured.update.tokens / measured.update.responses
 
 
-# ---- time --------------------------------------------------------------------------------------------------
-# ---------------
+# ---- time ----------------------------------------------------------------------------------------
 
 
 def _seconds(
@@ -244,9 +239,7 @@ def _seconds(
 def _sampling_seconds(
     config: Config, model_config: Any, measured: Measured, sampler: Sampler, lengths: Lengths, card: Card
 ) -> float:
-    """Prompts by their arithmetic, once each; then steps that read the weights and every open sample's
-    keys and values.
-    """
+    """Prompts by their arithmetic; then steps that read the weights and all open samples' keys and values."""
     prompts, n = config.data.rollout_batch_size, config.worker.rollout.n
     counts = measured.counts
     rate = card.bf16 * REACHED.products

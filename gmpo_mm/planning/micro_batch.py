@@ -82,9 +82,7 @@ class Measured:
 
 
 def longest(config: Config, model_config: Any) -> Lengths:
-    """The longest prompts and responses that a configuration lets through; with a vision tower, the
-    largest image.
-    """
+    """The longest prompts and responses that a configuration lets through, and the largest image."""
     data = config.data
     image = 0
     vision = getattr(model_config, "vision_config", None)
@@ -95,8 +93,7 @@ def longest(config: Config, model_config: Any) -> Lengths:
     return Lengths(data.max_prompt_length, data.max_response_length, image)
 
 
-# ---- model and batch
-# --------------------------------------------------------------------------------------------------------
+# ---- model and batch -----------------------------------------------------------------------------
 
 
 def build_policy(config: Config, model_config: Any, account: Account, dtype: torch.dtype) -> PolicyModel:
@@ -219,8 +216,7 @@ def work_of(batch: Batch, policy: PolicyModel) -> Work:
     return work
 
 
-# ---- the run -----------------------------------------------------------------------------------------------
-# -----------------
+# ---- the run -------------------------------------------------------------------------------------
 
 
 class PlannedActor(Actor):
@@ -251,9 +247,7 @@ class PlannedActor(Actor):
 
 
 class Rehearsal:
-    """A policy with its optimizer on a device that need not be there: runs micro-batches and says what
-    they need.
-    """
+    """A policy and its optimizer on a device that need not be there: says what micro-batches need."""
 
     def __init__(
         self, config: Config, model_config: Any, device: torch.device, dtype: torch.dtype, card: Card | None
@@ -304,9 +298,7 @@ class Rehearsal:
                 parameter.register_post_accumulate_grad_hook(register)
 
     def _follow_vision(self) -> None:
-        """Book the vision tower's operators apart: forward while it runs, backward from its features'
-        gradient on.
-        """
+        """Book the vision tower apart: forward while it runs, backward from its features' gradient on."""
         vision = self.policy.vision
         if vision is None:
             return

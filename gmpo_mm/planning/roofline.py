@@ -270,8 +270,7 @@ def _is_keyword(func: Any, name: str) -> bool:
     return any(a.name == name and a.kwarg_only for a in func._schema.arguments)
 
 
-# ---- attention
-# ------------------------------------------------------------------------------------------------------------
+# ---- attention -----------------------------------------------------------------------------------
 
 
 def _attention_flops(name: str, named: dict[str, Any], pairs: float) -> float:
