@@ -1,6 +1,4 @@
-"""Floating-point operations that a model's forward and backward pass need, for MFU: recomputation is not
-counted.
-"""
+"""Floating-point operations that a model's passes need, for MFU; what is computed twice counts once."""
 
 from __future__ import annotations
 
@@ -35,9 +33,7 @@ class Work:
     window_pairs: int = 0
 
     def add_group(self, prompt: int, responses: Iterable[int]) -> None:
-        """A prompt of so many tokens, encoded once, with responses of these lengths; their last tokens
-        are no inputs.
-        """
+        """A prompt of so many tokens, encoded once, and its responses; their last tokens are no inputs."""
         self.tokens += prompt
         self.pairs += prompt * (prompt + 1) / 2
         for length in responses:
@@ -166,9 +162,11 @@ class ModelFlops:
 
 
 def model_flops(module: nn.Module, work: Work, backward: bool = True) -> float:
-    """Model FLOPs of `work` through `module`: 6 a weight and token when all weights are trained, 4 for frozen
-    ones in between, 2 without a backward pass; attention is causal; what gradient checkpointing computes
-    again does not count.
+    """Model FLOPs of `work` through `module`.
+
+    A weight of a matrix product and a token make 6 where the weight is trained, 4 where it is frozen and
+    gradients flow through, 2 without a backward pass. Attention is causal. What gradient checkpointing computes
+    again is not counted.
     """
     return ModelFlops.of(module).count(work, backward)
 

@@ -83,7 +83,7 @@ class Account(TorchDispatchMode):
         self.live = 0
         self.kinds: Counter[str] = Counter()
         self._storages: dict[int, tuple[str, int]] = {}
-        self._building = False
+        self._building = self._in_kernel = False
         self.inside = False
 
     # ---- use -------------------------------------------------------------------------------------
@@ -120,6 +120,16 @@ class Account(TorchDispatchMode):
         finally:
             self._building = False
 
+    @contextmanager
+    def one_kernel(self) -> Iterator[None]:
+        """What is made inside and does not outlive it stays in registers, so it adds nothing to a peak."""
+        self._in_kernel = True
+        try:
+            yield
+        finally:
+            self._in_kernel = False
+            self._note_peak()
+
     def register(self, kind: str, tensors: Iterator[torch.Tensor] | list[torch.Tensor]) -> None:
         """Count the storages of `tensors` as `kind` from now on."""
         for tensor in tensors:
@@ -153,7 +163,7 @@ class Account(TorchDispatchMode):
 
     def _note_peak(self) -> None:
         peak = self.peaks.setdefault(self.phase, Peak())
-        if self.live > peak.total:
+        if self.live > peak.total and not self._in_kernel:
             peak.total, peak.kinds = self.live, dict(self.kinds)
 
     def _track(self, result: Any) -> None:
@@ -382,6 +392,7 @@ def _seen_on(account: Account) -> Iterator[None]:
         (torch, "is_autocast_enabled", lambda kind=None: enabled(theirs(kind))),
         (torch, "get_autocast_dtype", lambda kind: dtype(theirs(kind))),
         (torch.cuda, "get_device_capability", lambda device=None: account.capability),
+        (torch.Tensor, "pin_memory", lambda tensor, *_: tensor),
     ]
     with ExitStack() as stack:
         for holder, name, value in replaced:

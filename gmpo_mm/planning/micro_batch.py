@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 import math
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -20,7 +23,6 @@ from gmpo_mm.planning.account import Account, Peak
 from gmpo_mm.planning.cards import CARDS, Card
 from gmpo_mm.planning.roofline import OPTIMIZER, VISION, OperatorTable
 from gmpo_mm.rollout.protocol import Response
-from gmpo_mm.training import actor as actor_module
 from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import Batch, CutLimits, SampledGroup, cut_into_micro_batches
 
@@ -114,13 +116,26 @@ def build_policy(config: Config, model_config: Any, account: Account, dtype: tor
             if options.freeze_vision_tower and is_vision:
                 model.get_base_model().model.visual.requires_grad_(False)
         if options.enable_gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            keeps = account.device.type == "cpu"  # as the loader says
+            model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": keeps})
     with account.building():
         _put_on_device(model)
+        masters: dict[str, Any] = {}
         if store_weights := getattr(loading, "store_weights", None):
-            store_weights(model, account.device)
+            on_gpu = account.device.type == "cuda"
+            masters["masters"] = store_weights(model, account.device, dtype, sixteen_bit=on_gpu)
+        return _as_policy(config, model, model_config, dtype, masters)
+
+
+def _as_policy(
+    config: Config, model: Any, model_config: Any, dtype: torch.dtype, masters: dict[str, Any]
+) -> PolicyModel:
     ids = [getattr(model_config, name, None) for name in ("image_token_id", "video_token_id")]
-    return PolicyModel(model, forbidden_token_ids=[i for i in ids if i is not None], compute_dtype=dtype)
+    policy = PolicyModel(
+        model, forbidden_token_ids=[i for i in ids if i is not None], compute_dtype=dtype, **masters
+    )
+    policy.logits_dtype = getattr(torch, getattr(config.worker.actor, "logits_dtype", "float32"))
+    return policy
 
 
 def _put_on_device(model: torch.nn.Module) -> None:
@@ -283,6 +298,24 @@ class Rehearsal:
         """Bytes of weights, optimizer states and gradients, whatever the micro-batch."""
         return self.account.live + self.gradient_bytes
 
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """The account, with every function that is compiled on a GPU as one kernel."""
+        with self.account, self._kernels():
+            yield
+
+    def _kernels(self) -> AbstractContextManager:
+        compiled = self.account.device.type == "cuda" and self.config.worker.actor.use_torch_compile
+        if not compiled or find_spec("gmpo_mm.models.fused") is None:
+            return nullcontext()
+        return importlib.import_module("gmpo_mm.models.fused").observed(self._run_kernel)
+
+    def _run_kernel(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        table = self.tables.get(self.account.phase)
+        counted = table.fused() if table is not None and self.account.observer is not None else nullcontext()
+        with counted, self.account.one_kernel():
+            return function(*args)
+
     def _observe(self, *operator: Any) -> None:
         table = self.tables.get(self.account.phase)
         if table is not None:
@@ -347,7 +380,7 @@ class Rehearsal:
         self.account.reads.clear()
         held = {kind: size for kind, size in self.account.kinds.items() if size}
         if needs_log_probs(config):
-            with self.account, self.account.phase_of(LOG_PROBS):
+            with self._running(), self.account.phase_of(LOG_PROBS):
                 actor.log_probs(forward.batch)
                 self.policy.forget_images()
         self._run_update(update)
@@ -377,7 +410,7 @@ class Rehearsal:
         self.tables[UPDATE].region = ""
         self.actor.earlier = micro.pieces > 1
         kl_coef = 0.0 if self.config.algorithm.disable_kl else self.config.algorithm.kl_coef
-        with self.account:
+        with self._running():
             self.actor.update(micro.batch, kl_coef)
             self.policy.forget_images()
 
@@ -412,7 +445,5 @@ def _tensors_of(module: torch.nn.Module) -> list[torch.Tensor]:
 
 def _build_optimizer(policy: PolicyModel, optim: Any) -> torch.optim.Optimizer:
     """The trainer's optimizer, wherever it is."""
-    try:
-        return importlib.import_module("gmpo_mm.training.optimizer").build_optimizer(policy, optim)
-    except ModuleNotFoundError:
-        return actor_module.build_optimizer(policy, optim)
+    name = "gmpo_mm.training.optimizer" if find_spec("gmpo_mm.training.optimizer") else "gmpo_mm.training.actor"
+    return importlib.import_module(name).build_optimizer(policy, optim)

@@ -1,6 +1,4 @@
-"""The plan of a configuration in words: what it needs, how long it takes, and what is known of these
-numbers.
-"""
+"""A configuration's plan in words: what it needs, how long it takes, and how sure these numbers are."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ from gmpo_mm.planning.micro_batch import LOG_PROBS, UPDATE, Lengths, Measured, R
 from gmpo_mm.planning.model_files import read_model_config
 
 CHECKED: dict[str, str] = {}
-"""Which numbers a real card has confirmed: what was predicted and measured, by card.
-`benchmarks.gpu_check` measures them.
-"""
+"""What a real card has confirmed: number -> what was predicted and measured, and on which card."""
 
 MINIMUM = 10 * 2**20
 """Smaller kinds of memory are not listed on their own."""

@@ -101,8 +101,9 @@ class Row:
 
 @dataclass
 class OperatorTable:
-    """Operators of a piece of work by class. `upper_bounds` counts attention whose segments' lengths were
-    not known.
+    """Operators of a piece of work by class.
+
+    `upper_bounds` counts calls of attention whose segments' lengths were not known: each counts as the longest.
     """
 
     card: Card
@@ -180,9 +181,7 @@ class OperatorTable:
 
     @contextmanager
     def fused(self) -> Iterator[None]:
-        """Operators inside without arithmetic of their own are one kernel: it reads what comes from
-        outside, writes what stays.
-        """
+        """Elementwise operators inside are one kernel: it reads what comes from outside, writes what stays."""
         self._fused = fused = _Fused()
         yield
         self._fused = None
@@ -281,9 +280,7 @@ def _attention_flops(name: str, named: dict[str, Any], pairs: float) -> float:
 
 
 def _attention_pairs(named: dict[str, Any]) -> tuple[float, bool]:
-    """(Query, key) pairs that have to be computed, and whether they are exact: else every segment counts
-    as the longest.
-    """
+    """(Query, key) pairs that are computed, and whether they are exact or an upper bound."""
     causal = bool(named.get("is_causal", False)) or list(named.get("window_size") or [])[1:] == [0]
     query_starts = _first(named, "cu_seq_q", "cum_seq_q", "cu_seqlens_q")
     if query_starts is None:
