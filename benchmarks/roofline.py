@@ -108,6 +108,14 @@ def print_table(after: dict[str, dict[str, Any]], before: dict[str, dict[str, An
             _line(words, old.get(key), new[key], form)
 
 
+def print_operators(name: str, measured: Measured, count: int) -> None:
+    """The operators that take longest, by class and name."""
+    print(f"\n{name}: operators")
+    found = sorted(measured.tables[UPDATE].operators.items(), key=lambda item: -item[1].seconds)
+    for (kind, operator), row in found[:count]:
+        print(f"  {kind:<20}{operator:<36}{row.launches:>7,}{row.bytes / 1e9:>9.1f} GB{row.seconds * 1e3:>8.1f} ms")
+
+
 def _line(words: str, old: Any, new: Any, form: str) -> None:
     shown = "-" if old is None else format(old, form)
     print(f"  {words:<22}{shown:>12}{format(new, form):>12}")
@@ -118,11 +126,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--operators", type=int, default=0, help="name as many operators that take longest")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     options = parser.parse_args()
     before = json.loads(BEFORE.read_text(encoding="utf-8"))["cases"] if BEFORE.is_file() else {}
-    after = {case.name: numbers(measure(case)) for case in CASES}
+    measured = {case.name: measure(case) for case in CASES}
+    after = {name: numbers(found) for name, found in measured.items()}
     print_table(after, before)
+    for name, found in measured.items() if options.operators else []:
+        print_operators(name, found, options.operators)
     if options.json is not None:
         recorded = {
             "card": find_card(CARD).name,

@@ -312,7 +312,7 @@ class Rehearsal:
 
     def _run_kernel(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         table = self.tables.get(self.account.phase)
-        counted = table.fused() if table is not None and self.account.observer is not None else nullcontext()
+        counted = nullcontext() if table is None or self.account.observer is None else table.fused(function.__name__)
         with counted, self.account.one_kernel():
             return function(*args)
 

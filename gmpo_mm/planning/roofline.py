@@ -101,7 +101,7 @@ class Row:
 
 @dataclass
 class OperatorTable:
-    """Operators of a piece of work by class.
+    """Operators of a piece of work by class, and by class and name.
 
     `upper_bounds` counts calls of attention whose segments' lengths were not known: each counts as the longest.
     """
@@ -110,6 +110,7 @@ class OperatorTable:
     vocabulary: int = 0
     region: str = ""
     rows: dict[str, Row] = field(default_factory=dict)
+    operators: dict[tuple[str, str], Row] = field(default_factory=dict)
     upper_bounds: int = 0
     _fused: _Fused | None = None
 
@@ -142,14 +143,15 @@ class OperatorTable:
             return
         moved = _traffic(name, func, named, inputs, fresh)
         rate = self._rate(name, attention, named, inputs)
-        self._book(kind, flops, moved, max(flops / rate, moved / (self.card.bandwidth * REACHED.bandwidth)))
+        seconds = max(flops / rate, moved / (self.card.bandwidth * REACHED.bandwidth))
+        self._book(kind, name, flops, moved, seconds)
 
-    def _book(self, kind: str, flops: float, moved: float, seconds: float) -> None:
-        row = self.rows.setdefault(kind, Row())
-        row.launches += 1
-        row.flops += flops
-        row.bytes += moved
-        row.seconds += seconds + REACHED.launch_seconds
+    def _book(self, kind: str, name: str, flops: float, moved: float, seconds: float) -> None:
+        for row in (self.rows.setdefault(kind, Row()), self.operators.setdefault((kind, name), Row())):
+            row.launches += 1
+            row.flops += flops
+            row.bytes += moved
+            row.seconds += seconds + REACHED.launch_seconds
 
     def _class(self, name: str, attention: bool, flops: float, tensors: list[torch.Tensor]) -> str:
         if self.region:
@@ -180,13 +182,13 @@ class OperatorTable:
         self.region = before
 
     @contextmanager
-    def fused(self) -> Iterator[None]:
+    def fused(self, name: str = "fused") -> Iterator[None]:
         """Elementwise operators inside are one kernel: it reads what comes from outside, writes what stays."""
         self._fused = fused = _Fused()
         yield
         self._fused = None
         moved = fused.traffic()
-        self._book(fused.kind, 0.0, moved, moved / (self.card.bandwidth * REACHED.bandwidth))
+        self._book(self.region or fused.kind, name, 0.0, moved, moved / (self.card.bandwidth * REACHED.bandwidth))
 
 
 @dataclass
@@ -198,7 +200,8 @@ class _Fused:
     def add(self, kind: str, inputs: list[torch.Tensor], fresh: list[torch.Tensor]) -> None:
         import weakref
 
-        self.kind = kind
+        if kind == HEAD:
+            self.kind = HEAD
         for tensor in inputs:
             if _storage(tensor) not in self.made:
                 self.read[_storage(tensor)] = _bytes(tensor)

@@ -79,5 +79,7 @@ def test_a_model_of_135_million_parameters(tmp_path: Path, checkpointing: str) -
         *GROUPS,
         "worker.actor.dynamic_batching=false",
         "worker.actor.micro_batch_size_per_device_for_update=8",
+        "worker.actor.global_batch_size=1",  # one micro-batch: no gradients of an earlier one
+        "data.rollout_batch_size=1",
     )
     check(path, (256, 64, 0), *keys, f"worker.actor.model.enable_gradient_checkpointing={checkpointing}")
