@@ -113,7 +113,9 @@ def print_operators(name: str, measured: Measured, count: int) -> None:
     print(f"\n{name}: operators")
     found = sorted(measured.tables[UPDATE].operators.items(), key=lambda item: -item[1].seconds)
     for (kind, operator), row in found[:count]:
-        print(f"  {kind:<20}{operator:<36}{row.launches:>7,}{row.bytes / 1e9:>9.1f} GB{row.seconds * 1e3:>8.1f} ms")
+        print(
+            f"  {kind:<20}{operator:<36}{row.launches:>7,}{row.bytes / 1e9:>9.1f} GB{row.seconds * 1e3:>8.1f} ms"
+        )
 
 
 def _line(words: str, old: Any, new: Any, form: str) -> None:

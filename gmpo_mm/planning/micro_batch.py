@@ -312,7 +312,11 @@ class Rehearsal:
 
     def _run_kernel(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         table = self.tables.get(self.account.phase)
-        counted = nullcontext() if table is None or self.account.observer is None else table.fused(function.__name__)
+        counted = (
+            nullcontext()
+            if table is None or self.account.observer is None
+            else table.fused(function.__name__)
+        )
         with counted, self.account.one_kernel():
             return function(*args)
 
@@ -445,5 +449,7 @@ def _tensors_of(module: torch.nn.Module) -> list[torch.Tensor]:
 
 def _build_optimizer(policy: PolicyModel, optim: Any) -> torch.optim.Optimizer:
     """The trainer's optimizer, wherever it is."""
-    name = "gmpo_mm.training.optimizer" if find_spec("gmpo_mm.training.optimizer") else "gmpo_mm.training.actor"
+    name = (
+        "gmpo_mm.training.optimizer" if find_spec("gmpo_mm.training.optimizer") else "gmpo_mm.training.actor"
+    )
     return importlib.import_module(name).build_optimizer(policy, optim)

@@ -6,6 +6,7 @@ numbers that are stated in `cards`, and the time of a launch. Views are free.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -139,7 +140,7 @@ class OperatorTable:
         flops = _attention_flops(name, named, pairs) if attention else _flops(func, named, args, result)
         kind = self._class(name, attention, flops, [*inputs, *outputs])
         if self._fused is not None and not flops:
-            self._fused.add(kind, inputs, fresh)
+            self._fused.add(kind, inputs, fresh, _changed(func, named), reads=name not in READS_A_SHAPE)
             return
         moved = _traffic(name, func, named, inputs, fresh)
         rate = self._rate(name, attention, named, inputs)
@@ -178,40 +179,60 @@ class OperatorTable:
     def in_region(self, name: str) -> Iterator[None]:
         """Book what runs inside under `name`, whatever it is."""
         before, self.region = self.region, name
-        yield
-        self.region = before
+        try:
+            yield
+        finally:
+            self.region = before
 
     @contextmanager
     def fused(self, name: str = "fused") -> Iterator[None]:
         """Elementwise operators inside are one kernel: it reads what comes from outside, writes what stays."""
         self._fused = fused = _Fused()
-        yield
-        self._fused = None
+        try:
+            yield
+        finally:
+            self._fused = None
         moved = fused.traffic()
-        self._book(self.region or fused.kind, name, 0.0, moved, moved / (self.card.bandwidth * REACHED.bandwidth))
+        seconds = moved / (self.card.bandwidth * REACHED.bandwidth)
+        self._book(self.region or fused.kind, name, 0.0, moved, seconds)
 
 
 @dataclass
 class _Fused:
+    """What one kernel reads and writes, by storage: pieces of those from outside, and its own that may outlive it."""
+
     kind: str = LAYERS
-    read: dict[int, int] = field(default_factory=dict)
-    made: dict[int, Any] = field(default_factory=dict)
+    read: dict[int, dict[tuple[int, int], int]] = field(default_factory=dict)
+    written: dict[int, int] = field(default_factory=dict)
+    sizes: dict[int, int] = field(default_factory=dict)
+    made: dict[int, tuple[weakref.ref, int]] = field(default_factory=dict)
 
-    def add(self, kind: str, inputs: list[torch.Tensor], fresh: list[torch.Tensor]) -> None:
-        import weakref
-
+    def add(
+        self,
+        kind: str,
+        inputs: list[torch.Tensor],
+        fresh: list[torch.Tensor],
+        changed: list[torch.Tensor],
+        reads: bool,
+    ) -> None:
         if kind == HEAD:
             self.kind = HEAD
-        for tensor in inputs:
+        for tensor in changed:
             if _storage(tensor) not in self.made:
-                self.read[_storage(tensor)] = _bytes(tensor)
+                self.written[_storage(tensor)] = _bytes(tensor)
+        for tensor in inputs if reads else []:
+            place = _storage(tensor)
+            if place not in self.made and all(tensor is not x for x in changed):
+                self.sizes[place] = tensor.untyped_storage().nbytes()
+                self.read.setdefault(place, {})[tensor.storage_offset(), tensor.numel()] = _bytes(tensor)
         for tensor in fresh:
             self.made[_storage(tensor)] = (weakref.ref(tensor.untyped_storage()), _bytes(tensor))
 
     def traffic(self) -> int:
-        return sum(self.read.values()) + sum(
-            size for alive, size in self.made.values() if alive() is not None
-        )
+        """Bytes."""
+        read = sum(min(sum(pieces.values()), self.sizes[place]) for place, pieces in self.read.items())
+        stays = sum(size for alive, size in self.made.values() if alive() is not None)
+        return read + sum(self.written.values()) + stays
 
 
 def _distinct(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
@@ -239,13 +260,7 @@ def _traffic(
         return written
     if name in READS_ITS_RESULT_ONLY:
         return 2 * written
-    changed = [
-        x
-        for argument in func._schema.arguments
-        if argument.alias_info is not None and argument.alias_info.is_write
-        for x in tree_leaves(named.get(argument.name))
-        if isinstance(x, torch.Tensor)
-    ]
+    changed = _changed(func, named)
     if name in TOUCHES_ITS_SOURCE_ONLY:
         return 3 * sum(
             _bytes(x) for x in inputs if all(x is not y for y in changed) and x.is_floating_point()
@@ -254,6 +269,17 @@ def _traffic(
     if name in WRITES_ONLY:
         read -= _bytes(changed[0])
     return read + written + sum(_bytes(x) for x in changed)
+
+
+def _changed(func: Any, named: dict[str, Any]) -> list[torch.Tensor]:
+    """The tensors that an operator writes into."""
+    return [
+        x
+        for argument in func._schema.arguments
+        if argument.alias_info is not None and argument.alias_info.is_write
+        for x in tree_leaves(named.get(argument.name))
+        if isinstance(x, torch.Tensor)
+    ]
 
 
 def _flops(func: Any, named: dict[str, Any], args: tuple[Any, ...], result: Any) -> float:

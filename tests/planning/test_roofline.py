@@ -94,6 +94,17 @@ def test_a_fused_region_is_one_launch_that_reads_from_outside_and_writes_what_st
     del y
 
 
+def test_a_fused_region_counts_halves_once_and_what_it_changes_in_place(account: Account) -> None:
+    with account:
+        x = torch.empty(1024, 2048, device=GPU)
+        out = torch.empty(1024, 1024, device=GPU)
+        with table(account).fused("rotate"):
+            first, second = x.chunk(2, -1)
+            out.copy_(first * first - second)
+    row = table(account).operators[LAYERS, "rotate"]
+    assert (row.launches, row.bytes) == (1, 4 * 1024 * 2048 + 4 * 1024 * 1024)
+
+
 def test_indexed_reads_take_what_they_read_and_not_the_table(account: Account) -> None:
     with account:
         rows = torch.empty(100_000, 64, device=GPU)
