@@ -131,7 +131,7 @@ def _as_policy(
     config: Config, model: Any, model_config: Any, dtype: torch.dtype, masters: dict[str, Any]
 ) -> PolicyModel:
     ids = [getattr(model_config, name, None) for name in ("image_token_id", "video_token_id")]
-    policy = PolicyModel(
+    policy: Any = PolicyModel(
         model, forbidden_token_ids=[i for i in ids if i is not None], compute_dtype=dtype, **masters
     )
     policy.logits_dtype = getattr(torch, getattr(config.worker.actor, "logits_dtype", "float32"))
@@ -284,7 +284,7 @@ class Rehearsal:
             self.account.register(REFERENCE, self._reference)
         self.actor = PlannedActor(
             self.policy,
-            _build_optimizer(self.policy, config.worker.actor.optim),
+            trainer_optimizer(self.policy, config.worker.actor.optim),
             update_config(config),
             account=self.account,
         )
@@ -447,7 +447,7 @@ def _tensors_of(module: torch.nn.Module) -> list[torch.Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def _build_optimizer(policy: PolicyModel, optim: Any) -> torch.optim.Optimizer:
+def trainer_optimizer(policy: PolicyModel, optim: Any) -> torch.optim.Optimizer:
     """The trainer's optimizer, wherever it is."""
     name = (
         "gmpo_mm.training.optimizer" if find_spec("gmpo_mm.training.optimizer") else "gmpo_mm.training.actor"

@@ -224,7 +224,7 @@ class _Fused:
             place = _storage(tensor)
             if place not in self.made and all(tensor is not x for x in changed):
                 self.sizes[place] = tensor.untyped_storage().nbytes()
-                self.read.setdefault(place, {})[tensor.storage_offset(), tensor.numel()] = _bytes(tensor)
+                self.read.setdefault(place, {})[int(tensor.storage_offset()), tensor.numel()] = _bytes(tensor)
         for tensor in fresh:
             self.made[_storage(tensor)] = (weakref.ref(tensor.untyped_storage()), _bytes(tensor))
 
