@@ -1,5 +1,4 @@
-"""Least time of one micro-batch's update on an H100, operator class by operator class, before and after the
-GPU path.
+"""Least time of one micro-batch's update on an H100 by class of operator, before the GPU path and now.
 
     python -m benchmarks.roofline                # beside the numbers recorded before
     python -m benchmarks.roofline --json FILE    # the numbers of the code as it is, to FILE

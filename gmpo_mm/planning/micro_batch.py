@@ -121,9 +121,9 @@ def build_policy(config: Config, model_config: Any, account: Account, dtype: tor
     with account.building():
         _put_on_device(model)
         masters: dict[str, Any] = {}
-        if store_weights := getattr(loading, "store_weights", None):
-            on_gpu = account.device.type == "cuda"
-            masters["masters"] = store_weights(model, account.device, dtype, sixteen_bit=on_gpu)
+        store_weights = getattr(loading, "store_weights", None)
+        if store_weights and account.device.type == "cuda" and dtype != torch.float32:  # else it only moves
+            masters["masters"] = store_weights(model, account.device, dtype, sixteen_bit=True)
         return _as_policy(config, model, model_config, dtype, masters)
 
 

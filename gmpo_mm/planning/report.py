@@ -12,6 +12,7 @@ import torch
 
 from gmpo_mm.config import Config
 from gmpo_mm.models.loading import resolve_dtype
+from gmpo_mm.planning.account import NotPlannableError
 from gmpo_mm.planning.cards import CARDS, CONTEXT_BYTES, GIB, Card
 from gmpo_mm.planning.counts import RunPlan
 from gmpo_mm.planning.forecast import SAMPLING, SYNC, Forecast, Sampler, capacity_of, find_sampler, forecast
@@ -70,10 +71,16 @@ def make_plan(
     capacity = capacity_of(device, card)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of transformers and torch, about fake tensors
-        rehearsal = Rehearsal(config, model_config, device, dtype, card)
-        if stop_early and rehearsal.standing > capacity:
-            return too_large(rehearsal.standing, capacity, card.name if card is not None else str(device))
-        measured = rehearsal.measure(lengths)
+        try:
+            rehearsal = Rehearsal(config, model_config, device, dtype, card)
+            if stop_early and rehearsal.standing > capacity:
+                return too_large(rehearsal.standing, capacity, card.name if card is not None else str(device))
+            measured = rehearsal.measure(lengths)
+        except (
+            NotPlannableError,
+            NotImplementedError,
+        ) as error:  # the latter: FlexAttention, in float32 on a GPU
+            return f"Memory and time: not planned. {str(error).splitlines()[0]}"
     sampler = find_sampler(config, model_config, measured, lengths, card, capacity)
     found = forecast(config, model_config, measured, plan, lengths, card, capacity, sampler)
     return CardPlan(config, plan, device, card, lengths, measured, found, sampler)

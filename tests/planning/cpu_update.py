@@ -1,5 +1,4 @@
-"""A real update on the CPU in a process of its own: prints the bytes that it needed at its peak, beside the
-planned ones.
+"""A real update on the CPU in a process of its own: prints the bytes of its peak beside the planned ones.
 
 python -m tests.planning.cpu_update MODEL_CONFIG.json PROMPT RESPONSE IMAGE KEY=VALUE...
 """

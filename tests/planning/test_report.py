@@ -172,6 +172,15 @@ def test_a_model_whose_config_is_not_here_is_not_planned(monkeypatch: pytest.Mon
     assert "hf download nobody/has-this-model config.json" in said
 
 
+def test_code_that_waits_for_values_of_the_gpu_is_not_planned_and_the_place_is_named() -> None:
+    """Experts one by one take their tokens by what the router said."""
+    keys = ("bundled:qwen3_moe_tiny", "worker.actor.model.override_config._experts_implementation=eager")
+    config = load_config(None, [*SMALL, f"worker.actor.model.model_path={keys[0]}", keys[1]]).config
+    said = make_plan(config, plan_run(config, None, None), GPU, CARDS["h100"])
+    assert isinstance(said, str)
+    assert said.startswith("Memory and time: not planned.") and "only a real device has" in said
+
+
 def test_shipped_shapes_have_the_models_numbers_of_parameters() -> None:
     """As their pages on the hub say: billions of parameters, embeddings counted once where they are tied."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
