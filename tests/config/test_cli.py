@@ -87,6 +87,21 @@ def test_a_dry_run_prints_the_config_and_what_would_happen_and_writes_nothing(wo
     assert sorted(workplace.rglob("*")) == before
 
 
+def test_a_plan_for_a_gpu_needs_neither_it_nor_the_data(workplace: Path) -> None:
+    write_config(workplace)
+    (workplace / "train.jsonl").unlink()
+    keys = [f"worker.actor.model.model_path={TINY}", "trainer.max_steps=5"]
+    done = run("plan", "run.yaml", *keys, "--gpu", "a100", "--image-tokens", "16", cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    words = " ".join(done.stdout.split())
+    for text in ("Plan for A100 SXM 80 GB", "fits in the 79.20 GiB", "MFU of updates", "5 steps: ", "GPU-hours on one GPU"):
+        assert text in words
+    assert not (workplace / "runs").exists()
+    wrong = run("plan", "run.yaml", "--gpu", "a1000", cwd=workplace)
+    assert wrong.returncode == 2
+    assert "--gpu a1000: no such card is known; known are h100" in " ".join(wrong.stderr.split())
+
+
 @pytest.mark.parametrize("name", ["gmpo", "grpo"])
 def test_the_papers_geometry3k_configs_pass_a_dry_run_without_the_hub(name: str) -> None:
     path = f"configs/geometry3k/{name}_qwen2_5_vl_7b.yaml"
