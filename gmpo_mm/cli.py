@@ -90,6 +90,9 @@ def plan(
     gpu: Annotated[
         str | None, typer.Option(help="h100, h200, a100, l40s, 4090, ...; this machine's device when not given.")
     ] = None,
+    prompt_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of every prompt; the longest ones when not given.")
+    ] = None,
     response_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of every response; the longest ones when not given.")
     ] = None,
@@ -111,7 +114,8 @@ def plan(
     rows = dict(describe_plan(loaded, counts))
     wanted = ("model", "algorithm", "steps", "a step", "updates a step", "in total")
     console.print(_table("What would happen", ((name, rows[name]) for name in wanted if name in rows)))
-    _print_device_plan(loaded, counts, console, gpu, response=response_tokens, image=image_tokens)
+    lengths = dict(prompt=prompt_tokens, response=response_tokens, image=image_tokens)
+    _print_device_plan(loaded, counts, console, gpu, **lengths)
 
 
 @app.command()

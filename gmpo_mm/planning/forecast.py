@@ -113,7 +113,7 @@ def find_sampler(
     samples = config.data.rollout_batch_size * rollout.n
     a_row = _kv_bytes_a_token(model_config, card is not None) * (lengths.prompt + lengths.response)
     if card is not None and rollout.name in ("auto", "vllm"):
-        kv_bytes = rollout.gpu_memory_utilization * capacity - 2 * measured.parameters - VLLM_WORKSPACE
+        kv_bytes = rollout.gpu_memory_utilization * capacity - 2 * measured.sampled - VLLM_WORKSPACE
         default = 1024 if capacity > 70 * GIB and "A100" not in card.name else 256  # vLLM's own
         return Sampler("vLLM", max(kv_bytes, 0.0), max(1, min(samples, default, int(kv_bytes // a_row))))
     rows, tokens = _limits_of_built_in()
@@ -151,7 +151,7 @@ def _memory(
     while_sampling = {kind: size for kind, size in held.items() if kind not in moved}
     if on_vllm:
         assert card is not None
-        weights = 2 * measured.parameters
+        weights = 2 * measured.sampled
         share = {SAMPLER_WEIGHTS: weights, KV_CACHE: int(sampler.kv_bytes), SAMPLER: int(VLLM_WORKSPACE)}
         largest_weight = 2 * vocabulary * int(model_config.get_text_config().hidden_size)
         phases = {
@@ -228,10 +228,8 @@ def _seconds(
     seconds[UPDATE] = plan.updates_a_step * measured.update.pieces * tables[UPDATE].seconds
     seconds[OPTIMIZER_STEP] = plan.updates_a_step * tables[OPTIMIZER_STEP].seconds
     if on_vllm:
-        over_pcie = (
-            sum(2 * measured.held.get(kind, 0) for kind in _offloaded(config)) + 2 * measured.parameters
-        )
-        copied = 2 * (2 * measured.parameters)
+        over_pcie = sum(2 * measured.held.get(kind, 0) for kind in _offloaded(config)) + 2 * measured.sampled
+        copied = 2 * (2 * measured.sampled)
         seconds[SYNC] = over_pcie / (card.pcie * REACHED.pcie) + copied / (card.bandwidth * REACHED.bandwidth)
     return seconds
 
@@ -247,7 +245,7 @@ def _sampling_seconds(
     head = counts.head.trained + counts.head.frozen
     prefill = 2 * active * prompts * lengths.prompt / rate
     context = lengths.prompt + lengths.response / 2
-    moved = 2 * measured.parameters + sampler.rows * context * _kv_bytes_a_token(model_config, True)
+    moved = 2 * measured.sampled + sampler.rows * context * _kv_bytes_a_token(model_config, True)
     a_step = max(
         moved / (card.bandwidth * REACHED.decoding_bandwidth), 2 * (active + head) * sampler.rows / rate
     )

@@ -70,6 +70,8 @@ class Measured:
 
     parameters: int
     trained: int
+    sampled: int
+    """Parameters that a sampler with weights of its own holds: adapters are merged in."""
     held: dict[str, int]
     peaks: dict[str, Peak]
     tables: dict[str, OperatorTable]
@@ -392,6 +394,7 @@ class Rehearsal:
         measured = Measured(
             parameters=sum(p.numel() for p in self.module.parameters()),
             trained=sum(p.numel() for p in self.module.parameters() if p.requires_grad),
+            sampled=sum(p.numel() for n, p in self.module.named_parameters() if ".lora_" not in n),
             held=held,
             peaks={
                 k: Peak(p.total, {a: b for a, b in p.kinds.items() if b})

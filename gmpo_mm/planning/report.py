@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from gmpo_mm.config import Config
+from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.loading import resolve_dtype
 from gmpo_mm.planning.account import NotPlannableError
 from gmpo_mm.planning.cards import CARDS, CONTEXT_BYTES, GIB, Card
@@ -50,23 +51,27 @@ def make_plan(
     device: torch.device,
     card: Card | None,
     *,
+    prompt: int | None = None,
     response: int | None = None,
     image: int | None = None,
     stop_early: bool = False,
 ) -> CardPlan | str:
     """Rehearse a configuration on a device; a sentence that says why when it can't be.
 
-    `response` and `image` are tokens to plan with in place of the longest ones. With `stop_early` nothing is
+    `prompt`, `response` and `image` are tokens to plan with in place of the longest ones. With `stop_early` nothing is
     run when the weights, gradients and optimizer states alone are too large.
     """
     model_config = read_model_config(config)
     if model_config is None:
         return not_here(config)
     lengths = longest(config, model_config)
-    if response is not None:
-        lengths = replace(lengths, response=response)
-    if image is not None:
-        lengths = replace(lengths, image=image)
+    wanted = {"prompt": prompt, "response": response, "image": image}
+    lengths = replace(lengths, **{name: tokens for name, tokens in wanted.items() if tokens is not None})
+    if lengths.image and lengths.image >= lengths.prompt:
+        raise ConfigError(
+            f"an image of {lengths.image} tokens does not fit into a prompt of {lengths.prompt}; give --image-tokens below "
+            "--prompt-tokens"
+        )
     dtype = resolve_dtype(config.trainer.dtype, device)
     capacity = capacity_of(device, card)
     with warnings.catch_warnings():
@@ -126,7 +131,8 @@ def summary_rows(plan: CardPlan) -> Iterator[tuple[str, str]]:
         f"{measured.parameters / 1e9:.3f} billion parameters, {measured.trained / 1e9:.3f} billion trained",
     )
     image = f" ({lengths.image:,} of an image)" if lengths.image else ""
-    asked = lengths.response < plan.config.data.max_response_length
+    data = plan.config.data
+    asked = (lengths.prompt, lengths.response) != (data.max_prompt_length, data.max_response_length)
     why = "" if asked else ", the longest that the configuration lets through"
     yield (
         "lengths",

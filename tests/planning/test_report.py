@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 
 from gmpo_mm.config import load_config
+from gmpo_mm.errors import ConfigError
 from gmpo_mm.planning.cards import CARDS, CONTEXT_BYTES, GIB, REACHED
 from gmpo_mm.planning.counts import plan_run
 from gmpo_mm.planning.forecast import KV_CACHE, SAMPLER_WEIGHTS, SAMPLING, SYNC
@@ -170,6 +171,20 @@ def test_a_model_whose_config_is_not_here_is_not_planned(monkeypatch: pytest.Mon
     said = make_plan(config, plan_run(config, None, None), GPU, CARDS["h100"])
     assert isinstance(said, str)
     assert "hf download nobody/has-this-model config.json" in said
+
+
+def test_lengths_that_do_not_fit_each_other_are_an_error() -> None:
+    with pytest.raises(
+        ConfigError, match=r"image of 40 tokens does not fit into a prompt of 30.*--prompt-tokens"
+    ):
+        plan("worker.actor.model.model_path=bundled:qwen2_5_vl_tiny", prompt=30, image=40)
+
+
+def test_a_sampler_holds_merged_adapters() -> None:
+    made = plan("worker.actor.model.lora.rank=4")
+    base = made.measured.parameters - made.measured.trained
+    assert made.measured.sampled == base
+    assert made.forecast.memory[SAMPLING].kinds[SAMPLER_WEIGHTS] == 2 * base
 
 
 def test_code_that_waits_for_values_of_the_gpu_is_not_planned_and_the_place_is_named() -> None:
