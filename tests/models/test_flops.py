@@ -1,5 +1,6 @@
 """Model FLOPs against hand-made sums and against PyTorch's own counter on the bundled models."""
 
+import inspect
 import math
 from types import SimpleNamespace
 
@@ -89,9 +90,8 @@ def whole_square(tokens: int) -> Work:
 @pytest.mark.parametrize("backward", [True, False])
 def test_equal_to_pytorch_s_counter_within_one_percent(name: str, backward: bool) -> None:
     model = load(name)
-    model.set_experts_implementation(
-        "eager"
-    ) if "moe" in name else None  # the counter does not know grouped products
+    if hasattr(model, "set_experts_implementation"):  # transformers 5; the counter does not know grouped products
+        model.set_experts_implementation("eager")
     counted = run_counted(model, 96, backward)
     assert model_flops(model, whole_square(96), backward) == pytest.approx(counted, rel=0.01)
 
@@ -118,16 +118,10 @@ def test_a_vision_tower_is_counted_with_its_windows() -> None:
     values = torch.rand(
         int(grid.prod()), vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
     )
-    kinds = (ids == config.image_token_id).int()
-    counted = run_counted(
-        model,
-        ids.shape[1],
-        True,
-        input_ids=ids,
-        pixel_values=values,
-        image_grid_thw=grid,
-        mm_token_type_ids=kinds,
-    )
+    inputs = {"input_ids": ids, "pixel_values": values, "image_grid_thw": grid}
+    if "mm_token_type_ids" in inspect.signature(model.forward).parameters:  # transformers 5
+        inputs["mm_token_type_ids"] = (ids == config.image_token_id).int()
+    counted = run_counted(model, ids.shape[1], True, **inputs)
     work = whole_square(ids.shape[1])
     without = model_flops(model, work)
     work.add_image(grid[0].tolist(), vision)
