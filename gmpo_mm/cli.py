@@ -1,4 +1,4 @@
-"""The commands: train, sweep, evaluate, grade, compare, report, doctor; thin and quick: heavy imports are inside a command."""
+"""The commands: train, plan, sweep, evaluate, grade, compare, report, doctor; thin: heavy imports are inside a command."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gmpo_mm.errors import GMPOError, print_error
 
 if TYPE_CHECKING:
     from gmpo_mm.config import Config, LoadedConfig
+    from gmpo_mm.planning.counts import RunPlan
 
 USER_ERROR = 2
 app = typer.Typer(
@@ -78,6 +79,43 @@ def train(
     from gmpo_mm.engines.local import train as train_locally
 
     train_locally(loaded, command=sys.argv)
+
+
+@app.command()
+def plan(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file: EasyR1's keys and ours.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys that go before the file's.")
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="h100, h200, a100, l40s, 4090, ...; this machine's device when not given.")
+    ] = None,
+    prompt_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of every prompt; the longest ones when not given.")
+    ] = None,
+    response_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of every response; the longest ones when not given.")
+    ] = None,
+    image_tokens: Annotated[
+        int | None, typer.Option(min=0, help="Tokens of each prompt's image; the largest when not given, 0 for text.")
+    ] = None,
+) -> None:
+    """Tell what training CONFIG needs on a GPU that need not be here: memory, time, the largest micro-batch that fits."""
+    from rich.console import Console
+
+    from gmpo_mm.config import load_config
+    from gmpo_mm.config.paths import data_is_local
+    from gmpo_mm.planning.counts import count_records, describe_plan, plan_run
+
+    loaded = load_config(config, overrides or []).config
+    console = Console()
+    records = count_records(loaded, loaded.data.train_files) if data_is_local(loaded.data.train_files) else None
+    counts = plan_run(loaded, records, None)
+    rows = dict(describe_plan(loaded, counts))
+    wanted = ("model", "algorithm", "steps", "a step", "updates a step", "in total")
+    console.print(_table("What would happen", ((name, rows[name]) for name in wanted if name in rows)))
+    lengths = dict(prompt=prompt_tokens, response=response_tokens, image=image_tokens)
+    _print_device_plan(loaded, counts, console, gpu, **lengths)
 
 
 @app.command()
@@ -233,7 +271,7 @@ def _print_dry_run(loaded: LoadedConfig) -> None:
     from rich.console import Console
 
     from gmpo_mm.config import to_yaml
-    from gmpo_mm.plan import count_records, describe_plan, plan_run
+    from gmpo_mm.planning.counts import count_records, describe_plan, plan_run
     from gmpo_mm.training.trackers import check_trackers
 
     config = loaded.config
@@ -250,8 +288,8 @@ def _print_dry_run(loaded: LoadedConfig) -> None:
     elif config.engine == "verl":
         _print_verl(config, console, plan.steps)
     else:
-        _print_memory(loaded, console)
-    console.print("Dry run: nothing was loaded, sampled or written.")
+        _print_device_plan(config, plan, console)
+    console.print("Dry run: no weights were loaded, nothing was sampled or written.")
 
 
 def _print_easyr1(config: Config, console: Any) -> None:
@@ -302,31 +340,22 @@ def _table(title: str, rows: Iterable[tuple[str, ...]]) -> Any:
     return table
 
 
-def _print_memory(loaded: LoadedConfig, console: Any) -> None:
-    from gmpo_mm.memory_estimate import available_memory, estimate_memory, find_model_files, read_model_shape
-    from gmpo_mm.models.loading import resolve_device, resolve_dtype
+def _print_device_plan(config: Config, counts: RunPlan, console: Any, gpu: str | None = None, **lengths: int | None) -> None:
+    """Memory and time on a card by its name, else on this machine's device."""
+    import torch
 
-    config = loaded.config
-    device = resolve_device(config.trainer.device)
-    dtype = str(resolve_dtype(config.trainer.dtype, device)).removeprefix("torch.")
-    name = config.worker.actor.model.model_path or ""
-    title = f"Memory estimate on {device} in {dtype}"
-    folder = find_model_files(name)
-    if folder is None:
-        console.print(f"{title}: none, {name} is not on this machine (a dry run downloads nothing).")
-        return
-    items = estimate_memory(config, read_model_shape(folder), dtype, on_gpu=device.type == "cuda")
-    rows = [(item.name, f"{item.bytes / 2**30:,.3f} GiB", item.formula) for item in items]
-    total = sum(item.bytes for item in items)
-    there = available_memory(str(device))
-    rows.append(("sum", f"{total / 2**30:,.3f} GiB", f"of {there / 2**30:,.1f} GiB that {device} has"))
-    console.print(_table(title, rows))
-    if total > there:
-        console.print(
-            "This is more than there is: train LoRA adapters (worker.actor.model.lora.rank), lower "
-            "data.max_response_length or the micro-batch, or take a smaller model.",
-            style="yellow",
-        )
+    from gmpo_mm.models.loading import resolve_device
+    from gmpo_mm.planning.cards import card_of_this_machine, find_card
+    from gmpo_mm.planning.report import make_plan, print_plan
+
+    device = torch.device("cuda:0") if gpu is not None else resolve_device(config.trainer.device)
+    card = find_card(gpu) if gpu is not None else card_of_this_machine(device) if device.type == "cuda" else None
+    with console.status("rehearsing a micro-batch"):
+        plan = make_plan(config, counts, device, card, stop_early=gpu is None, **lengths)
+    if isinstance(plan, str):
+        console.print(plan, markup=False)
+    else:
+        print_plan(plan, console)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from gmpo_mm.errors import ConfigError, DataError, GMPOError
 from gmpo_mm.evaluation.benchmark import load_benchmark
 from gmpo_mm.evaluation.settings import load_settings
 from gmpo_mm.evaluation.task import Task, check_names, make_task
-from gmpo_mm.plan import RunPlan, count_records, plan_run
+from gmpo_mm.planning.counts import RunPlan, count_records, plan_run
 from gmpo_mm.sweeps.sweep_file import Sweep, Variant
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.trackers import check_trackers

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gmpo_mm.plan import RunPlan
+from gmpo_mm.planning.counts import RunPlan
 from gmpo_mm.sweeps.directory import read_run_json
 from gmpo_mm.training.metrics_file import FILE_NAME, read_metrics
 from gmpo_mm.training.progress import STEP_SECONDS
