@@ -181,6 +181,8 @@ class Account(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        if kwargs.get("pin_memory"):
+            kwargs["pin_memory"] = False  # nothing here can page-lock memory, and nothing is copied
         for_card = self._is_card(kwargs.get("device"))
         if for_card:
             kwargs["device"] = CPU

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from gmpo_mm.config import Config
+from gmpo_mm.data.patches import LEVELS, ImagePatches
 from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.engines.local import update_config
 from gmpo_mm.models import loading
@@ -201,8 +202,9 @@ def _prompt(policy: PolicyModel, lengths: Lengths) -> EncodedPrompt:
     ids[ids == config.image_token_id] = 0
     ids[1 : 1 + height * width] = config.image_token_id
     channels = getattr(vision, "in_channels", None) or getattr(vision, "in_chans", 3)
-    values = torch.zeros(int(grid.prod()), channels * vision.temporal_patch_size * vision.patch_size**2)
-    return EncodedPrompt(record, "", ids, ids.tolist(), (), values, grid)
+    pixels = torch.zeros(int(grid.prod()), channels * vision.patch_size**2, dtype=torch.uint8)
+    patches = ImagePatches(pixels, torch.zeros(channels, LEVELS), vision.temporal_patch_size)
+    return EncodedPrompt(record, "", ids, ids.tolist(), (), patches, grid)
 
 
 def first_micro_batch(config: Config, batch: Batch, limits: CutLimits) -> MicroBatch:
