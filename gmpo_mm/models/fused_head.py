@@ -20,10 +20,10 @@ CHUNK_BYTES = 3 << 29
 
 @Fused
 def _statistics(
-    logits_NV: torch.Tensor, targets_N: torch.Tensor, temperature: float
+    logits_NV: torch.Tensor, shift_V: torch.Tensor, targets_N: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """log p(target), entropy and log-sum-exp, each (N,)."""
-    scaled_NV = wide(logits_NV) / temperature
+    scaled_NV = (wide(logits_NV) + shift_V) / temperature
     lse_N = scaled_NV.logsumexp(-1)
     p_NV = (scaled_NV - lse_N[:, None]).exp()
     # H = lse - sum p x; a forbidden token has p = 0 and x = -inf, and counts nothing
@@ -33,22 +33,23 @@ def _statistics(
 
 @Fused
 def _logits_grad(
-    logits_NV: torch.Tensor, targets_N: torch.Tensor, lse_N: torch.Tensor, grad_N: torch.Tensor,
-    temperature: float, dtype: torch.dtype,
+    logits_NV: torch.Tensor, shift_V: torch.Tensor, targets_N: torch.Tensor, lse_N: torch.Tensor,
+    grad_N: torch.Tensor, temperature: float, dtype: torch.dtype,
 ) -> torch.Tensor:  # fmt: skip
     """d log p(target) / d logits = ([target] - p) / temperature, times its gradient."""
-    p_NV = (wide(logits_NV) / temperature - lse_N[:, None]).exp()
+    p_NV = ((wide(logits_NV) + shift_V) / temperature - lse_N[:, None]).exp()
     is_target_NV = torch.arange(logits_NV.shape[1], device=logits_NV.device) == targets_N[:, None]
     return ((is_target_NV.to(p_NV.dtype) - p_NV) * (grad_N[:, None] / temperature)).to(dtype)
 
 
 @Fused
 def _logits_grad_with_entropy(
-    logits_NV: torch.Tensor, targets_N: torch.Tensor, lse_N: torch.Tensor, grad_N: torch.Tensor,
-    temperature: float, dtype: torch.dtype, entropy_N: torch.Tensor, grad_entropy_N: torch.Tensor,
+    logits_NV: torch.Tensor, shift_V: torch.Tensor, targets_N: torch.Tensor, lse_N: torch.Tensor,
+    grad_N: torch.Tensor, temperature: float, dtype: torch.dtype, entropy_N: torch.Tensor,
+    grad_entropy_N: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
     """The same, and d H / d logits = -p (log p + H) / temperature, times the entropy's gradient."""
-    log_p_NV = wide(logits_NV) / temperature - lse_N[:, None]
+    log_p_NV = (wide(logits_NV) + shift_V) / temperature - lse_N[:, None]
     p_NV = log_p_NV.exp()
     is_target_NV = torch.arange(logits_NV.shape[1], device=logits_NV.device) == targets_N[:, None]
     total_NV = (is_target_NV.to(p_NV.dtype) - p_NV) * grad_N[:, None]
@@ -69,35 +70,32 @@ class _FusedTokenLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden_NC: torch.Tensor, weight_VC: torch.Tensor, bias_V: torch.Tensor | None,
-        targets_N: torch.Tensor, forbidden_F: torch.Tensor, temperature: float, chunk: int, dtype: torch.dtype,
+        shift_V: torch.Tensor, targets_N: torch.Tensor, temperature: float, chunk: int, dtype: torch.dtype,
     ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-        ctx.set_materialize_grads(
-            False
-        )  # without an entropy bonus its gradient is None, which needs no look at the device
+        # without an entropy bonus its gradient is then None, which needs no look at the device
+        ctx.set_materialize_grads(False)
         ctx.options = (temperature, chunk, dtype)
-        found = [
-            _statistics(
-                _logits(hidden_NC[part], weight_VC, bias_V, forbidden_F, dtype), targets_N[part], temperature
-            )
-            for part in _chunks(len(hidden_NC), chunk)
-        ]
+        found = []
+        for part in _chunks(len(hidden_NC), chunk):
+            logits_NV = product(hidden_NC[part], weight_VC.T, dtype)
+            found.append(_statistics(logits_NV, shift_V, targets_N[part], temperature))
         log_probs_N, entropy_N, lse_N = (torch.cat(parts) for parts in zip(*found, strict=True))
-        ctx.save_for_backward(hidden_NC, weight_VC, bias_V, targets_N, forbidden_F, lse_N, entropy_N)
+        ctx.save_for_backward(hidden_NC, weight_VC, shift_V, targets_N, lse_N, entropy_N)
         return log_probs_N, entropy_N
 
     @staticmethod
     def backward(  # type: ignore[override]
         ctx: Any, grad_N: torch.Tensor | None, grad_entropy_N: torch.Tensor | None
     ) -> tuple:
-        hidden_NC, weight_VC, bias_V, targets_N, forbidden_F, lse_N, entropy_N = ctx.saved_tensors
+        hidden_NC, weight_VC, shift_V, targets_N, lse_N, entropy_N = ctx.saved_tensors
         temperature, chunk, dtype = ctx.options
         if grad_N is None:
             grad_N = torch.zeros_like(lse_N)
         grad_hidden_NC = torch.empty_like(hidden_NC) if ctx.needs_input_grad[0] else None
         grad_weight_VC = grad_bias_V = None
         for part in _chunks(len(hidden_NC), chunk):
-            logits_NV = _logits(hidden_NC[part], weight_VC, bias_V, forbidden_F, dtype)
-            args = (logits_NV, targets_N[part], lse_N[part], grad_N[part], temperature, hidden_NC.dtype)
+            logits_NV = product(hidden_NC[part], weight_VC.T, dtype)
+            args = (logits_NV, shift_V, targets_N[part], lse_N[part], grad_N[part], temperature, hidden_NC.dtype)
             if grad_entropy_N is None:
                 grad_NV = _logits_grad(*args)
             else:
@@ -107,7 +105,7 @@ class _FusedTokenLogProbs(torch.autograd.Function):
                 grad_hidden_NC[part] = grad_NV @ weight_VC
             if ctx.needs_input_grad[1]:
                 grad_weight_VC = _added(grad_weight_VC, product(grad_NV.T, hidden_NC[part], lse_N.dtype))
-            if bias_V is not None and ctx.needs_input_grad[2]:
+            if ctx.needs_input_grad[2]:
                 grad_bias_V = _added(grad_bias_V, grad_NV.sum(0, dtype=lse_N.dtype))
         return grad_hidden_NC, grad_weight_VC, grad_bias_V, None, None, None, None, None
 
@@ -118,16 +116,6 @@ def _chunks(count: int, size: int) -> list[slice]:
 
 def _added(total: torch.Tensor | None, part: torch.Tensor) -> torch.Tensor:
     return part if total is None else total.add_(part)
-
-
-def _logits(
-    hidden_NC: torch.Tensor, weight_VC: torch.Tensor, bias_V: torch.Tensor | None, forbidden_F: torch.Tensor,
-    dtype: torch.dtype,
-) -> torch.Tensor:  # fmt: skip
-    logits_NV = product(hidden_NC, weight_VC.T, dtype)
-    if bias_V is not None:
-        logits_NV += bias_V
-    return logits_NV.index_fill_(1, forbidden_F, float("-inf")) if len(forbidden_F) else logits_NV
 
 
 def fused_token_log_probs(
@@ -156,6 +144,13 @@ def fused_token_log_probs(
     if chunk is None:
         fitting = CHUNK_BYTES // (lm_head.weight.shape[0] * logits_dtype.itemsize)
         chunk = max(1, fitting // 128 * 128 or fitting)
+    # what is added to every row's logits: a forbidden token's -inf, and the layer's own bias
+    shift_V = torch.zeros(
+        lm_head.weight.shape[0], dtype=torch.promote_types(logits_dtype, torch.float32), device=hidden_NC.device
+    )
+    shift_V.index_fill_(0, forbidden_F, float("-inf"))
+    if lm_head.bias is not None:
+        shift_V += lm_head.bias.detach()
     return _FusedTokenLogProbs.apply(
-        hidden_NC, lm_head.weight, lm_head.bias, targets_N, forbidden_F, temperature, chunk, logits_dtype
+        hidden_NC, lm_head.weight, lm_head.bias, shift_V, targets_N, temperature, chunk, logits_dtype
     )

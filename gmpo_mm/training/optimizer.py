@@ -2,7 +2,7 @@
 
 On a GPU the model's weights have the compute type, so that no pass casts them. An update of 1e-6 would vanish
 in a bfloat16 weight, so the optimizer keeps each trained weight in float32 (its master), updates that, and
-rounds it into the model. Gradients of all micro-batches are summed in float32 (`Tensor.grad_dtype`).
+rounds it into the model. Gradients of all micro-batches are summed in float32.
 """
 
 from __future__ import annotations
@@ -15,6 +15,13 @@ import torch
 from torch.optim.adamw import adamw
 
 from gmpo_mm.models.policy import PolicyModel
+
+
+def _widen_gradient(parameter: torch.Tensor) -> None:
+    """After a mini-batch's first gradient: later ones are added to it in place, without a float32 copy of them."""
+    assert parameter.grad is not None
+    if parameter.grad.dtype != torch.float32:
+        parameter.grad = parameter.grad.float()
 
 
 class MasterAdamW(torch.optim.Optimizer):
@@ -38,7 +45,8 @@ class MasterAdamW(torch.optim.Optimizer):
             if parameter.dtype != torch.float32:
                 master = masters[parameter]
                 assert master.dtype == torch.float32 and master.shape == parameter.shape
-                parameter.grad_dtype = torch.float32
+                parameter.grad_dtype = None  # gradients arrive in 16 bits and are added to float32 ones
+                parameter.register_post_accumulate_grad_hook(_widen_gradient)
                 self.state[parameter]["master"] = master
 
     def _all(self) -> list[torch.nn.Parameter]:
