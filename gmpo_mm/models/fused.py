@@ -22,6 +22,8 @@ class Fused:
 
     compiles = True
     """`worker.actor.use_torch_compile`."""
+    device_type = "cuda"
+    """Where functions are compiled; a test lets the CPU be traced as well."""
     observer: Callable[[Callable[..., Any], tuple[Any, ...]], Any] | None = None
     """Called in place of the function while a plan counts memory and operators: what runs here is one
     kernel."""
@@ -33,8 +35,10 @@ class Fused:
     def __call__(self, *args: Any) -> Any:
         if Fused.observer is not None:
             return Fused.observer(self.function, args)
-        if not (Fused.compiles and any(isinstance(x, torch.Tensor) and x.is_cuda for x in args)):
+        on_device = any(isinstance(x, torch.Tensor) and x.device.type == Fused.device_type for x in args)
+        if not (Fused.compiles and on_device):
             return self.function(*args)
+        args = tuple(for_compiler(x) if isinstance(x, torch.Tensor) else x for x in args)
         if self._compiled is None:
             self._compiled = torch.compile(self.function, fullgraph=True)
             return self._first_call(*args)
@@ -55,6 +59,21 @@ class Fused:
                 f"({type(error).__name__}: {error}); set it to false, which is slower, or install a C compiler "
                 "and the Triton that belongs to this torch"
             ) from error
+
+
+def for_compiler(x: torch.Tensor) -> torch.Tensor:
+    """The same numbers, marked so that few versions of a function are compiled: its limit is 8, beyond which it fails.
+
+    A bare tensor: there would be versions for views and for tensors that need gradients, and a 16-bit parameter whose gradient
+    is float32 is refused. Rows of any number are one version from the start; a row's length is a constant of each.
+    """
+    x = x.data
+    if x.dim() > 1:
+        torch._dynamo.mark_static(x, x.dim() - 1)
+        for axis in range(x.dim() - 1):
+            if x.shape[axis] != 1:
+                torch._dynamo.maybe_mark_dynamic(x, axis)
+    return x
 
 
 @contextmanager
