@@ -74,7 +74,10 @@ def _load(context: Context, name: str) -> Bundled:
     else:
         other, _ = load_policy(model, device=cpu, compute_dtype=torch.float32)
         policy = as_on_gpu(
-            other.module, cpu, forbidden_token_ids=other.forbidden_token_ids, eos_token_ids=other.eos_token_ids
+            other.module,
+            cpu,
+            forbidden_token_ids=other.forbidden_token_ids,
+            eos_token_ids=other.eos_token_ids,
         )
     found = Bundled(policy, reference, _prompts(processor))
     found.groups = list(found.sample(reference).groups)

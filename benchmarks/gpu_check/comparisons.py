@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from typing import Any
 
 import torch
 
 from benchmarks.gpu_check.parts import Context
-from benchmarks.gpu_check.shapes import Optim, Shape, build_model, make_batch, random_response, special_tokens
+from benchmarks.gpu_check.shapes import Optim, Shape, build_model, make_batch, special_tokens
 from benchmarks.gpu_check.speed import median_seconds
-from gmpo_mm.training.batch import Batch, SampledGroup
+from gmpo_mm.training.batch import SampledGroup
 
 REPEATS = 2
 
 
 def measure_plain_rows(context: Context, shape: Shape) -> None:
-    """Prompt + response as one padded row each, sdpa, float32 weights under bfloat16 autocast, logits of the responses."""
+    """Prompt + response as one padded row each, sdpa, float32 weights under bfloat16 autocast, logits of the
+    responses."""
     device = context.device
     model: Any = build_model(shape, device, torch.float32)
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
     optim = Optim()
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=optim.lr, betas=tuple(optim.betas), weight_decay=optim.weight_decay, fused=True  # type: ignore[arg-type]
+        model.parameters(),
+        lr=optim.lr,
+        betas=tuple(optim.betas),
+        weight_decay=optim.weight_decay,
+        fused=True,  # type: ignore[arg-type]
     )
     batches = [make_batch(shape, seed) for seed in range(2)]
     turn = 0
@@ -40,10 +46,10 @@ def measure_plain_rows(context: Context, shape: Shape) -> None:
         optimizer.zero_grad(set_to_none=True)
 
     rows = shape.group_size // 2
-    while True:
+    seconds = 0.0
+    while not seconds:
         try:
-            seconds = median_seconds(context, lambda: update(rows), REPEATS, warm_up=1)
-            break
+            seconds = median_seconds(context, partial(update, rows), REPEATS, warm_up=1)
         except torch.OutOfMemoryError:
             model.zero_grad(set_to_none=True)
             context.free()
@@ -80,10 +86,12 @@ def _report(context: Context, shape: Shape, who: str, seconds: float, note: str)
     context.report.measured(f"{shape.name}, {who}: update", 1e3 * seconds, "ms", note)
     ours = context.cache.get(f"update seconds of {shape.name}")
     if ours:
-        context.report.measured(f"{shape.name}, {who}: times our update", seconds / ours, "", "same responses")
+        context.report.measured(
+            f"{shape.name}, {who}: times our update", seconds / ours, "", "same responses"
+        )
 
 
-# ---- TRL ------------------------------------------------------------------------------------------------------------------
+# ---- TRL ---------------------------------------------------------------------------------------------------
 
 
 def measure_trl(context: Context, shape: Shape) -> None:
@@ -111,26 +119,34 @@ def measure_trl(context: Context, shape: Shape) -> None:
         batch = make_batch(shape, seed=len(timers) % 2)
         responses = [r.token_ids_T.tolist() for g in batch.groups for r in g.responses][: len(prompts)]
         ids = [g.prompt.input_ids_S.tolist() for g in batch.groups for _ in g.responses][: len(prompts)]
-        return {"prompt_ids": ids, "completion_ids": responses, "logprobs": [[-1.0] * len(r) for r in responses]}
+        return {
+            "prompt_ids": ids,
+            "completion_ids": responses,
+            "logprobs": [[-1.0] * len(r) for r in responses],
+        }
 
     model: Any = build_model(shape, context.device, torch.float32)
     arguments = GMPOConfig(
-        output_dir=str(context.scratch / "trl"), use_cpu=not context.is_cuda, bf16=True, per_device_train_batch_size=rows,
-        gradient_accumulation_steps=samples // rows, steps_per_generation=samples // rows, num_generations=shape.group_size,
-        max_steps=steps, max_completion_length=shape.longest, temperature=1.0, beta=0.0, epsilon=0.4, learning_rate=1e-6,
+        output_dir=str(context.scratch / "trl"), use_cpu=not context.is_cuda, bf16=True,
+        per_device_train_batch_size=rows, gradient_accumulation_steps=samples // rows,
+        steps_per_generation=samples // rows, num_generations=shape.group_size, max_steps=steps,
+        max_completion_length=shape.longest, temperature=1.0, beta=0.0, epsilon=0.4, learning_rate=1e-6,
         lr_scheduler_type="constant", weight_decay=0.01, max_grad_norm=1.0, optim="adamw_torch_fused",
-        gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": False}, shuffle_dataset=False,
-        logging_strategy="no", save_strategy="no", report_to="none", disable_tqdm=True,
+        gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": False},
+        shuffle_dataset=False, logging_strategy="no", save_strategy="no", report_to="none", disable_tqdm=True,
     )  # fmt: skip
     trainer = GMPOTrainer(
-        model, reward_funcs=lambda completions, **_: [float(i % 2) for i in range(len(completions))], args=arguments,
-        train_dataset=_prompts(shape), processing_class=AutoTokenizer.from_pretrained(resolve_model_path("bundled:qwen2_tiny")),
+        model, reward_funcs=lambda completions, **_: [float(i % 2) for i in range(len(completions))],
+        args=arguments, train_dataset=_prompts(shape),
+        processing_class=AutoTokenizer.from_pretrained(resolve_model_path("bundled:qwen2_tiny")),
         callbacks=[Clock()], rollout_func=rollout,
     )  # fmt: skip
     inner, done = trainer.compute_loss, [0]
 
     def compute_loss(*args: Any, **kwargs: Any) -> Any:
-        if done[0] % (samples // rows) == 0:  # what came before, the hand-over of the responses, is not counted
+        if (
+            done[0] % (samples // rows) == 0
+        ):  # what came before, the hand-over of the responses, is not counted
             timers.append(context.timer())
         done[0] += 1
         return inner(*args, **kwargs)
@@ -138,7 +154,13 @@ def measure_trl(context: Context, shape: Shape) -> None:
     trainer.compute_loss = compute_loss
     trainer.train()
     seconds = sorted(timer.seconds() for timer in timers[1:])
-    _report(context, shape, "TRL", seconds[len(seconds) // 2], f"{rows} rows a pass, checkpointing, responses handed over")
+    _report(
+        context,
+        shape,
+        "TRL",
+        seconds[len(seconds) // 2],
+        f"{rows} rows a pass, checkpointing, responses handed over",
+    )
 
 
 def _prompts(shape: Shape) -> Any:

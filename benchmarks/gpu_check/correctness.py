@@ -1,31 +1,28 @@
-"""Is what runs on the device right? Each part against float64, or against the same work in float32 on the CPU."""
+"""Are the functions that run on the device right? Attention, head and fused layers against float64 on the
+CPU."""
 
 from __future__ import annotations
 
-import copy
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.gpu_check.bundled import Bundled, bundled
 from benchmarks.gpu_check.parts import Context
-from benchmarks.gpu_check.shapes import TINY_VL, VL_3B, as_on_gpu, build_model, make_prompt
 from gmpo_mm.models import fused
 from gmpo_mm.models.fused import Fused
 from gmpo_mm.models.fused_head import fused_token_log_probs
-from gmpo_mm.models.two_part_attention import FLASH, REFERENCE, AttentionKernel, masked_flex_attention, two_part_attention
+from gmpo_mm.models.two_part_attention import (
+    FLASH,
+    REFERENCE,
+    AttentionKernel,
+    masked_flex_attention,
+    two_part_attention,
+)
 from gmpo_mm.models.varlen_layout import Segments, VarlenLayout, build_varlen_layout
 from gmpo_mm.models.varlen_vision import _SegmentAttention
-from gmpo_mm.training.actor import Actor
-from gmpo_mm.training.optimizer import build_optimizer
-from gmpo_mm.training.update_metrics import Observed
 
 CPU = torch.device("cpu")
 VALUES, GRADIENTS = 1e-2, 2e-2
@@ -63,7 +60,7 @@ def values_and_gradients(
     return [out, *torch.autograd.grad((out * weight.to(out)).sum(), inputs)]
 
 
-# ---- attention ------------------------------------------------------------------------------------------------------------
+# ---- attention ---------------------------------------------------------------------------------------------
 
 # prompt lengths, prompt of each response, tokens of each response; the last token of a response is no input
 LAYOUTS = {
@@ -83,7 +80,9 @@ def build_layout(lengths: tuple[list[int], list[int], list[int]], device: torch.
     """A layout whose ids don't matter."""
     prompts, rows, responses = lengths
     ids, positions = [np.arange(n) for n in prompts], [np.arange(n)[None] for n in prompts]
-    return build_varlen_layout(ids, positions, [np.arange(n) for n in responses], rows, device, two_part_attention)
+    return build_varlen_layout(
+        ids, positions, [np.arange(n) for n in responses], rows, device, two_part_attention
+    )
 
 
 def random_qkv(tokens: int, heads: int, key_heads: int, width: int, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -95,23 +94,29 @@ def random_qkv(tokens: int, heads: int, key_heads: int, width: int, dtype: torch
 def check_attention(context: Context) -> None:
     """Responses over one copy of the prompt and over themselves: values and gradients against float64."""
     kernel, dtype = kernel_and_type(context)
+    attention = partial(two_part_attention, kernel=kernel)
     for name, lengths in (TINY_LAYOUTS if context.tiny else LAYOUTS).items():
         for heads, key_heads, width in TINY_HEADS if context.tiny else HEADS:
-            _compare_attention(
-                context, f"{kernel.name}, {name}, {heads}/{key_heads} x {width}", lengths, (heads, key_heads, width), dtype,
-                partial(two_part_attention, kernel=kernel),
-            )  # fmt: skip
+            what = f"{kernel.name}, {name}, {heads}/{key_heads} x {width}"
+            _compare_attention(context, what, lengths, (heads, key_heads, width), dtype, attention)
 
 
 def _compare_attention(
-    context: Context, name: str, lengths: Any, heads: tuple[int, int, int], dtype: torch.dtype, attention: Callable[..., Any]
+    context: Context,
+    name: str,
+    lengths: Any,
+    heads: tuple[int, int, int],
+    dtype: torch.dtype,
+    attention: Callable[..., Any],
 ) -> None:
     on_cpu, on_device = build_layout(lengths, CPU), build_layout(lengths, context.device)
     inputs = random_qkv(on_cpu.tokens, *heads, dtype)
     weight = torch.randn(on_cpu.tokens, heads[0], heads[2], dtype=torch.float64)
     scale = heads[2] ** -0.5
     exact = values_and_gradients(
-        lambda *x: two_part_attention(*x, on_cpu, scale, REFERENCE), leaves(inputs, CPU, torch.float64), weight
+        lambda *x: two_part_attention(*x, on_cpu, scale, REFERENCE),
+        leaves(inputs, CPU, torch.float64),
+        weight,
     )
     found = values_and_gradients(
         lambda *x: attention(*x, on_device, scale), leaves(inputs, context.device, dtype), weight
@@ -136,7 +141,9 @@ def check_flex(context: Context) -> None:
     exact = two_part_attention(q, k, v, layout, 0.3, REFERENCE)
     found = masked_flex_attention(q.float(), k.float(), v.float(), layout, 0.3)
     compare(context, "flex, torch.float32", [found], [exact], ["out"], [1e-3])
-    context.report.skipped("flex: gradients, bfloat16", "PyTorch has no backward pass of FlexAttention on a CPU")
+    context.report.skipped(
+        "flex: gradients, bfloat16", "PyTorch has no backward pass of FlexAttention on a CPU"
+    )
 
 
 def check_vision_attention(context: Context) -> None:
@@ -153,49 +160,20 @@ def check_vision_attention(context: Context) -> None:
         return lambda *x: _SegmentAttention.apply(*x, segments, width**-0.5, kernel)
 
     exact = values_and_gradients(attend(REFERENCE, CPU), leaves(inputs, CPU, torch.float64), weight)
-    found = values_and_gradients(attend(kernel, context.device), leaves(inputs, context.device, dtype), weight)
+    found = values_and_gradients(
+        attend(kernel, context.device), leaves(inputs, context.device, dtype), weight
+    )
     limits = (VALUES, GRADIENTS, GRADIENTS, GRADIENTS)
     compare(context, f"{kernel.name}, windows of 4 to {max(windows)}, {heads} x {width}", found, exact,
             ("out", "dq", "dk", "dv"), limits)  # fmt: skip
 
 
-def check_vision_tower(context: Context) -> None:
-    """The whole tower of a Qwen2.5-VL, one call a block, beside transformers' own sdpa with the same weights."""
-    assert VL_3B.vision is not None
-    wide = VL_3B.vision | {"depth": 8, "fullatt_block_indexes": [3, 7], "out_hidden_size": 64}
-    shape = TINY_VL if context.tiny else replace(TINY_VL, vision=wide, grid=(1, 34, 46))
-    model: Any = build_model(shape, context.device, torch.bfloat16)
-    stock = copy.deepcopy(model)
-    policy = as_on_gpu(model, context.device)
-    prompt = make_prompt(shape, seed=3)
-    assert prompt.pixel_values is not None and prompt.image_grid_thw_N3 is not None
-    weight_MC = torch.randn(shape.image_tokens, shape.hidden, device=context.device)
-
-    encoded = policy.encode_images([prompt])[0]
-    assert encoded is not None
-    pixels = prompt.pixel_values.to(context.device, torch.bfloat16)
-    output = stock.model.visual(pixels, grid_thw=prompt.image_grid_thw_N3.to(context.device))
-    names = [n for n, p in policy.vision.named_parameters() if p.dim() > 1]  # type: ignore[union-attr]
-    found = torch.autograd.grad((encoded.features * weight_MC).sum(), [policy.vision.get_parameter(n) for n in names])  # type: ignore[union-attr]
-    expected = torch.autograd.grad(
-        (output.pooler_output * weight_MC).sum(), [stock.model.visual.get_parameter(n) for n in names]
-    )
-    compare(context, "tower against sdpa", [encoded.features], [output.pooler_output], ["features"], [4e-2])
-    context.report.check(
-        "tower against sdpa: gradients of all matrices", relative_error(_flat(found), _flat(expected)), 0.1,
-        note="both in bfloat16",
-    )  # fmt: skip
-
-
-def _flat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.cat([t.detach().flatten().double().cpu() for t in tensors])
-
-
-# ---- head and fused functions ---------------------------------------------------------------------------------------------
+# ---- head and fused functions ------------------------------------------------------------------------------
 
 
 def check_head(context: Context) -> None:
-    """Log-probabilities, entropies and their gradients in float32 logits, compiled and not, in several chunks."""
+    """Log-probabilities, entropies and their gradients in float32 logits, compiled and not, in several
+    chunks."""
     tokens, width, vocabulary, chunk = (23, 16, 97, 8) if context.tiny else (1500, 1536, 32003, 640)
     torch.manual_seed(1)
     hidden, weight = torch.randn(tokens, width), torch.randn(vocabulary, width) * width**-0.5
@@ -210,8 +188,8 @@ def check_head(context: Context) -> None:
             Fused.compiles = compiles
             found = _head_on_device(context, hidden, weight, targets, forbidden, factors, chunk)
             name = "compiled" if compiles else "not compiled"
-            compare(context, f"head, {name}", found, exact, ("log-probs", "entropies", "d hidden", "d weight"),
-                    (1e-5, 1e-5, VALUES, VALUES))  # fmt: skip
+            names = ("log-probs", "entropies", "d hidden", "d weight")
+            compare(context, f"head, {name}", found, exact, names, (1e-5, 1e-5, VALUES, VALUES))
     finally:
         Fused.compiles = former
     if not context.is_cuda:
@@ -231,8 +209,8 @@ def _naive_head(
 
 
 def _head_on_device(
-    context: Context, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, forbidden: torch.Tensor,
-    factors: torch.Tensor, chunk: int,
+    context: Context, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor,
+    forbidden: torch.Tensor, factors: torch.Tensor, chunk: int,
 ) -> list[torch.Tensor]:  # fmt: skip
     device = context.device
     head = torch.nn.Linear(*reversed(weight.shape), bias=False, device=device, dtype=torch.bfloat16)
@@ -257,7 +235,9 @@ def _naive_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def _naive_rotary(q: torch.Tensor, k: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
     def turn(x: torch.Tensor) -> torch.Tensor:
         first, second = x.chunk(2, -1)
-        return torch.cat([first * angles.cos() - second * angles.sin(), second * angles.cos() + first * angles.sin()], -1)
+        return torch.cat(
+            [first * angles.cos() - second * angles.sin(), second * angles.cos() + first * angles.sin()], -1
+        )
 
     return torch.cat([turn(q), turn(k)], 1)
 
@@ -271,21 +251,30 @@ def check_fused(context: Context) -> None:
         gain = torch.randn(width).bfloat16().double()
         name = f"{tokens} x {width}"
         _compare_fused(
-            context, f"norm, {name}", lambda x, w: fused.rms_norm(x, w, 1e-6), _naive_norm, [x, gain], grad, ("out", "dx", "dw")
+            context,
+            f"norm, {name}",
+            lambda x, w: fused.rms_norm(x, w, 1e-6),
+            _naive_norm,
+            [x, gain],
+            grad,
+            ("out", "dx", "dw"),
         )
         _compare_fused(
-            context, f"SwiGLU, {name}", fused.swiglu, lambda g, u: torch.nn.functional.silu(g) * u, [x, up], grad,
-            ("out", "d gate", "d up"),
+            context, f"SwiGLU, {name}", fused.swiglu, lambda g, u: torch.nn.functional.silu(g) * u, [x, up],
+            grad, ("out", "d gate", "d up"),
         )  # fmt: skip
         head = 8 if context.tiny else 128
         q, k = (torch.randn(1, h, tokens, head).bfloat16().double() for h in (4, 2))
         angles = torch.randn(1, 1, tokens, head // 2).bfloat16().double()
         both = torch.cat([angles, angles], -1)
-        cos, sin = both.cos().to(context.device), both.sin().to(context.device)  # exact, so that only the function errs
+        cos, sin = (
+            both.cos().to(context.device),
+            both.sin().to(context.device),
+        )  # exact, so that only the function errs
         _compare_fused(
             context, f"rotary, {name}",
-            lambda q, k, cos=cos, sin=sin: torch.cat(fused.rotary(q, k, cos.to(torch.float32), sin.to(torch.float32)), 1),
-            lambda q, k, angles=angles: _naive_rotary(q, k, angles),
+            lambda q, k, cos=cos, sin=sin: torch.cat(fused.rotary(q, k, cos.to(torch.float32),
+            sin.to(torch.float32)), 1), lambda q, k, angles=angles: _naive_rotary(q, k, angles),
             [q, k], torch.randn(1, 6, tokens, head).bfloat16().double(), ("out", "dq", "dk"),
         )  # fmt: skip
 
@@ -297,105 +286,3 @@ def _compare_fused(
     exact = values_and_gradients(naive, leaves(inputs, CPU, torch.float64), grad)
     found = values_and_gradients(ours, leaves(inputs, context.device, torch.bfloat16), grad)
     compare(context, name, found, exact, names, (VALUES,) * len(names))
-
-
-# ---- the whole update -----------------------------------------------------------------------------------------------------
-
-
-class GradientActor(Actor):
-    """An actor whose optimizer step keeps the gradients and leaves the weights."""
-
-    gradients: dict[str, torch.Tensor]
-
-    def _optimizer_step(self) -> tuple[bool, float]:
-        named = self.policy.module.named_parameters()
-        self.gradients = {n: p.grad.detach().double().cpu() for n, p in named if p.grad is not None}
-        self.policy.module.zero_grad(set_to_none=True)
-        return True, 0.0
-
-
-def check_update(context: Context) -> None:
-    """`Actor.update` of the bundled models in bfloat16 on the device beside float32 on the CPU."""
-    for model in ("qwen2_tiny", "qwen2_5_vl_tiny"):
-        found = bundled(context, model)
-        gradients = []
-        for policy, batch in ((found.policy, found.batch()), (found.reference, found.batch())):
-            actor = GradientActor(policy, build_optimizer(policy, found.optim), found.config)
-            actor.update(batch)
-            gradients.append(actor.gradients)
-        ours, exact = gradients
-        if ours.keys() != exact.keys():
-            raise AssertionError(f"parameters with a gradient differ: {sorted(ours.keys() ^ exact.keys())}")
-        a, b = (_flat([g[name] for name in sorted(g)]) for g in (ours, exact))
-        context.report.check(f"{model}: cosine of the gradients", float(a @ b / (a.norm() * b.norm())), least=0.99)
-        context.report.check(f"{model}: norm of the gradient, off by", abs(float(a.norm() / b.norm()) - 1), 0.05)
-        _compare_log_probs(context, model, found)
-
-
-def _compare_log_probs(context: Context, model: str, found: Bundled) -> None:
-    batch = found.batch()
-    rows = range(len(batch))
-    with torch.no_grad():
-        ours = found.policy.response_log_probs(batch.group_of(rows)).log_probs_BT.cpu()
-        exact = found.reference.response_log_probs(batch.group_of(rows)).log_probs_BT
-    gap = (ours - exact).abs()[batch.mask_BT]
-    context.report.check(f"{model}: log-probs against float32, mean gap", float(gap.mean()), 0.03, unit="nats")
-    context.report.measured(f"{model}: log-probs against float32, largest gap", float(gap.max()), "nats")
-
-
-def check_sampler(context: Context) -> None:
-    """The sampler's log-probabilities beside those that the update computes for the same tokens and weights."""
-    for model in ("qwen2_tiny", "qwen2_5_vl_tiny"):
-        found = bundled(context, model)
-        batch = found.sample(found.policy)
-        with torch.no_grad():
-            ours = found.policy.response_log_probs(batch.group_of(range(len(batch)))).log_probs_BT.cpu()
-        gap = (ours - batch.sampler_log_probs_BT).abs()[batch.mask_BT]
-        context.report.check(f"{model}: sampler against update, mean gap", float(gap.mean()), 0.03, unit="nats")
-        context.report.measured(f"{model}: sampler against update, largest gap", float(gap.max()), "nats")
-
-
-def check_host_reads(context: Context) -> None:
-    """A warmed-up micro-batch never makes the host wait for the device."""
-    if not context.is_cuda:
-        context.report.skipped("host reads", "a CPU has none; tests/training/test_no_host_reads.py looks at the operators")
-    for model in ("qwen2_tiny", "qwen2_5_vl_tiny"):
-        found = bundled(context, model)
-        batch, policy = found.batch(), found.policy
-        actor = Actor(policy, build_optimizer(policy, found.optim), found.config)
-        policy.module.train()
-        batch.move_to(context.device)
-        advantages = actor._advantages(batch)
-        seen, rows = Observed(batch), range(len(batch))
-
-        def micro_batch(mode: str) -> list[str]:
-            policy.forget_images()
-            context.synchronize()
-            with warnings.catch_warnings(record=True) as caught, _sync_debug_mode(context, mode):
-                warnings.simplefilter("always")
-                actor.micro_batch(batch, rows, len(batch), advantages, 0.0, seen, unchanged=True)
-            policy.module.zero_grad(set_to_none=True)
-            return [f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)]
-
-        for _ in range(2):  # what is compiled, or worked out once for a shape, is
-            micro_batch("default")
-        waits = micro_batch("warn")
-        if context.is_cuda:
-            context.report.check(f"{model}: waits for the device in a micro-batch", len(waits), 0, note=", ".join(waits[:5]))
-        if waits:
-            try:
-                micro_batch("error")
-            except RuntimeError as error:  # its traceback names the line
-                context.report.failed(f"{model}: the first wait", error)
-
-
-@contextmanager
-def _sync_debug_mode(context: Context, mode: str) -> Iterator[None]:
-    if not context.is_cuda:
-        yield
-        return
-    torch.cuda.set_sync_debug_mode(mode)
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

@@ -24,11 +24,17 @@ def count_flops(policy: PolicyModel, batch: Batch) -> tuple[float, int]:
 
 
 def _count_by_hand(policy: PolicyModel, batch: Batch) -> tuple[float, int]:
-    """6 a weight and token where weights are trained, 4 where they are not, and causal attention; without pictures' attention."""
+    """6 a weight and token where weights are trained, else 4, and causal attention; without pictures'
+    attention."""
     groups = batch.group_of(range(len(batch)))
-    prompts, inputs = [len(g.prompt.input_ids_S) for g in groups], [[len(r) - 1 for r in g.responses] for g in groups]
+    prompts, inputs = (
+        [len(g.prompt.input_ids_S) for g in groups],
+        [[len(r) - 1 for r in g.responses] for g in groups],
+    )
     tokens = sum(prompts) + sum(map(sum, inputs))
-    pairs = sum(p * p / 2 + sum(n * p + n * n / 2 for n in own) for p, own in zip(prompts, inputs, strict=True))
+    pairs = sum(
+        p * p / 2 + sum(n * p + n * n / 2 for n in own) for p, own in zip(prompts, inputs, strict=True)
+    )
     patches = sum(0 if g.prompt.pixel_values is None else len(g.prompt.pixel_values) for g in groups)
     total = 12.0 * policy.config.num_hidden_layers * policy.config.hidden_size * pairs
     head, table = policy.lm_head.weight, policy.embedding.weight

@@ -58,7 +58,7 @@ def report_memory(context: Context, shape: Shape, peak: Peak) -> None:
     context.cache.setdefault("peaks", {})[shape.name] = peak.allocated
 
 
-# ---- predictions: made by a process of their own while the card is at work ------------------------------------------------
+# ---- predictions: made by a process of their own while the card is at work ---------------------------------
 
 
 def start_predicting(context: Context) -> None:
@@ -68,7 +68,9 @@ def start_predicting(context: Context) -> None:
     out = context.scratch / "predicted.json"
     command = [sys.executable, "-m", "benchmarks.gpu_check.memory", str(out)]
     with open(context.scratch / "predicting.log", "w", encoding="utf-8") as log:
-        process = subprocess.Popen(command, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, stdout=log, stderr=log
+        )
     context.cache["predicting"] = (process, out)
 
 
@@ -85,11 +87,18 @@ def compare_predictions(context: Context) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
     predicted = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
-    log = (context.scratch / "predicting.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    log = (
+        (context.scratch / "predicting.log")
+        .read_text(encoding="utf-8", errors="replace")
+        .strip()
+        .splitlines()
+    )
     for name, allocated in peaks.items():
         found = predicted.get(name)
         if not isinstance(found, (int, float)):
-            report.skipped(f"{name}: predicted memory", str(found or (log[-1:] or ["it was not ready in time"])[0]))
+            report.skipped(
+                f"{name}: predicted memory", str(found or (log[-1:] or ["it was not ready in time"])[0])
+            )
             continue
         report.measured(f"{name}: predicted memory", found / GIB, "GiB")
         off = 100 * abs(found / allocated - 1)
@@ -97,11 +106,13 @@ def compare_predictions(context: Context) -> None:
 
 
 def predict(shape: Shape) -> float:
-    """Bytes at the peak of an update of this shape, by `gmpo_mm.planning`; every response as long as the longest."""
-    from gmpo_mm.config import load_config
+    """Bytes at the peak of an update of this shape, by `gmpo_mm.planning`; every response as long as the
+    longest."""
     from gmpo_mm.planning.cards import find_card  # type: ignore[import-not-found]
     from gmpo_mm.planning.micro_batch import OPTIMIZER_STEP, UPDATE, Lengths, Rehearsal  # type: ignore[import-not-found]
     from gmpo_mm.planning.model_files import read_model_config  # type: ignore[import-not-found]
+
+    from gmpo_mm.config import load_config
 
     path, *overrides = shape.planned
     prompt = shape.prompt + (shape.image_tokens + 2 if shape.image_tokens else 0)
@@ -116,7 +127,9 @@ def predict(shape: Shape) -> float:
     config = load_config(path, overrides).config
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about tensors without contents
-        rehearsal = Rehearsal(config, read_model_config(config), torch.device("cuda:0"), torch.bfloat16, find_card("h100"))
+        rehearsal = Rehearsal(
+            config, read_model_config(config), torch.device("cuda:0"), torch.bfloat16, find_card("h100")
+        )
         measured = rehearsal.measure(Lengths(prompt, shape.longest, shape.image_tokens), with_slope=False)
     return max(measured.peaks[name].total for name in (UPDATE, OPTIMIZER_STEP) if name in measured.peaks)
 

@@ -24,7 +24,8 @@ SLOWER_THAN_ESTIMATED = 3.0
 
 @dataclass
 class Context:
-    """What a part gets. `tiny` asks for shapes that a CPU does in a second; `scratch` is a folder for its files."""
+    """What a part gets. `tiny` asks for shapes that a CPU does in a second; `scratch` is a folder for its
+    files."""
 
     device: torch.device
     tiny: bool
@@ -56,7 +57,9 @@ class Timer:
     """Seconds of device time between `start` and `seconds`, by CUDA events; by the clock on a CPU."""
 
     def __init__(self, device: torch.device) -> None:
-        self.events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else None
+        self.events = (
+            [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else None
+        )
         self.start()
 
     def start(self) -> None:
@@ -94,9 +97,11 @@ class DeviceLostError(Exception):
 
 
 def run_parts(parts: Sequence[Part], context: Context, stop_slow: bool = False) -> None:
-    """Run each part that fits into the time left. Raises DeviceLostError when the GPU no longer answers this process.
+    """Run each part that fits into the time left. Raises DeviceLostError when the GPU no longer answers this
+    process.
 
-    Parts that the report knows already are left out. With `stop_slow` a part that takes far too long is broken off.
+    Parts that the report knows already are left out. With `stop_slow` a part that takes far too long is
+    broken off.
     """
     report = context.report
     for part in parts:
@@ -104,7 +109,8 @@ def run_parts(parts: Sequence[Part], context: Context, stop_slow: bool = False) 
             continue
         report.part = part.name
         if part.estimate_s > report.seconds_left and not context.tiny:
-            report.skipped("all of it", f"needs about {part.estimate_s:.0f} s, and {max(0, report.seconds_left):.0f} s are left")
+            left = max(0.0, report.seconds_left)
+            report.skipped("all of it", f"needs about {part.estimate_s:.0f} s, and {left:.0f} s are left")
             continue
         started = time.monotonic()
         try:
@@ -119,8 +125,8 @@ def run_parts(parts: Sequence[Part], context: Context, stop_slow: bool = False) 
             report.end_part(part.name, time.monotonic() - started)
         if context.is_cuda and not _answers(context.device):
             raise DeviceLostError(part.name)
-        with contextlib.suppress(Exception):
-            torch.compiler.reset()  # each part brings shapes of its own, and a function is compiled 8 times at most
+        if context.is_cuda:
+            torch.compiler.reset()  # each part brings its own shapes; a function is compiled 8 times at most
         context.free()
 
 

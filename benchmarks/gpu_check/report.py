@@ -17,8 +17,8 @@ UNITS = ("", "ms", "s", "tokens/s", "GiB", "TFLOP/s", "GB/s", "%")
 
 
 class Report:
-    """The results so far. Each is {"part", "name", "value", "unit", "limit", "status", "note"}; `status` is "ok", "measured",
-    "skipped" or "failed". `limit` is the largest value that passes (`least`: the smallest).
+    """The results so far. Each is {"part", "name", "value", "unit", "limit", "status", "note"}; `status` is
+    "ok", "measured", "skipped" or "failed". `limit` is the largest value that passes (`least`: the smallest).
     """
 
     def __init__(self, out: Path, facts: dict[str, Any], budget_s: float) -> None:
@@ -37,14 +37,21 @@ class Report:
         report.data = json.loads((out / JSON_NAME).read_text(encoding="utf-8"))
         return report
 
-    # ---- adding -----------------------------------------------------------------------------------------------------------
+    # ---- adding
+    # --------------------------------------------------------------------------------------------------------
 
     def measured(self, name: str, value: float, unit: str = "", note: str = "") -> None:
         """A number that nothing is asked of."""
         self._add(name, value, unit, "measured", note)
 
     def check(
-        self, name: str, value: float, limit: float | None = None, least: float | None = None, unit: str = "", note: str = ""
+        self,
+        name: str,
+        value: float,
+        limit: float | None = None,
+        least: float | None = None,
+        unit: str = "",
+        note: str = "",
     ) -> None:
         """A number that has to be at most `limit` or at least `least`; a NaN never passes."""
         ok = (limit is None or value <= limit) and (least is None or value >= least)
@@ -62,8 +69,18 @@ class Report:
         self.data["results"][-1]["traceback"] = "".join(traceback.format_exception(error))[-20000:]
         self.write()
 
-    def _add(self, name: str, value: float | None, unit: str, status: str, note: str, limit: str = "") -> None:
-        entry = {"part": self.part, "name": name, "value": value, "unit": unit, "limit": limit, "status": status, "note": note}
+    def _add(
+        self, name: str, value: float | None, unit: str, status: str, note: str, limit: str = ""
+    ) -> None:
+        entry = {
+            "part": self.part,
+            "name": name,
+            "value": value,
+            "unit": unit,
+            "limit": limit,
+            "status": status,
+            "note": note,
+        }
         self.data["results"].append(entry)
         print(f"{self.elapsed:6.0f} s  {one_line(entry)}", flush=True)
         self.write()
@@ -73,7 +90,8 @@ class Report:
         self.data["parts"][name] = round(seconds, 1)
         self.write()
 
-    # ---- reading ----------------------------------------------------------------------------------------------------------
+    # ---- reading
+    # --------------------------------------------------------------------------------------------------------
 
     @property
     def elapsed(self) -> float:
@@ -88,7 +106,8 @@ class Report:
     def has_failed(self) -> bool:
         return any(entry["status"] == "failed" for entry in self.data["results"])
 
-    # ---- writing ----------------------------------------------------------------------------------------------------------
+    # ---- writing
+    # --------------------------------------------------------------------------------------------------------
 
     def write(self) -> None:
         """Both files, whole or not at all."""
@@ -101,8 +120,17 @@ class Report:
         lines = ["# GPU check", "", *(f"- {key}: {value}" for key, value in facts.items()), ""]
         lines += ["| card | part | what | result | limit | note |", "| --- | --- | --- | --- | --- | --- |"]
         for entry in self.data["results"]:
-            cells = (facts["card"], entry["part"], entry["name"], _shown(entry), entry["limit"], entry["note"])
-            lines.append("| " + " | ".join(str(cell).replace("|", "/").replace("\n", " ") for cell in cells) + " |")
+            cells = (
+                facts["card"],
+                entry["part"],
+                entry["name"],
+                _shown(entry),
+                entry["limit"],
+                entry["note"],
+            )
+            lines.append(
+                "| " + " | ".join(str(cell).replace("|", "/").replace("\n", " ") for cell in cells) + " |"
+            )
         return "\n".join(lines) + "\n"
 
 
@@ -161,6 +189,10 @@ def environment(device: torch.device, commit: str | None, wheels: list[str]) -> 
 def _driver() -> str:
     try:
         command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip().splitlines()[0]
+        return (
+            subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+            .stdout.strip()
+            .splitlines()[0]
+        )
     except (OSError, subprocess.SubprocessError, IndexError) as error:
         return f"unknown ({type(error).__name__})"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu_check import comparisons, correctness, learning, memory, sampling, speed
+from benchmarks.gpu_check import comparisons, correctness, learning, memory, sampling, speed, whole_update
 from benchmarks.gpu_check.parts import Context, DeviceLostError, Part, run_parts
 from benchmarks.gpu_check.report import JSON_NAME, TABLE_NAME, Report, environment
 from benchmarks.gpu_check.shapes import TEXT_1_5B, TINY_LORA, TINY_TEXT, TINY_VL, VL_3B, VL_7B_LORA
@@ -29,17 +29,22 @@ def all_parts(tiny: bool) -> list[Part]:
         Part("vision attention", ("correctness",), 5, correctness.check_vision_attention),
         Part("head", ("correctness",), 15, correctness.check_head),
         Part("norm, SwiGLU, rotary", ("correctness",), 15, correctness.check_fused),
-        Part("vision tower", ("correctness",), 10, correctness.check_vision_tower),
-        Part("whole update", ("correctness",), 25, correctness.check_update),
-        Part("sampler", ("correctness",), 10, correctness.check_sampler),
-        Part("host reads", ("correctness",), 10, correctness.check_host_reads),
+        Part("vision tower", ("correctness",), 10, whole_update.check_vision_tower),
+        Part("whole update", ("correctness",), 30, whole_update.check_update),
+        Part("sampler", ("correctness",), 15, whole_update.check_sampler),
+        Part("host reads", ("correctness",), 10, whole_update.check_host_reads),
         Part("update of VL-3B", both, 50, partial(speed.measure_shape, shape=pictures, with_profile=True)),
         Part("update of 1.5B", both, 30, partial(speed.measure_shape, shape=text)),
         Part("update of VL-7B with LoRA", both, 40, partial(speed.measure_shape, shape=lora)),
         Part("predicted memory", ("memory",), 2, memory.compare_predictions),
-        Part("transformers' rows, VL-3B", ("comparisons",), 30, partial(comparisons.measure_plain_rows, shape=pictures)),
+        Part(
+            "transformers' rows, VL-3B",
+            ("comparisons",),
+            30,
+            partial(comparisons.measure_plain_rows, shape=pictures),
+        ),
         Part("TRL, 1.5B", ("comparisons",), 25, partial(comparisons.measure_trl, shape=text)),
-        Part("learning from pictures", ("learning",), 40, learning.learn_pictures),
+        Part("learning from pictures", ("learning",), 60, learning.learn_pictures),
         Part("sampling", ("sampling",), 20, partial(sampling.measure_sampling, shape=text)),
         Part("FlexAttention", ("correctness",), 40, correctness.check_flex),
         Part("variants of the update", ("comparisons",), 45, partial(speed.measure_variants, shape=text)),

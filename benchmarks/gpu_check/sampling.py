@@ -18,7 +18,8 @@ VISION_MODEL = "qwen2_5_vl_tiny"
 
 
 def measure_sampling(context: Context, shape: Shape) -> None:
-    """The built-in sampler at the bundled model and at a real shape, vLLM at the bundled model where it is installed."""
+    """The built-in sampler at the bundled model and at a real shape, vLLM at the bundled model where it is
+    installed."""
     found = bundled(context, VISION_MODEL)
     n, tokens = (4, 8) if context.tiny else (32, 64)
     params = SamplingParams(n=n, temperature=1.0, max_tokens=tokens, ignore_eos=True)
@@ -35,9 +36,9 @@ def measure_sampling(context: Context, shape: Shape) -> None:
     from gmpo_mm.rollout.vllm import VLLMRollout
 
     sampler = VLLMRollout(
-        resolve_model_path(f"bundled:{VISION_MODEL}"), dtype=torch.bfloat16, device=context.device, seed=0, max_model_len=256,
-        forbidden_token_ids=found.policy.forbidden_token_ids, eos_token_ids=found.policy.eos_token_ids,
-        gpu_memory_utilization=0.3,
+        resolve_model_path(f"bundled:{VISION_MODEL}"), dtype=torch.bfloat16, device=context.device, seed=0,
+        max_model_len=256, forbidden_token_ids=found.policy.forbidden_token_ids,
+        eos_token_ids=found.policy.eos_token_ids, gpu_memory_utilization=0.3,
     )  # fmt: skip
     try:
         sampler.sync_weights(found.policy.module)

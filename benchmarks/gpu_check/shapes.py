@@ -26,10 +26,11 @@ Grid = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Shape:
-    """A model's shape and the lengths of its update. `vision` is None for text; `lora` is the adapter's rank, 0: train all.
+    """A model's shape and the lengths of its update. `vision` is None for text; `lora` is the adapter's rank,
+    0: train all.
 
-    `prompt` counts text tokens, the picture comes on top (a quarter of its patches are tokens). Responses have `shortest` to
-    `longest` tokens.
+    `prompt` counts text tokens, the picture comes on top (a quarter of its patches are tokens). Responses
+    have `shortest` to `longest` tokens.
     """
 
     name: str
@@ -59,8 +60,9 @@ class Shape:
 
 
 _VISION = {
-    "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "patch_size": 14, "spatial_merge_size": 2,
-    "temporal_patch_size": 2, "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31],
+    "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "patch_size": 14,
+    "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 112,
+    "fullatt_block_indexes": [7, 15, 23, 31],
 }  # fmt: skip
 _LANGUAGE = "configs/language/table1_line2_gmpo_qwen2_5_math_1_5b.yaml"
 _PICTURES = "configs/geometry3k/gmpo_qwen2_5_vl_7b.yaml"
@@ -70,32 +72,42 @@ TEXT_1_5B = Shape(
     planned=(_LANGUAGE, "worker.actor.model.model_path=Qwen/Qwen2.5-Math-1.5B"),
 )  # fmt: skip
 VL_3B = Shape(
-    "VL-3B, all weights", 2048, 36, 16, 2, 11008, 151936, vision=_VISION | {"out_hidden_size": 2048}, mrope=(16, 24, 24),
-    grid=(1, 64, 64), planned=(_PICTURES, "worker.actor.model.model_path=Qwen/Qwen2.5-VL-3B-Instruct"),
+    "VL-3B, all weights", 2048, 36, 16, 2, 11008, 151936, vision=_VISION | {"out_hidden_size": 2048},
+    mrope=(16, 24, 24), grid=(1, 64, 64),
+    planned=(_PICTURES, "worker.actor.model.model_path=Qwen/Qwen2.5-VL-3B-Instruct"),
 )  # fmt: skip
 VL_7B_LORA = Shape(
-    "VL-7B, LoRA of rank 64", 3584, 28, 28, 4, 18944, 152064, tied=False, vision=_VISION | {"out_hidden_size": 3584},
-    mrope=(16, 24, 24), grid=(1, 64, 64), lora=64,
+    "VL-7B, LoRA of rank 64", 3584, 28, 28, 4, 18944, 152064, tied=False,
+    vision=_VISION | {"out_hidden_size": 3584}, mrope=(16, 24, 24), grid=(1, 64, 64), lora=64,
     planned=(_PICTURES, "worker.actor.model.lora.rank=64", "worker.actor.optim.lr=1e-5"),
 )  # fmt: skip
 
 _TINY_VISION = {
-    "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 14, "spatial_merge_size": 2,
-    "temporal_patch_size": 2, "window_size": 56, "fullatt_block_indexes": [1], "out_hidden_size": 64,
+    "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 14,
+    "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 56,
+    "fullatt_block_indexes": [1], "out_hidden_size": 64,
 }  # fmt: skip
-_TINY: dict[str, Any] = dict(hidden=64, layers=2, heads=4, key_heads=2, inner=96, vocabulary=199)
+_TINY: dict[str, Any] = dict(hidden=64, layers=2, heads=4, key_heads=2, inner=96, vocabulary=400)
 _TINY_BATCH: dict[str, Any] = dict(prompt=9, shortest=3, longest=8, group_size=4)
 TINY_TEXT = Shape("1.5B, all weights (tiny)", **_TINY, **_TINY_BATCH)
 TINY_VL = Shape(
     "VL-3B, all weights (tiny)", **_TINY, vision=_TINY_VISION, mrope=(2, 3, 3), grid=(1, 8, 12), **_TINY_BATCH
 )
 TINY_LORA = Shape(
-    "VL-7B, LoRA (tiny)", **_TINY, tied=False, vision=_TINY_VISION, mrope=(2, 3, 3), grid=(1, 4, 6), lora=2, **_TINY_BATCH
+    "VL-7B, LoRA (tiny)",
+    **_TINY,
+    tied=False,
+    vision=_TINY_VISION,
+    mrope=(2, 3, 3),
+    grid=(1, 4, 6),
+    lora=2,
+    **_TINY_BATCH,
 )
 
 
 def special_tokens(shape: Shape) -> list[int]:
-    """Ids of a picture's token, a video's, and the tokens before and after a picture: the vocabulary's last ones."""
+    """Ids of a picture's token, a video's, and the tokens before and after a picture: the vocabulary's last
+    ones."""
     return [shape.vocabulary - i for i in (1, 2, 3, 4)]
 
 
@@ -107,17 +119,17 @@ def model_config(shape: Shape) -> Any:
     if shape.mrope:
         rope["mrope_section"] = list(shape.mrope)
     text = dict(
-        vocab_size=shape.vocabulary, hidden_size=shape.hidden, intermediate_size=shape.inner, num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads, num_key_value_heads=shape.key_heads, max_position_embeddings=32768,
-        tie_word_embeddings=shape.tied, rope_parameters=rope, bos_token_id=0, eos_token_id=1, pad_token_id=0,
-        use_sliding_window=False,
+        vocab_size=shape.vocabulary, hidden_size=shape.hidden, intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.key_heads,
+        max_position_embeddings=32768, tie_word_embeddings=shape.tied, rope_parameters=rope, bos_token_id=0,
+        eos_token_id=1, pad_token_id=0, use_sliding_window=False,
     )  # fmt: skip
     if shape.vision is None:
         return transformers.Qwen2Config(**text)
     image, video, start, end = special_tokens(shape)
     return transformers.Qwen2_5_VLConfig(
-        text_config=text, vision_config=dict(shape.vision), tie_word_embeddings=shape.tied, image_token_id=image,
-        video_token_id=video, vision_start_token_id=start, vision_end_token_id=end,
+        text_config=text, vision_config=dict(shape.vision), tie_word_embeddings=shape.tied,
+        image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=end,
     )  # fmt: skip
 
 
@@ -132,7 +144,8 @@ def build_model(shape: Shape, device: torch.device, dtype: torch.dtype) -> torch
 
 
 def build_policy(shape: Shape, device: torch.device, checkpointing: bool = True) -> PolicyModel:
-    """A policy as `load_policy` makes it on a GPU: bfloat16 weights, float32 masters of those that are trained."""
+    """A policy as `load_policy` makes it on a GPU: bfloat16 weights, float32 masters of those that are
+    trained."""
     model: Any = use_packed_attention(build_model(shape, device, torch.bfloat16))
     if shape.lora:
         model = add_lora(model, shape.lora, 2 * shape.lora, "all-linear", None)
@@ -142,7 +155,8 @@ def build_policy(shape: Shape, device: torch.device, checkpointing: bool = True)
 
 
 def as_on_gpu(model: torch.nn.Module, device: torch.device, **options: Any) -> PolicyModel:
-    """Store a model's weights as on a GPU and take the GPU's path; on a CPU with the attention that is written out."""
+    """Store a model's weights as on a GPU and take the GPU's path; on a CPU with the attention that is
+    written out."""
     masters = store_weights(model, device, torch.bfloat16, sixteen_bit=True)
     policy = PolicyModel(model, compute_dtype=torch.bfloat16, masters=masters, **options)
     if device.type == "cpu":
@@ -150,7 +164,7 @@ def as_on_gpu(model: torch.nn.Module, device: torch.device, **options: Any) -> P
     return policy
 
 
-# ---- prompts and batches --------------------------------------------------------------------------------------------------
+# ---- prompts and batches -----------------------------------------------------------------------------------
 
 
 def make_prompt(shape: Shape, seed: int) -> EncodedPrompt:
@@ -174,10 +188,17 @@ def make_batch(shape: Shape, seed: int = 0, exact: bool = False) -> Batch:
     draws = random.Random(seed)
     groups = []
     for i in range(shape.groups):
-        lengths = [shape.longest if exact else draws.randint(shape.shortest, shape.longest) for _ in range(shape.group_size)]
+        lengths = [
+            shape.longest if exact else draws.randint(shape.shortest, shape.longest)
+            for _ in range(shape.group_size)
+        ]
         responses = [random_response(shape, n, 1000 * seed + 100 * i + j) for j, n in enumerate(lengths)]
         scores = [{"overall": float(j % 2)} for j in range(shape.group_size)]
-        groups.append(SampledGroup(make_prompt(shape, seed * shape.groups + i), responses, [""] * len(responses), scores))
+        groups.append(
+            SampledGroup(
+                make_prompt(shape, seed * shape.groups + i), responses, [""] * len(responses), scores
+            )
+        )
     return with_advantages(Batch(groups))
 
 
@@ -198,7 +219,11 @@ def update_config(group_size: int, groups: int) -> UpdateConfig:
     """GMPO over all groups in one update, one group a micro-batch."""
     limits = CutLimits(samples=group_size)
     return UpdateConfig(
-        loss=PolicyLossConfig("gmpo"), temperature=1.0, mini_batch_prompts=groups, update_limits=limits, forward_limits=limits
+        loss=PolicyLossConfig("gmpo"),
+        temperature=1.0,
+        mini_batch_prompts=groups,
+        update_limits=limits,
+        forward_limits=limits,
     )
 
 

@@ -21,7 +21,15 @@ from gmpo_mm.training.batch import Batch
 from gmpo_mm.training.optimizer import build_optimizer
 from gmpo_mm.training.update_metrics import Observed
 
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12, "L40S": 362e12, "4090": 165e12}
+PEAK_FLOPS = {
+    "H100": 989e12,
+    "H200": 989e12,
+    "H800": 989e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "L40S": 362e12,
+    "4090": 165e12,
+}
 """Dense bfloat16 peaks of NVIDIA's data sheets (the PCIe H100's is lower), by a part of the card's name."""
 WARM_UP = 2
 """Updates before the first that counts: the second shape of a function is compiled anew, for all shapes."""
@@ -32,7 +40,7 @@ def peak_flops(card: str) -> float | None:
     return next((flops for name, flops in PEAK_FLOPS.items() if name in card and "PCIe" not in card), None)
 
 
-# ---- the card -------------------------------------------------------------------------------------------------------------
+# ---- the card ----------------------------------------------------------------------------------------------
 
 
 def measure_card(context: Context) -> None:
@@ -61,7 +69,7 @@ def median_seconds(context: Context, function: Callable[[], Any], repeats: int, 
     return statistics.median(found)
 
 
-# ---- an update ------------------------------------------------------------------------------------------------------------
+# ---- an update ---------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -97,7 +105,9 @@ class UpdateRun:
     def __init__(self, context: Context, shape: Shape) -> None:
         self.context, self.shape = context, shape
         self.policy: PolicyModel = build_policy(shape, context.device)
-        self.actor = Actor(self.policy, build_optimizer(self.policy, Optim()), update_config(shape.group_size, shape.groups))
+        self.actor = Actor(
+            self.policy, build_optimizer(self.policy, Optim()), update_config(shape.group_size, shape.groups)
+        )
         self.batches = [make_batch(shape, seed) for seed in range(2)]
         self.watch = Stopwatch(context)
         self.watch.wrap(self.policy, "response_log_probs", "forward")
@@ -130,7 +140,9 @@ def report_speed(
     report = context.report
     for part in parts:
         report.measured(f"{name}: {part}", 1e3 * seconds[part], "ms")
-    report.measured(f"{name}: packed tokens in the update", tokens / seconds["update"], "tokens/s", f"{tokens} tokens")
+    report.measured(
+        f"{name}: packed tokens in the update", tokens / seconds["update"], "tokens/s", f"{tokens} tokens"
+    )
     peak = peak_flops(report.data["environment"]["card"])
     note = f"{flops / 1e12:.3g} TFLOP an update"
     for part in ("update", "forward and backward"):
@@ -144,9 +156,7 @@ def measure_shape(context: Context, shape: Shape, with_profile: bool = False) ->
     """Speed and memory of `Actor.update` at a shape."""
     run = UpdateRun(context, shape)
     seconds, flops, tokens = run.measure(repeats=2 if context.tiny else 4)
-    report_speed(
-        context, shape.name, seconds, flops, tokens, ("update", "forward", "backward", "optimizer")
-    )
+    report_speed(context, shape.name, seconds, flops, tokens, ("update", "forward", "backward", "optimizer"))
     context.cache[f"update seconds of {shape.name}"] = seconds["update"]
     longest = make_batch(shape, seed=7, exact=True)
     with peak_memory(context) as peak:
@@ -170,16 +180,19 @@ def profile_micro_batch(context: Context, run: UpdateRun) -> None:
     key = "self_cuda_time_total" if context.is_cuda else "self_cpu_time_total"
     table = profiler.key_averages().table(sort_by=key, row_limit=15, max_name_column_width=70)
     (context.report.out / "kernels.txt").write_text(
-        f"{context.report.data['environment']['card']}, {run.shape.name}, one micro-batch\n{table}\n", encoding="utf-8"
+        f"{context.report.data['environment']['card']}, {run.shape.name}, one micro-batch\n{table}\n",
+        encoding="utf-8",
     )
     if context.is_cuda:
         on_card = [e for e in profiler.events() if e.device_type == torch.autograd.DeviceType.CUDA]
         context.report.measured(f"{run.shape.name}: kernels and copies in a micro-batch", len(on_card))
         busy = sum(e.time_range.elapsed_us() for e in on_card) / 1e3
-        context.report.measured(f"{run.shape.name}: device busy in a micro-batch", busy, "ms", "profiled; sum over kernels")
+        context.report.measured(
+            f"{run.shape.name}: device busy in a micro-batch", busy, "ms", "profiled; sum over kernels"
+        )
 
 
-# ---- our own variants -----------------------------------------------------------------------------------------------------
+# ---- our own variants --------------------------------------------------------------------------------------
 
 
 def measure_variants(context: Context, shape: Shape) -> None:
@@ -193,7 +206,9 @@ def measure_variants(context: Context, shape: Shape) -> None:
         try:
             seconds, _, _ = run.measure(repeats=2, warm_up=WARM_UP)
         except torch.OutOfMemoryError as error:
-            context.report.skipped(f"{shape.name}, {name}: update", f"does not fit: {str(error).splitlines()[0][:120]}")
+            context.report.skipped(
+                f"{shape.name}, {name}: update", f"does not fit: {str(error).splitlines()[0][:120]}"
+            )
             policy.module.zero_grad(set_to_none=True)
         else:
             note = f"{seconds['update'] / base:.2f} x the time of the update above" if base else ""
@@ -215,4 +230,6 @@ def measure_variants(context: Context, shape: Shape) -> None:
         measure("FlexAttention")
         policy._attention = former_attention
     else:
-        context.report.skipped(f"{shape.name}, FlexAttention: update", "PyTorch has no backward pass of it on a CPU")
+        context.report.skipped(
+            f"{shape.name}, FlexAttention: update", "PyTorch has no backward pass of it on a CPU"
+        )

@@ -62,10 +62,12 @@ class Fused:
 
 
 def for_compiler(x: torch.Tensor) -> torch.Tensor:
-    """The same numbers, marked so that few versions of a function are compiled: its limit is 8, beyond which it fails.
+    """The same numbers, marked so that few versions of a function are compiled: its limit is 8, beyond which
+    it fails.
 
-    A bare tensor: there would be versions for views and for tensors that need gradients, and a 16-bit parameter whose gradient
-    is float32 is refused. Rows of any number are one version from the start; a row's length is a constant of each.
+    A bare tensor: there would be versions for views and for tensors that need gradients, and a 16-bit
+    parameter whose gradient is float32 is refused. Rows of any number are one version from the start; a row's
+    length is a constant of each.
     """
     x = x.data
     if x.dim() > 1:

@@ -79,7 +79,11 @@ def test_a_result_is_on_disk_before_the_next_part_starts(tmp_path: Path) -> None
 
 def test_a_part_without_time_is_skipped_and_said_so(tmp_path: Path) -> None:
     report, ran = new_report(tmp_path, budget_s=30.0), []
-    run_some(report, [part("long", ran.append, 100.0), part("short", lambda context: ran.append(1), 1.0)], tiny=False)
+    run_some(
+        report,
+        [part("long", ran.append, 100.0), part("short", lambda context: ran.append(1), 1.0)],
+        tiny=False,
+    )
     assert ran == [1] and not report.has_failed
     assert results(tmp_path)[0]["status"] == "skipped" and "needs about 100 s" in results(tmp_path)[0]["note"]
 
@@ -93,15 +97,20 @@ def test_numbers_out_of_bounds_and_nan_fail(tmp_path: Path) -> None:
         other = new_report(tmp_path)
         other.check("bad", value, **bounds)
         assert other.has_failed and "FAILED" in other.table()
-    assert relative_error(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])) == pytest.approx(0.5 / 29.25**0.5)
+    assert relative_error(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])) == pytest.approx(
+        0.5 / 29.25**0.5
+    )
 
 
-def test_a_new_process_goes_on_after_the_part_that_lost_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_process_goes_on_after_the_part_that_lost_the_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The test's stand-in for a GPU says that it no longer answers after the first part."""
     ran: list[str] = []
     some = [part(name, lambda context, name=name: ran.append(name)) for name in ("one", "two")]
     report = new_report(tmp_path)
     lost = Context(CPU, True, report, tmp_path)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(Context, "is_cuda", property(lambda self: self is lost))
     monkeypatch.setattr(parts, "_answers", lambda device: False)
     with pytest.raises(parts.DeviceLostError, match="one"):
@@ -120,7 +129,9 @@ def test_a_part_that_takes_far_too_long_is_stopped(tmp_path: Path) -> None:
         "from benchmarks.gpu_check.report import Report\n"
         "with parts._stopped_after(1): time.sleep(20)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert "TimeoutError: stopped after 1 s" in done.stderr
 
 
@@ -128,7 +139,10 @@ def test_missing_packages_come_from_wheels_and_installed_ones_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, files in {
-        "missing_here-1-py3-none-any.whl": {"missing_here/__init__.py": "X = 1", "missing_here/data.txt": "data"},
+        "missing_here-1-py3-none-any.whl": {
+            "missing_here/__init__.py": "X = 1",
+            "missing_here/data.txt": "data",
+        },
         "torch-0-py3-none-any.whl": {"torch/__init__.py": "raise ImportError('the wheel was taken')"},
     }.items():
         with zipfile.ZipFile(tmp_path / name, "w") as archive:
@@ -148,7 +162,10 @@ def test_missing_packages_come_from_wheels_and_installed_ones_stay(
 
 def test_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("OUT", raising=False)
-    assert parse([]).out == Path("runs/gpu_check") and parse(["--only", "speed,memory"]).only == ["speed", "memory"]
+    assert parse([]).out == Path("runs/gpu_check") and parse(["--only", "speed,memory"]).only == [
+        "speed",
+        "memory",
+    ]
     monkeypatch.setenv("OUT", str(tmp_path))
     assert parse([]).out == tmp_path and parse(["--out", "here"]).out == Path("here")
     with pytest.raises(SystemExit):
@@ -164,7 +181,8 @@ def test_every_pinned_wheel_has_the_version_of_the_constraints() -> None:
         return dict(line.split("==") for line in lines if line)
 
     listed, constraints, trl = (
-        pins(path) for path in ("requirements/gpu-check.txt", "constraints.txt", "benchmarks/requirements.txt")
+        pins(path)
+        for path in ("requirements/gpu-check.txt", "constraints.txt", "benchmarks/requirements.txt")
     )
     known = constraints | {"trl": trl["trl"]}
     assert {name: version for name, version in listed.items() if known.get(name, version) != version} == {}
@@ -174,8 +192,7 @@ def test_shapes_are_the_models_they_are_named_after() -> None:
     """Weights on no device: the parameters' counts are those of the published checkpoints."""
     from benchmarks.gpu_check.shapes import TEXT_1_5B, VL_3B, VL_7B_LORA, build_model
 
-    expected = {TEXT_1_5B: 1_543_714_304, VL_3B: 3_754_622_976, VL_7B_LORA: 8_292_166_656}
-    for shape, count in expected.items():
+    for shape, count in ((TEXT_1_5B, 1_543_714_304), (VL_3B, 3_754_622_976), (VL_7B_LORA, 8_292_166_656)):
         model = build_model(shape, torch.device("meta"), torch.bfloat16)
         assert sum(p.numel() for p in model.parameters()) == count, shape.name
 
@@ -193,8 +210,15 @@ def test_flops_of_an_update_are_near_six_a_weight_and_token() -> None:
 def test_the_plain_rows_have_the_gradient_of_our_update() -> None:
     """The comparison is of the same work: gradients of the text shape, in bfloat16 on either side."""
     from benchmarks.gpu_check.comparisons import _plain_backward
-    from benchmarks.gpu_check.correctness import GradientActor
-    from benchmarks.gpu_check.shapes import TINY_VL, Optim, build_model, build_policy, make_batch, update_config
+    from benchmarks.gpu_check.shapes import (
+        TINY_VL,
+        Optim,
+        build_model,
+        build_policy,
+        make_batch,
+        update_config,
+    )
+    from benchmarks.gpu_check.whole_update import GradientActor
     from gmpo_mm.training.optimizer import build_optimizer
 
     batch = make_batch(TINY_VL)
@@ -203,7 +227,9 @@ def test_the_plain_rows_have_the_gradient_of_our_update() -> None:
         for first in range(0, batch.group_size, 2):
             _plain_backward(model, TINY_VL, group, first, 2, len(batch))
     policy = build_policy(TINY_VL, CPU, checkpointing=False)
-    actor = GradientActor(policy, build_optimizer(policy, Optim()), update_config(batch.group_size, len(batch.groups)))
+    actor = GradientActor(
+        policy, build_optimizer(policy, Optim()), update_config(batch.group_size, len(batch.groups))
+    )
     actor.update(batch)
     theirs = {n: p.grad.double() for n, p in model.named_parameters() if p.grad is not None}
     assert theirs.keys() == actor.gradients.keys()
@@ -212,7 +238,7 @@ def test_the_plain_rows_have_the_gradient_of_our_update() -> None:
 
 
 def test_sync_debugging_is_off_afterwards() -> None:
-    from benchmarks.gpu_check.correctness import _sync_debug_mode
+    from benchmarks.gpu_check.whole_update import _sync_debug_mode
 
     with _sync_debug_mode(SimpleNamespace(is_cuda=False), "error"):  # type: ignore[arg-type]
         pass

@@ -1,4 +1,5 @@
-"""What a GPU compiles, traced on the CPU: `torch.compile` takes every function, in few versions, also once gradients are there.
+"""What a GPU compiles, traced on the CPU: `torch.compile` takes every function, in few versions, also once
+gradients are there.
 
 The backend runs the traced graph as it is, so only Triton's part is left to a GPU.
 """
@@ -54,7 +55,9 @@ def versions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
 def policy_as_on_gpu(family: str) -> tuple[PolicyModel, MasterAdamW]:
     module = build_model(family)
     masters = store_weights(module, torch.device("cpu"), torch.bfloat16, sixteen_bit=True)
-    policy = PolicyModel(module, forbidden_token_ids=[90, 91, 92, 93], eos_token_ids=ENDS, compute_dtype=torch.bfloat16)
+    policy = PolicyModel(
+        module, forbidden_token_ids=[90, 91, 92, 93], eos_token_ids=ENDS, compute_dtype=torch.bfloat16
+    )
     policy.use_varlen_path(lambda *x: two_part_attention(*x, kernel=REFERENCE), REFERENCE)
     optimizer = MasterAdamW(list(masters), masters, lr=1e-3, betas=(0.9, 0.999), weight_decay=0.1)
     return policy, optimizer
