@@ -228,8 +228,9 @@ class Actor:
         """Clip and step; a gradient that is not finite skips the step. Returns (stepped, gradient norm before clipping)."""
         for parameter in self._parameters():
             # a mini-batch whose groups were all left out has a gradient of 0, and AdamW's moments still move
-            if parameter.grad is None and parameter in self.optimizer.state:
-                parameter.grad = torch.zeros_like(parameter)
+            if parameter.grad is None and "step" in self.optimizer.state.get(parameter, {}):
+                dtype = getattr(parameter, "grad_dtype", None)  # float32 for a 16-bit weight with a master
+                parameter.grad = torch.zeros_like(parameter, dtype=dtype)
         parameters = [p for p in self._parameters() if p.grad is not None]
         if not parameters:
             return True, 0.0
