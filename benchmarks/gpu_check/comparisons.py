@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,11 +13,30 @@ import torch
 from benchmarks.gpu_check.parts import Context
 from benchmarks.gpu_check.shapes import Optim, Shape, build_model, make_batch, special_tokens
 from benchmarks.gpu_check.speed import median_seconds
+from gmpo_mm.models.fused import FUSED_MARK
 from gmpo_mm.training.batch import SampledGroup
 
 REPEATS = 2
 
 
+@contextmanager
+def as_published() -> Iterator[None]:
+    """transformers' own rotary function: once a policy was fused, ours takes its place for all models."""
+    from transformers.models.qwen2 import modeling_qwen2
+    from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
+
+    modules: list[Any] = [modeling_qwen2, modeling_qwen2_5_vl]
+    former = [module.apply_rotary_pos_emb for module in modules]
+    try:
+        for module, function in zip(modules, former, strict=True):
+            module.apply_rotary_pos_emb = getattr(function, FUSED_MARK, function)
+        yield
+    finally:
+        for module, function in zip(modules, former, strict=True):
+            module.apply_rotary_pos_emb = function
+
+
+@as_published()
 def measure_plain_rows(context: Context, shape: Shape) -> None:
     """Prompt + response as one padded row each, sdpa, float32 weights under bfloat16 autocast, logits of the
     responses."""
@@ -94,6 +115,7 @@ def _report(context: Context, shape: Shape, who: str, seconds: float, note: str)
 # ---- TRL ---------------------------------------------------------------------------------------------------
 
 
+@as_published()
 def measure_trl(context: Context, shape: Shape) -> None:
     """TRL's GMPO trainer on the same prompts and responses, which it is handed instead of sampling them."""
     if importlib.util.find_spec("trl") is None:

@@ -25,8 +25,8 @@ def all_parts(tiny: bool) -> list[Part]:
     both = ("speed", "memory")
     return [
         Part("card", ("card",), 5, speed.measure_card),
-        Part("attention", ("correctness",), 10, correctness.check_attention),
-        Part("vision attention", ("correctness",), 5, correctness.check_vision_attention),
+        Part("attention", ("correctness",), 15, correctness.check_attention),
+        Part("vision attention", ("correctness",), 8, correctness.check_vision_attention),
         Part("head", ("correctness",), 15, correctness.check_head),
         Part("norm, SwiGLU, rotary", ("correctness",), 15, correctness.check_fused),
         Part("vision tower", ("correctness",), 10, whole_update.check_vision_tower),

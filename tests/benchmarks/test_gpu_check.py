@@ -237,6 +237,21 @@ def test_the_plain_rows_have_the_gradient_of_our_update() -> None:
     assert float((a - b).norm() / b.norm()) < 0.05
 
 
+def test_others_run_transformers_own_rotary_function() -> None:
+    from transformers.models.qwen2 import modeling_qwen2
+
+    from benchmarks.gpu_check.comparisons import as_published
+    from benchmarks.gpu_check.shapes import TINY_TEXT, build_policy
+    from gmpo_mm.models.fused import FUSED_MARK
+
+    build_policy(TINY_TEXT, CPU)
+    ours = modeling_qwen2.apply_rotary_pos_emb
+    assert hasattr(ours, FUSED_MARK)
+    with as_published():
+        assert modeling_qwen2.apply_rotary_pos_emb is getattr(ours, FUSED_MARK)
+    assert modeling_qwen2.apply_rotary_pos_emb is ours
+
+
 def test_sync_debugging_is_off_afterwards() -> None:
     from benchmarks.gpu_check.whole_update import _sync_debug_mode
 
