@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import time
 import traceback
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,8 @@ class Report:
     def _add(
         self, name: str, value: float | None, unit: str, status: str, note: str, limit: str = ""
     ) -> None:
+        if value is not None and not math.isfinite(value):  # JSON has no NaN
+            value, note = None, f"{value} {note}".strip()
         entry = {
             "part": self.part,
             "name": name,
@@ -113,6 +117,13 @@ class Report:
         """Both files, whole or not at all."""
         _replace(self.out / JSON_NAME, json.dumps(self.data, indent=1) + "\n")
         _replace(self.out / TABLE_NAME, self.table())
+
+    def summary(self) -> str:
+        """How many results there are of each kind, and the failed ones again."""
+        count = Counter(entry["status"] for entry in self.data["results"])
+        failed = [one_line(entry) for entry in self.data["results"] if entry["status"] == "failed"]
+        kinds = ", ".join(f"{count[status]} {status}" for status in ("ok", "measured", "skipped", "failed"))
+        return "\n".join([*failed, kinds])
 
     def table(self) -> str:
         """A Markdown table, each line with the card's name."""

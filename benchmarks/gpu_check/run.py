@@ -76,7 +76,7 @@ def check(options: argparse.Namespace, wheels: list[str], arguments: Sequence[st
     report.part = ""
     report.data["seconds"] = round(report.elapsed, 1)
     report.write()
-    print(report.table())
+    print(report.summary())
     print(f"{options.out / JSON_NAME} and {options.out / TABLE_NAME}", flush=True)
     return int(report.has_failed)
 

@@ -97,6 +97,8 @@ def test_numbers_out_of_bounds_and_nan_fail(tmp_path: Path) -> None:
         other = new_report(tmp_path)
         other.check("bad", value, **bounds)
         assert other.has_failed and "FAILED" in other.table()
+        assert "NaN" not in (tmp_path / "gpu_check.json").read_text()
+        assert other.summary().endswith("0 ok, 0 measured, 0 skipped, 1 failed") and "bad" in other.summary()
     assert relative_error(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])) == pytest.approx(
         0.5 / 29.25**0.5
     )

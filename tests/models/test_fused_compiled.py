@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import torch
 
 from gmpo_mm.models import fused, fused_head
 from gmpo_mm.models.fused import Fused
-from gmpo_mm.models.loading import store_weights
+from gmpo_mm.models.loading import add_lora, store_weights
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.two_part_attention import REFERENCE, two_part_attention
 from gmpo_mm.training.actor import Actor
@@ -52,8 +53,11 @@ def versions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     torch._dynamo.reset()
 
 
-def policy_as_on_gpu(family: str) -> tuple[PolicyModel, MasterAdamW]:
+def policy_as_on_gpu(family: str, lora: bool = False) -> tuple[PolicyModel, MasterAdamW]:
     module = build_model(family)
+    if lora:
+        module = add_lora(module, 2, 4, "all-linear", None)
+    module.gradient_checkpointing_enable({"use_reentrant": False})
     masters = store_weights(module, torch.device("cpu"), torch.bfloat16, sixteen_bit=True)
     policy = PolicyModel(
         module, forbidden_token_ids=[90, 91, 92, 93], eos_token_ids=ENDS, compute_dtype=torch.bfloat16
@@ -63,11 +67,13 @@ def policy_as_on_gpu(family: str) -> tuple[PolicyModel, MasterAdamW]:
     return policy, optimizer
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen2_5_vl", "qwen3_moe"])
-def test_a_run_compiles_few_versions_of_each_function(family: str, versions: Counter[str]) -> None:
-    from dataclasses import replace
-
-    policy, optimizer = policy_as_on_gpu(family)
+@pytest.mark.parametrize(
+    "family, lora", [("qwen2", False), ("qwen2_5_vl", False), ("qwen3_moe", False), ("qwen2_5_vl", True)]
+)
+def test_a_run_compiles_few_versions_of_each_function(
+    family: str, lora: bool, versions: Counter[str]
+) -> None:
+    policy, optimizer = policy_as_on_gpu(family, lora)
     limits = CutLimits(samples=5)  # several micro-batches: from the second on there are gradients
     config = replace(BASE, update_limits=limits, forward_limits=limits, entropy_coef=0.01)
     actor = Actor(policy, optimizer, config)
