@@ -34,7 +34,8 @@ def check_vision_tower(context: Context) -> None:
     wide = VL_3B.vision | {"depth": 8, "fullatt_block_indexes": [3, 7], "out_hidden_size": 64}
     shape = TINY_VL if context.tiny else replace(TINY_VL, vision=wide, grid=(1, 34, 46))
     model: Any = build_model(shape, context.device, torch.bfloat16)
-    for parameter in model.model.visual.parameters():  # as drawn by transformers, attention changes next to nothing
+    # as transformers draws them, attention would change next to nothing
+    for parameter in model.model.visual.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     stock = copy.deepcopy(model)
