@@ -19,6 +19,7 @@ help:
 	@echo "make test-verl            the verl engine on the real verl, on the CPU"
 	@echo "make test-easyr1          the EasyR1 engine on a real EasyR1, on the CPU: EASYR1=/path/to/checkout"
 	@echo "make benchmark            speed and memory side by side with TRL"
+	@echo "make gpu-check            on a GPU: right, memory, speed, sampling, learning, in eight minutes"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("gmpo-mm needs Python 3.10 or later: make PYTHON=python3.11 ...") if sys.version_info < (3, 10) else None'
@@ -64,6 +65,6 @@ test-transformers-4: $(OLD_VENV)/.installed
 	  tests/data/test_prompts.py tests/data/test_prompt_dataset.py tests/data/test_real_geometry3k.py tests/evaluation/test_evaluate.py tests/evaluation/test_language.py
 
 clean:
-	rm -rf $(VENV) $(OLD_VENV) .venv-vllm .venv-verl .venv-easyr1 .venv-benchmarks runs evaluations data/synthetic_geometry
+	rm -rf $(VENV) $(OLD_VENV) .venv-vllm .venv-verl .venv-easyr1 .venv-benchmarks .gpu-wheels runs evaluations data/synthetic_geometry
 
 include $(wildcard mk/*.mk)

@@ -19,18 +19,14 @@ from typing import Any
 import torch
 
 from gmpo_mm.config import load_config
+from gmpo_mm.models.cards import find_card
 from gmpo_mm.models.flops import mfu
-from gmpo_mm.planning.cards import find_card
 from gmpo_mm.planning.micro_batch import UPDATE, Lengths, Measured, Rehearsal
 from gmpo_mm.planning.model_files import read_model_config
 
 ROOT = Path(__file__).parents[1]
 BEFORE = ROOT / "benchmarks" / "baselines" / "roofline_e48fe13.json"
 CARD = "h100"
-LANGUAGE, PICTURES = (
-    "configs/language/table1_line2_gmpo_qwen2_5_math_1_5b.yaml",
-    "configs/geometry3k/gmpo_qwen2_5_vl_7b.yaml",
-)
 
 
 @dataclass(frozen=True)
@@ -46,17 +42,22 @@ class Case:
 
 
 CASES = (
-    Case("1.5B, all weights", LANGUAGE, (), Lengths(prompt=150, response=480)),
+    Case(
+        "1.5B, all weights",
+        "configs/language/table1_line2_gmpo_qwen2_5_math_1_5b.yaml",
+        (),
+        Lengths(prompt=150, response=480),
+    ),
     Case(
         "VL-3B, all weights",
-        PICTURES,
-        ("worker.actor.model.model_path=Qwen/Qwen2.5-VL-3B-Instruct",),
+        "configs/geometry3k/gmpo_qwen2_5_vl_3b.yaml",
+        (),
         Lengths(prompt=500, response=700, image=361),
     ),
     Case(
         "VL-7B, LoRA of rank 64",
-        PICTURES,
-        ("worker.actor.model.lora.rank=64", "worker.actor.optim.lr=1e-5"),
+        "configs/geometry3k/gmpo_qwen2_5_vl_7b_lora.yaml",
+        (),
         Lengths(prompt=500, response=700, image=361),
     ),
 )

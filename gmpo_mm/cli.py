@@ -344,8 +344,8 @@ def _print_device_plan(config: Config, counts: RunPlan, console: Any, gpu: str |
     """Memory and time on a card by its name, else on this machine's device."""
     import torch
 
+    from gmpo_mm.models.cards import card_of_this_machine, find_card
     from gmpo_mm.models.loading import resolve_device
-    from gmpo_mm.planning.cards import card_of_this_machine, find_card
     from gmpo_mm.planning.report import make_plan, print_plan
 
     device = torch.device("cuda:0") if gpu is not None else resolve_device(config.trainer.device)

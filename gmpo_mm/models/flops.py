@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from gmpo_mm.models.policy import Group
+
 PER_WEIGHT = 2
 """A multiplication and an addition for each weight and token."""
 
@@ -54,6 +56,17 @@ class Work:
             rows = _pieces(height // merge, window)
             columns = _pieces(width // merge, window)
             self.window_pairs += frames * sum((r * c * merge**2) ** 2 for r in rows for c in columns)
+
+
+def work_of(groups: Iterable[Group], vision_config: Any) -> Work:
+    """What a pass over some groups takes through a model; `vision_config` is None for a text model."""
+    work = Work()
+    for group in groups:
+        work.add_group(len(group.prompt.input_ids_S), [len(r) for r in group.responses])
+        grids = group.prompt.image_grid_thw_N3
+        for grid in grids.tolist() if grids is not None else []:
+            work.add_image(grid, vision_config)
+    return work
 
 
 def _window_side(vision_config: Any) -> int:

@@ -22,6 +22,8 @@ class Fused:
 
     compiles = True
     """`worker.actor.use_torch_compile`."""
+    device_type = "cuda"
+    """Where functions are compiled; a test lets the CPU be traced as well."""
     observer: Callable[[Callable[..., Any], tuple[Any, ...]], Any] | None = None
     """Called in place of the function while a plan counts memory and operators: what runs here is one
     kernel."""
@@ -33,8 +35,10 @@ class Fused:
     def __call__(self, *args: Any) -> Any:
         if Fused.observer is not None:
             return Fused.observer(self.function, args)
-        if not (Fused.compiles and any(isinstance(x, torch.Tensor) and x.is_cuda for x in args)):
+        on_device = any(isinstance(x, torch.Tensor) and x.device.type == Fused.device_type for x in args)
+        if not (Fused.compiles and on_device):
             return self.function(*args)
+        args = tuple(for_compiler(x) if isinstance(x, torch.Tensor) else x for x in args)
         if self._compiled is None:
             self._compiled = torch.compile(self.function, fullgraph=True)
             return self._first_call(*args)
@@ -55,6 +59,23 @@ class Fused:
                 f"({type(error).__name__}: {error}); set it to false, which is slower, or install a C compiler "
                 "and the Triton that belongs to this torch"
             ) from error
+
+
+def for_compiler(x: torch.Tensor) -> torch.Tensor:
+    """The same numbers, marked so that few versions of a function are compiled: its limit is 8, beyond which
+    it fails.
+
+    A bare tensor: there would be versions for views and for tensors that need gradients, and a 16-bit
+    parameter whose gradient is float32 is refused. Rows of any number are one version from the start; a row's
+    length is a constant of each.
+    """
+    x = x.data
+    if x.dim() > 1:
+        torch._dynamo.mark_static(x, x.dim() - 1)
+        for axis in range(x.dim() - 1):
+            if x.shape[axis] != 1:
+                torch._dynamo.maybe_mark_dynamic(x, axis)
+    return x
 
 
 @contextmanager
@@ -159,10 +180,10 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 @Fused
 def _rotated(
-    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, sign: float
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rotate pairs (i, i + D/2) of the last axis by +angle (sign 1) or -angle (sign -1)."""
-    cos, sin = wide(cos), wide(sin) * sign
+    """Rotate pairs (i, i + D/2) of the last axis by the angle of these cosines and sines."""
+    cos, sin = wide(cos), wide(sin)
 
     def turn(x: torch.Tensor) -> torch.Tensor:
         first, second = wide(x).chunk(2, -1)
@@ -180,13 +201,13 @@ class _Rotary(torch.autograd.Function):
         ctx: Any, q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
     ) -> tuple:
         ctx.save_for_backward(cos, sin)
-        return _rotated(q, k, cos, sin, 1.0)
+        return _rotated(q, k, cos, sin)
 
     @staticmethod
     def backward(ctx: Any, grad_q: torch.Tensor, grad_k: torch.Tensor) -> tuple:  # type: ignore[override]
         cos, sin = ctx.saved_tensors
         # the transpose of a rotation turns back; both halves of cos and sin hold the same angles
-        return *_rotated(grad_q, grad_k, cos, sin, -1.0), None, None
+        return *_rotated(grad_q, grad_k, cos, -sin), None, None
 
 
 def rotary(
@@ -195,76 +216,3 @@ def rotary(
     """Rotary embeddings (arXiv 2104.09864) of queries and keys (..., D); `cos` and `sin` hold each angle
     twice."""
     return _Rotary.apply(q, k, cos, sin)
-
-
-# ---- a decoder that uses them ------------------------------------------------------------------------------
-
-
-def fuse_layers(decoder: torch.nn.Module) -> None:
-    """Let a transformers decoder use the functions above: its RMS norms, its gated MLPs and its rotary
-    embedding.
-
-    Weights, names and what a layer computes stay as they are. What has another form (a mixture's experts, an
-    activation other than SiLU) is left alone.
-    """
-    for module in decoder.modules():
-        kind = type(module).__name__
-        if kind.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
-            module.forward = _NormForward(module)  # type: ignore[method-assign, assignment]
-        elif all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj")) and _is_silu(
-            module
-        ):
-            module.forward = _MLPForward(module)  # type: ignore[method-assign, assignment]
-        elif kind.endswith("Attention"):
-            _fuse_rotary(type(module))
-
-
-def _is_silu(module: Any) -> bool:
-    return type(getattr(module, "act_fn", None)).__name__ in ("SiLUActivation", "SiLU")
-
-
-class _NormForward:
-    """A module's forward; a class, so that a copy of the model gets one that belongs to the copy."""
-
-    def __init__(self, module: Any) -> None:
-        self.module = module
-
-    def __call__(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return rms_norm(hidden_states, self.module.weight, self.module.variance_epsilon)
-
-
-class _MLPForward:
-    def __init__(self, module: Any) -> None:
-        self.module = module
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        module = self.module
-        return module.down_proj(swiglu(module.gate_proj(x), module.up_proj(x)))
-
-
-FUSED_MARK = "_gmpo_mm_original"
-
-
-def _fuse_rotary(attention: type) -> None:
-    """Replace `apply_rotary_pos_emb` in the module that defines an attention class, for models that were
-    fused only.
-
-    It is a global there. Tensors on a device or of a type that the fused path does not serve go to the
-    original.
-    """
-    import sys
-
-    namespace = sys.modules[attention.__module__]
-    original = getattr(namespace, "apply_rotary_pos_emb", None)
-    if original is None or hasattr(original, FUSED_MARK):
-        return
-
-    def apply_rotary_pos_emb(
-        q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, unsqueeze_dim: int = 1
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if q.dtype != torch.bfloat16:
-            return original(q, k, cos, sin, unsqueeze_dim=unsqueeze_dim)
-        return rotary(q, k, cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim))
-
-    setattr(apply_rotary_pos_emb, FUSED_MARK, original)
-    namespace.apply_rotary_pos_emb = apply_rotary_pos_emb  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from gmpo_mm.data.patches import pixel_values
 from gmpo_mm.data.prompts import EncodedPrompt
-from gmpo_mm.models.fused import fuse_layers
+from gmpo_mm.models.fused_layers import fuse_layers
 from gmpo_mm.models.packed_attention import PackedLayout, build_layout
 from gmpo_mm.models.token_log_probs import token_log_probs
 from gmpo_mm.models.two_part_attention import FLASH, AttentionKernel, choose_attention

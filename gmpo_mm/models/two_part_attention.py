@@ -150,7 +150,7 @@ class _TwoPartAttention(torch.autograd.Function):
             over_prompt, prompt_lse = kernel.forward(
                 q[first:], k[:first], v[:first], layout.over_prompt, layout.prompts, False, scale
             )
-            merge_parts(out[first:], lse[:, first:], over_prompt, prompt_lse)
+            merge_parts(out[first:], lse[:, first:].T, over_prompt, prompt_lse.T)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.options = (layout, scale, kernel)
         return out
@@ -174,13 +174,13 @@ class _TwoPartAttention(torch.autograd.Function):
 
 @Fused
 def merge_parts(
-    out_MHD: torch.Tensor, lse_HM: torch.Tensor, other_MHD: torch.Tensor, other_lse_HM: torch.Tensor
+    out_MHD: torch.Tensor, lse_MH: torch.Tensor, other_MHD: torch.Tensor, other_lse_MH: torch.Tensor
 ) -> None:
-    """Merge attention over a second set of keys into `out_MHD` and `lse_HM`, in place."""
-    merged_HM = torch.logaddexp(lse_HM, other_lse_HM)
-    own, other = ((x - merged_HM).exp().T[..., None] for x in (lse_HM, other_lse_HM))
+    """Merge attention over a second set of keys into `out_MHD` and `lse_MH`, in place."""
+    merged_MH = torch.logaddexp(lse_MH, other_lse_MH)
+    own, other = ((x - merged_MH).exp()[..., None] for x in (lse_MH, other_lse_MH))
     out_MHD.copy_(own * out_MHD + other * other_MHD)  # the weights are float32: the sum is rounded once
-    lse_HM.copy_(merged_HM)
+    lse_MH.copy_(merged_MH)
 
 
 def two_part_attention(

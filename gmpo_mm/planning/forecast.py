@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from gmpo_mm.config import Config
+from gmpo_mm.models.cards import CONTEXT_BYTES, GIB, REACHED, SEGMENT_BYTES, Card
 from gmpo_mm.models.flops import mfu
 from gmpo_mm.planning.account import Peak
-from gmpo_mm.planning.cards import CONTEXT_BYTES, GIB, REACHED, SEGMENT_BYTES, Card
 from gmpo_mm.planning.counts import RunPlan
 from gmpo_mm.planning.micro_batch import (
     LOG_PROBS,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -18,14 +16,16 @@ from gmpo_mm.data.patches import LEVELS, ImagePatches
 from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.engines.local import update_config
 from gmpo_mm.models import loading
-from gmpo_mm.models.flops import ModelFlops, Work
+from gmpo_mm.models.cards import CARDS, Card
+from gmpo_mm.models.flops import ModelFlops, Work, work_of
+from gmpo_mm.models.fused import observed
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.planning.account import Account, Peak
-from gmpo_mm.planning.cards import CARDS, Card
 from gmpo_mm.planning.roofline import OPTIMIZER, VISION, OperatorTable
 from gmpo_mm.rollout.protocol import Response
 from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import Batch, CutLimits, SampledGroup, cut_into_micro_batches
+from gmpo_mm.training.optimizer import build_optimizer
 
 TEXT_TOKENS = 128
 """Tokens of a prompt that are not its image's, where the image would fill the rest."""
@@ -123,21 +123,20 @@ def build_policy(config: Config, model_config: Any, account: Account, dtype: tor
             model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": keeps})
     with account.building():
         _put_on_device(model)
-        masters: dict[str, Any] = {}
-        store_weights = getattr(loading, "store_weights", None)
-        if store_weights and account.device.type == "cuda" and dtype != torch.float32:  # else it only moves
-            masters["masters"] = store_weights(model, account.device, dtype, sixteen_bit=True)
+        masters = {}
+        if account.device.type == "cuda" and dtype != torch.float32:  # else it only moves
+            masters = loading.store_weights(model, account.device, dtype, sixteen_bit=True)
         return _as_policy(config, model, model_config, dtype, masters)
 
 
 def _as_policy(
-    config: Config, model: Any, model_config: Any, dtype: torch.dtype, masters: dict[str, Any]
+    config: Config, model: Any, model_config: Any, dtype: torch.dtype, masters: dict[Any, torch.Tensor]
 ) -> PolicyModel:
     ids = [getattr(model_config, name, None) for name in ("image_token_id", "video_token_id")]
-    policy: Any = PolicyModel(
-        model, forbidden_token_ids=[i for i in ids if i is not None], compute_dtype=dtype, **masters
+    policy = PolicyModel(
+        model, forbidden_token_ids=[i for i in ids if i is not None], compute_dtype=dtype, masters=masters
     )
-    policy.logits_dtype = getattr(torch, getattr(config.worker.actor, "logits_dtype", "float32"))
+    policy.logits_dtype = getattr(torch, config.worker.actor.logits_dtype)
     return policy
 
 
@@ -194,14 +193,14 @@ def _prompt(policy: PolicyModel, lengths: Lengths) -> EncodedPrompt:
     if not lengths.image:
         return EncodedPrompt(record, "", ids, ids.tolist(), (), None, None)
     config = policy.causal_lm.config
-    vision = config.vision_config
+    vision: Any = config.vision_config
     height = max(1, math.isqrt(lengths.image))
     width = lengths.image // height
     merge = vision.spatial_merge_size
     grid = torch.tensor([[1, height * merge, width * merge]])
     ids[ids == config.image_token_id] = 0
     ids[1 : 1 + height * width] = config.image_token_id
-    channels = getattr(vision, "in_channels", None) or getattr(vision, "in_chans", 3)
+    channels: Any = getattr(vision, "in_channels", None) or getattr(vision, "in_chans", 3)
     pixels = torch.zeros(int(grid.prod()), channels * vision.patch_size**2, dtype=torch.uint8)
     patches = ImagePatches(pixels, torch.zeros(channels, LEVELS), vision.temporal_patch_size)
     return EncodedPrompt(record, "", ids, ids.tolist(), (), patches, grid)
@@ -222,17 +221,6 @@ def first_micro_batch(config: Config, batch: Batch, limits: CutLimits) -> MicroB
     own = _filled(Batch(groups), config)
     tokens = sum(g.tokens for g in own.group_of(range(len(own))))
     return MicroBatch(own, len(own), tokens, len(pieces))
-
-
-def work_of(batch: Batch, policy: PolicyModel) -> Work:
-    """What a pass over a batch takes through the model."""
-    work = Work()
-    for group in batch.group_of(range(len(batch))):
-        work.add_group(len(group.prompt.input_ids_S), [len(r) for r in group.responses])
-        grids = group.prompt.image_grid_thw_N3
-        for grid in grids.tolist() if grids is not None else []:
-            work.add_image(grid, policy.causal_lm.config.vision_config)
-    return work
 
 
 # ---- the run -------------------------------------------------------------------------------------
@@ -259,9 +247,8 @@ class PlannedActor(Actor):
     def fill_gradients(self) -> None:
         """Gradients as an earlier micro-batch leaves them."""
         for parameter in self._parameters():
-            parameter.grad = torch.zeros_like(
-                parameter, dtype=getattr(parameter, "grad_dtype", None) or parameter.dtype
-            )
+            dtype = torch.promote_types(parameter.dtype, torch.float32)
+            parameter.grad = torch.zeros_like(parameter, dtype=dtype)
             self.account.register(GRADIENTS, [parameter.grad])
 
 
@@ -288,7 +275,7 @@ class Rehearsal:
             self.account.register(REFERENCE, self._reference)
         self.actor = PlannedActor(
             self.policy,
-            trainer_optimizer(self.policy, config.worker.actor.optim),
+            build_optimizer(self.policy, config.worker.actor.optim),
             update_config(config),
             account=self.account,
         )
@@ -310,9 +297,7 @@ class Rehearsal:
 
     def _kernels(self) -> AbstractContextManager:
         compiled = self.account.device.type == "cuda" and self.config.worker.actor.use_torch_compile
-        if not compiled or find_spec("gmpo_mm.models.fused") is None:
-            return nullcontext()
-        return importlib.import_module("gmpo_mm.models.fused").observed(self._run_kernel)
+        return observed(self._run_kernel) if compiled else nullcontext()
 
     def _run_kernel(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         table = self.tables.get(self.account.phase)
@@ -375,6 +360,10 @@ class Rehearsal:
                 if isinstance(tensor, torch.Tensor):
                     self.account.register(MASTERS if name == "master" else MOMENTS, [tensor])
 
+    def _work_of(self, batch: Batch) -> Work:
+        vision = getattr(self.policy.causal_lm.config, "vision_config", None)
+        return work_of(batch.group_of(range(len(batch))), vision)
+
     def measure(self, lengths: Lengths, with_slope: bool = True) -> Measured:
         """One micro-batch of each kind at these lengths, and if asked the peak's growth with the
         micro-batch.
@@ -406,8 +395,8 @@ class Rehearsal:
             tables=dict(self.tables),
             update=update,
             forward=forward,
-            flops=counts.count(work_of(update.batch, self.policy), backward=True),
-            forward_flops=counts.count(work_of(forward.batch, self.policy), backward=False),
+            flops=counts.count(self._work_of(update.batch), backward=True),
+            forward_flops=counts.count(self._work_of(forward.batch), backward=False),
             reads=Counter(self.account.reads),
             counts=counts,
         )
@@ -451,10 +440,3 @@ def needs_log_probs(config: Config, sampler_is_exact: bool = False) -> bool:
 def _tensors_of(module: torch.nn.Module) -> list[torch.Tensor]:
     return [*module.parameters(), *module.buffers()]
 
-
-def trainer_optimizer(policy: PolicyModel, optim: Any) -> torch.optim.Optimizer:
-    """The trainer's optimizer, wherever it is."""
-    name = (
-        "gmpo_mm.training.optimizer" if find_spec("gmpo_mm.training.optimizer") else "gmpo_mm.training.actor"
-    )
-    return importlib.import_module(name).build_optimizer(policy, optim)

@@ -12,9 +12,9 @@ import torch
 
 from gmpo_mm.config import Config
 from gmpo_mm.errors import ConfigError
+from gmpo_mm.models.cards import CARDS, CONTEXT_BYTES, GIB, Card
 from gmpo_mm.models.loading import resolve_dtype
 from gmpo_mm.planning.account import NotPlannableError
-from gmpo_mm.planning.cards import CARDS, CONTEXT_BYTES, GIB, Card
 from gmpo_mm.planning.counts import RunPlan
 from gmpo_mm.planning.forecast import SAMPLING, SYNC, Forecast, Sampler, capacity_of, find_sampler, forecast
 from gmpo_mm.planning.micro_batch import LOG_PROBS, UPDATE, Lengths, Measured, Rehearsal, longest

@@ -17,8 +17,8 @@ import torch
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from gmpo_mm.models.cards import REACHED, Card
 from gmpo_mm.planning.account import known_value
-from gmpo_mm.planning.cards import REACHED, Card
 
 PRODUCTS, ATTENTION, HEAD, LAYERS, VISION, OPTIMIZER, COPIES = CLASSES = (
     "matrix products",

@@ -229,7 +229,8 @@ class Actor:
         for parameter in self._parameters():
             # a mini-batch whose groups were all left out has a gradient of 0, and AdamW's moments still move
             if parameter.grad is None and "step" in self.optimizer.state.get(parameter, {}):
-                parameter.grad = torch.zeros_like(parameter, dtype=torch.float32)
+                dtype = torch.promote_types(parameter.dtype, torch.float32)
+                parameter.grad = torch.zeros_like(parameter, dtype=dtype)
         parameters = [p for p in self._parameters() if p.grad is not None]
         if not parameters:
             return True, 0.0

@@ -30,6 +30,7 @@ from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import Batch, SampledGroup, mean_of_scores, sample_rows
 from gmpo_mm.training.checkpoint import CheckpointData, load_optimizer_tensors
 from gmpo_mm.training.checkpoint_saver import CheckpointSaver
+from gmpo_mm.training.gpu_metrics import UpdateMeter, memory_metrics, meter_of, start_step
 from gmpo_mm.training.model_files import load_weights
 from gmpo_mm.training.offload import Offload
 from gmpo_mm.training.optimizer import learning_rate
@@ -91,6 +92,7 @@ class Trainer:
     best_step: int | None = None
     _last_saved: int = field(default=-1, init=False)
     _saver: CheckpointSaver = field(init=False)
+    _meter: UpdateMeter | None = field(default=None, init=False)
 
     # ---- the loop -----------------------------------------------------------------------------------------------------
 
@@ -103,6 +105,7 @@ class Trainer:
         self._last_saved = self.run.from_step
         self._hand_over()
         stop = StopRequest(self.progress)
+        self._meter = meter_of(self.policy)
         self._saver = CheckpointSaver(
             self.run, self.policy, self.processor, self.actor.optimizer, self.progress,
             keep=trainer.save_limit, model_only=trainer.save_model_only,
@@ -140,6 +143,7 @@ class Trainer:
         self.progress.log(f"finished {step} steps; everything is in {self.run.path}")
 
     def _step(self, step: int) -> None:
+        start_step(self.policy.device)
         started = time.perf_counter()
         timings: dict[str, float] = {}
         torch.manual_seed(prompt_seed(self.config.worker.rollout.seed, step))  # dropout, where a model has any
@@ -162,6 +166,12 @@ class Trainer:
         metrics |= gap | facts | kl_metrics | batch_metrics(batch, timings, self.config.data.max_response_length)
         metrics |= {f"reward/{key}": value for key, value in mean_of_scores(groups).items()}
         metrics["actor/lr"] = rate
+        metrics |= memory_metrics(self.policy.device)
+        if self._meter is not None:
+            update = self.actor.config
+            metrics["perf/mfu_actor"] = self._meter.utilisation(
+                batch, update.epochs, update.drop_zero_advantage, timings["update_actor"]
+            )
         self._check_gap(step, metrics)
         routing = self.actor.routing
         if routing is not None and routing.routed_LE is not None:

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from gmpo_mm.errors import ConfigError
-from gmpo_mm.models.fused import Fused, fuse_layers, observed, rms_norm, rotary, swiglu
+from gmpo_mm.models.fused import Fused, observed, rms_norm, rotary, swiglu
 from gmpo_mm.models.fused_head import fused_token_log_probs
+from gmpo_mm.models.fused_layers import ORIGINAL, fuse_layers
+from gmpo_mm.models.loading import add_lora
 from tests.models.model_zoo import build_model
 from tests.models.test_token_log_probs import FORBIDDEN, naive
 
@@ -148,6 +150,66 @@ def test_rotary_of_transformers_in_bfloat16_is_ours_after_fusing() -> None:
     for a, b in zip(sixteen, plain, strict=True):
         assert a.dtype == torch.bfloat16
         torch.testing.assert_close(a.float(), b, rtol=0, atol=0.04)
+
+
+def test_rotary_of_the_vision_tower_in_bfloat16_is_ours_after_fusing() -> None:
+    from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as published
+
+    torch.manual_seed(0)
+    q, k, angle = torch.randn(5, 4, 8), torch.randn(5, 4, 8), torch.randn(5, 4)
+    cos, sin = (torch.cat([f(angle)] * 2, -1) for f in (torch.cos, torch.sin))
+    before = published.apply_rotary_pos_emb_vision(q.bfloat16(), k.bfloat16(), cos, sin)
+    fuse_layers(build_model("qwen2_5_vl").model.visual)
+    assert getattr(published.apply_rotary_pos_emb_vision, ORIGINAL, None) is not None
+    after = published.apply_rotary_pos_emb_vision(q.bfloat16(), k.bfloat16(), cos, sin)
+    for a, b in zip(after, before, strict=True):
+        assert a.dtype == torch.bfloat16
+        torch.testing.assert_close(a, b, rtol=0, atol=0.02)
+
+
+def lora_model() -> torch.nn.Module:
+    model = add_lora(build_model("qwen2"), 3, 6, "all-linear", None)
+    torch.manual_seed(2)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # a fresh adapter's are 0
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def test_lora_computes_what_peft_computes() -> None:
+    ids = torch.arange(3, 12)[None]
+    found = []
+    for fused in (False, True):
+        model = lora_model()
+        if fused:
+            fuse_layers(model)
+        logits = model(input_ids=ids).logits
+        torch.manual_seed(4)
+        (logits * torch.randn_like(logits)).sum().backward()
+        with torch.no_grad(), model.disable_adapter():
+            without = model(input_ids=ids).logits
+        grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        found.append((logits, without, grads))
+    (plain, plain_without, grads), (ours, ours_without, our_grads) = found
+    torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours_without, plain_without)
+    assert float((ours - ours_without).abs().max()) > 0.1 and our_grads.keys() == grads.keys()
+    for name, grad in grads.items():
+        torch.testing.assert_close(our_grads[name], grad, rtol=1e-3, atol=1e-4 * float(grad.abs().max()))
+
+
+def test_an_adapter_that_is_not_one_plain_lora_goes_through_peft() -> None:
+    model = lora_model()
+    fuse_layers(model)
+    layer = model.base_model.model.model.layers[0].mlp.up_proj
+    x = torch.randn(2, 5, 32)
+    assert layer.forward._one_plain_adapter(x) == "default"
+    assert layer.forward._one_plain_adapter(x.double()) is None
+    layer.lora_dropout["default"] = torch.nn.Dropout(0.5)
+    assert layer.forward._one_plain_adapter(x) is None
+    layer.lora_dropout["default"] = torch.nn.Identity()
+    layer.merge()
+    assert layer.forward._one_plain_adapter(x) is None
 
 
 def test_an_observer_sees_each_fused_call() -> None:

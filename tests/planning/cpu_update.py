@@ -24,9 +24,9 @@ from gmpo_mm.planning.micro_batch import (
     Rehearsal,
     first_micro_batch,
     make_batch,
-    trainer_optimizer,
 )
 from gmpo_mm.training.actor import Actor
+from gmpo_mm.training.optimizer import build_optimizer
 
 BUNDLED = Path(loading.__file__).parent / "bundled"
 
@@ -51,7 +51,7 @@ def real_actor(config: Any, model_config: Any) -> Actor:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     ids = [getattr(model_config, name, None) for name in ("image_token_id", "video_token_id")]
     policy = PolicyModel(model, forbidden_token_ids=[i for i in ids if i is not None])
-    return Actor(policy, trainer_optimizer(policy, config.worker.actor.optim), update_config(config))
+    return Actor(policy, build_optimizer(policy, config.worker.actor.optim), update_config(config))
 
 
 def measured_peak(config: Any, model_config: Any, tiny_config: Any, lengths: Lengths) -> int:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from gmpo_mm.config import load_config
 from gmpo_mm.errors import ConfigError
-from gmpo_mm.planning.cards import CARDS, CONTEXT_BYTES, GIB, REACHED
+from gmpo_mm.models.cards import CARDS, CONTEXT_BYTES, GIB, REACHED
 from gmpo_mm.planning.counts import plan_run
 from gmpo_mm.planning.forecast import KV_CACHE, SAMPLER_WEIGHTS, SAMPLING, SYNC
 from gmpo_mm.planning.micro_batch import (

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from gmpo_mm.errors import ConfigError
+from gmpo_mm.models.cards import CARDS, REACHED, card_of_this_machine, find_card
 from gmpo_mm.planning.account import Account
-from gmpo_mm.planning.cards import CARDS, REACHED, card_of_this_machine, find_card
 from gmpo_mm.planning.roofline import ATTENTION, COPIES, HEAD, LAYERS, PRODUCTS, OperatorTable
 
 GPU = torch.device("cuda:0")

@@ -115,3 +115,34 @@ def test_a_resumed_optimizer_goes_on_with_its_float32_weights() -> None:
             optimizer.step()
         runs.append((parameter.detach(), optimizer.state[parameter]["master"]))
     assert torch.equal(runs[0][0], runs[1][0]) and torch.equal(runs[0][1], runs[1][1])
+
+
+def test_a_mini_batch_without_useful_groups_steps_16_bit_weights_as_it_does_float32_ones() -> None:
+    """Before the first step nothing happens; after it the moments move the weights on, without a gradient."""
+    from dataclasses import replace
+
+    from gmpo_mm.training.actor import Actor
+    from tests.training.builders import BASE, make_batch
+
+    found = []
+    for sixteen_bit in (False, True):
+        policy = build_policy("qwen2")
+        if sixteen_bit:
+            masters = store_weights(policy.module, torch.device("cpu"), torch.bfloat16, sixteen_bit=True)
+            policy = PolicyModel(policy.module, compute_dtype=torch.bfloat16, masters=masters)
+        optimizer = build_optimizer(policy, OPTIM)
+        actor = Actor(policy, optimizer, replace(BASE, drop_zero_advantage=True))
+        idle, useful = make_batch(build_policy("qwen2"), idle=(0, 1, 2, 3)), make_batch(build_policy("qwen2"))
+        weights = []
+        for batch in (idle, useful, idle):
+            actor.update(batch)
+            held = optimizer.state
+            parts = [held.get(p, {}).get("master", p).detach().flatten() for p in policy.module.parameters()]
+            weights.append(torch.cat(parts))
+        steps = {float(state["step"]) for state in optimizer.state.values()}
+        found.append((weights, steps))
+    (float32, float32_steps), (bfloat16, bfloat16_steps) = found
+    assert float32_steps == bfloat16_steps == {2.0}
+    for weights in (float32, bfloat16):
+        assert not torch.equal(weights[1], weights[2])
+    assert torch.equal(float32[0], bfloat16[0]), "no step before the first gradient: weight decay would move them"
