@@ -80,6 +80,7 @@ class Account(TorchDispatchMode):
         self.phase = ""
         self.peaks: dict[str, Peak] = {}
         self.reads: Counter[str] = Counter()
+        self._last_read = ("", 0, 0)
         self.live = 0
         self.kinds: Counter[str] = Counter()
         self._storages: dict[int, tuple[str, int]] = {}
@@ -220,7 +221,7 @@ class Account(TorchDispatchMode):
         if func is aten._to_copy.default and for_card and _keeps_everything_else(args[0], kwargs):
             return self._faked(aten.alias.default, args[:1], {})
         if func is aten.copy_.default and not isinstance(args[0], FakeTensor):
-            self._note_read()
+            self._note_read(args[1])
             return args[0]
         known = all(known_value(x) is not None for x in tensors)
         if func is aten.index.Tensor and not known:
@@ -238,7 +239,7 @@ class Account(TorchDispatchMode):
                     f"{func} at {_place_in_code()} takes its result's shape from values that only a real "
                     "device has; this configuration can't be planned"
                 ) from error
-            self._note_read()
+            self._note_read(tensors[0])
             result = tree_map_only(torch.Tensor, self._fake_like, value)
         _keep_value(func, result, value, tensors)
         if func in (aten.any.default, aten.any.dim):
@@ -263,7 +264,7 @@ class Account(TorchDispatchMode):
             if value is None or value.dtype not in (torch.bool, torch.uint8):
                 indices.append(index)
                 continue
-            self._note_read()
+            self._note_read(index)
             with unset_fake_temporarily():
                 places = value.nonzero().unbind(1)
             indices += [self._fake_like(place) for place in places]
@@ -271,7 +272,7 @@ class Account(TorchDispatchMode):
 
     def _read(self, tensor: torch.Tensor) -> Any:
         """What a host gets that asks for a number: where it isn't known, no fault and a finite float."""
-        self._note_read()
+        self._note_read(tensor)
         value = known_value(tensor)
         if value is not None:
             with unset_fake_temporarily():
@@ -285,9 +286,13 @@ class Account(TorchDispatchMode):
             )
         return 1.0 if tensor.is_floating_point() else 1
 
-    def _note_read(self) -> None:
-        if self.device.type != "cpu":
-            self.reads[_place_in_code()] += 1
+    def _note_read(self, tensor: torch.Tensor) -> None:
+        """Count a wait of the host; `tolist` asks for one element after the other, but a GPU sends all at once."""
+        place, storage, offset = _place_in_code(), tensor.untyped_storage()._cdata, tensor.storage_offset()
+        goes_on = self._last_read[:2] == (place, storage) and offset > self._last_read[2]
+        if self.device.type != "cpu" and not goes_on:
+            self.reads[place] += 1
+        self._last_read = (place, storage, offset)
 
 
 def known_value(tensor: Any) -> torch.Tensor | None:

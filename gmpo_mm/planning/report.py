@@ -204,7 +204,7 @@ def notes(plan: CardPlan) -> Iterator[str]:
         yield (
             f"Memory: tensors in blocks of 512 bytes, segments of 2 MiB, {_gib(CONTEXT_BYTES)} GiB of CUDA context; "
             "the allocator's fragmentation comes on top. Time: a roofline with the shares of the data sheet's numbers "
-            "that are in gmpo_mm/planning/cards.py; a real card can be slower."
+            "that are in gmpo_mm/models/cards.py; a real card can be slower."
         )
     confirmed = "; ".join(f"{number}: {how}" for number, how in CHECKED.items())
     yield f"Checked against a real card: {confirmed or 'no number yet'}."
