@@ -288,7 +288,7 @@ class Account(TorchDispatchMode):
 
     def _note_read(self, tensor: torch.Tensor) -> None:
         """Count a wait of the host; `tolist` asks for one element after the other, but a GPU sends all at once."""
-        place, storage, offset = _place_in_code(), tensor.untyped_storage()._cdata, tensor.storage_offset()
+        place, storage, offset = _place_in_code(), tensor.untyped_storage()._cdata, int(tensor.storage_offset())
         goes_on = self._last_read[:2] == (place, storage) and offset > self._last_read[2]
         if self.device.type != "cpu" and not goes_on:
             self.reads[place] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -114,3 +115,25 @@ def test_the_kl_controller_counts_every_sample(batch: Batch, factor: float) -> N
     assert trainer.kl.kl_coef == pytest.approx(COEF * (1 + error * 16 / HORIZON), rel=1e-5)
     assert metrics["actor/kl_penalty"] == pytest.approx(mean, rel=1e-5)
     assert metrics["actor/kl_coef"] == COEF  # what this step was penalised with
+
+
+@pytest.mark.parametrize(
+    ("reads", "changes"),
+    [
+        (False, {}),  # one update: its own log-probabilities are the old ones
+        (True, {"mini": 2}),
+        (True, {"epochs": 2}),
+        (False, {"overrides": ["algorithm.disable_kl=false", "algorithm.use_kl_loss=true"]}),
+        (True, {"overrides": ["algorithm.disable_kl=false", "algorithm.use_kl_loss=false"]}),  # KL in the reward
+        (False, {"mini": 2, "exact": True}),  # the sampler's own
+        (True, {"mini": 2, "exact": True, "truncated": True}),
+    ],
+)
+def test_old_log_probs_are_computed_only_where_they_are_read(reads: bool, changes: dict[str, Any]) -> None:
+    trainer = make_trainer(0.1, *changes.get("overrides", ["algorithm.disable_kl=true"]))
+    update = SimpleNamespace(epochs=changes.get("epochs", 1), mini_batch_prompts=changes.get("mini", 4))
+    trainer.actor = SimpleNamespace(config=update)  # type: ignore[assignment]
+    trainer.rollout = SimpleNamespace(exact_log_probs=changes.get("exact", False))  # type: ignore[assignment]
+    params = SimpleNamespace(is_truncated=changes.get("truncated", False))
+    trainer.batches = SimpleNamespace(prompts=4, params=params)  # type: ignore[assignment]
+    assert trainer._reads_old_log_probs() == reads
