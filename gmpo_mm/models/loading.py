@@ -14,6 +14,9 @@ from gmpo_mm.models.packed_attention import register
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor, find_files, load_processor
 
+SUMS_WIDER_GRADIENTS = hasattr(torch.Tensor, "grad_dtype")
+"""Whether this torch lets a weight's gradient have another type than the weight."""
+
 VISION_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
 """Tokens that stand for pictures in a prompt. Sampling one would break the next forward pass, so none can be sampled."""
 
@@ -86,11 +89,17 @@ def store_weights(
     """Move a float32 model to its device; returns the float32 masters of its trained weights.
 
     With `sixteen_bit` every weight is stored in the compute type: no pass casts it, and what is frozen takes half the memory.
-    Buffers, such as rotary frequencies, keep their type. Without, nothing is rounded and there are no masters.
+    Buffers, such as rotary frequencies, keep their type. Without, nothing is rounded and there are no masters. Raises
+    ConfigError for a torch that can't sum gradients in another type than the weights'.
     """
     if not sixteen_bit or compute_dtype == torch.float32:
         model.to(device)
         return {}
+    if not SUMS_WIDER_GRADIENTS:
+        raise ConfigError(
+            f"trainer.dtype={str(compute_dtype).removeprefix('torch.')} on a GPU needs torch 2.11 or later, which sums "
+            f"gradients of 16-bit weights in float32; this is {torch.__version__}. Upgrade it, or set trainer.dtype=float32"
+        )
     masters: dict[torch.nn.Parameter, torch.Tensor] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:

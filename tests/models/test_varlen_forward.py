@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 
+from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.loading import store_weights
 from gmpo_mm.models.policy import Group, PolicyModel
 from gmpo_mm.models.two_part_attention import REFERENCE, two_part_attention
@@ -149,3 +150,9 @@ def test_bfloat16_weights_give_log_probs_near_the_float32_ones() -> None:
     assert output.log_probs_BT.dtype == torch.float32
     gap = (output.log_probs_BT - expected.log_probs_BT).abs()[expected.mask_BT]
     assert 0 < float(gap.mean().detach()) < 0.1
+
+
+def test_a_torch_that_cannot_sum_gradients_in_float32_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gmpo_mm.models.loading.SUMS_WIDER_GRADIENTS", False)
+    with pytest.raises(ConfigError, match=r"torch 2\.11 or later.*trainer\.dtype=float32"):
+        store_weights(build_policy("qwen2").module, torch.device("cpu"), torch.bfloat16, sixteen_bit=True)
