@@ -167,7 +167,8 @@ def test_keys_reach_the_sampler_the_filter_and_the_update() -> None:
     )
     assert local.validation_params(config) == validated
 
-    maker = local._batch_maker(config, None, None, None)  # type: ignore[arg-type]
+    maker = local._batch_maker(config, None, None, None, 9)  # type: ignore[arg-type]
+    assert maker.last_step == 9
     assert (maker.params, maker.seed, maker.prompts, maker.prompts_a_call) == (trained, 17, 12, 7)
     assert (maker.filter_key, maker.filter_low, maker.filter_high, maker.max_tries) == (
         "accuracy",

@@ -54,10 +54,17 @@ def make_prompts(count: int, equal: bool) -> list[EncodedPrompt]:
     ]
 
 
+class Encoded(list):
+    """Prompts that are encoded already, as a data set gives them."""
+
+    def batch(self, indices: Sequence[int], upcoming: Sequence[int]) -> list[EncodedPrompt]:
+        return [self[i] for i in indices]
+
+
 def make_maker(sampler: Sampler, dataset: Sequence[EncodedPrompt], **options: object) -> BatchMaker:
     settings: dict = dict(params=PARAMS, seed=1, prompts=4, prompts_a_call=2) | options
     order = PromptSampler(len(dataset), shuffle=False, seed=0)
-    return BatchMaker(sampler=sampler, dataset=dataset, order=order, **settings)  # type: ignore[arg-type]
+    return BatchMaker(sampler=sampler, dataset=Encoded(dataset), order=order, **settings)  # type: ignore[arg-type]
 
 
 def tokens(groups: Sequence[SampledGroup]) -> list[tuple[tuple[int, ...], ...]]:
@@ -96,7 +103,7 @@ def test_filtered_groups_keep_their_greedy_baselines(sampler: Sampler) -> None:
 def make_validator(
     sampler: Sampler, dataset: Sequence[EncodedPrompt], prompts_a_call: int = 2, seed: int = 1
 ) -> Validator:
-    return Validator(sampler, dataset, PARAMS, seed, prompts_a_call, lambda: None)  # type: ignore[arg-type]
+    return Validator(sampler, Encoded(dataset), PARAMS, seed, prompts_a_call, lambda: None)  # type: ignore[arg-type]
 
 
 def test_validation_seeds_differ_by_problem_alone(sampler: Sampler) -> None:
