@@ -134,6 +134,9 @@ def _worker(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
         for key in (f"worker.rollout.{name}" for name in VLLM_ONLY):
             if get_key(loaded.config, key) != default_of(key):
                 yield key, why
+    trainer = loaded.config.trainer
+    if local and (not sees_gpu(trainer.device) or trainer.dtype == "float32") and actor.logits_dtype != "float32":
+        yield "worker.actor.logits_dtype", "engine local: logits have 16 bits only beside 16-bit weights on a GPU"
     stays = _nothing_to_offload(loaded.config) if local else None
     if stays is not None:
         for key in ("worker.actor.offload.offload_params", "worker.actor.offload.offload_optimizer"):

@@ -98,7 +98,9 @@ class LocalModel:
         self.described: ModelDescription | None = None
         with progress.stage(f"loading {model.model_path}"):
             if backend == "hf":
-                self.policy, self.processor = load_policy(model, device=self.device, compute_dtype=self.dtype)
+                self.policy, self.processor = load_policy(
+                    model, device=self.device, compute_dtype=self.dtype, trains=False
+                )
                 self.context_tokens = context_tokens(self.policy.causal_lm.config)
             else:  # vLLM loads the weights itself
                 self.described = describe_model(model)

@@ -136,8 +136,8 @@ def fused_token_log_probs(
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0 for log-probabilities, got {temperature}")
-    if hidden_NC.dtype == torch.float64:
-        logits_dtype = torch.float64
+    if hidden_NC.dtype in (torch.float32, torch.float64):
+        logits_dtype = hidden_NC.dtype
     if hidden_NC.shape[0] == 0:
         empty = hidden_NC.sum() * 0.0 + hidden_NC.new_zeros(0, dtype=torch.float32)
         return empty, empty

@@ -204,8 +204,8 @@ def describe_model(model_config: Any, chat_template: str | None = None) -> Model
 
 
 def load_policy(model_config: Any, *, device: torch.device, compute_dtype: torch.dtype, chat_template: str | None = None,
-                seed: int = 0) -> tuple[PolicyModel, Processor]:  # fmt: skip
-    """Load the policy of `worker.actor.model` and its processor.
+                seed: int = 0, trains: bool = True) -> tuple[PolicyModel, Processor]:  # fmt: skip
+    """Load the policy of `worker.actor.model` and its processor; without `trains` all of it is frozen.
 
     Trained weights are float32 whatever the compute type, so that small updates are not rounded away: those of the model on
     the CPU, and on a GPU masters beside it (`store_weights`).
@@ -234,6 +234,8 @@ def load_policy(model_config: Any, *, device: torch.device, compute_dtype: torch
         # without dropout, which the GPU path refuses, a second pass needs no random state
         keeps = device.type == "cpu"
         model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": keeps})  # type: ignore[operator]
+    if not trains:
+        model.requires_grad_(False)
     masters = store_weights(model, device, compute_dtype, sixteen_bit=device.type == "cuda")
     changed = bool(model_config.override_config) or model_config.lora.rank > 0
     policy = PolicyModel(

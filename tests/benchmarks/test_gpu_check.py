@@ -244,8 +244,11 @@ def test_others_run_transformers_own_rotary_function() -> None:
     assert modeling_qwen2.apply_rotary_pos_emb is ours
 
 
-def test_sync_debugging_is_off_afterwards() -> None:
+def test_sync_debugging_is_off_afterwards_also_when_the_host_waited(monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks.gpu_check.whole_update import _sync_debug_mode
 
-    with _sync_debug_mode(SimpleNamespace(is_cuda=False), "error"):  # type: ignore[arg-type]
-        pass
+    modes: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    with pytest.raises(RuntimeError), _sync_debug_mode(SimpleNamespace(is_cuda=True), "error"):  # type: ignore[arg-type]
+        raise RuntimeError("called a synchronizing CUDA operation")
+    assert modes == ["error", "default"]

@@ -147,3 +147,16 @@ def test_the_longest_response_counts(load: Load, override: dict, longest: int) -
     config = load("data.max_response_length=64").config
     config.worker.rollout.val_override_config = override
     assert longest_response(config) == longest
+
+
+@pytest.mark.parametrize(
+    ("gpu", "dtype", "ineffective"), [(False, "auto", True), (True, "auto", False), (True, "float32", True)]
+)
+def test_the_type_of_logits_matters_beside_16_bit_weights_on_a_gpu(
+    gpu: bool, dtype: str, ineffective: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gmpo_mm.config.ineffective.sees_gpu", lambda device: gpu)
+    loaded = load_config(
+        None, ["worker.actor.logits_dtype=bfloat16", f"trainer.dtype={dtype}", "engine=local"]
+    )
+    assert ("worker.actor.logits_dtype" in {key for key, _, _ in ineffective_keys(loaded)}) == ineffective

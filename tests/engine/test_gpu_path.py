@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gmpo_mm.config.schema import ModelConfig
 from gmpo_mm.models import loading
 from gmpo_mm.models import policy as policies
 from gmpo_mm.models.two_part_attention import REFERENCE, two_part_attention
@@ -94,3 +95,12 @@ def test_a_step_with_one_update_makes_no_pass_for_old_log_probs(data: Path, tmp_
     assert "timing_s/old" not in one and "timing_s/old" in two
     assert one["rollout/log_prob_gap_mean"] > 0 and two["rollout/log_prob_gap_mean"] > 0
     assert one["ratio/token_min"] == one["ratio/token_max"] == 1.0
+
+
+def test_an_evaluation_holds_no_float32_weights() -> None:
+    options = ModelConfig(model_path="bundled:qwen2_5_vl_tiny")
+    sizes = {"device": torch.device("cpu"), "compute_dtype": torch.bfloat16}
+    policy, _ = loading.load_policy(options, **sizes, trains=False)
+    assert policy.masters == {} and loading.load_policy(options, **sizes)[0].masters
+    for parameter in policy.module.parameters():
+        assert parameter.dtype == torch.bfloat16 and not parameter.requires_grad

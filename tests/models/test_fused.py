@@ -116,6 +116,17 @@ def test_head_in_bfloat16_keeps_float32_logits_and_gradients() -> None:
     assert head.weight.grad.dtype == torch.float32 and hidden.grad.dtype == torch.bfloat16
 
 
+def test_logits_of_a_float32_model_stay_float32() -> None:
+    torch.manual_seed(0)
+    head, hidden, none = torch.nn.Linear(6, 15, bias=False), torch.randn(5, 6), torch.tensor([], dtype=torch.long)
+    targets = torch.arange(5)
+    asked, default = (
+        fused_token_log_probs(hidden, head, targets, 1.0, none, logits_dtype=dtype)[0]
+        for dtype in (torch.bfloat16, torch.float32)
+    )
+    assert torch.equal(asked, default)
+
+
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "qwen2_5_vl"])
 def test_a_fused_decoder_computes_the_same_and_a_copy_of_it_is_its_own(family: str) -> None:
     model = build_model(family)
