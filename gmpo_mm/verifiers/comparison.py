@@ -280,7 +280,7 @@ def _real_set(node: Node) -> tuple[RealSet, str | None] | None:
     if node.kind == "set":
         found = intervals.points([item.text for item in node.items])
         return None if found is None else (found, None)
-    if node.kind == "relation":
+    if node.kind == "relation" and "\\approx" not in node.operators:
         return intervals.from_inequality([item.text for item in node.items], node.operators)
     if node.kind == "member":
         inside = _real_set(node.items[1])

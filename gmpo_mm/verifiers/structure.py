@@ -40,8 +40,9 @@ _NAME = re.compile(
 )
 _VARIABLE = re.compile(r"(?:\\[a-z]+|[A-Za-z])'?(?: ?_ ?\{? ?\w{1,6} ?\}?)?(?: ?\( ?[a-z] ?\))?")
 _FUNCTION_VALUE = re.compile(r"(?:[A-Z][a-z]{0,3}|[a-z]'?) ?[(\[].{1,40}[)\]]")
+_PHRASE = re.compile(r"[A-Za-z' ]+")
 _WORDS = re.compile(r"(?<!\\)[A-Za-z]{3,}")
-_NOT_IN_NAMES = re.compile(r"\\(?:pi|infty|sin|cos|tan|ln|log|sqrt|pm|exp)(?![A-Za-z])")
+_NOT_IN_NAMES = re.compile(r"\\(?:pi|infty|emptyset|reals|integers|naturals|sin|cos|tan|ln|log|sqrt|pm|exp)(?![A-Za-z])")
 _SPECIAL_SETS = {
     "all real numbers": "reals", "all reals": "reals", "all real x": "reals", "real numbers": "reals", "reals": "reals",
     "\\reals": "reals", "no solution": "empty", "no solutions": "empty", "no real solution": "empty", "⟬⟭": "empty",
@@ -308,6 +309,8 @@ def is_name(text: str) -> bool:
         return all(is_name(part) for part in parts)
     if _FUNCTION_VALUE.fullmatch(text) and balanced(text) and enclosed(text[min(i for i in (text.find("("), text.find("[")) if i >= 0) :]):
         return True
+    if _PHRASE.fullmatch(text) and has_words(text):  # `Area of triangle ABC`
+        return all(len(word) == 1 or word.isupper() or word.lower() in AROUND for word in text.split())
     if not _NAME.fullmatch(text) or _NOT_IN_NAMES.search(text) or text in ("e", "i"):
         return False
     return all(word.lower() in AROUND or not has_words(f"{word}+1") or word.isupper() for word in _WORDS.findall(text))
