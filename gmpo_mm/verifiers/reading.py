@@ -41,6 +41,9 @@ _DENIES = re.compile(
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _TOKEN = re.compile(r"[A-Za-z]+(?:'s)?|\\[A-Za-z]+(?: ?_ ?\{? ?\w+ ?\}?)?|\s+|.", re.DOTALL)
 _SAYS = frozenset(str.split("is are was be equals equal : get have find obtain gives give thus so hence therefore then that to answer"))
+_COPULAS = frozenset({"is", "are", "equals", "equal", ":", "was", "be"})
+_BEFORE_NAMES = frozenset(str.split("of to by from for in triangle angle segment line point circle number and side"))
+_OF_AN_ANSWER = re.compile(r"\bof (?:the |my |our |this |a )?(?:\w+ )?(?:answer|result|solution|value)\b", re.IGNORECASE)
 _NAME_PIECE = re.compile(r"[A-Za-z]|[A-Z]{2,5}|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|triangle|angle)(?: ?_.*)?")
 _BEHIND = re.compile(
     r"(?:,? (?:is|as|are|be) (?:the |our |my |a )?(?:final |correct |required |only |exact )?(?:answers?|solutions?|results?|values?))$",
@@ -106,16 +109,22 @@ def _one_thing(text: str) -> bool:
 
 def _value_in_prose(text: str) -> str:
     """`5` in `the value of x is 5` and `5 is the answer`; the text itself where any word is not on the list."""
-    text = _BEHIND.sub("", text)
-    value_from = 0
-    for token in _TOKEN.finditer(text):
-        piece = token.group()
-        word = piece.lower()
-        if not (piece.isspace() or piece in ",:." or word in AROUND or _NAME_PIECE.fullmatch(piece)):
+    shorter = _BEHIND.sub("", text)
+    value_from, before, name = 0, "", ""
+    for token in _TOKEN.finditer(shorter):
+        piece, word = token.group(), token.group().lower()
+        if piece.isspace():
+            continue
+        if name and not (word in _COPULAS or before in _BEFORE_NAMES):  # `the answer is C, ...`: C is said, not named
+            break
+        before, name = (before, piece) if _NAME_PIECE.fullmatch(piece) and word not in AROUND else (word, "")
+        if not (name or piece in ",:." or word in AROUND):
             break
         if word in _SAYS:
             value_from = token.end()
-    return text[value_from:].strip(" ,:") or text
+    if _OF_AN_ANSWER.search(shorter[:value_from]):
+        return text
+    return shorter[value_from:].strip(" ,:") or text
 
 
 def _without_conditions(text: str) -> Reading:
