@@ -112,10 +112,13 @@ def _value_in_prose(text: str) -> str:
     shorter = _BEHIND.sub("", text)
     value_from, before, name = 0, "", ""
     for token in _TOKEN.finditer(shorter):
-        piece, word = token.group(), token.group().lower()
+        piece = token.group()
+        word = "A, not a" if piece == "A" and before else piece.lower()
         if piece.isspace():
             continue
         if name and not (word in _COPULAS or before in _BEFORE_NAMES):  # `the answer is C, ...`: C is said, not named
+            break
+        if name and before in _COPULAS:  # `the answer is A is 5`
             break
         before, name = (before, piece) if _NAME_PIECE.fullmatch(piece) and word not in AROUND else (word, "")
         if not (name or piece in ",:." or word in AROUND):
