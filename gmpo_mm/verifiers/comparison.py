@@ -477,7 +477,7 @@ def _sequences(a: Node, b: Node, rules: Rules) -> Verdict:
         return _in_order_of_rows(a.items, b.items, rules) if b.kind == "matrix" else UNTOLD
     if a.kind != "sequence" or b.kind != "sequence":
         return UNTOLD
-    if a.brackets != b.brackets and (len(a.items) == 2 or "⟬" in a.brackets + b.brackets):
+    if a.brackets != b.brackets and (len(a.items) == 2 or not {a.brackets, b.brackets} <= {"()", "[]"}):
         return False
     return _in_order(a.items, b.items, rules)
 

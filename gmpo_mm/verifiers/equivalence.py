@@ -6,7 +6,6 @@ r"""Are two answers the same? Each is read once, to one value (`reading`, `struc
 import re
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from functools import lru_cache
 
 from gmpo_mm.verifiers.comparison import EXACT, Rules, compare, settle, within_share
 from gmpo_mm.verifiers.normalize import canonical, text_key
@@ -119,16 +118,12 @@ def _what(kinds: set[str]) -> str:
     return "sets"
 
 
-@lru_cache(maxsize=1024)
-def _bases(a: str, b: str) -> bool | None:
-    """`1010_2` and `1010_{two}`; a base that only one side writes does not count."""
-    first, second = _BASE.fullmatch(a), _BASE.fullmatch(b)
-    if first is None and second is None:
-        return None
+def _bases(prediction: str, gold: str) -> bool | None:
+    """`1010_2` and `1010_{two}`; a base that only the gold writes is what the problem asked for, and does not count."""
+    first, second = _BASE.fullmatch(prediction), _BASE.fullmatch(gold)
     if first is not None and second is not None:
         bases = [_BASES.get(match.group(2), match.group(2)) for match in (first, second)]
         return bases[0] == bases[1] and first.group(1).upper() == second.group(1).upper()
-    match, other = (first, b) if first is not None else (second, a)
-    assert match is not None
-    digits = match.group(1)
-    return True if digits.isdigit() and other.replace(" ", "") == digits else None
+    if second is None or first is not None:
+        return None
+    return True if second.group(1).upper() == prediction.replace(" ", "").upper() else None

@@ -44,7 +44,9 @@ def interval(opening: str, low_text: str, high_text: str, closing: str) -> RealS
     low, high = endpoint(low_text), endpoint(high_text)
     if low is None or high is None or not low < high:
         return None
-    return (Interval(low, opening == "[" and low != -INFINITY, high, closing == "]" and high != INFINITY),)
+    if (opening == "[" and low == -INFINITY) or (closing == "]" and high == INFINITY):
+        return None
+    return (Interval(low, opening == "[", high, closing == "]"),)
 
 
 def points(texts: Sequence[str]) -> RealSet | None:

@@ -44,6 +44,8 @@ def quantity(text: str, bare_units: bool = False) -> Quantity | None:
         value_text = _THOUSANDS.sub(lambda match: re.sub("[, ]", "", match.group()), value_text)
     try:
         parts = [evaluate(part) for part in _RATIO.split(value_text)]
+        if len(parts) > 1 and multiplier != 1:
+            return None
         if len(parts) == 2:  # a ratio of two is their quotient: 4:6 is 2:3 is 2/3
             parts = [divide(parts[0], parts[1])]
         elif len(parts) > 2:

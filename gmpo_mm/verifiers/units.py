@@ -102,13 +102,13 @@ def split_unit(text: str, bare: bool = False) -> tuple[str, Unit | None]:
         if not tokens[k].group("word"):
             continue
         rest = text[: tokens[k].start()].rstrip(" *·~")
-        unit = _read(tokens[k:], rest, bare) if _ENDS_VALUE.search(rest) else None
+        unit = _read(tokens[k:], rest, text[tokens[k].start() - 1] == " ", bare) if _ENDS_VALUE.search(rest) else None
         if unit is not None:
             return rest, unit
     return text, None
 
 
-def _read(tokens: "list[re.Match[str]]", number: str, bare: bool) -> Unit | None:
+def _read(tokens: "list[re.Match[str]]", number: str, spaced: bool, bare: bool) -> Unit | None:
     """Exponents of a compound of units; None where a part is no unit."""
     exponents: dict[str, int] = {}
     sign, power, letters, certain, words, depth, last = 1, 0, 0, False, 0, 0, ""
@@ -145,7 +145,7 @@ def _read(tokens: "list[re.Match[str]]", number: str, bare: bool) -> Unit | None
         power = 0
     if depth or power or not words:
         return None
-    plain = _PLAIN_NUMBER.fullmatch(number) is not None
+    plain = spaced and _PLAIN_NUMBER.fullmatch(number) is not None
     if letters == words and not certain and not (plain and (bare or sign < 0)):
         return None
     return tuple(sorted((name, size) for name, size in exponents.items() if size))
