@@ -38,6 +38,7 @@ _DENIES = re.compile(
     r"(?![A-Za-z])",
     re.IGNORECASE,
 )
+_GOES_ON = re.compile(r"(?:[-=<>+*/^!|]|\\approx)")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _TOKEN = re.compile(r"[A-Za-z]+(?:'s)?|\\[A-Za-z]+(?: ?_ ?\{? ?\w+ ?\}?)?|\s+|.", re.DOTALL)
 _SAYS = frozenset(str.split("is are was be equals equal : get have find obtain gives give thus so hence therefore then that to answer"))
@@ -102,7 +103,7 @@ def _boxed(text: str) -> str:
 
 def _one_thing(text: str) -> bool:
     """Whether an option's text names no other option, denies nothing and has at most one number or formula."""
-    if _OTHER_LETTER.search(text) or _DENIES.search(text):
+    if _OTHER_LETTER.search(text) or _DENIES.search(text) or _GOES_ON.match(text):
         return False
     return len(_NUMBER.findall(text)) <= 1 or not has_words(text)
 
