@@ -12,7 +12,7 @@ from functools import lru_cache
 from gmpo_mm.verifiers import intervals
 from gmpo_mm.verifiers.equations import proportional, same_equation
 from gmpo_mm.verifiers.expressions import NotExpression, parse_expression, variables
-from gmpo_mm.verifiers.identity import same_function
+from gmpo_mm.verifiers.identity import same_trees
 from gmpo_mm.verifiers.intervals import RealSet
 from gmpo_mm.verifiers.matrices import matrix_sum
 from gmpo_mm.verifiers.names import renamings
@@ -231,9 +231,9 @@ def _same_formula(a: str, b: str, rules: Rules) -> bool | None:
         first, second = parse_expression(a), parse_expression(b)
     except NotExpression:  # what is not read whole is equal as text only
         return False
-    verdict = same_function(a, b)
+    verdict = same_trees(first, second)
     if verdict is False and (rules.indices or _may_rename(a, b)):
-        if any(_same_trees(first, renamed) for renamed in renamings(first, second, rules.indices)):
+        if any(same_trees(first, renamed) for renamed in renamings(first, second, rules.indices)):
             return True
     if verdict is None and rules.algebra is not None:
         return rules.algebra(a, b)
@@ -331,14 +331,14 @@ def _inequalities(a: Node, b: Node, rules: Rules) -> Verdict:
     for items, operators in ((a.items, a.operators), (a.items[::-1], tuple(_MIRRORED[op] for op in a.operators[::-1]))):
         if operators == b.operators and all_of(compare(x, y, rules) for x, y in zip(items, b.items, strict=True)):
             return True
-    if len(a.operators) != 1:
+    if len(a.operators) != 1 or any(has_words(item.text) for node in (a, b) for item in node.items):
         return False
     left = (a.items[0].text, a.items[1].text)
     if a.operators[0] != b.operators[0]:
         left = (left[1], left[0])
         if _MIRRORED[a.operators[0]] != b.operators[0]:
             return False
-    return bool(proportional(left, (b.items[0].text, b.items[1].text), positive=a.operators[0] != "!="))
+    return proportional(left, (b.items[0].text, b.items[1].text), positive=a.operators[0] != "!=")
 
 
 def _compare_equations(a: Settled, b: Settled, rules: Rules) -> bool | None:
@@ -351,10 +351,10 @@ def _compare_equations(a: Settled, b: Settled, rules: Rules) -> bool | None:
     if any(item.kind != "scalar" for sides in ends for item in sides):
         swapped = all_of(compare(x, y, rules) for x, y in zip(ends[0], ends[1][::-1], strict=True))
         return any_of([all_of(compare(x, y, rules) for x, y in zip(*ends, strict=True)), swapped])
-    verdict = same_equation(*((left.text, right.text) for left, right in ends))
-    if verdict is None:
-        return bool(all_of(compare(x, y, rules) for x, y in zip(*ends, strict=True)))
-    return verdict
+    texts = [side.text for sides in ends for side in sides]
+    if not any(has_words(text) for text in texts) and same_equation(*((left.text, right.text) for left, right in ends)):
+        return True
+    return bool(all_of(compare(x, y, rules) for x, y in zip(*ends, strict=True)))
 
 
 def _ends(settled: Settled) -> tuple[Node, Node]:
@@ -371,7 +371,8 @@ def _same_name(first: str, second: str, *values: Node) -> bool:
         return True
     heads = [name.partition("(") for name in (first, second)]
     if heads[0][1] and heads[1][1]:
-        return heads[0][0].strip() == heads[1][0].strip() and all(is_constant(value) for value in values)
+        plain = all(len(argument.strip(" )")) == 1 for _, _, argument in heads)
+        return plain and heads[0][0].strip() == heads[1][0].strip() and all(is_constant(value) for value in values)
     if not (heads[0][1] or heads[1][1]):
         return False
     argument = (heads[0][2] or heads[1][2]).rstrip(") ")
@@ -487,6 +488,3 @@ def _in_order_of_rows(a: Sequence[Node], b: Sequence[Node], rules: Rules) -> boo
         return False
     return all_of(_in_order(x.items, y.items, rules) for x, y in zip(a, b, strict=True))
 
-
-def _same_trees(a, b):
-    return False

@@ -7,6 +7,7 @@ literals are bounded; what lies outside raises `NotExpression`.
 """
 
 import re
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -36,6 +37,22 @@ _ENDS_PRODUCT = frozenset(["+", "-", ")", "}", "]", "|", ",", "⌋", "⌉"])
 
 class NotExpression(ValueError):
     """The text is not a formula of this grammar, or is beyond its bounds."""
+
+
+def subtrees(tree: Tree) -> Iterator[Tree]:
+    """The tree and all trees in it."""
+    stack = [tree]
+    while stack:
+        node = stack.pop()
+        yield node
+        stack += [child for child in node[1:] if isinstance(child, tuple)]
+
+
+def substituted(tree: Tree, values: Mapping[str, Fraction]) -> Tree:
+    """The tree with names replaced by numbers."""
+    if tree[0] == "var":
+        return ("num", values[tree[1]]) if tree[1] in values else tree
+    return (tree[0], *(substituted(child, values) if isinstance(child, tuple) else child for child in tree[1:]))
 
 
 @lru_cache(maxsize=1024)

@@ -143,7 +143,7 @@ def _read(tokens: "list[re.Match[str]]", number: str, spaced: bool, bare: bool) 
         for last, factor in _COMPOUND.get(name, ((name, 1),)):
             exponents[last] = exponents.get(last, 0) + sign * size * factor * (power or 1)
         power = 0
-    if depth or power or not words:
+    if depth or power or not words or ("unit" in exponents and len(exponents) > 1):
         return None
     plain = spaced and _PLAIN_NUMBER.fullmatch(number) is not None
     if letters == words and not certain and not (plain and (bare or sign < 0)):
