@@ -68,7 +68,10 @@ class _Evaluator:
             return self.number(value) if isinstance(value, Fraction) else value
         if kind == "const":
             return {"pi": self.context.pi, "e": self.context.e, "i": self.context.j}[tree[1]] * self.context.one
-        result = getattr(self, f"_{kind}")(tree)
+        operation = getattr(self, f"_{kind}", None)
+        if operation is None:
+            raise OutsideDomain("a sum, an integral or another that has no value here")
+        result = operation(tree)
         if not self.context.isfinite(result) or self.magnitude(result) > MAX_MAGNITUDE:
             raise TooLarge("too large")
         return result
