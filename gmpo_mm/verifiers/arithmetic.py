@@ -7,12 +7,13 @@ from fractions import Fraction
 from functools import cached_property
 
 from gmpo_mm.verifiers.evaluation import OutsideDomain, evaluate_tree
-from gmpo_mm.verifiers.expressions import NotExpression, Tree, contains, parse_expression, variables
+from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
 from gmpo_mm.verifiers.identity import same_trees
+from gmpo_mm.verifiers.trees import Tree, contains, variables
 
 _CONTEXT = Context(prec=60, Emax=100_000, Emin=-100_000)
 _BITS = 256
-_NO_REAL_NUMBER = frozenset({"i", "call", "sum", "prod", "int", "lim", "diff"})
+_NO_REAL_NUMBER = frozenset({"i", "call", "index", "sum", "product", "integral", "limit", "derivative", "infinity", "residue"})
 _LITERAL = re.compile(r"[-+]? ?(?:\d{1,200}(?:\.\d{0,200})?|\.\d{1,200})")
 
 

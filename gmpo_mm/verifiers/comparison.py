@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from gmpo_mm.verifiers import intervals
 from gmpo_mm.verifiers.equations import proportional, same_equation
-from gmpo_mm.verifiers.expressions import NotExpression, parse_expression, variables
+from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
 from gmpo_mm.verifiers.identity import same_trees
 from gmpo_mm.verifiers.intervals import RealSet
 from gmpo_mm.verifiers.matrices import matrix_sum
@@ -19,6 +19,7 @@ from gmpo_mm.verifiers.names import renamings
 from gmpo_mm.verifiers.normalize import DOLLAR, text_key
 from gmpo_mm.verifiers.quantities import Quantity, last_place, percent_readings, quantities_equal, quantity, times_equal
 from gmpo_mm.verifiers.structure import Node, asks_for, assigned_name, is_name
+from gmpo_mm.verifiers.trees import variables
 from gmpo_mm.verifiers.units import same_unit, split_unit
 from gmpo_mm.verifiers.words import has_words
 

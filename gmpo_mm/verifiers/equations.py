@@ -6,8 +6,9 @@ from fractions import Fraction
 from typing import Any
 
 from gmpo_mm.verifiers.evaluation import Environment, Evaluator, OutsideDomain
-from gmpo_mm.verifiers.expressions import NotExpression, Tree, contains, parse_expression, substituted, variables
+from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
 from gmpo_mm.verifiers.identity import MAX_VARIABLES, PRECISION, same_trees, sample_points
+from gmpo_mm.verifiers.trees import Tree, contains, replaced, variables
 
 MAX_DEGREE = 8
 _ENOUGH_POINTS = 4
@@ -56,7 +57,7 @@ def proportional(a: tuple[str, str], b: tuple[str, str], positive: bool = False)
         if _small(x) or _small(y):
             continue
         # first * y - second * x vanishes everywhere where the ratio x / y is that of the whole formulas.
-        there = [substituted(tree, environment) for tree in (first, second)]
+        there = [replaced(tree, {name: ("num", value) for name, value in environment.items()}) for tree in (first, second)]
         if in_complex:
             return False
         same = same_trees(("mul", first, there[1]), ("mul", second, there[0]))

@@ -70,9 +70,7 @@ def _compare(a: Reading, b: Reading, rules: Rules) -> Decision:
         why = "text"
     else:
         first, second = quantity(a.text, rules.bare_units), quantity(b.text, rules.bare_units)
-        if first is not None and second is not None and quantities_equal(first, second):
-            equal, why = True, "numbers"
-        elif _same_decimal_comma(a.text, b.text):
+        if (first is not None and second is not None and quantities_equal(first, second)) or _same_decimal_comma(a.text, b.text):
             equal, why = True, "numbers"
         elif (based := _bases(a.text, b.text)) is not None:
             equal, why = based, "numbers of a base"

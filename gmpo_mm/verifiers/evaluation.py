@@ -13,7 +13,7 @@ from typing import Any
 
 import mpmath
 
-from gmpo_mm.verifiers.expressions import Tree
+from gmpo_mm.verifiers.trees import Tree
 
 MAX_BITS = 1 << 17
 MAX_FACTORIAL = 10_000
@@ -219,6 +219,24 @@ class Evaluator:
         if not 0 <= k <= n:
             raise OutsideDomain("binomial coefficient")
         return math.comb(n, k)
+
+    def _mod(self, tree: Tree) -> Any:
+        a, b = (self.integer(child, 1 << MAX_BITS) for child in tree[1:])
+        if b <= 0:
+            raise OutsideDomain("modulus")
+        return a % b
+
+    def _gcd(self, tree: Tree) -> Any:
+        return math.gcd(*(self.integer(child, 1 << MAX_BITS) for child in tree[1:]))
+
+    def _lcm(self, tree: Tree) -> Any:
+        return math.lcm(*(self.integer(child, 1 << 64) for child in tree[1:]))
+
+    def _max(self, tree: Tree) -> Any:
+        return max(self.real(value) for value in self.numbers(tree))
+
+    def _min(self, tree: Tree) -> Any:
+        return min(self.real(value) for value in self.numbers(tree))
 
     def _degrees(self, tree: Tree) -> Any:
         return self.number(self.value(tree[1])) * self.context.pi / 180

@@ -49,22 +49,6 @@ _ENDS_PRODUCT = frozenset(["+", "-", ")", "}", "]", "|", ",", "⌋", "⌉", "⟭
 _ENDS_ARGUMENT = frozenset("\\" + name for name in (*_FUNCTIONS, *_OF_SEVERAL, *_BINDING, "log", "lg")) | {"(", "*"}
 
 
-def subtrees(tree: Tree) -> Iterator[Tree]:
-    """The tree and all trees in it."""
-    stack = [tree]
-    while stack:
-        node = stack.pop()
-        yield node
-        stack += [child for child in node[1:] if isinstance(child, tuple)]
-
-
-def substituted(tree: Tree, values: Mapping[str, Fraction]) -> Tree:
-    """The tree with names replaced by numbers."""
-    if tree[0] == "var":
-        return ("num", values[tree[1]]) if tree[1] in values else tree
-    return (tree[0], *(substituted(child, values) if isinstance(child, tuple) else child for child in tree[1:]))
-
-
 @lru_cache(maxsize=1024)
 def parse_expression(text: str) -> Tree:
     """The tree of a canonical text; NotExpression when it is anything else."""

@@ -16,7 +16,8 @@ from functools import lru_cache
 from typing import Any
 
 from gmpo_mm.verifiers.evaluation import Environment, Evaluator, OutsideDomain, TooLarge, context
-from gmpo_mm.verifiers.expressions import NotExpression, Tree, contains, parse_expression, subtrees, variables
+from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
+from gmpo_mm.verifiers.trees import Tree, canonical_tree, contains, subtrees, variables
 
 PRECISION = 192  # bits, and twice the spread of the values
 MAX_PRECISION = 1 << 16
@@ -26,9 +27,9 @@ _FEW = 5
 _ENOUGH = 3  # points at which both formulas have a value
 _SHARE = 10  # one in so many points where one of them has a value must be such a point
 _COMPLEX = frozenset({"i"})
-_CALCULUS = frozenset({"sum", "prod", "int", "lim", "diff"})
+_CALCULUS = frozenset({"sum", "product", "integral", "limit", "derivative", "index", "infinity", "residue"})
 _INTEGER_NAMES = frozenset("nmkijlNMKpqrab")
-_NEED_INTEGERS = frozenset({"factorial", "binom"})
+_NEED_INTEGERS = frozenset({"factorial", "binom", "gcd", "lcm"})
 
 
 def values_equal(first: Tree, second: Tree, environment: Environment, in_complex: bool) -> bool:
@@ -54,177 +55,9 @@ def values_equal(first: Tree, second: Tree, environment: Environment, in_complex
     return bool(abs(fine.number(x) - fine.number(y)) <= fine.context.mpf(2) ** (spread - bits * 3 // 2))
 
 
-class TooLarge(OutsideDomain):
-    """A value, or a step on the way to it, is beyond the bounds."""
-
-
-_local = threading.local()
-
-
-def context(bits: int) -> Any:
-    """This thread's own mpmath context: the library's global one belongs to everybody."""
-    contexts = _local.__dict__.setdefault("contexts", {})
-    if bits not in contexts:
-        contexts[bits] = mpmath.MPContext()
-        contexts[bits].prec = bits
-    return contexts[bits]
-
-
-class _Evaluator:
-    """Value of a tree at one point; in the reals, or in the complex numbers with principal values."""
-
-    def __init__(self, environment: Environment, in_complex: bool, bits: int = PRECISION) -> None:
-        self.environment = environment
-        self.in_complex = in_complex
-        self.context = context(bits)
-
-    def value(self, tree: Tree) -> Any:
-        kind = tree[0]
-        if kind == "num":
-            return self.number(tree[1])
-        if kind == "var":
-            value = self.environment[tree[1]]
-            return self.number(value) if isinstance(value, Fraction) else value
-        if kind == "const":
-            return {"pi": self.context.pi, "e": self.context.e, "i": self.context.j}[tree[1]] * self.context.one
-        operation = getattr(self, f"_{kind}", None)
-        if operation is None:
-            raise OutsideDomain("a sum, an integral or another that has no value here")
-        result = operation(tree)
-        if not self.context.isfinite(result) or self.magnitude(result) > MAX_MAGNITUDE:
-            raise TooLarge("too large")
-        return result
-
-    def number(self, value: Fraction) -> Any:
-        return self.context.mpf(value.numerator) / value.denominator
-
-    def magnitude(self, value: Any) -> float:
-        """Bits before or after the binary point."""
-        return abs(float(self.context.mag(value))) if value else 0.0
-
-    def integer(self, tree: Tree, largest: int) -> int:
-        value = self.value(tree)
-        if not self.context.isint(value):
-            raise OutsideDomain("not an integer")
-        if abs(value) > largest:
-            raise TooLarge("integer beyond the bounds")
-        return int(value.real)
-
-    def real(self, tree: Tree) -> Any:
-        value = self.value(tree)
-        if self.context.im(value) != 0:
-            raise OutsideDomain("not real")
-        return self.context.re(value)
-
-    def _add(self, tree: Tree) -> Any:
-        return self.value(tree[1]) + self.value(tree[2])
-
-    def _neg(self, tree: Tree) -> Any:
-        return -self.value(tree[1])
-
-    def _mul(self, tree: Tree) -> Any:
-        return self.value(tree[1]) * self.value(tree[2])
-
-    def _div(self, tree: Tree) -> Any:
-        top, bottom = self.value(tree[1]), self.value(tree[2])
-        if bottom == 0:
-            raise OutsideDomain("division by zero")
-        return top / bottom
-
-    def _pow(self, tree: Tree) -> Any:
-        return self.power(self.value(tree[1]), self.value(tree[2]))
-
-    def power(self, base: Any, exponent: Any) -> Any:
-        if base == 0:
-            if self.context.re(exponent) <= 0:
-                raise OutsideDomain("0 to a power that is not positive")
-            return self.context.zero
-        if self.magnitude(exponent) > 60 or self.magnitude(base) * abs(exponent) > MAX_MAGNITUDE:
-            raise TooLarge("power too large")
-        if self.in_complex or base > 0 or self.context.isint(exponent):
-            return base**exponent
-        for odd in (3, 5, 7, 9):  # the real root of a negative number
-            top = exponent * odd
-            nearest = self.context.nint(top)
-            if abs(top - nearest) < self.context.mpf(2) ** (20 - self.context.prec):
-                size = (-base) ** exponent
-                return -size if int(nearest) % 2 else size
-        raise OutsideDomain("power of a negative number")
-
-    def _root(self, tree: Tree) -> Any:
-        base, degree = self.value(tree[1]), self.integer(tree[2], 64)
-        if degree < 2:
-            raise OutsideDomain("degree of a root")
-        if self.in_complex:
-            return self.context.sqrt(base) if degree == 2 else self.power(base, self.context.one / degree)
-        if base < 0 and degree % 2 == 0:
-            raise OutsideDomain("root of a negative number")
-        size = self.context.sqrt(abs(base)) if degree == 2 else self.context.nthroot(abs(base), degree)
-        return -size if base < 0 else size
-
-    def logarithm(self, value: Any) -> Any:
-        if value == 0 or (not self.in_complex and value < 0):
-            raise OutsideDomain("logarithm")
-        return self.context.ln(value)
-
-    def _log(self, tree: Tree) -> Any:
-        bottom = self.logarithm(self.value(tree[2]))
-        if bottom == 0:
-            raise OutsideDomain("logarithm to base 1")
-        return self.logarithm(self.value(tree[1])) / bottom
-
-    def _factorial(self, tree: Tree) -> Any:
-        n = self.integer(tree[1], MAX_FACTORIAL)
-        if n < 0:
-            raise OutsideDomain("factorial of a negative number")
-        return self.context.factorial(n)
-
-    def _binom(self, tree: Tree) -> Any:
-        n, k = self.integer(tree[1], MAX_FACTORIAL), self.integer(tree[2], MAX_FACTORIAL)
-        if not 0 <= k <= n:
-            raise OutsideDomain("binomial coefficient")
-        return self.context.binomial(n, k)
-
-    def _degrees(self, tree: Tree) -> Any:
-        return self.value(tree[1]) * self.context.pi / 180
-
-    def _call(self, tree: Tree) -> Any:
-        """An unknown function: some smooth value that depends on its name and on every argument."""
-        seed = zlib.crc32(str(tree[1]).encode()) % 1009
-        total = self.context.mpf(seed) / 997
-        for place, argument in enumerate(tree[2:], start=2):
-            total += self.context.sin(self.value(argument) * place + seed) + self.value(argument) / (place + 5)
-        return total
-
-    def _fn(self, tree: Tree) -> Any:
-        name, context = tree[1], self.context
-        if name == "ln":
-            return self.logarithm(self.value(tree[2]))
-        if name in ("floor", "ceil"):
-            return getattr(context, name)(self.real(tree[2]))
-        value = self.value(tree[2])
-        if name == "abs":
-            return abs(value)
-        if self.magnitude(value) > 12 and name in ("exp", "sinh", "cosh", "tanh") and abs(value) > 4096:
-            raise TooLarge("exponential too large")
-        if abs(value) > 10**9 and name not in ("arctan",):
-            raise TooLarge("argument too large")
-        if name in ("cot", "sec", "csc", "tan"):
-            sine, cosine = context.sin(value), context.cos(value)
-            bottom = cosine if name in ("sec", "tan") else sine
-            if abs(bottom) < context.mpf(2) ** (-context.prec // 2):
-                raise OutsideDomain("pole")
-            return {"cot": cosine, "sec": 1, "csc": 1, "tan": sine}[name] / bottom
-        if name in ("arcsin", "arccos"):
-            if not self.in_complex and abs(value) > 1:
-                raise OutsideDomain("inverse function")
-            return context.asin(value) if name == "arcsin" else context.acos(value)
-        known: dict[str, Callable[[Any], Any]] = {"arctan": context.atan}
-        return known.get(name, getattr(context, name, None) or context.exp)(value)
-
-
-def evaluate_tree(tree: Tree, environment: Environment, in_complex: bool, bits: int = PRECISION) -> Any:
-    """Value at a point; OutsideDomain where there is none within bounds."""
+@lru_cache(maxsize=4096)
+def same_function(a: str, b: str) -> bool | None:
+    """Whether two canonical texts are the same formula; None where only computer algebra could tell, or one is no formula."""
     try:
         return same_trees(parse_expression(a), parse_expression(b))
     except NotExpression:
@@ -236,7 +69,7 @@ def same_trees(first: Tree, second: Tree) -> bool | None:
     if first == second:
         return None if _never_defined(first) else True
     if contains(first, _CALCULUS) or contains(second, _CALCULUS):
-        return None
+        return canonical_tree(first) == canonical_tree(second) or None
     names = variables(first) | variables(second)
     if len(names) > MAX_VARIABLES:
         return False
@@ -368,10 +201,10 @@ def _is_critical(tree: Tree) -> bool:
 
 
 def _is_critical_node(node: Tree) -> bool:
-    if node[0] in ("factorial", "binom"):
+    if node[0] in ("factorial", "binom", "max", "min", "mod", "gcd", "lcm"):
         return True
     if node[0] == "fn":
-        return node[1] in ("floor", "ceil", "abs", "ln", "arcsin", "arccos", "min", "max", "mod") and bool(variables(node))
+        return node[1] in ("floor", "ceil", "abs", "ln", "arcsin", "arccos") and bool(variables(node))
     if node[0] in ("log", "root"):
         return bool(variables(node))
     if node[0] != "pow" or not variables(node):

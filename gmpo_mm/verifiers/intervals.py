@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from gmpo_mm.verifiers.expressions import NotExpression, Tree, parse_expression, substituted, variables
+from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
 from gmpo_mm.verifiers.identity import PRECISION, constant_of, constant_value, same_trees
+from gmpo_mm.verifiers.trees import Tree, replaced, variables
 
 _TOLERANCE = Fraction(1, 2 ** (2 * PRECISION - 40))  # of the values that `constant_of` gives
 INFINITY = math.inf
@@ -203,7 +204,7 @@ def _line(left: str, right: str) -> tuple[Any, Any, str] | None:
     if len(names) != 1:
         return None
     (name,) = names
-    at_0, at_1 = (substituted(difference, {name: Fraction(x)}) for x in (0, 1))
+    at_0, at_1 = (replaced(difference, {name: ("num", Fraction(x))}) for x in (0, 1))
     offset, slope = (_rational(constant_of(tree)) for tree in (at_0, ("add", at_1, ("neg", at_0))))
     if offset is None or slope is None or slope == 0:
         return None

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from gmpo_mm.verifiers.expressions import NotExpression, Tree, parse_expression, variables
+from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
+from gmpo_mm.verifiers.trees import Tree, variables
 from gmpo_mm.verifiers.words import AROUND, has_words
 
 MAX_PARTS = 200
@@ -331,7 +332,7 @@ def asks_for(text: str) -> bool:
 
 
 def _is_asked(tree: Tree, in_sum: bool = False) -> bool:
-    if tree[0] in ("var", "call", "diff"):
+    if tree[0] in ("var", "call", "derivative"):
         return True
     if tree[0] in ("add", "neg"):
         return all(_is_asked(part, True) for part in tree[1:])

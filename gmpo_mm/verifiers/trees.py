@@ -12,6 +12,7 @@ Trees are nested tuples, the kind first:
   `dx/dt`, and `x'` is the variable `x'`.
 """
 
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -48,13 +49,16 @@ def variables(tree: Tree) -> frozenset[str]:
 
 def contains(tree: Tree, kinds: frozenset[str]) -> bool:
     """Whether a node of one of these kinds, functions or constants is in the tree."""
+    return any(node[0] in kinds or (node[0] in ("fn", "const") and node[1] in kinds) for node in subtrees(tree))
+
+
+def subtrees(tree: Tree) -> Iterator[Tree]:
+    """The tree and all trees in it."""
     stack = [tree]
     while stack:
         node = stack.pop()
-        if node[0] in kinds or (node[0] in ("fn", "const") and node[1] in kinds):
-            return True
+        yield node
         stack += [child for child in node[1:] if isinstance(child, tuple)]
-    return False
 
 
 def replaced(tree: Tree, values: dict[str, Tree]) -> Tree:

@@ -64,7 +64,7 @@ def _known() -> dict[str, str]:
         for prefix, word in _PREFIXES.items():
             known.setdefault(prefix + symbol, word + symbol)
             known |= {word + name: word + symbol for name in names.split()}
-        known |= {symbol: symbol, **{name: symbol for name in names.split()}}
+        known |= {symbol: symbol, **dict.fromkeys(names.split(), symbol)}
     known["micron"] = "microm"
     for name, spellings in _NAMES.items():
         known |= dict.fromkeys(spellings.split(), name)
@@ -172,7 +172,7 @@ def same_unit(a: Unit | None, b: Unit | None) -> bool:
     if a is None or b is None or a == b:
         return True
     degrees = {(("°", 1),), (("°C", 1),), (("°F", 1),)}
-    return a in degrees and b in degrees and (("°", 1),) in (a, b) or _is_generic(a) or _is_generic(b)
+    return (a in degrees and b in degrees and (("°", 1),) in (a, b)) or _is_generic(a) or _is_generic(b)
 
 
 def _is_generic(unit: Unit) -> bool:
