@@ -23,7 +23,6 @@ from gmpo_mm.verifiers.trees import variables
 from gmpo_mm.verifiers.units import same_unit, split_unit
 from gmpo_mm.verifiers.words import has_words
 
-MAX_SCALAR = 512  # characters; a longer formula is not evaluated
 MAX_UNORDERED = 48  # items matched one by one; longer lists are matched by their texts
 _CONSTANT_NAMES = re.compile(r"(?<![A-Za-z\\])[ABCKDackd](?![A-Za-z])")  # as arbitrary constants are written
 _MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
@@ -203,8 +202,6 @@ def compare_scalars(a: str, b: str, rules: Rules = EXACT) -> bool | None:
     x, y = quantity(a, rules.bare_units), quantity(b, rules.bare_units)
     if x is not None and y is not None:
         return quantities_equal(x, y) or _within_tolerance(x, y, rules)
-    if max(len(a), len(b)) > MAX_SCALAR:
-        return None
     if not has_words(a) and not has_words(b):
         verdict = _same_formula(a.replace(DOLLAR, ""), b.replace(DOLLAR, ""), rules)
         if verdict is not False:
@@ -448,6 +445,20 @@ def _in_any_order(a: Sequence[Node], b: Sequence[Node], rules: Rules) -> bool | 
             unmatched.append(item)
     if len(unmatched) > MAX_UNORDERED:
         return False
+    verdicts: list[dict[int, bool | None]] = []
+    taken: set[int] = set()
+    for item in unmatched:  # most lists pair off as they come
+        row: dict[int, bool | None] = {}
+        for j in sorted(remaining, key=lambda j: j in taken):
+            row[j] = compare(item, remaining[j], rules)
+            if row[j] and j not in taken:
+                taken.add(j)
+                break
+        if not any(verdict is not False for verdict in row.values()):
+            return False
+        verdicts.append(row)
+    if len(taken) == len(unmatched):
+        return True
     verdicts = [{j: compare(item, other, rules) for j, other in remaining.items()} for item in unmatched]
     if _pair_off(verdicts, (True,)):
         return True

@@ -7,12 +7,14 @@ import re
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
+from gmpo_mm.verifiers.budget import OverBudget, budget
 from gmpo_mm.verifiers.comparison import EXACT, Rules, compare, settle, within_share
 from gmpo_mm.verifiers.normalize import canonical, text_key
 from gmpo_mm.verifiers.quantities import decimal_comma, quantities_equal, quantity
 from gmpo_mm.verifiers.reading import Reading, read
 from gmpo_mm.verifiers.structure import Node, balanced, parse
 
+MAX_STEPS = 40_000  # evaluations of a part of a formula for one pair, some 0.2 s; a longer comparison is for a worker
 MAX_LENGTH = 2000  # characters; a longer answer is compared as text only and never parsed
 
 _PLAIN = re.compile(r"0|-?[1-9]\d{0,30}")  # an integer in its one spelling
@@ -56,7 +58,11 @@ def decide(prediction: str, gold: str, rules: Rules = EXACT) -> Decision:
         return DIFFERENT
     if text_key(text) == text_key(gold_text):
         return Decision(True, "equal as text")
-    return _compare(read(prediction), read(gold), rules)
+    try:
+        with budget(MAX_STEPS if rules.algebra is None else None):  # a worker has its limit of CPU time
+            return _compare(read(prediction), read(gold), rules)
+    except OverBudget:
+        return Decision(None, "undecided")
 
 
 def _compare(a: Reading, b: Reading, rules: Rules) -> Decision:

@@ -13,6 +13,7 @@ from typing import Any
 
 import mpmath
 
+from gmpo_mm.verifiers.budget import spend
 from gmpo_mm.verifiers.trees import Tree
 
 MAX_BITS = 1 << 17
@@ -61,15 +62,20 @@ class Evaluator:
         self.in_complex = in_complex
         self.context = context(bits)
         self.spread = 0
+        self.steps = 0
 
     def evaluate(self, tree: Tree) -> Any:
+        """The value of a tree; OutsideDomain where there is none. Its steps are taken from the budget of the pair."""
         try:
-            return self.value(tree)
+            value = self.value(tree)
+            spend(self.steps * (1 + self.context.prec // 512))
+            return value
         except (ZeroDivisionError, ValueError, OverflowError, TypeError, RecursionError, mpmath.libmp.ComplexResult) as error:
             raise OutsideDomain("no value") from error
 
     def value(self, tree: Tree) -> Any:
         kind = tree[0]
+        self.steps += 1
         if kind == "num":
             return tree[1]
         if kind == "var":
