@@ -282,7 +282,7 @@ def _real_set(node: Node) -> tuple[RealSet, str | None] | None:
         return intervals.from_inequality([item.text for item in node.items], node.operators)
     if node.kind == "member":
         inside = _real_set(node.items[1])
-        name = node.items[0].text.partition("(")[0].strip()
+        name = node.items[0].text.replace(" ", "")
         return None if inside is None or inside[1] not in (None, name) else (inside[0], name)
     if node.kind not in ("union", "intersection", "without", "list"):
         return None
@@ -384,7 +384,7 @@ def _lists(a: Node, b: Node, rules: Rules) -> Verdict:
     if a.kind not in ("list", "set"):
         return UNTOLD
     if b.kind not in ("list", "set", "sequence"):
-        return compare(a.items[0], b, rules) if a.kind == "set" and len(a.items) == 1 else False
+        return _same_item(a.items[0], b, rules) if a.kind == "set" and len(a.items) == 1 else False
     if b.kind == "sequence":
         if a.kind == "list" and b.brackets == "()" and len(a.items) == len(b.items) > 1:
             return _in_order(_values(a, rules), b.items, rules)
@@ -411,6 +411,11 @@ def _names(node: Node) -> list[str] | None:
 def _values(node: Node, rules: Rules) -> Sequence[Node]:
     settled = [settle(item, rules) for item in node.items]
     return [one.forms[0] if one.forms else item for one, item in zip(settled, node.items, strict=True)]
+
+
+def _same_item(x: Node, y: Node, rules: Rules) -> bool | None:
+    r"""As `compare`; a set within a set stays one: `\\{\\{5\\}\\}` is not `\\{5\\}`."""
+    return False if (x.kind == "set") != (y.kind == "set") else compare(x, y, rules)
 
 
 def _in_order(a: Sequence[Node], b: Sequence[Node], rules: Rules) -> bool | None:
@@ -450,7 +455,7 @@ def _in_any_order(a: Sequence[Node], b: Sequence[Node], rules: Rules) -> bool | 
     for item in unmatched:  # most lists pair off as they come
         row: dict[int, bool | None] = {}
         for j in sorted(remaining, key=lambda j: j in taken):
-            row[j] = compare(item, remaining[j], rules)
+            row[j] = _same_item(item, remaining[j], rules)
             if row[j] and j not in taken:
                 taken.add(j)
                 break
@@ -459,7 +464,7 @@ def _in_any_order(a: Sequence[Node], b: Sequence[Node], rules: Rules) -> bool | 
         verdicts.append(row)
     if len(taken) == len(unmatched):
         return True
-    verdicts = [{j: compare(item, other, rules) for j, other in remaining.items()} for item in unmatched]
+    verdicts = [{j: _same_item(item, other, rules) for j, other in remaining.items()} for item in unmatched]
     if _pair_off(verdicts, (True,)):
         return True
     return None if _pair_off(verdicts, (True, None)) else False

@@ -28,7 +28,7 @@ _ENOUGH = 3  # points at which both formulas have a value
 _SHARE = 10  # one in so many points where one of them has a value must be such a point
 _COMPLEX = frozenset({"i"})
 _CALCULUS = frozenset({"sum", "product", "integral", "limit", "derivative", "index", "infinity", "residue"})
-_INTEGER_NAMES = frozenset("nmkijlNMKpqrab")
+_INTEGER_NAMES = frozenset("nmN")
 _NEED_INTEGERS = frozenset({"factorial", "binom", "gcd", "lcm"})
 
 

@@ -182,7 +182,7 @@ def _solve_absolute(inside: str, operator: str, bound_text: str) -> tuple[RealSe
 
 def _parsed(text: str) -> Tree | None:
     if _FUNCTION_VALUE.fullmatch(text.strip()):
-        text = text.strip()[0]
+        return ("var", text.replace(" ", ""))
     try:
         return parse_expression(text.replace("°", ""))
     except NotExpression:

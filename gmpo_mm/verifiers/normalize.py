@@ -48,7 +48,7 @@ _CHARACTERS = str.maketrans(
 _WRAPPERS = frozenset(
     str.split(
         "text textbf textit textrm textnormal textup textsf texttt mathrm mathbf mathit mathsf mathcal mathnormal mbox "
-        "operatorname boxed fbox overline bar bm boldsymbol mathbb vec hat widehat underline emph overrightarrow"
+        "operatorname boxed fbox bm boldsymbol mathbb vec hat widehat underline emph overrightarrow"
     )
 )
 _SETS_OF_NUMBERS = {"R": "reals", "Z": "integers", "N": "naturals"}
@@ -57,12 +57,12 @@ _UPRIGHT_WRAPPERS = frozenset({"text", "mathrm", "textrm", "mbox", "operatorname
 _ENDS_NUMBER = re.compile(r"[\d})°]\s*$")
 _BRACE_TOKEN = re.compile(r"\\([A-Za-z]+)\*?\s*\{|\\.|[{}]", re.DOTALL)
 _SPACING = re.compile(
-    r"\\[,;:! ]|~|\\q?quad|\\(?:displaystyle|textstyle|limits|[bB]igg?[lr]?|left|right|hfill|phantom ?\{ ?\})(?![A-Za-z])"
+    r"\\[,;:! ]|~|\\q?quad|\\(?:displaystyle|textstyle|limits|[bB]igg?[lr]?|left|right|hfill|rm|it|bf|sf|tt|phantom ?\{ ?\})(?![A-Za-z])"
 )
 _DECIMAL = r"(?<![\d.,])(-?)(\d{0,12})\.(\d{0,24})"
 _REPEATING = (
     re.compile(_DECIMAL + r"\s*\\(?:overline|bar|dot)\s*\{\s*(\d{1,24})\s*\}"),
-    re.compile(_DECIMAL + r"\((\d{1,24})\)"),
+    re.compile(r"(?<![\d.,])(-?)(\d{0,12})\.(\d{0,2})\((\d{1,24})\)"),
     re.compile(_DECIMAL + r"\s*(?:\.{3}|\\[lc]?dots(?![A-Za-z]))"),
 )
 # The shortest period that stands there three times, or twice where it is longer than one digit.
@@ -190,7 +190,7 @@ def unwrap(text: str) -> str:
                 pieces += [text[last : token.start()], " "]
                 last = token.end()
         elif symbol.endswith("{") and symbol != "\\{":
-            is_wrapper = token.group(1) in _WRAPPERS
+            is_wrapper = token.group(1) in _WRAPPERS or bool(_SEGMENT.match(text, token.start()))
             wrapped.append(is_wrapper)
             if is_wrapper:
                 pieces += [text[last : token.start()], _mark(text, token)]
@@ -198,6 +198,7 @@ def unwrap(text: str) -> str:
     return "".join([*pieces, text[last:]]) if pieces else text
 
 
+_SEGMENT = re.compile(r"\\(?:overline|bar)\s*\{\s*[A-Z](?:\s*[A-Z])+\s*\}")  # a bar over one letter is another name
 _UPRIGHT_LETTER = re.compile(r"\s*[mgsAKNJWVCFTHLlhdΩ]\s*\}")
 
 

@@ -83,7 +83,8 @@ def quantities_equal(a: Quantity, b: Quantity) -> bool:
         printed, exact = (a, b) if a.last_place is not None else (b, a)
         if printed.last_place is not None and abs(a.values[0].digits - b.values[0].digits) < printed.last_place:
             return True
-        if float(printed.values[0].digits) == float(exact.values[0].digits):  # all digits of a double
+        double = exact.values[0].exact is None and printed.last_place is not None  # all digits of a double
+        if double and float(printed.values[0].digits) == float(exact.values[0].digits):
             return True
     return any(x.equals(y) for x, y in percent_readings(a, b))
 

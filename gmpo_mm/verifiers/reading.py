@@ -41,7 +41,8 @@ _DENIES = re.compile(
 _GOES_ON = re.compile(r"(?:[-=<>+*/^!|]|\\approx)")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _TOKEN = re.compile(r"[A-Za-z]+(?:'s)?|\\[A-Za-z]+(?: ?_ ?\{? ?\w+ ?\}?)?|\s+|.", re.DOTALL)
-_SAYS = frozenset(str.split("is are was be equals equal : get have find obtain gives give thus so hence therefore then that to answer"))
+_SAYS = frozenset(str.split("is are was be equals equal : get have find obtain gives give thus so hence therefore then that answer"))
+_LETTER = re.compile(r"\(?[A-Ja-j]\)?")
 _COPULAS = frozenset({"is", "are", "equals", "equal", ":", "was", "be"})
 _BEFORE_NAMES = frozenset(str.split("of to by from for in triangle angle segment line point circle number and side"))
 _OF_AN_ANSWER = re.compile(r"\bof (?:the |my |our |this |a )?(?:\w+ )?(?:answer|result|solution|value)\b", re.IGNORECASE)
@@ -55,7 +56,8 @@ _CONDITION = re.compile(
     r"(?![A-Za-z]) ?",
     re.IGNORECASE,
 )
-_IN_BRACKETS = re.compile(r"(.*\S) ?\(([^()]*\\in ?\\(?:integers|naturals|reals)[^()]*)\)")
+_IN_BRACKETS = re.compile(r"(.*\S) \(([^()]*(?:\\in ?\\(?:integers|naturals|reals)|<=|>=|!=|<|>)[^()]*)\)")
+_CONSTANT = re.compile(r"(?:an? )?([A-Za-z])(?: ?_ ?\{? ?\d ?\}?)? (?:is|are|being) (?:an? )?(?:(?:arbitrary|real|any|positive) )*constants?")
 _INTEGER = re.compile(
     r"(?:for )?(?:any|all|every|some|each)? ?(?:(?:positive|nonnegative|non-negative|arbitrary) )*(?:(?:integers?|natural numbers?) )?"
     r"((?:[a-zA-Z](?: ?, ?| and )?)+)"
@@ -111,7 +113,7 @@ def _one_thing(text: str) -> bool:
 def _value_in_prose(text: str) -> str:
     """`5` in `the value of x is 5` and `5 is the answer`; the text itself where any word is not on the list."""
     shorter = _BEHIND.sub("", text)
-    value_from, before, name = 0, "", ""
+    value_from, before, before_last, name, named = 0, "", "", "", False
     for token in _TOKEN.finditer(shorter):
         piece = token.group()
         word = "A, not a" if piece == "A" and before else piece.lower()
@@ -124,8 +126,12 @@ def _value_in_prose(text: str) -> str:
         before, name = (before, piece) if _NAME_PIECE.fullmatch(piece) and word not in AROUND else (word, "")
         if not (name or piece in ",:." or word in AROUND):
             break
-        if word in _SAYS:
+        named |= bool(name)
+        if word in _SAYS or (word == "to" and before_last == "equal"):
             value_from = token.end()
+        before_last = word
+    if named and _LETTER.fullmatch(shorter[value_from:].strip()):  # `the value C is B`
+        return text
     if _OF_AN_ANSWER.search(shorter[:value_from]):
         return text
     return shorter[value_from:].strip(" ,:") or text
@@ -151,8 +157,8 @@ def _without_conditions(text: str) -> Reading:
         piece = piece.strip()
         if (declared := _INTEGER.fullmatch(piece)) and _SAYS_INTEGER.search(piece):
             indices |= {name for name in re.split(r"[ ,]+|and", declared.group(1)) if len(name) == 1}
-        elif everything := _ALL.fullmatch(piece):
-            if not _has_name(value, everything.group(1) or everything.group(2)):
+        elif everything := _ALL.fullmatch(piece) or _CONSTANT.fullmatch(piece):
+            if not any(name and _has_name(value, name) for name in everything.groups()):
                 return Reading(text)
         elif piece and _is_condition(piece) and any(_has_name(value, name) for name in re.findall(r"[A-Za-z]+", piece)):
             conditions.append(piece)

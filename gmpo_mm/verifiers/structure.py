@@ -40,7 +40,7 @@ _NAME = re.compile(
     r"(?:\( ?[A-Za-z\\]+(?: ?, ?[A-Za-z]+)* ?\))?"
 )
 _VARIABLE = re.compile(r"(?:\\[a-z]+|[A-Za-z])'?(?: ?_ ?\{? ?\w{1,6} ?\}?)?(?: ?\( ?[a-z] ?\))?")
-_FUNCTION_VALUE = re.compile(r"(?:Pr|P|E|Var|Cov|[fghFGH]'?) ?[(\[].{1,40}[)\]]|[A-Za-z]'? ?\( ?[\w\\]+(?: ?, ?[\w\\]+)* ?\)")
+_FUNCTION_VALUE = re.compile(r"(?:\\?Pr|P|E|Var|Cov|[fghFGH]'?) ?[(\[].{1,40}[)\]]|[A-Za-z]'? ?\( ?[\w\\]+(?: ?, ?[\w\\]+)* ?\)")
 _PHRASE = re.compile(r"[A-Za-z' ]+")
 _WORDS = re.compile(r"(?<!\\)[A-Za-z]{3,}")
 _NOT_IN_NAMES = re.compile(r"\\(?:pi|infty|emptyset|reals|integers|naturals|sin|cos|tan|ln|log|sqrt|pm|exp)(?![A-Za-z])")
@@ -324,6 +324,8 @@ def asks_for(text: str) -> bool:
     """
     if is_name(text):
         return True
+    if has_words(text):
+        return False
     try:
         tree = parse_expression(text)
     except NotExpression:

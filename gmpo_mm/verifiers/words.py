@@ -77,13 +77,13 @@ def _is_word(text: str, canonical: str, run: "re.Match[str]") -> bool:
     if len(letters) == 2 and run.group().isupper():  # the segment BE
         return False
     codes = sorted(map(ord, letters))
-    if len(letters) > 2 and (not set(letters) & set("aeiouy") or codes == list(range(codes[0], codes[0] + len(codes)))):
+    if len(letters) > 2 and (not set(letters) & set("aeiou") or codes == list(range(codes[0], codes[0] + len(codes)))):
         return False
     before, after = canonical[: run.start()].rstrip(), canonical[run.end() :].lstrip()
     if len(letters) > 5 or not (before or after):
         return True
     attached = [piece[:1] in _NEXT_TO_LETTERS for piece in (before[-1:], after[:1]) if piece]
-    return not all(attached) or canonical[: run.start()][-1:] == canonical[run.end() :][:1] == " "
+    return not all(attached)
 
 
 def number_in_words(text: str) -> int | None:

@@ -96,7 +96,7 @@ def test_points_cover_both_signs_parities_and_orders_and_depend_on_the_formulas_
     assert {(p["x"] > 0, p["y"] > 0, p["x"] > p["y"]) for p in points} >= {
         (True, True, True), (True, True, False), (False, False, True), (False, False, False), (True, False, True), (False, True, False),
     }  # fmt: skip
-    integers = [p["k"] for p in sample_points(parse_expression("(-1)^k"), parse_expression("1"))]
+    integers = [p["n"] for p in sample_points(parse_expression("(-1)^n"), parse_expression("1"))]
     assert {(v % 2, v > 0) for v in integers if v} == {(0, True), (1, True), (0, False), (1, False)} and 0 in integers
     assert all(v.denominator == 1 for v in integers)
 
