@@ -1,4 +1,4 @@
-"""Grade answers against golds: cheap stages here, math-verify in killable processes for the rest."""
+"""Grade answers against golds: cheap stages here, computer algebra in killable processes for the rest."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class Grade:
     status: Status
     extracted: str | None
     why: str = field(default="", compare=False)
-    """How it was decided, in a few words: `equal as text`, `equal as numbers`, `math-verify: equal`, `different`."""
+    """How it was decided, in a few words: `equal as text`, `equal as numbers`, `algebra: equal`, `different`."""
 
 
 def grade_batch(
@@ -36,8 +36,9 @@ def grade_batch(
     """Grade each prediction against its gold; a gold that is a sequence is right when any of its texts is.
 
     `kind="response"` extracts the answer first (see `extract_answer`). `timeout` in seconds bounds each pair's own
-    running time; a pair beyond it is not correct and has status `timeout`. No text can make this raise or hang;
-    VerifierUnavailableError means that math-verify itself can't run here.
+    CPU time, however busy the machine is; a pair beyond it, or beyond the bound of the whole batch (see `VerifierPool.check`),
+    is not correct and has status `timeout`. A pair that the machine gave no processor has status `error`. No text can make this
+    raise or hang; VerifierUnavailableError means that computer algebra can't run here.
     """
     if len(predictions) != len(golds):
         raise ValueError(f"{len(predictions)} predictions for {len(golds)} golds; give one gold for each prediction")
@@ -97,9 +98,14 @@ def _compare_unique(pairs: list[list[tuple[str, str]]], timeout: float, rules: s
     }
     if needed:
         verdicts = shared_pool().check(list(needed), timeout, method=rules)
-        explained = {"timeout": f"no verdict within {timeout:g} s", "error": "the comparison failed"}
+        explained = {
+            "timeout": f"no verdict within {timeout:g} s of CPU time, or the limit of the batch",
+            "stalled": "the machine gave the comparison no processor",
+            "error": "the comparison failed",
+        }
         for pair, verdict in zip(needed, verdicts, strict=True):
-            outcomes[pair] = _Outcome(verdict, "algebra: " + explained.get(verdict, verdict))
+            known = "error" if verdict == "stalled" else verdict
+            outcomes[pair] = _Outcome(known, "algebra: " + explained.get(verdict, verdict))
     return outcomes
 
 

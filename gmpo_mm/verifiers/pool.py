@@ -14,10 +14,15 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Literal
 
 from gmpo_mm.verifiers.methods import FIRST, METHODS
+from gmpo_mm.verifiers.supervisor import wall_limit
 
-Verdict = Literal["equal", "different", "timeout", "error"]
+Verdict = Literal["equal", "different", "timeout", "stalled", "error"]
 
 STALL_SECONDS = 60.0  # silence beyond a job's own limit after which the supervisor counts as dead (imports included)
+FIRST_SHARE = 0.25  # of the limit, for the first try of a comparison
+CROWD = 16  # comparisons of a batch that are tried at once; so many timeouts in a batch make it hostile
+HOSTILE_SHARE = 0.02  # of the limit, for the first tries in a hostile batch from then on
+ASKED_AGAIN = 4  # comparisons of a batch that get the whole limit, alone, after a first try that was too short
 MAX_WORKERS = 8
 
 # The module path is handed over as it is here; the main program is not imported again, as multiprocessing would.
@@ -92,7 +97,7 @@ class _Connection:
             try:
                 return future.result(timeout=1.0)
             except FutureTimeout:
-                if time.monotonic() - self.last_activity > timeout + STALL_SECONDS:
+                if time.monotonic() - self.last_activity > wall_limit(timeout) + STALL_SECONDS:
                     self.process.kill()
 
     def close(self) -> None:
@@ -139,6 +144,7 @@ class VerifierPool:
     def __init__(self, workers: int | None = None) -> None:
         self.workers = workers or default_workers()
         self.lock = threading.Lock()
+        self.alone = threading.Lock()  # one second try at a time
         self.connection: _Connection | None = None
 
     def start(self) -> _Connection:
@@ -147,19 +153,33 @@ class VerifierPool:
             if self.connection is None or not self.connection.alive:
                 if self.connection is not None and self.connection.failure:
                     raise VerifierUnavailableError(
-                        "the answer verifier could not start; is math-verify installed in this environment?\n"
+                        "the answer verifier could not start; is sympy installed in this environment?\n"
                         + self.connection.failure
                     )
                 self.connection = _Connection(self.workers)
             return self.connection
 
     def check(self, pairs: Sequence[tuple[str, str]], timeout: float, method: str = FIRST) -> list[Verdict]:
-        """Verdict for each (prediction, gold); the limit in seconds is each pair's own running time.
+        """Verdict for each (prediction, gold); `timeout` is a comparison's own CPU time in seconds.
 
+        Each is tried with a quarter of it, CROWD at a time. What takes longer is asked again with all of it, alone, for the
+        first ASKED_AGAIN of the batch; the others are `timeout`. Once CROWD comparisons of a batch took too long, the
+        others are tried with a fiftieth. So n comparisons cost at most (2 CROWD / 4 + n / 50 + ASKED_AGAIN) limits of CPU time,
+        and which is asked again depends on their order alone. `stalled` is a comparison that got no processor.
         `method` is a name in `methods.METHODS`; one whose packages are missing is a VerifierUnavailableError.
         """
         if method not in METHODS:
             raise ValueError(f"method={method!r} is not known; use one of {', '.join(METHODS)}")
+        verdicts: list[Verdict] = []
+        for start in range(0, len(pairs), CROWD):
+            share = HOSTILE_SHARE if verdicts.count("timeout") >= CROWD else FIRST_SHARE
+            verdicts += self._try(pairs[start : start + CROWD], timeout * share, method)
+        for i in [i for i, verdict in enumerate(verdicts) if verdict == "timeout"][:ASKED_AGAIN]:
+            with self.alone:
+                verdicts[i] = self._try([pairs[i]], timeout, method)[0]
+        return verdicts
+
+    def _try(self, pairs: Sequence[tuple[str, str]], timeout: float, method: str) -> list[Verdict]:
         verdicts: dict[int, Verdict] = {}
         for _ in range(2):  # a supervisor that somebody killed is replaced once
             missing = [i for i in range(len(pairs)) if i not in verdicts]
@@ -177,7 +197,7 @@ class VerifierPool:
         return [verdicts.get(i, "error") for i in range(len(pairs))]
 
     def warm_up(self) -> None:
-        """Block until math-verify is imported and the first comparison would start at once."""
+        """Block until sympy is imported and the first comparison would start at once."""
         connection = self.start()
         if not connection.ready.wait(timeout=STALL_SECONDS) or connection.failure:
             connection.close()
@@ -205,7 +225,7 @@ def shared_pool() -> VerifierPool:
 
 
 def warm_up(*, wait: bool = True) -> None:
-    """Start the verifier's processes now, so that the first step does not pay for the import of math-verify."""
+    """Start the verifier's processes now, so that the first step does not pay for the import of sympy."""
     if wait:
         shared_pool().warm_up()
     else:

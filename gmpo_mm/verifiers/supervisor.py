@@ -1,4 +1,4 @@
-"""The verifier's own process: imports math-verify once, forks workers that compare, kills those that overrun.
+"""The verifier's own process: imports sympy once, forks workers that compare. A worker that overruns its CPU time ends.
 
 Runs as a separate program (`pool.py` starts it), never as an import of the training process. It has one thread and runs
 no untrusted input itself, so forking a fresh worker is safe and takes milliseconds. Both pipes carry one JSON object
@@ -24,10 +24,18 @@ from typing import Any
 
 from gmpo_mm.verifiers.methods import FIRST, METHODS, Compare, MethodUnavailableError
 
-MEMORY_LIMIT = 1 << 30  # bytes of address space for one worker; an import of math-verify takes a tenth
+MEMORY_LIMIT = 1 << 30  # bytes of address space for one worker; an import of sympy takes a tenth
 RESIDENT_LIMIT = 384 << 20  # bytes ever resident above which a worker is replaced after its job
 JOBS_PER_WORKER = 2000  # sympy's caches grow; a fresh worker costs milliseconds
 PARENT_CHECK_SECONDS = 1.0
+WALL_SHARE, WALL_SECONDS = 20.0, 60.0
+
+
+def wall_limit(timeout: float) -> float:
+    """Seconds after which a job is given up although its CPU time is not used up: the machine gives it no processor."""
+    return WALL_SHARE * timeout + WALL_SECONDS
+
+
 PR_SET_PDEATHSIG = 1  # Linux: the signal a process gets when its parent dies
 
 
@@ -61,9 +69,10 @@ def run_worker(compares: Mapping[str, Compare], requests: int, replies: int) -> 
     lines = os.fdopen(requests, "rb")
     for count, line in enumerate(lines, start=1):
         job = json.loads(line)
-        # The supervisor kills at the limit. Should it be gone or stopped, the kernel does: no Python handler, which a
-        # long integer operation would never let run.
-        signal.setitimer(signal.ITIMER_REAL, job["timeout"] + 2.0)
+        # The kernel ends the process at its limit of CPU time, so that a grade does not depend on what else runs; and, should
+        # the supervisor be gone or stopped, at that of wall time. No Python handler: a long integer operation would let none run.
+        signal.setitimer(signal.ITIMER_PROF, job["timeout"])
+        signal.setitimer(signal.ITIMER_REAL, wall_limit(job["timeout"]) + 2.0)
         try:
             equal = compares[job["method"]](job["prediction"], job["gold"])
             verdict, last = ("equal" if equal else "different"), False
@@ -71,6 +80,7 @@ def run_worker(compares: Mapping[str, Compare], requests: int, replies: int) -> 
             verdict, last = "error", True
         except Exception:
             verdict, last = "error", False
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         # ru_maxrss is in kilobytes on Linux and in bytes on macOS.
         resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -136,7 +146,7 @@ class Supervisor:
                     return
                 idle.append(self.fork())
             worker, job = idle.pop(), self.queue.popleft()
-            worker.job, worker.deadline = job, time.monotonic() + job["timeout"]
+            worker.job, worker.deadline = job, time.monotonic() + wall_limit(job["timeout"])
             try:
                 os.write(worker.requests, json.dumps(job).encode() + b"\n")
             except BrokenPipeError:  # it died idle: the job goes to another
@@ -200,19 +210,21 @@ class Supervisor:
                 self.remove(worker)
 
     def lose(self, worker: Worker) -> None:
-        """A worker died by itself or somebody's hand; its job is tried once more: it may not be the job's doing."""
+        """A worker died: at its limit, or by itself or somebody's hand; then its job is tried once more."""
         job = worker.job
-        if job is not None and not job.get("retried"):
-            worker.job = None
+        ended_by = self.remove(worker)
+        if ended_by == signal.SIGPROF:
+            self.finish(worker, "timeout")
+        elif job is not None and not job.get("retried"):
             self.queue.appendleft({**job, "retried": True})
-        self.finish(worker, "error")
-        self.remove(worker)
+        else:
+            self.finish(worker, "error")
 
     def kill_overdue(self) -> None:
         now = time.monotonic()
         for worker in list(self.workers):
             if worker.job is not None and now >= worker.deadline:
-                self.finish(worker, "timeout")
+                self.finish(worker, "stalled")
                 self.remove(worker)
 
     def finish(self, worker: Worker, verdict: str) -> None:
@@ -220,13 +232,15 @@ class Supervisor:
             self.send({"id": worker.job["id"], "verdict": verdict})
             worker.job = None
 
-    def remove(self, worker: Worker) -> None:
+    def remove(self, worker: Worker) -> int:
+        """End a worker; the signal that ended it, 0 where it ended by itself."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker.pid, signal.SIGKILL)
-        os.waitpid(worker.pid, 0)
+        status = os.waitpid(worker.pid, 0)[1]
         os.close(worker.requests)
         os.close(worker.replies)
         self.workers.remove(worker)
+        return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
     def send(self, message: dict[str, Any]) -> None:
         data = json.dumps(message).encode() + b"\n"
@@ -242,6 +256,7 @@ def main(max_workers: int, parent: int) -> None:
     os.dup2(null, 1)  # nothing that a library prints may reach the pipe
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     try:
