@@ -99,7 +99,12 @@ def _canonical(tree: Tree, level: int) -> Tree:
     if kind in BINDERS:
         name = f"#{level}"
         body = _canonical(replaced(tree[1], {tree[2]: ("var", name)}), level + 1)
-        return (kind, body, name, *(_canonical(child, level) if isinstance(child, tuple) else child for child in tree[3:]))
+        return (
+            kind,
+            body,
+            name,
+            *(_canonical(child, level) if isinstance(child, tuple) else child for child in tree[3:]),
+        )
     children = [_canonical(child, level) if isinstance(child, tuple) else child for child in tree[1:]]
     return (kind, *(sorted(children, key=repr) if kind in _IN_ANY_ORDER else children))
 
@@ -127,7 +132,10 @@ def _factors(tree: Tree, level: int) -> tuple[bool, list[Tree]]:
     stack = [(tree, False)]
     while stack:
         node, below = stack.pop()
-        if node[0] in ("mul", "div"):
+        if node[0] == "div" and node[2] == ZERO:  # `1/(1/0)` is not 0
+            factors.append(_inverse(_inverse(ZERO)) if below else _inverse(ZERO))
+            stack.append((node[1], below))
+        elif node[0] in ("mul", "div"):
             stack += [(node[1], below), (node[2], below != (node[0] == "div"))]
         elif node[0] == "neg":
             negative = not negative
@@ -143,7 +151,7 @@ def _factors(tree: Tree, level: int) -> tuple[bool, list[Tree]]:
 
 
 def _inverse(factor: Tree) -> Tree:
-    return tuple(factor[1]) if factor[0] == "inverse" else ("inverse", factor)
+    return tuple(factor[1]) if factor[0] == "inverse" and factor[1] != ZERO else ("inverse", factor)
 
 
 def _product(negative: bool, factors: list[Tree]) -> Tree:
