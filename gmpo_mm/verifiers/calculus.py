@@ -8,7 +8,7 @@ from gmpo_mm.verifiers.trees import ONE, Tree
 
 
 class Calculus(Reader, ABC):
-    """Reads what stands behind `\\sum`, `\\int`, `\\lim` and in `\\frac{d}{dx}`; the rest of the grammar is a subclass's."""
+    """Reads what stands behind `\\sum`, `\\int`, `\\lim` and in `\\frac{d}{dx}`; the rest is a subclass's."""
 
     def __init__(self, tokens: list[str]) -> None:
         super().__init__(tokens)
@@ -98,7 +98,7 @@ class Calculus(Reader, ABC):
         return ""
 
     def derivative(self) -> Tree | None:
-        r"""Behind `\frac`: `{dv}{dt}`, `{d^2 x}{dt^2}`, or `{d}{dx}` and what it is applied to; None for anything else."""
+        r"""Behind `\frac`: `{dv}{dt}`, `{d^2 x}{dt^2}`, or `{d}{dx}` and its argument; None for all else."""
         start = self.position
         try:
             self.take("{")

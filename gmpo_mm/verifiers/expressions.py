@@ -1,14 +1,16 @@
-r"""A formula in LaTeX or plain text as a small tree (see `trees`), by recursive descent; nothing is evaluated here.
+r"""A formula in LaTeX or plain text as a small tree (see `trees`), by recursive descent; nothing is evaluated
+here.
 
 Conventions, where two readings are possible:
 
-- `f`, `g`, `F`, `G` before a bracket are functions. Any other name is one only before a single number without an exponent,
-  a single other name or a list with commas, as in `y(0)`, `x(t)`, `y'(\pi)`, `M(x, y)`; else it is a factor: `n(n+1)`,
-  `a(b+c)`, `x(2y)`, `n(-1)^n`. `C(n, k)` is a binomial coefficient.
-- Numbers side by side are an error: `145 3`, `x 3`, `2{3}`; so is an integer before an improper fraction. `4 \frac{1}{2}` and
-  `4 1/2` are mixed numbers. A number may follow a factor where it has an exponent: `n 2^n`, `2^6 3^5`.
-- The argument of a function without brackets ends before `+`, `-`, `*`, a bracket, another function, and before `/` unless a
-  number follows: `\sin 2x/3` is `\sin(2x/3)`, `\ln 8 / \ln 2` is a quotient.
+- `f`, `g`, `F`, `G` before a bracket are functions. Any other name is one only before a single number without
+  an exponent, a single other name or a list with commas, as in `y(0)`, `x(t)`, `y'(\pi)`, `M(x, y)`; else it
+  is a factor: `n(n+1)`, `a(b+c)`, `x(2y)`, `n(-1)^n`. `C(n, k)` is a binomial coefficient.
+- Numbers side by side are an error: `145 3`, `x 3`, `2{3}`; so is an integer before an improper fraction. `4
+  \frac{1}{2}` and `4 1/2` are mixed numbers. A number may follow a factor where it has an exponent: `n 2^n`,
+  `2^6 3^5`.
+- The argument of a function without brackets ends before `+`, `-`, `*`, a bracket, another function, and
+  before `/` unless a number follows: `\sin 2x/3` is `\sin(2x/3)`, `\ln 8 / \ln 2` is a quotient.
 - `\log` and `\lg` without a base are to base 10. `\sin^{-1}` is the arc sine, `\sin^2 x` a square.
 - A sum, product or limit reaches to the next `+` or `-` outside brackets, an integral to its `dx`.
 
@@ -32,18 +34,19 @@ from gmpo_mm.verifiers.tokens import (
     is_number,
     tokens_of,
 )
-from gmpo_mm.verifiers.trees import ONE, TWO, Tree, canonical_tree, contains, replaced, variables
+from gmpo_mm.verifiers.trees import ONE, TWO, Tree, canonical_tree, contains, depth, replaced, variables
 
 __all__ = ["NotExpression", "Tree", "canonical_tree", "contains", "parse_expression", "replaced", "variables"]
 
 MAX_EXPONENT_OF_TEN = 400
+MAX_PARTS = 150  # of one sum or product: each is one level of the tree, which recursive functions walk
 
 _TRIGONOMETRIC = frozenset(("sin", "cos", "tan", "cot", "sec", "csc"))
 _FUNCTIONS = _TRIGONOMETRIC | frozenset(
     str.split(
-        "arcsin arccos arctan sinh cosh tanh ln exp asin acos atan abs floor ceil coth sech csch arsinh arcosh artanh"
+        "arcsin arccos arctan sinh cosh tanh ln exp asin acos atan abs floor ceil coth sech csch arsinh"
     )
-    + str.split("arcsinh arccosh arctanh arcsec arccsc arccot")
+    + str.split("arcosh artanh arcsinh arccosh arctanh arcsec arccsc arccot")
 )
 _RENAMED_FUNCTIONS = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
 _RENAMED_FUNCTIONS |= {"arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh"}
@@ -51,7 +54,8 @@ _BINDING = {"sum": "sum", "prod": "product", "int": "integral", "lim": "limit"}
 _UNKNOWN_FUNCTIONS = frozenset("fgFG")
 # What makes an application of a name before a bracket that holds nothing else, its tokens joined.
 _NUMBER_ALONE = re.compile(
-    r"-?(?:\d[\d.]*|\.\d+|\d+/\d+|\\frac\{?\d+\}?\{?\d+\}?|\d*\\pi(?:/\d+)?|\\frac\{\d*\\pi\}\{?\d+\}?|\\infty)"
+    r"-?(?:\d[\d.]*|\.\d+|\d+/\d+|\\frac\{?\d+\}?\{?\d+\}?"
+    r"|\d*\\pi(?:/\d+)?|\\frac\{\d*\\pi\}\{?\d+\}?|\\infty)"
 )
 _NAME_ALONE = re.compile(r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_\w+|_\{\w+\})?")
 _ENDS_PRODUCT = frozenset(
@@ -98,7 +102,7 @@ def _function(name: str, argument: Tree) -> Tree:
 
 
 class _Parser(Calculus):
-    """sum := product (+|- product)*; product := factor (*|/|nothing factor)*; factor := atom (^ factor | ! | °)*."""
+    """sum := product (+|- product)*; product := factor (*|/|nothing factor)*; factor := atom (^ atom|!|°|%)*."""
 
     def __init__(self, tokens: list[str]) -> None:
         super().__init__(tokens)
@@ -111,6 +115,8 @@ class _Parser(Calculus):
             tree = ("residue", tree, self.group() if self.peek() in ("{", "(") else self.atom())
         if self.position != len(self.tokens):
             raise NotExpression("text after the formula")
+        if depth(tree) > MAX_PARTS:
+            raise NotExpression("too many terms or factors")
         return tree
 
     def sum_or_choice(self) -> Tree:
@@ -201,7 +207,9 @@ class _Parser(Calculus):
         return tree
 
     def script(self) -> Tree:
-        """What stands above or below: a group, or one atom with its sign."""
+        """What stands above or below: a group, or one atom with its sign; the 0 of `x^n_0` is below the x."""
+        if is_letter(self.peek()) and self.peek(1) == "_":
+            return ("var", self.take())
         return self.group() if self.peek() == "{" else self.signed(self.atom)
 
     def group(self) -> Tree:
@@ -381,7 +389,7 @@ class _Parser(Calculus):
         return ("div", top, self.fraction_argument())
 
     def fraction_argument(self) -> Tree:
-        r"""A group or, as TeX reads `\frac12`, one digit; the digits that follow stay for the next argument."""
+        r"""A group or, as TeX reads `\frac12`, one digit; the rest stays for the next argument."""
         token = self.peek()
         if token == "{":
             return self.group()
@@ -393,7 +401,7 @@ class _Parser(Calculus):
         return self.atom()
 
     def number(self) -> Tree:
-        r"""A literal, or `4 \frac{4}{11}` and `4 4/11`: an integer before a proper fraction is added to it."""
+        r"""A literal, or `4 \frac{4}{11}` and `4 4/11`: an integer and a proper fraction are added."""
         whole = self.take()
         tree = _literal(whole)
         if not is_digits(whole):

@@ -1,14 +1,19 @@
-r"""Names that two formulas may write differently: arbitrary constants, declared indices, subscripts, derivatives.
+r"""Names that two formulas may write differently: arbitrary constants, declared indices, subscripts,
+derivatives.
 
-Whether two formulas are the same after a renaming is the caller's to find out; here are only the renamings that are allowed:
+Whether two formulas are the same after a renaming is the caller's to find out; here are only the renamings
+that are allowed:
 
 - an index that one side declares an integer: `n \pi` and `k \pi, k \in \mathbb{Z}`;
-- an arbitrary constant: `C e^{-2t}` and `c e^{-2t}`, `c_1 e^x + c_2 e^{-x}` and the same with the two exchanged, `x^2 + C` and
-  `x^2 + k`. Each pair of names must have one of `C`, `c`, `C_1`, `c_1` and the like. The constant must be added or be the
-  factor of an exponential, a sine or a cosine (of any power, where it is numbered) of one variable, and must be nothing else in
-  the formula, so `m c^2` and `m C^2`, `ct` and `Ct`, `a + c` and `a + b` stay different;
-- a subscript that one side writes as such: `X_d` and `Xd`, `k_B T` and `kB T`, where neither letter is anything else;
-- a derivative: `x'` and `\dot x` or `\frac{dx}{dt}`, by whatever variable, where the formulas have no other derivative of it.
+- an arbitrary constant: `C e^{-2t}` and `c e^{-2t}`, `c_1 e^x + c_2 e^{-x}` and the same with the two
+  exchanged, `x^2 + C` and `x^2 + k`. Each pair of names must have one of `C`, `c`, `C_1`, `c_1` and the like.
+  The constant must be added or be the factor of an exponential, a sine or a cosine (of any power, where it is
+  numbered) of one variable, and must be nothing else in the formula, so `m c^2` and `m C^2`, `ct` and `Ct`,
+  `a + c` and `a + b` stay different;
+- a subscript that one side writes as such: `X_d` and `Xd`, `k_B T` and `kB T`, where neither letter is
+  anything else;
+- a derivative: `x'` and `\dot x` or `\frac{dx}{dt}`, by whatever variable, where the formulas have no other
+  derivative of it.
 """
 
 import itertools
@@ -31,7 +36,7 @@ _WAVES = frozenset({"sin", "cos", "sinh", "cosh", "exp"})
 
 
 def renamings(first: Tree, second: Tree, indices: frozenset[str]) -> Iterator[Tree]:
-    """At most MAX_RENAMINGS versions of `second` with other names; `indices` are names that either side declares integers."""
+    """At most MAX_RENAMINGS versions of `second`; `indices` are names that either side declares integers."""
     return itertools.islice(_renamings(first, second, indices), MAX_RENAMINGS)
 
 
@@ -79,13 +84,13 @@ def _of_constants(first: Tree, second: Tree) -> Iterator[dict[str, str]]:
 
 
 def _may_be(name: str, other: str, added: bool) -> bool:
-    """Whether one of two names can be nothing but an arbitrary constant; `x^2 + c` alone may have a given c."""
+    """Whether one of two names can only be an arbitrary constant; the c of `x^2 + c` may be given."""
     pattern = _ADDED if added else _FACTOR
     return bool(pattern.fullmatch(name) or pattern.fullmatch(other))
 
 
 def _constants(tree: Tree) -> dict[str, bool]:
-    """The names in a sum that may be arbitrary constants, each in one term only, and whether it is the whole of its term."""
+    """The names in a sum that may be arbitrary constants, each in one term, and whether it is all of it."""
     candidates = {name for name in variables(tree) if _ARBITRARY.fullmatch(name)}
     if not candidates:
         return {}
@@ -104,7 +109,7 @@ def _constants(tree: Tree) -> dict[str, bool]:
 
 
 def _is_arbitrary(name: str, rest: Tree, others: frozenset[str], shared: bool) -> bool:
-    """Whether what a constant is a factor of is that of a general solution, or the constant is added to a function."""
+    """Whether what a constant is a factor of is a general solution's, or it is added to a function."""
     if rest == ONE:
         return bool(others & _VARIABLES)
     return (shared and _NUMBERED.fullmatch(name) is not None) or _has_wave(rest)
@@ -119,7 +124,7 @@ def _has_wave(tree: Tree) -> bool:
 
 
 def _expanded(tree: Tree) -> list[Tree]:
-    """Terms of a sum, brackets of sums within a product with one of them multiplied out: `e^x (A \\cos x + B \\sin x)`."""
+    """Terms of a sum, a factor that is a sum with constants multiplied out: `e^x (A \\cos x + B)`."""
     terms, stack = [], [tree]
     while stack:
         node = stack.pop()
@@ -168,7 +173,7 @@ def _product(factors: list[Tree]) -> Tree:
 
 
 def _respelled(first: Tree, second: Tree) -> Tree | None:
-    """`second` with the subscripts and derivatives as `first` writes them; None where it writes them so already."""
+    """`second` with the subscripts and derivatives as `first` writes them; None where they are so already."""
     here, there = variables(second), variables(first)
     changed = second
     for name in sorted(there - here):

@@ -1,8 +1,9 @@
-"""The slow stage of equivalence: computer algebra by sympy, on trees of our own grammar. Runs in worker processes only.
+"""The slow stage of equivalence: computer algebra by sympy, on trees of our own grammar. Runs in worker
+processes only.
 
-Two formulas are equal where sympy proves that their difference is 0 and where, in addition, their values agree at a point
-at which every denominator is not 0. The proof alone is not enough: `(y - y)(x + 1)/(y - y)` reduces to anything. A worker
-is killed when it overruns its time or its memory, so nothing is bounded here.
+Two formulas are equal where sympy proves that their difference is 0 and where, in addition, their values
+agree at a point at which every denominator is not 0. The proof alone is not enough: `(y - y)(x + 1)/(y - y)`
+reduces to anything. A worker is killed when it overruns its time or its memory, so nothing is bounded here.
 """
 
 import itertools
@@ -15,7 +16,7 @@ from gmpo_mm.verifiers.trees import Tree, canonical_tree, contains, variables
 
 Compare = Callable[[str, str], bool]
 
-# sympy imports most of itself on demand: these cost a second once, here, and not each new worker within its limit.
+# sympy imports most of itself on demand: these cost a second once, and not each new worker within its limit.
 WARM_UP = (
     (r"\frac{x + 1}{2}", "(1 + x) / 2 + 0 y"),
     (r"\sin(x)^2 + \cos(x)^2", r"1 + \ln(e) - \sqrt{1}"),
@@ -34,7 +35,8 @@ _POINTS = 8
 _LARGEST = 10**100
 _TERMS = 100  # of a sum, whose denominators are looked at
 _FUNCTIONS = {
-    "floor": "floor", "ceil": "ceiling", "abs": "Abs", "ln": "log", "arcsin": "asin", "arccos": "acos", "arctan": "atan",
+    "floor": "floor", "ceil": "ceiling", "abs": "Abs", "ln": "log", "arcsin": "asin",
+    "arccos": "acos", "arctan": "atan",
 }  # fmt: skip
 
 
@@ -43,7 +45,7 @@ class NoValue(ValueError):
 
 
 class _Converter:
-    """A tree as a sympy expression, with the conventions of `identity`: real names, real roots unless `i` takes part."""
+    """A tree as a sympy expression, by `identity`'s conventions: real names, real roots unless `i` occurs."""
 
     def __init__(self, trees: tuple[Tree, Tree]) -> None:
         import sympy
@@ -164,7 +166,7 @@ class _Converter:
         return self.sympy.diff(self.convert(tree[1]), self.convert(("var", tree[2])), tree[3]).doit()
 
     def _bound(self, tree: Tree, **assumptions: bool) -> tuple[Any, Any, list[Any]]:
-        """A new symbol for a bound name, the body with it, and what the body divides by that depends on it."""
+        """A new symbol for a bound name, the body, and those divisors in the body that depend on it."""
         outer, divided = self.symbols.get(tree[2]), len(self.denominators)
         symbol = self.symbols[tree[2]] = self.sympy.Dummy(tree[2], **assumptions)
         body = self.convert(tree[1])
@@ -257,7 +259,7 @@ def _agree(converter: _Converter, first: Any, second: Any) -> bool:
     sympy = converter.sympy
 
     def value(expression: Any, point: dict[Any, Any]) -> Any:
-        """A finite number; None where there is none. An unknown function gets some smooth values of its own."""
+        """A finite number, None where there is none; an unknown function has some smooth values."""
         found = expression.subs(point)
         for call in found.atoms(sympy.core.function.AppliedUndef):
             seed = zlib.crc32(str(call.func).encode()) % 97 + 1

@@ -1,7 +1,7 @@
 r"""The tokens of a formula: numbers, letters, LaTeX commands, brackets and signs, in bounded number.
 
-Two conventions of spelling live here: `x1`, a letter with digits right behind it, is `x_1` (but `n2^n` is a product), and
-braces around one number show nothing in LaTeX, so that `2{3}` is two numbers side by side.
+Two conventions of spelling live here: `x1`, a letter with digits right behind it, is `x_1` (but `n2^n` is a
+product), and braces around one number show nothing in LaTeX, so that `2{3}` is two numbers side by side.
 """
 
 import re
@@ -11,8 +11,9 @@ MAX_DIGITS = 200  # characters of one number
 OF_SEVERAL = frozenset({"max", "min", "gcd", "lcm"})
 GREEK = frozenset(
     str.split(
-        "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho varrho sigma tau "
-        "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell hbar"
+        "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho "
+        "varrho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega "
+        "ell hbar"
     )
 )
 MARKS = {
@@ -27,6 +28,7 @@ MAX_DEPTH = 60  # brackets and commands within each other count two
 _TOKEN = re.compile(
     r"\s*(\d+(?:\.\d*)?(?:[eE][+-]?\d{1,3}(?![\d.]))?|\.\d+|\\[A-Za-z]+"
     r"|(?<![A-Za-z\\])(?:max|min|gcd|lcm|floor|ceil|abs)(?= ?[({⟬])"
+    r"|(?<![A-Za-z\\])(?:arc?(?:sin|cos|tan)h|arc(?:sec|csc|cot)|coth|sech|csch)(?![A-Za-z])"
     r"|[A-Za-z]|[-+*/^_(){}\[\]|!',°⌊⌋⌈⌉%=⟬⟭])"
 )
 # A power of a power of a name, as in `x1^2`; `n2^n` and `a3^{n}` are a name times a power.

@@ -3,13 +3,14 @@ r"""What a formula's tree is, which names it has, and its canonical form.
 Trees are nested tuples, the kind first:
 
 - `("num", Fraction)`, `("var", name)`, `("const", "pi" | "e" | "i")`, `("infinity",)`;
-- `("neg", a)`, `("factorial", a)`, `("degrees", a)`, `("add" | "mul" | "div" | "pow" | "binom" | "mod" | "residue", a, b)`,
-  `("root", a, n)`, `("log", a, base)`, `("max" | "min" | "gcd" | "lcm", a, b, ...)`;
+- `("neg", a)`, `("factorial", a)`, `("degrees", a)`, `("add" | "mul" | "div" | "pow" | "binom" | "mod" |
+  "residue", a, b)`, `("root", a, n)`, `("log", a, base)`, `("max" | "min" | "gcd" | "lcm", a, b, ...)`;
 - `("fn", name, a)` for a known function, `("call", name, a, ...)` for an unknown one such as `f(x)`;
-- with a bound name: `("sum" | "product", body, name, first, last)`, `("integral", body, name, from, to)` (both None where it
-  is indefinite), `("limit", body, name, point, side)`; `("index", name, a, ...)` is `F_{n-k}` where k is bound;
-- `("derivative", body, name, order)`. A derivative of a name alone is a name: `\dot x` and `\frac{dx}{dt}` are the variable
-  `dx/dt`, and `x'` is the variable `x'`.
+- with a bound name: `("sum" | "product", body, name, first, last)`, `("integral", body, name, from, to)`
+  (both None where it is indefinite), `("limit", body, name, point, side)`; `("index", name, a, ...)` is
+  `F_{n-k}` where k is bound;
+- `("derivative", body, name, order)`. A derivative of a name alone is a name: `\dot x` and `\frac{dx}{dt}`
+  are the variable `dx/dt`, and `x'` is the variable `x'`.
 """
 
 from fractions import Fraction
@@ -46,6 +47,16 @@ def variables(tree: Tree) -> frozenset[str]:
     return frozenset(names)
 
 
+def depth(tree: Tree) -> int:
+    """How many nodes are within each other."""
+    deepest, stack = 0, [(tree, 1)]
+    while stack:
+        node, level = stack.pop()
+        deepest = max(deepest, level)
+        stack += [(child, level + 1) for child in node[1:] if isinstance(child, tuple)]
+    return deepest
+
+
 def contains(tree: Tree, kinds: frozenset[str]) -> bool:
     """Whether a node of one of these kinds, functions or constants is in the tree."""
     stack = [tree]
@@ -58,7 +69,7 @@ def contains(tree: Tree, kinds: frozenset[str]) -> bool:
 
 
 def replaced(tree: Tree, values: dict[str, Tree]) -> Tree:
-    """The tree with other trees for free variables; a name in the place of a function or of an index goes with its name."""
+    """The tree with other trees for free variables; names of functions and indices go along."""
     kind = tree[0]
     if kind == "var":
         return values.get(tree[1], tree)
@@ -75,10 +86,11 @@ def replaced(tree: Tree, values: dict[str, Tree]) -> Tree:
 def canonical_tree(tree: Tree) -> Tree:
     r"""One tree for the spellings of one formula; nothing is evaluated.
 
-    The same for every order of terms and factors, every bracket that changes nothing, `\frac{a}{b}`, `a/b` and `a b^{-1}`,
-    `\sqrt{a}` and `a^{1/2}`, `-(a - b)` and `b - a`, names of bound variables, and with or without `+ 0`, `* 1`, `^1`.
-    Sums are `("add", ...)` and products `("mul", ...)` of two or more parts, a quotient has a factor `("inverse", b)`, a
-    minus is a factor -1. So `99^2 + 99 + 1` and `1 + 99 * 1 + 99^2` are one tree, and 9901 is another.
+    The same for every order of terms and factors, every bracket that changes nothing, `\frac{a}{b}`, `a/b`
+    and `a b^{-1}`, `\sqrt{a}` and `a^{1/2}`, `-(a - b)` and `b - a`, every name of a bound variable, and with
+    or without `+ 0`, `* 1`, `^1`. Sums are `("add", ...)` and products `("mul", ...)` of two or more parts; a
+    quotient has a factor `("inverse", b)`, a minus is a factor -1. So `99^2 + 99 + 1` and `1 + 99 * 1 + 99^2`
+    are one tree, and 9901 is another.
     """
     return _canonical(tree, 0)
 
