@@ -1,52 +1,70 @@
-r"""A formula in LaTeX or plain text as a small tree (see `trees`), by recursive descent; nothing is evaluated here.
+r"""A formula in LaTeX or plain text as a small tree (see `trees`), by recursive descent; nothing is evaluated
+here.
 
 Conventions, where two readings are possible:
 
-- `f`, `g`, `F`, `G` before a bracket are functions. Any other name is one only before a single number, a single other name
-  or a list with commas, as in `y(0)`, `x(t)`, `y'(\pi)`, `M(x, y)`; else it is a factor: `n(n+1)`, `a(b+c)`, `x(2y)`. `C(n, k)` is
-  a binomial coefficient.
-- Numbers side by side are an error: `145 3`, `x 3`, `2{3}`; so is an integer before an improper fraction. `4 \frac{1}{2}` and
-  `4 1/2` are mixed numbers. A number may follow a factor where it has an exponent: `n 2^n`, `2^6 3^5`.
-- The argument of a function without brackets ends before `+`, `-`, `*`, a bracket, another function, and before `/` unless a
-  number follows: `\sin 2x/3` is `\sin(2x/3)`, `\ln 8 / \ln 2` is a quotient.
+- `f`, `g`, `F`, `G` before a bracket are functions. Any other name is one only before a single number without
+  an exponent, a single other name or a list with commas, as in `y(0)`, `x(t)`, `y'(\pi)`, `M(x, y)`; else it
+  is a factor: `n(n+1)`, `a(b+c)`, `x(2y)`, `n(-1)^n`. `C(n, k)` is a binomial coefficient.
+- Numbers side by side are an error: `145 3`, `x 3`, `2{3}`; so is an integer before an improper fraction. `4
+  \frac{1}{2}` and `4 1/2` are mixed numbers. A number may follow a factor where it has an exponent: `n 2^n`,
+  `2^6 3^5`.
+- The argument of a function without brackets ends before `+`, `-`, `*`, a bracket, another function, and
+  before `/` unless a number follows: `\sin 2x/3` is `\sin(2x/3)`, `\ln 8 / \ln 2` is a quotient.
 - `\log` and `\lg` without a base are to base 10. `\sin^{-1}` is the arc sine, `\sin^2 x` a square.
 - A sum, product or limit reaches to the next `+` or `-` outside brackets, an integral to its `dx`.
 
 Length, depth and literals are bounded; what lies outside raises `NotExpression`.
 """
 
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 
-from gmpo_mm.verifiers.tokens import NotExpression, is_digits, is_letter, is_number, tokens_of
-from gmpo_mm.verifiers.trees import ONE, TWO, Tree, canonical_tree, contains, replaced, variables
+from gmpo_mm.verifiers.calculus import Calculus
+from gmpo_mm.verifiers.tokens import (
+    CLOSING,
+    GREEK,
+    MARKS,
+    OF_SEVERAL,
+    NotExpression,
+    is_digits,
+    is_letter,
+    is_number,
+    tokens_of,
+)
+from gmpo_mm.verifiers.trees import ONE, TWO, Tree, canonical_tree, contains, depth, replaced, variables
 
 __all__ = ["NotExpression", "Tree", "canonical_tree", "contains", "parse_expression", "replaced", "variables"]
 
-MAX_DEPTH = 60  # brackets and commands within each other count two
 MAX_EXPONENT_OF_TEN = 400
+MAX_PARTS = 150  # of one sum or product: each is one level of the tree, which recursive functions walk
 
 _TRIGONOMETRIC = frozenset(("sin", "cos", "tan", "cot", "sec", "csc"))
 _FUNCTIONS = _TRIGONOMETRIC | frozenset(
-    str.split("arcsin arccos arctan sinh cosh tanh ln exp asin acos atan abs floor ceil coth sech csch arsinh arcosh artanh")
-    + str.split("arcsinh arccosh arctanh arcsec arccsc arccot")
+    str.split(
+        "arcsin arccos arctan sinh cosh tanh ln exp asin acos atan abs floor ceil coth sech csch arsinh"
+    )
+    + str.split("arcosh artanh arcsinh arccosh arctanh arcsec arccsc arccot")
 )
 _RENAMED_FUNCTIONS = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
 _RENAMED_FUNCTIONS |= {"arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh"}
-_OF_SEVERAL = frozenset({"max", "min", "gcd", "lcm"})
 _BINDING = {"sum": "sum", "prod": "product", "int": "integral", "lim": "limit"}
-_GREEK = frozenset(
-    str.split(
-        "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho varrho sigma tau "
-        "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell hbar"
-    )
-)
 _UNKNOWN_FUNCTIONS = frozenset("fgFG")
-_DOTS = {"dot": 1, "ddot": 2, "dddot": 3}
-_CLOSING = {"(": ")", "{": "}", "[": "]", "⌊": "⌋", "⌈": "⌉", "⟬": "⟭"}
-_ENDS_PRODUCT = frozenset(["+", "-", ")", "}", "]", "|", ",", "⌋", "⌉", "⟭", "=", "\\choose", "\\pmod", "\\to", "\\rightarrow"])
-_ENDS_ARGUMENT = frozenset("\\" + name for name in (*_FUNCTIONS, *_OF_SEVERAL, *_BINDING, "log", "lg")) | {"(", "*"}
+# What makes an application of a name before a bracket that holds nothing else, its tokens joined.
+_NUMBER_ALONE = re.compile(
+    r"-?(?:\d[\d.]*|\.\d+|\d+/\d+|\\frac\{?\d+\}?\{?\d+\}?"
+    r"|\d*\\pi(?:/\d+)?|\\frac\{\d*\\pi\}\{?\d+\}?|\\infty)"
+)
+_NAME_ALONE = re.compile(r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_\w+|_\{\w+\})?")
+_ENDS_PRODUCT = frozenset(
+    ["+", "-", ")", "}", "]", "|", ",", "⌋", "⌉", "⟭", "=", "\\choose", "\\pmod", "\\to", "\\rightarrow"]
+)
+_ENDS_ARGUMENT = frozenset("\\" + name for name in (*_FUNCTIONS, *OF_SEVERAL, *_BINDING, "log", "lg")) | {
+    "(",
+    "*",
+}
 
 
 @lru_cache(maxsize=1024)
@@ -83,22 +101,12 @@ def _function(name: str, argument: Tree) -> Tree:
     return ("fn", name, argument)
 
 
-def derivative_name(name: str, by: str, order: int = 1, sign: str = "d") -> str:
-    """Name of a derivative of a quantity that is only named: `dx/dt`, `d2x/dt2`."""
-    power = "" if order == 1 else str(order)
-    return f"{sign}{power}{name}/{sign}{by}{power}"
-
-
-class _Parser:
-    """sum := product (+|- product)*; product := factor (*|/|nothing factor)*; factor := atom (^ factor | ! | °)*."""
+class _Parser(Calculus):
+    """sum := product (+|- product)*; product := factor (*|/|nothing factor)*; factor := atom (^ atom|!|°|%)*."""
 
     def __init__(self, tokens: list[str]) -> None:
-        self.tokens = tokens
-        self.position = 0
-        self.depth = 0
-        self.bars = 0
-        self.bound: list[str] = []  # names that the sums and products around this place bind
-        self.differentials: list[str | None] = []  # of the integrals around it: the name, where `\frac{dx}{x}` has said it
+        super().__init__(tokens)
+        self.bars = 0  # how many `|` are open in this bracket
 
     def parse(self) -> Tree:
         tree = self.sum_or_choice()
@@ -107,23 +115,9 @@ class _Parser:
             tree = ("residue", tree, self.group() if self.peek() in ("{", "(") else self.atom())
         if self.position != len(self.tokens):
             raise NotExpression("text after the formula")
+        if depth(tree) > MAX_PARTS:
+            raise NotExpression("too many terms or factors")
         return tree
-
-    def peek(self, ahead: int = 0) -> str | None:
-        index = self.position + ahead
-        return self.tokens[index] if index < len(self.tokens) else None
-
-    def take(self, *expected: str) -> str:
-        token = self.peek()
-        if token is None or (expected and token not in expected):
-            raise NotExpression("formula ends early")
-        self.position += 1
-        return token
-
-    def deeper(self) -> None:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise NotExpression("nested too deep")
 
     def sum_or_choice(self) -> Tree:
         r"""A sum, or `2n \choose n`."""
@@ -153,7 +147,9 @@ class _Parser:
     def product(self, in_argument: bool = False) -> Tree:
         """Factors; in the argument of a function written without brackets, only those that belong to it."""
         tree = self.factor()
-        while (token := self.peek()) is not None and token not in _ENDS_PRODUCT and not self.at_differential():
+        while (
+            (token := self.peek()) is not None and token not in _ENDS_PRODUCT and not self.at_differential()
+        ):
             if in_argument and (token in _ENDS_ARGUMENT or (token == "/" and not is_number(self.peek(1)))):
                 break
             if token in ("*", "/"):
@@ -192,7 +188,11 @@ class _Parser:
                     tree = ("var", tree[1] + self.suffix())
                 tree = ("pow", tree, exponent)
                 continue
-            tree = {"!": ("factorial", tree), "%": ("div", tree, ("num", Fraction(100))), "°": ("degrees", tree)}[str(token)]
+            tree = {
+                "!": ("factorial", tree),
+                "%": ("div", tree, ("num", Fraction(100))),
+                "°": ("degrees", tree),
+            }[str(token)]
             if self.peek() in ("!", "°", "%"):
                 raise NotExpression("two signs behind a value")
         return tree
@@ -207,16 +207,18 @@ class _Parser:
         return tree
 
     def script(self) -> Tree:
-        """What stands above or below: a group, or one atom with its sign."""
+        """What stands above or below: a group, or one atom with its sign; the 0 of `x^n_0` is below the x."""
+        if is_letter(self.peek()) and self.peek(1) == "_":
+            return ("var", self.take())
         return self.group() if self.peek() == "{" else self.signed(self.atom)
 
     def group(self) -> Tree:
-        opening = self.take(*_CLOSING)
+        opening = self.take(*CLOSING)
         bars, self.bars = self.bars, 0
         integrals, self.differentials = self.differentials, []
         tree = self.sum_or_choice()
         self.bars, self.differentials = bars, integrals
-        self.take(_CLOSING[opening])
+        self.take(CLOSING[opening])
         return tree
 
     def atom(self) -> Tree:
@@ -265,50 +267,26 @@ class _Parser:
             return ("call", name + "^-1", *self.arguments())
         if self.peek() == "(" and (head in _UNKNOWN_FUNCTIONS or self.is_application(name)):
             arguments = self.arguments()
-            return ("binom", *arguments) if name == "C" and len(arguments) == 2 else ("call", name, *arguments)
+            return (
+                ("binom", *arguments) if name == "C" and len(arguments) == 2 else ("call", name, *arguments)
+            )
         return ("var", name)
-
-    def head(self) -> str:
-        r"""A letter, a Greek letter, `\dot x` or `\tilde x`, without its subscript."""
-        token = self.take()
-        if is_letter(token):
-            return token
-        command = token[1:]
-        if command in _GREEK or command == "pi":
-            return token
-        if command in _DOTS or command == "tilde":
-            self.deeper()
-            in_braces = self.peek() == "{"
-            if in_braces:
-                self.take("{")
-            inside = self.head() + self.suffix()
-            if in_braces:
-                self.take("}")
-            self.depth -= 1
-            return token + inside if command == "tilde" else derivative_name(inside, "t", _DOTS[command])
-        raise NotExpression(f"{token} is no name")
 
     def is_application(self, name: str) -> bool:
         """Whether the bracket ahead holds one number, one other name, or a list with commas."""
-        depth, inside = 0, []
-        for ahead in range(len(self.tokens)):
-            token = self.peek(ahead)
-            if token is None:
-                return False
+        depth, ahead, inside = 0, 0, ""
+        while (token := self.peek(ahead)) is not None:
             depth += (token in ("(", "[", "{")) - (token in (")", "]", "}"))
             if depth == 0:
                 break
             if token == "," and depth == 1:
                 return True
-            inside.append(token)
-        inside = inside[2:] if inside[1:2] == ["-"] else inside[1:]
-        plain = "".join(inside)
-        if all(is_number(token) for token in inside) or plain.removeprefix("\\frac").replace("{", "").replace("}", "").isdigit():
-            return bool(inside)
-        if plain in ("\\pi", "\\pi/2", "\\frac{\\pi}{2}", "2\\pi", "\\infty"):
-            return True
-        single = len(inside) == 1 or (inside[1:2] == ["_"] and len(inside) == 3)
-        return single and (is_letter(inside[0]) or inside[0][1:] in _GREEK) and plain != name and plain not in ("e", "i")
+            inside += token if ahead else ""
+            ahead += 1
+        if _NUMBER_ALONE.fullmatch(inside):
+            return self.peek(ahead + 1) != "^" or inside == "0"
+        is_name = _NAME_ALONE.fullmatch(inside) and (inside[0] != "\\" or inside[1:].split("_")[0] in GREEK)
+        return bool(is_name) and inside not in (name, "e", "i")
 
     def arguments(self) -> list[Tree]:
         opening = self.take("(", "{", "⟬")
@@ -316,43 +294,8 @@ class _Parser:
         while self.peek() == ",":
             self.take()
             arguments.append(self.sum())
-        self.take(_CLOSING[opening])
+        self.take(CLOSING[opening])
         return arguments
-
-    def suffix(self) -> str:
-        """Subscript and primes of a name."""
-        suffix = ""
-        while (token := self.peek()) in ("_", "'"):
-            self.take()
-            if token == "'":
-                suffix += "'"
-            elif "_" in suffix:
-                raise NotExpression("two subscripts")
-            else:
-                suffix += "_" + "".join(piece.lstrip("\\") if piece[1:] in _OF_SEVERAL else piece for piece in self.subscript())
-        return suffix
-
-    def subscript(self) -> list[str]:
-        """The tokens of a subscript, without braces."""
-        if self.peek() != "{":
-            return [self.take()]
-        self.take()
-        depth, inside = 1, []
-        while depth:
-            piece = self.take()
-            depth += (piece == "{") - (piece == "}")
-            if piece not in ("{", "}"):
-                inside.append(piece)
-        if not inside:
-            raise NotExpression("empty subscript")
-        return inside
-
-    def is_bound_index(self) -> bool:
-        start = self.position
-        self.take("_")
-        inside = self.subscript()
-        self.position = start
-        return any(name in inside for name in self.bound)
 
     def index(self) -> list[Tree]:
         """A subscript as formulas: `F_{n-k}` has one, `a_{ij}` and `a_{i,j}` have two."""
@@ -370,7 +313,7 @@ class _Parser:
         name = self.peek()
         assert name is not None
         name = name[1:]
-        if name in _GREEK or name in _DOTS or name in ("pi", "tilde"):
+        if name in GREEK or name in MARKS or name == "pi":
             return self.name()
         self.take()
         if name == "frac":
@@ -385,12 +328,18 @@ class _Parser:
             return ("infinity",)
         if name in ("log", "lg"):
             return self.logarithm()
-        if name in _OF_SEVERAL:
+        if name in OF_SEVERAL:
             return (name, *self.arguments())
         if name in _FUNCTIONS:
             return self.function(_RENAMED_FUNCTIONS.get(name, name))
         if name in _BINDING:
-            return self.limit() if name == "lim" else self.integral() if name == "int" else self.series(_BINDING[name])
+            return (
+                self.limit()
+                if name == "lim"
+                else self.integral()
+                if name == "int"
+                else self.series(_BINDING[name])
+            )
         raise NotExpression(f"unknown command {name}")
 
     def function(self, name: str) -> Tree:
@@ -431,15 +380,16 @@ class _Parser:
         derivative = self.derivative()
         if derivative is not None:
             return derivative
-        if self.differentials and self.peek() == "{" and self.peek(1) == "d" and is_letter(self.peek(2)) and self.peek(3) == "}":
-            self.differentials[-1] = self.peek(2)  # `\int \frac{dx}{x}`
+        ahead = [self.peek(i) for i in range(4)]
+        if self.differentials and ahead[:2] == ["{", "d"] and is_letter(ahead[2]) and ahead[3] == "}":
+            self.differentials[-1] = ahead[2]  # `\int \frac{dx}{x}`
             self.position += 4
             return ("div", ONE, self.fraction_argument())
         top = self.fraction_argument()
         return ("div", top, self.fraction_argument())
 
     def fraction_argument(self) -> Tree:
-        r"""A group or, as TeX reads `\frac12`, one digit; the digits that follow stay for the next argument."""
+        r"""A group or, as TeX reads `\frac12`, one digit; the rest stays for the next argument."""
         token = self.peek()
         if token == "{":
             return self.group()
@@ -451,7 +401,7 @@ class _Parser:
         return self.atom()
 
     def number(self) -> Tree:
-        r"""A literal, or `4 \frac{4}{11}` and `4 4/11`: an integer before a proper fraction is added to it."""
+        r"""A literal, or `4 \frac{4}{11}` and `4 4/11`: an integer and a proper fraction are added."""
         whole = self.take()
         tree = _literal(whole)
         if not is_digits(whole):
@@ -471,124 +421,3 @@ class _Parser:
             raise NotExpression("neither a mixed number nor clearly a product")
         self.position += length
         return ("add", tree, ("num", Fraction(int(str(top)), int(str(bottom)))))
-
-    # Calculus
-
-    def series(self, kind: str) -> Tree:
-        r"""`\sum_{k=1}^{n} ...` and `\prod`."""
-        name, first, last = "", None, None
-        for _ in range(2):
-            if self.take("_", "^") == "^":
-                last = self.script()
-            else:
-                self.take("{")
-                name = self.head() + self.suffix()
-                self.take("=")
-                first = self.sum()
-                self.take("}")
-        if first is None or last is None:
-            raise NotExpression("a sum without a bound")
-        self.bound.append(name)
-        integrals, self.differentials = self.differentials, []
-        body = self.signed(self.product)
-        self.differentials = integrals
-        self.bound.pop()
-        return (kind, body, name, first, last)
-
-    def integral(self) -> Tree:
-        first = last = None
-        while self.peek() in ("_", "^"):
-            if self.take() == "^":
-                last = self.script()
-            else:
-                first = self.script()
-        if (first is None) != (last is None):
-            raise NotExpression("an integral with one bound")
-        self.differentials.append(None)
-        body = ONE if self.at_differential() else self.sum()
-        name = self.differentials.pop()
-        if name is None:
-            self.take("d")
-            name = self.head() + self.suffix()
-        return ("integral", body, name, first, last)
-
-    def at_differential(self) -> bool:
-        """Whether the `dx` of an integral is ahead."""
-        following = self.peek(1)
-        names = is_letter(following) or (following is not None and following[1:] in _GREEK)
-        return bool(self.differentials) and self.peek() == "d" and names
-
-    def limit(self) -> Tree:
-        self.take("_")
-        self.take("{")
-        name = self.head() + self.suffix()
-        self.take("\\to", "\\rightarrow")
-        side = self.side_of_limit()
-        point = self.sum()
-        self.take("}")
-        self.bound.append(name)
-        body = self.signed(self.product)
-        self.bound.pop()
-        return ("limit", body, name, point, side)
-
-    def side_of_limit(self) -> str:
-        """The sign in `0^+`, which is taken out of the tokens; nothing where the limit has both sides."""
-        depth, end = 0, self.position
-        while end < len(self.tokens) and not (self.tokens[end] == "}" and depth == 0):
-            depth += (self.tokens[end] == "{") - (self.tokens[end] == "}")
-            end += 1
-        for script in (["^", "{", "+", "}"], ["^", "{", "-", "}"], ["^", "+"], ["^", "-"]):
-            if self.tokens[end - len(script) : end] == script:
-                del self.tokens[end - len(script) : end]
-                return script[-1] if len(script) == 2 else script[2]
-        return ""
-
-    def derivative(self) -> Tree | None:
-        r"""Behind `\frac`: `{dv}{dt}`, `{d^2 x}{dt^2}`, or `{d}{dx}` and what it is applied to; None for anything else."""
-        start = self.position
-        try:
-            self.take("{")
-            sign = self.take("d", "\\partial")
-            order = self.order()
-            name = None if self.peek() == "}" else self.head() + self.suffix()
-            self.take("}")
-            self.take("{")
-            self.take(sign)
-            by = self.head() + self.suffix()
-            if self.order() != order:
-                raise NotExpression("orders differ")
-            self.take("}")
-        except NotExpression:
-            self.position = start
-            return None
-        symbol = "d" if sign == "d" else "∂"
-        if name is not None:
-            return ("var", derivative_name(name, by, order, symbol))
-        body = self.signed(self.product)
-        if body[0] == "var" and body[1] != by:
-            return ("var", derivative_name(body[1], by, order, symbol))
-        return ("derivative", body, by, order)
-
-    def order(self) -> int:
-        """The exponent in `d^2 x`, 1 where there is none."""
-        if self.peek() != "^":
-            return 1
-        self.take()
-        in_braces = self.peek() == "{"
-        if in_braces:
-            self.take()
-        digits = self.take()
-        if in_braces:
-            self.take("}")
-        if digits not in ("2", "3", "4"):
-            raise NotExpression("order of a derivative")
-        return int(digits)
-
-    def slashed_derivative(self) -> Tree | None:
-        """`dx/dt` on one line."""
-        pieces = [self.peek(i) for i in range(5)]
-        names = all(is_letter(piece) or (piece is not None and piece[1:] in _GREEK) for piece in (pieces[1], pieces[4]))
-        if pieces[0] != "d" or pieces[2:4] != ["/", "d"] or not names:
-            return None
-        self.position += 5
-        return ("var", derivative_name(str(pieces[1]), str(pieces[4])))

@@ -3,13 +3,14 @@ r"""What a formula's tree is, which names it has, and its canonical form.
 Trees are nested tuples, the kind first:
 
 - `("num", Fraction)`, `("var", name)`, `("const", "pi" | "e" | "i")`, `("infinity",)`;
-- `("neg", a)`, `("factorial", a)`, `("degrees", a)`, `("add" | "mul" | "div" | "pow" | "binom" | "mod" | "residue", a, b)`,
-  `("root", a, n)`, `("log", a, base)`, `("max" | "min" | "gcd" | "lcm", a, b, ...)`;
+- `("neg", a)`, `("factorial", a)`, `("degrees", a)`, `("add" | "mul" | "div" | "pow" | "binom" | "mod" |
+  "residue", a, b)`, `("root", a, n)`, `("log", a, base)`, `("max" | "min" | "gcd" | "lcm", a, b, ...)`;
 - `("fn", name, a)` for a known function, `("call", name, a, ...)` for an unknown one such as `f(x)`;
-- with a bound name: `("sum" | "product", body, name, first, last)`, `("integral", body, name, from, to)` (both None where it
-  is indefinite), `("limit", body, name, point, side)`; `("index", name, a, ...)` is `F_{n-k}` where k is bound;
-- `("derivative", body, name, order)`. A derivative of a name alone is a name: `\dot x` and `\frac{dx}{dt}` are the variable
-  `dx/dt`, and `x'` is the variable `x'`.
+- with a bound name: `("sum" | "product", body, name, first, last)`, `("integral", body, name, from, to)`
+  (both None where it is indefinite), `("limit", body, name, point, side)`; `("index", name, a, ...)` is
+  `F_{n-k}` where k is bound;
+- `("derivative", body, name, order)`. A derivative of a name alone is a name: `\dot x` and `\frac{dx}{dt}`
+  are the variable `dx/dt`, and `x'` is the variable `x'`.
 """
 
 from collections.abc import Iterator
@@ -47,9 +48,14 @@ def variables(tree: Tree) -> frozenset[str]:
     return frozenset(names)
 
 
-def contains(tree: Tree, kinds: frozenset[str]) -> bool:
-    """Whether a node of one of these kinds, functions or constants is in the tree."""
-    return any(node[0] in kinds or (node[0] in ("fn", "const") and node[1] in kinds) for node in subtrees(tree))
+def depth(tree: Tree) -> int:
+    """How many nodes are within each other."""
+    deepest, stack = 0, [(tree, 1)]
+    while stack:
+        node, level = stack.pop()
+        deepest = max(deepest, level)
+        stack += [(child, level + 1) for child in node[1:] if isinstance(child, tuple)]
+    return deepest
 
 
 def subtrees(tree: Tree) -> Iterator[Tree]:
@@ -61,8 +67,13 @@ def subtrees(tree: Tree) -> Iterator[Tree]:
         stack += [child for child in node[1:] if isinstance(child, tuple)]
 
 
+def contains(tree: Tree, kinds: frozenset[str]) -> bool:
+    """Whether a node of one of these kinds, functions or constants is in the tree."""
+    return any(node[0] in kinds or (node[0] in ("fn", "const") and node[1] in kinds) for node in subtrees(tree))
+
+
 def replaced(tree: Tree, values: dict[str, Tree]) -> Tree:
-    """The tree with other trees for free variables; a name in the place of a function or of an index goes with its name."""
+    """The tree with other trees for free variables; names of functions and indices go along."""
     kind = tree[0]
     if kind == "var":
         return values.get(tree[1], tree)
@@ -79,10 +90,11 @@ def replaced(tree: Tree, values: dict[str, Tree]) -> Tree:
 def canonical_tree(tree: Tree) -> Tree:
     r"""One tree for the spellings of one formula; nothing is evaluated.
 
-    The same for every order of terms and factors, every bracket that changes nothing, `\frac{a}{b}`, `a/b` and `a b^{-1}`,
-    `\sqrt{a}` and `a^{1/2}`, `-(a - b)` and `b - a`, names of bound variables, and with or without `+ 0`, `* 1`, `^1`.
-    Sums are `("add", ...)` and products `("mul", ...)` of two or more parts, a quotient has a factor `("inverse", b)`, a
-    minus is a factor -1. So `99^2 + 99 + 1` and `1 + 99 * 1 + 99^2` are one tree, and 9901 is another.
+    The same for every order of terms and factors, every bracket that changes nothing, `\frac{a}{b}`, `a/b`
+    and `a b^{-1}`, `\sqrt{a}` and `a^{1/2}`, `-(a - b)` and `b - a`, every name of a bound variable, and with
+    or without `+ 0`, `* 1`, `^1`. Sums are `("add", ...)` and products `("mul", ...)` of two or more parts; a
+    quotient has a factor `("inverse", b)`, a minus is a factor -1. So `99^2 + 99 + 1` and `1 + 99 * 1 + 99^2`
+    are one tree, and 9901 is another.
     """
     return _canonical(tree, 0)
 
@@ -103,7 +115,12 @@ def _canonical(tree: Tree, level: int) -> Tree:
     if kind in BINDERS:
         name = f"#{level}"
         body = _canonical(replaced(tree[1], {tree[2]: ("var", name)}), level + 1)
-        return (kind, body, name, *(_canonical(child, level) if isinstance(child, tuple) else child for child in tree[3:]))
+        return (
+            kind,
+            body,
+            name,
+            *(_canonical(child, level) if isinstance(child, tuple) else child for child in tree[3:]),
+        )
     children = [_canonical(child, level) if isinstance(child, tuple) else child for child in tree[1:]]
     return (kind, *(sorted(children, key=repr) if kind in _IN_ANY_ORDER else children))
 
@@ -131,7 +148,10 @@ def _factors(tree: Tree, level: int) -> tuple[bool, list[Tree]]:
     stack = [(tree, False)]
     while stack:
         node, below = stack.pop()
-        if node[0] in ("mul", "div"):
+        if node[0] == "div" and node[2] == ZERO:  # `1/(1/0)` is not 0
+            factors.append(_inverse(_inverse(ZERO)) if below else _inverse(ZERO))
+            stack.append((node[1], below))
+        elif node[0] in ("mul", "div"):
             stack += [(node[1], below), (node[2], below != (node[0] == "div"))]
         elif node[0] == "neg":
             negative = not negative
@@ -147,7 +167,7 @@ def _factors(tree: Tree, level: int) -> tuple[bool, list[Tree]]:
 
 
 def _inverse(factor: Tree) -> Tree:
-    return tuple(factor[1]) if factor[0] == "inverse" else ("inverse", factor)
+    return tuple(factor[1]) if factor[0] == "inverse" and factor[1] != ZERO else ("inverse", factor)
 
 
 def _product(negative: bool, factors: list[Tree]) -> Tree:
