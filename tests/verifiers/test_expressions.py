@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 
 from gmpo_mm.verifiers.expressions import NotExpression, Tree, canonical_tree, parse_expression, variables
-from gmpo_mm.verifiers.identity import OutsideDomain, evaluate_tree
+from gmpo_mm.verifiers.evaluation import OutsideDomain, evaluate_tree
 from gmpo_mm.verifiers.normalize import canonical
 
 
@@ -190,10 +190,10 @@ def test_the_canonical_tree_has_the_formulas_value() -> None:
         text = _random_formula(random_, 4)
         try:
             read = parse_expression(text)
-            value = evaluate_tree(read, point, False)
+            value = evaluate_tree(read, point, False, 192)
         except (NotExpression, OutsideDomain):
             continue
-        again = evaluate_tree(_binary(canonical_tree(read)), point, False)
+        again = evaluate_tree(_binary(canonical_tree(read)), point, False, 192)
         assert abs(value - again) <= abs(value) * 1e-30 + 1e-30, text
         compared += 1
     assert compared > 300
