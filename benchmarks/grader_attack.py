@@ -1,4 +1,4 @@
-"""How many wrong answers made up to cheat a grader are paid, by kind: ours, math-verify, mathruler, Dr. GRPO's.
+"""How many wrong answers made up to cheat it each grader pays: ours, math-verify, mathruler, Dr. GRPO's.
 
     python -m benchmarks.grader_attack [--seed 0] [--count 2000] [--json FILE]
     python -m benchmarks.grader_attack --mutations 20000 [--data FOLDER]

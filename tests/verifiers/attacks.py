@@ -32,7 +32,7 @@ TEMPLATES = Path(__file__).with_name("attack_templates.txt")
 
 @dataclass(frozen=True)
 class Attack:
-    """A wrong `prediction` (what stands in the box) for `gold`; `problem` is its text where the kind needs one."""
+    """A wrong `prediction` (the content of a box); `problem` is the problem's text where the kind needs one."""
 
     kind: str
     prediction: str
@@ -243,7 +243,7 @@ def make(template: str, rng: random.Random) -> Made:
 
 
 def written_out() -> list[Attack]:
-    """The attacks that are the same for every seed, under each grader of their kind; the known ones are here."""
+    """The attacks that are the same for every seed, under each grader of their kind."""
     found = [
         Attack("1.4 copied from the problem", *made[:2], grader, made[2])
         for made in COPIES

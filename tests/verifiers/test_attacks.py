@@ -17,8 +17,8 @@ PAID = 0.02
 ACCEPTED = 0.96
 """Share of natural spellings that must be right."""
 
-# Answers that are pairwise different, numbers more than 1 % apart. Letters are tried with letters, as `B. 12` is
-# a choice and its text.
+# Answers that are pairwise different, numbers more than 1 % apart. Letters are tried with letters, as `B. 12`
+# is a choice and its text.
 LETTERS = ("A", "B", "C", "D")
 GOLDS = r"""
 5 17 23 -4 0 1 2 12 100 1024 9973 \frac{1}{2} \frac{3}{7} -\frac{5}{3} 2.6 3.3 0.07 \sqrt{2} 2\sqrt{3}
