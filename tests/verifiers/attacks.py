@@ -32,7 +32,7 @@ TEMPLATES = Path(__file__).with_name("attack_templates.txt")
 
 @dataclass(frozen=True)
 class Attack:
-    """A wrong `prediction` (the content of a box); `problem` is the problem's text where the kind needs one."""
+    """A wrong `prediction` (the content of a box), and the text of the problem where the kind needs one."""
 
     kind: str
     prediction: str
