@@ -31,7 +31,7 @@ _MATHEMATICS = re.compile(r"\$\$(.{1,2000}?)\$\$|\$([^$]{1,2000})\$|\\\((.{1,200
 _ENVIRONMENT = re.compile(r"\\(?:begin|end) ?\{[a-z*]+\}|\\(?:text|mbox) ?\{[^{}]*\}|\\\\|&")
 _PLAIN = re.compile(r"[\w(][\w\s+\-*/^(){}.!\\]{0,200}[\w)!}]")
 _PARTS = re.compile(r"<=|>=|!=|[=<>,;:?]|\\approx|\\equiv|\\pmod|\\to(?![a-z])|\.(?!\d)")
-_REPEATS = re.compile(r"\d *\\(?:overline|bar|dot)|\d *(?:\.\.\.|\\[lc]?dots)|\.\d*\(\d+\)$")
+_REPEATS = re.compile(r"[\d.] *\\(?:overline|bar|dot)|\d *(?:\.\.\.|\\[lc]?dots)|\.\d*\(\d+\)$")
 _DECIMAL = re.compile(r"\.\d")
 _SPACES = re.compile(r"[\s$]+")
 _MAX_RADICAND = 10**8
@@ -76,7 +76,7 @@ def stands_unevaluated(prediction: str, gold: str, problem: str) -> bool:
     asked = _formula(*settle(parse(read(gold).text), EXACT).forms[:1])
     if len(trees) == 1 and asked is not None and canonical_tree(asked) == canonical_tree(trees[0]):  # type: ignore[arg-type]
         return False
-    decimal_asked = bool(_DECIMAL.search(gold))
+    decimal_asked = bool(_DECIMAL.search(gold)) and "decimal" in problem
     worked_out = [tree is not None and _is_worked_out(tree, decimal_asked) for tree in trees]
     return not all(worked_out) and all(_stands_in(canonical_tree(tree), problem[:MAX_PROBLEM]) for tree in trees if tree)
 
@@ -85,7 +85,7 @@ def _formula(node: Node | None = None) -> Tree | None:
     """The formula of a scalar, its unit aside."""
     if node is None or node.kind != "scalar":
         return None
-    return _parsed(node.text) or _parsed(split_unit(node.text)[0])
+    return _parsed(split_unit(node.text)[0]) or _parsed(node.text)
 
 
 def _parsed(text: str) -> Tree | None:
@@ -180,6 +180,7 @@ def _forms_of(problem: str) -> tuple[frozenset[Tree], tuple[Tree, ...]]:
 def _formulas(problem: str) -> list[str]:
     """What stands between dollars or in displays, and what looks like a formula outside."""
     inside = [next(group for group in match.groups() if group) for match in _MATHEMATICS.finditer(problem)]
-    outside = _PLAIN.findall(_MATHEMATICS.sub(" ; ", problem))
-    plain = [piece for text in outside for piece in re.split(r"(?<![A-Za-z\\])[A-Za-z]{2,}(?![A-Za-z])", text) if re.search(r"\d", piece)]
+    outside = _PLAIN.findall(_ENVIRONMENT.sub(" ; ", _MATHEMATICS.sub(" ; ", problem)))
+    pieces = [piece for text in outside for piece in re.split(r"(?<![A-Za-z\\])[A-Za-z]{2,}(?![A-Za-z])", text)]
+    plain = [piece for piece in pieces if re.search(r"\d", piece)]
     return [piece for text in inside for piece in _ENVIRONMENT.split(text) if piece.strip()] + plain
