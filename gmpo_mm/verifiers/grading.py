@@ -1,4 +1,4 @@
-"""Grade answers against golds: cheap stages here, math-verify in killable processes for the rest."""
+"""Grade answers against golds: cheap stages here, computer algebra in killable processes for the rest."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import Literal
 
 from gmpo_mm.verifiers.equivalence import decide
 from gmpo_mm.verifiers.extraction import Extraction, extract_answer, remove_invisible
-from gmpo_mm.verifiers.pool import shared_pool
+from gmpo_mm.verifiers.pool import STATUS, shared_pool
 
 Status = Literal["graded", "no_answer", "timeout", "error"]
 Gold = str | Sequence[str]
@@ -21,7 +21,7 @@ class Grade:
     status: Status
     extracted: str | None
     why: str = field(default="", compare=False)
-    """How it was decided, in a few words: `equal as text`, `equal as numbers`, `math-verify: equal`, `different`."""
+    """How it was decided, in a few words: `equal as text`, `equal as numbers`, `algebra: equal`, `different`."""
 
 
 def grade_batch(
@@ -34,9 +34,12 @@ def grade_batch(
 ) -> list[Grade]:
     """Grade each prediction against its gold; a gold that is a sequence is right when any of its texts is.
 
-    `kind="response"` extracts the answer first (see `extract_answer`). `timeout` in seconds bounds each pair's own
-    running time; a pair beyond it is not correct and has status `timeout`. No text can make this raise or hang;
-    VerifierUnavailableError means that math-verify itself can't run here.
+    `kind="response"` extracts the answer first (see `extract_answer`). `timeout` bounds the computer algebra of
+    one pair, in seconds of processor time and not on the wall, so that a grade does not depend on how busy the machine
+    is; a pair beyond it is not correct and has status `timeout`. All pairs of a call have a bound too, stated in
+    `pool`: hostile answers beyond it have status `timeout` after a shorter try. A comparison that the machine did not
+    let run has status `error`, and `why` says so. No text can make this raise or hang; VerifierUnavailableError means
+    that computer algebra can't run here at all.
     """
     if len(predictions) != len(golds):
         raise ValueError(f"{len(predictions)} predictions for {len(golds)} golds; give one gold for each prediction")
@@ -96,9 +99,14 @@ def _compare_unique(pairs: list[list[tuple[str, str]]], timeout: float) -> dict[
     }
     if needed:
         verdicts = shared_pool().check(list(needed), timeout)
-        explained = {"timeout": f"no verdict within {timeout:g} s", "error": "the comparison failed"}
+        explained = {
+            "timeout": f"no verdict within {timeout:g} s of processor time",
+            "batch_limit": "no verdict within the batch's limit",
+            "stalled": "the machine did not let it run",
+            "error": "the comparison failed",
+        }
         for pair, verdict in zip(needed, verdicts, strict=True):
-            outcomes[pair] = _Outcome(verdict, "math-verify: " + explained.get(verdict, verdict))
+            outcomes[pair] = _Outcome(STATUS.get(verdict, verdict), "algebra: " + explained.get(verdict, verdict))
     return outcomes
 
 

@@ -170,7 +170,7 @@ def test_the_grade_says_how_it_was_decided() -> None:
     decided = {
         ("5", "5"): "equal as text", ("0.5", r"\frac12"): "equal as numbers", ("x + 1", "1 + x"): "equal as formulas",
         ("(1, 4/2)", "(1, 2)"): "equal as tuples", ("2x < 6", "x < 3"): "equal as relations", ("5", "6"): "different",
-        (r"\int_0^1 2x dx", "1"): "math-verify: equal", (r"\int_0^1 2x dx", "2"): "math-verify: different",
+        (r"\int_0^1 2x dx", "1"): "algebra: equal", (r"\int_0^1 2x dx", "2"): "algebra: different",
     }  # fmt: skip
     grades = grade_batch([prediction for prediction, _ in decided], [gold for _, gold in decided])
     assert [grade.why for grade in grades] == list(decided.values())
