@@ -319,7 +319,7 @@ def print_report(report: GradeFileReport, console: Console | None = None) -> Non
     numbers = ("rows", "responses", "accuracy", "no answer", "timed out", "error")
     statuses = ("no_answer", "timeout", "error")
     if settings.unevaluated == "reject":
-        numbers, statuses = (*numbers, "not evaluated"), (*statuses, "not_evaluated")  # type: ignore[assignment]
+        numbers, statuses = (*numbers, "copied"), (*statuses, "not_evaluated")  # type: ignore[assignment]
     table = Table(title=Text(f"Grades of {clean(settings.file)}"), title_justify="left")
     for name in (clean(settings.by) if settings.by else "", *numbers):
         table.add_column(name, justify="right" if name in numbers else "left")
