@@ -24,6 +24,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from gmpo_mm.verifiers.calculus import Calculus
+from gmpo_mm.verifiers.functions import FUNCTIONS, RENAMED, TRIGONOMETRIC, known_function
 from gmpo_mm.verifiers.tokens import (
     CLOSING,
     GREEK,
@@ -42,15 +43,6 @@ __all__ = ["NotExpression", "Tree", "canonical_tree", "contains", "parse_express
 MAX_EXPONENT_OF_TEN = 400
 MAX_PARTS = 150  # of one sum or product: each is one level of the tree, which recursive functions walk
 
-_TRIGONOMETRIC = frozenset(("sin", "cos", "tan", "cot", "sec", "csc"))
-_FUNCTIONS = _TRIGONOMETRIC | frozenset(
-    str.split(
-        "arcsin arccos arctan sinh cosh tanh ln exp asin acos atan abs floor ceil coth sech csch arsinh"
-    )
-    + str.split("arcosh artanh arcsinh arccosh arctanh arcsec arccsc arccot")
-)
-_RENAMED_FUNCTIONS = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
-_RENAMED_FUNCTIONS |= {"arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh"}
 _BINDING = {"sum": "sum", "prod": "product", "int": "integral", "lim": "limit"}
 _UNKNOWN_FUNCTIONS = frozenset("fgFG")
 _USUAL_ARGUMENTS = frozenset("xyztnksuabeifgFG")  # `g(L - x)` is the product that physics has in mind
@@ -63,7 +55,7 @@ _NAME_ALONE = re.compile(r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_\w+|_\{\w+\})?")
 _ENDS_PRODUCT = frozenset(
     ["+", "-", ")", "}", "]", "|", ",", "⌋", "⌉", "⟭", "=", "\\choose", "\\pmod", "\\to", "\\rightarrow"]
 )
-_ENDS_ARGUMENT = frozenset("\\" + name for name in (*_FUNCTIONS, *OF_SEVERAL, *_BINDING, "log", "lg")) | {
+_ENDS_ARGUMENT = frozenset("\\" + name for name in (*FUNCTIONS, *OF_SEVERAL, *_BINDING, "log", "lg")) | {
     "(",
     "*",
 }
@@ -81,26 +73,6 @@ def _literal(token: str) -> Tree:
         raise NotExpression("exponent out of bounds")
     value = Fraction(mantissa.rstrip(".") if mantissa.endswith(".") else mantissa)
     return ("num", value * Fraction(10) ** int(exponent) if exponent else value)
-
-
-def _function(name: str, argument: Tree) -> Tree:
-    """A known function; those that are rare, by others: `coth`, `arcsinh`, `arcsec`."""
-    square: Tree = ("pow", argument, TWO)
-    match name:
-        case "coth" | "sech" | "csch":
-            return ("div", ONE, ("fn", {"coth": "tanh", "sech": "cosh", "csch": "sinh"}[name], argument))
-        case "arcsinh":
-            return ("fn", "ln", ("add", argument, ("root", ("add", square, ONE), TWO)))
-        case "arccosh":
-            return ("fn", "ln", ("add", argument, ("root", ("add", square, ("neg", ONE)), TWO)))
-        case "arctanh":
-            quotient = ("div", ("add", ONE, argument), ("add", ONE, ("neg", argument)))
-            return ("div", ("fn", "ln", quotient), TWO)
-        case "arcsec" | "arccsc":
-            return ("fn", "arccos" if name == "arcsec" else "arcsin", ("div", ONE, argument))
-        case "arccot":
-            return ("add", ("div", ("const", "pi"), TWO), ("neg", ("fn", "arctan", argument)))
-    return ("fn", name, argument)
 
 
 def _is_named(tree: Tree) -> bool:
@@ -350,8 +322,8 @@ class _Parser(Calculus):
             return self.logarithm()
         if name in OF_SEVERAL:
             return (name, *self.arguments())
-        if name in _FUNCTIONS:
-            return self.function(_RENAMED_FUNCTIONS.get(name, name))
+        if name in FUNCTIONS:
+            return self.function(RENAMED.get(name, name))
         if name in _BINDING:
             return (
                 self.limit()
@@ -367,9 +339,9 @@ class _Parser(Calculus):
         if self.peek() == "^":
             self.take()
             exponent = self.exponent()
-        if exponent == ("neg", ONE) and (name in _TRIGONOMETRIC or name in ("sinh", "cosh", "tanh")):
+        if exponent == ("neg", ONE) and (name in TRIGONOMETRIC or name in ("sinh", "cosh", "tanh")):
             name, exponent = "arc" + name, None
-        tree = _function(name, self.function_argument())
+        tree = known_function(name, self.function_argument())
         return tree if exponent is None else ("pow", tree, exponent)
 
     def logarithm(self) -> Tree:

@@ -44,6 +44,7 @@ def test_an_arbitrary_constant_has_any_name(a: str, b: str) -> None:
         ("C_1 e^x + C_2 e^{-x}", "c e^x + c e^{-x}"), ("C e^t + k", "C e^t + m"), ("g e^t", "h e^t"),
         ("x + y", "x + z"),
         ("C(t) e^t", "c e^t"),
+        ("\\frac{C}{d^2} e^{-h/kT}", "\\frac{A}{d^2} e^{-h/kT}"),
     ],
 )  # fmt: skip
 def test_a_given_name_stays_what_it_is(a: str, b: str) -> None:
