@@ -163,7 +163,7 @@ class _Parser(Calculus):
             return
         before = self.tokens[self.position - 2] if self.position >= 2 else None
         follows_number = is_number(self.tokens[self.position - 1]) and before not in ("^", "_")
-        if ahead or follows_number or self.peek(1) != "^":
+        if follows_number or self.peek(1) != "^":
             raise NotExpression("two numbers side by side")
 
     def factor(self) -> Tree:

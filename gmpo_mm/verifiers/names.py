@@ -99,7 +99,7 @@ def _constants(tree: Tree) -> dict[str, bool]:
         factors = _factors(term)
         for name in candidates & variables(term):
             rest = [factor for factor in factors if factor != ("var", name)]
-            alone = len(factors) == len(rest) + 1 and not any(name in variables(factor) for factor in rest)
+            alone = len(factors) == len(rest) + 1
             coefficients[name] = _product(rest) if alone and name not in coefficients else None
     known = {name: rest for name, rest in coefficients.items() if rest is not None}
     names = {name: rest for name, rest in known.items() if not variables(rest) & known.keys()}
@@ -186,8 +186,12 @@ def _respelled(first: Tree, second: Tree) -> Tree | None:
         letters = _letters(name)
         if letters and _subscripted(first, name) and not set(letters) & here:
             values[name] = _product([_letter(letter) for letter in letters])
-        elif same := [other for other in there - here if _same_derivative(name, other)]:
-            values[name] = ("var", same[0]) if len(same) == 1 else ("var", name)
+    pairs = [
+        (name, other) for name in here - there for other in there - here if _same_derivative(name, other)
+    ]
+    for name, other in pairs:
+        if sum(name in pair or other in pair for pair in pairs) == 1:
+            values[name] = ("var", other)
     changed = replaced(changed, values)
     return None if changed == second else changed
 

@@ -126,7 +126,8 @@ def test_mixed_numbers_and_products_of_numbers() -> None:
         ("\\dot v", "\\frac{dv}{dt}"), ("\\ddot{x}", "\\frac{d^2 x}{dt^2}"), ("dy/dx", "\\frac{dy}{dx}"),
         ("\\frac{d}{dx} y", "\\frac{dy}{dx}"), ("\\tanh^{-1} x", "\\operatorname{arctanh} x"),
         ("-(a-b)", "b-a"),
-        ("\\frac{1}{ab}", "(ab)^{-1}"), ("a/(b/c)", "\\frac{ac}{b}"), ("x + 0", "x^1 \\cdot 1 / 1"),
+        ("\\frac{1}{ab}", "(ab)^{-1}"), ("a/(b/c)", "\\frac{ac}{b}"), ("(-a)(-b)c", "abc"), ("(-a)b", "-ab"),
+        ("x + 0", "x^1 \\cdot 1 / 1"),
         ("99^2+99+1", "1 + 99*1 + (99)^2"),
         ("\\sum_{k=0}^{n-1} F_{n-k-1} F_k", "\\sum_{j=0}^{n-1} F_j F_{n-1-j}"),
         ("\\sum_{i=1}^n i^2", "\\sum_{k=1}^{n} k^2"),
@@ -142,7 +143,8 @@ def test_spellings_of_one_formula_are_one_tree(text: str, other: str) -> None:
 @pytest.mark.parametrize(
     ("text", "other"),
     [
-        ("99^2+99+1", "9901"), ("2+3", "5"), ("2-3", "3-2"), ("a/b", "b/a"), ("x", "-x"), ("x^2", "2x"),
+        ("99^2+99+1", "9901"), ("2+3", "5"), ("2-3", "3-2"), ("a/b", "b/a"), ("x", "-x"), ("(-a)b", "ab"),
+        ("x^2", "2x"),
         ("(-1)^2", "-1^2"),
         ("x'", "x"), ("x'", "x''"), ("\\dot x", "\\ddot x"), ("\\frac{dv}{dt}", "\\frac{v}{t}"),
         ("\\frac{dv}{dt}", "\\frac{dt}{dv}"),
@@ -176,7 +178,8 @@ def test_a_bound_name_is_none_of_a_formulas_variables() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["n!!", "\\sum_{k=1} k", "\\sum^n k", "\\int_0 x dx", "\\int x", "\\lim x", "\\frac{d}{dx}", "x_{}",
+    ["n!!", "\\sum_{k=1} k", "\\sum^n k", "\\sum_{k=1}_{k=2} k", "\\int_0 x dx", "\\int x", "\\lim x",
+    "\\frac{d}{dx}", "x_{}",
     "x_1_2", "5%%", "\\foo x", "a = b",
      "1,234", "x(", "\\nabla f", "\\frac{1}", "^2", "", "|x", "\\sqrt", "1e999"],
 )  # fmt: skip
