@@ -81,6 +81,7 @@ def test_it_proves_nothing_that_is_different(equal: Callable[[str, str], bool], 
         ("\\int_{-1}^1 \\frac{1}{x^2} dx", "-2"),
         ("\\sum_{k=1}^{3} \\frac{1}{k-k}", "0"), ("\\sum_{k=0}^{3} \\frac{k}{k}", "4"),
         ("\\prod_{k=0}^{2} \\frac{k+1}{k}", "0"),
+        ("\\prod_{k=1}^\\infty \\frac12", "0"),
     ],
 )  # fmt: skip
 def test_what_has_no_value_equals_nothing(equal: Callable[[str, str], bool], a: str, b: str) -> None:
