@@ -8,7 +8,7 @@ from gmpo_mm.verifiers.equivalence import RULES, decide
 from gmpo_mm.verifiers.extraction import Extraction, extract_answer, remove_invisible
 from gmpo_mm.verifiers.pool import shared_pool
 
-Status = Literal["graded", "no_answer", "timeout", "error"]
+Status = Literal["graded", "no_answer", "timeout", "error", "not_evaluated"]
 Gold = str | Sequence[str]
 DEFAULT_TIMEOUT = 3.0
 
