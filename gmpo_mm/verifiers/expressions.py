@@ -83,7 +83,7 @@ def _is_named(tree: Tree) -> bool:
 
 
 class _Parser(Calculus):
-    """sum := product (+|- product)*; product := factor (*|/|nothing factor)*; factor := atom (^ atom|!|°|%)*."""
+    """sum := product (+|- product)*; product := factor (*|/|nothing factor)*; factor := atom (^ atom|!|%)*."""
 
     def __init__(self, tokens: list[str]) -> None:
         super().__init__(tokens)

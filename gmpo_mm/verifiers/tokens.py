@@ -12,7 +12,8 @@ OF_SEVERAL = frozenset({"max", "min", "gcd", "lcm"})
 GREEK = frozenset(
     str.split(
         "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho "
-        "varrho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega "
+        "varrho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi "
+        "Sigma Upsilon Phi Psi Omega "
         "ell hbar"
     )
 )
