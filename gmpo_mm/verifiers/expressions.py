@@ -3,9 +3,10 @@ r"""A formula in LaTeX or plain text as a small tree (see `trees`), by recursive
 Conventions, where two readings are possible:
 
 - A name before a bracket is a function where the bracket holds a single number without an exponent, a single
-  other name or a list with commas, as in `y(0)`, `x(t)`, `y'(\pi)`, `M(x, y)`; else it is a factor: `n(n+1)`,
-  `a(b+c)`, `x(2y)`, `n(-1)^n`. `C(n, k)` is a binomial coefficient. `f`, `g`, `F`, `G` are functions also of a
-  formula in the usual arguments, as in `f(x+1)`; `g(\sin\theta - \mu)`, `G(M+m)` are products.
+  other name or a list with commas, as in `y(0)`, `x(t)`, `y'(\pi)`, `M(x, y)`; else it is a factor, as in
+  `n(n+1)`, `a(b+c)`, `x(2y)`, `n(-1)^n`. `C(n, k)` is a binomial coefficient. `f`, `g`, `F`, `G` are functions
+  of a formula too where it has the usual arguments, as in `f(x+1)`; `g(\sin\theta - \mu)`, `G(M+m)` are
+  products.
 - On one line, `t/RC` is `t/(RC)`, while `1/2x` is `x/2`.
 - Numbers side by side are an error: `145 3`, `x 3`, `2{3}`; so is an integer before an improper fraction. `4
   \frac{1}{2}` and `4 1/2` are mixed numbers. A number may follow a factor where it has an exponent: `n 2^n`,
@@ -83,7 +84,7 @@ def _is_named(tree: Tree) -> bool:
 
 
 class _Parser(Calculus):
-    """sum := product (+|- product)*; product := factor (*|/|nothing factor)*; factor := atom (^ atom|!|%)*."""
+    """sum := product (+|- product)*; product := factor (*|/|factor)*; factor := atom (^ atom | !)*."""
 
     def __init__(self, tokens: list[str]) -> None:
         super().__init__(tokens)
