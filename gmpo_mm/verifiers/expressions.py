@@ -4,7 +4,7 @@ Conventions, where two readings are possible:
 
 - A name before a bracket is a function where the bracket holds a single number without an exponent, a single
   other name or a list with commas, as in `y(0)`, `x(t)`, `y'(\pi)`, `M(x, y)`; else it is a factor, as in
-  `n(n+1)`, `a(b+c)`, `x(2y)`, `n(-1)^n`. `C(n, k)` is a binomial coefficient. `f`, `g`, `F`, `G` are functions
+  `n(n+1)`, `a(b+c)`, `n(-1)^n`. `C(n, k)` is a binomial coefficient. `f`, `g`, `F`, `G` are functions
   of a formula too where it has the usual arguments, as in `f(x+1)`; `g(\sin\theta - \mu)`, `G(M+m)` are
   products.
 - On one line, `t/RC` is `t/(RC)`, while `1/2x` is `x/2`.
