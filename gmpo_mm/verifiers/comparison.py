@@ -3,22 +3,45 @@
 Every function answers True, False or None, where None leaves the pair to computer algebra. All are symmetric.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 
 from gmpo_mm.verifiers import intervals
 from gmpo_mm.verifiers.equations import proportional, same_equation
-from gmpo_mm.verifiers.expressions import NotExpression, parse_expression, variables
-from gmpo_mm.verifiers.identity import same_function
+from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
+from gmpo_mm.verifiers.identity import same_trees
 from gmpo_mm.verifiers.intervals import RealSet
-from gmpo_mm.verifiers.normalize import has_words, text_key
-from gmpo_mm.verifiers.quantities import looks_like_thousands, quantities_equal, quantity, times_equal
-from gmpo_mm.verifiers.structure import Node, assigned_name, is_name, parse
+from gmpo_mm.verifiers.matrices import matrix_sum
+from gmpo_mm.verifiers.names import renamings
+from gmpo_mm.verifiers.normalize import DOLLAR, text_key
+from gmpo_mm.verifiers.quantities import Quantity, last_place, percent_readings, quantities_equal, quantity, times_equal
+from gmpo_mm.verifiers.structure import Node, asks_for, assigned_name, is_name
+from gmpo_mm.verifiers.trees import variables
 from gmpo_mm.verifiers.units import same_unit, split_unit
+from gmpo_mm.verifiers.words import has_words
 
-MAX_SCALAR = 512  # characters; a longer formula is not evaluated
 MAX_UNORDERED = 48  # items matched one by one; longer lists are matched by their texts
+_CONSTANT_NAMES = re.compile(r"(?<![A-Za-z\\])[ABCKDackd](?![A-Za-z])")  # as arbitrary constants are written
 _MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What differs between the graders. `decimal_tolerance`: how far two numbers may be apart where either is a decimal."""
+
+    decimal_tolerance: Decimal | None = None  # absolute, and relative for numbers below 1
+    share: Decimal | None = None  # numbers are equal where they differ by less than this share of their mean
+    bare_units: bool = False  # whether `5 m` behind a plain number has a unit without being set upright
+    algebra: Callable[[str, str], bool] | None = None  # decides formulas that have no value at sample points
+    indices: frozenset[str] = frozenset()  # names that a condition declares as integers
+
+
+EXACT = Rules()
+ABOUT = Decimal("0.01")
+r"""How far `\approx` may be off: within this share it contradicts nothing, and beyond it the answer has two values."""
 
 
 def all_of(verdicts: Iterable[bool | None]) -> bool | None:
@@ -31,90 +54,217 @@ def all_of(verdicts: Iterable[bool | None]) -> bool | None:
     return None if undecided else True
 
 
-def compare(a: Node, b: Node) -> bool | None:
+def compare(a: Node, b: Node, rules: Rules = EXACT) -> bool | None:
     """Whether two structures are the same answer."""
-    if text_key(a.text) == text_key(b.text) and a.kind == b.kind and a.kind != "special":
+    first, second = settle(a, rules), settle(b, rules)
+    if "broken" in (first.kind, second.kind):
+        return False
+    if text_key(a.text) == text_key(b.text) and a.kind == b.kind:
+        return True if a.kind != "special" else a.connector == b.connector
+    if "undecided" in (first.kind, second.kind):
+        return None
+    if "equation" in (first.kind, second.kind) or (first.kind == second.kind == "named"):
+        return _compare_equations(first, second, rules)
+    return any_of(_compare_values(x, y, rules) for x in first.forms for y in second.forms)
+
+
+def any_of(verdicts: Iterable[bool | None]) -> bool | None:
+    """True where one is, False where all are, else None."""
+    found = set(verdicts)
+    return True if True in found else None if None in found else False
+
+
+def _compare_values(a: Node, b: Node, rules: Rules) -> bool | None:
+    if text_key(a.text) == text_key(b.text) and a.kind == b.kind != "special":
         return True
     if a.kind == b.kind == "scalar":
-        return compare_scalars(a.text, b.text)
-    if "special" in (a.kind, b.kind) and a.kind == b.kind:
+        return compare_scalars(a.text, b.text, rules)
+    if a.kind == b.kind == "special":
         return a.connector == b.connector
-    for first, second in ((a, b), (b, a)):
-        verdict = _compare_sets(first, second)
-        if verdict is not None:
-            return verdict
-    if a.kind == b.kind == "relation":
-        return _compare_relations(a, b)
-    handlers: list[Callable[[Node, Node], bool | None]] = [_relation_with_value, _lists, _sequences]
-    for handler in handlers:
+    for handler in (_sets, _members, _inequalities, _lists, _sequences):
         for first, second in ((a, b), (b, a)):
-            verdict = handler(first, second)
-            if verdict is not None:
-                return verdict
-    return None if _mixed(a, b) else False
+            verdict = handler(first, second, rules)
+            if verdict != UNTOLD:
+                return verdict  # type: ignore[return-value]
+    return False
 
 
-def _mixed(a: Node, b: Node) -> bool:
-    """Whether two kinds can be equal in a way that only computer algebra would see: sums of matrices, systems, sums."""
-    kinds = {a.kind, b.kind}
-    if kinds == {"matrix", "scalar"}:
-        return any("\\begin" in node.text for node in (a, b) if node.kind == "scalar")
-    if kinds <= {"relation", "union", "sequence", "without"}:
+UNTOLD = "untold"  # a handler's answer where the pair is not of its kinds
+Verdict = bool | str | None
+
+
+# Values: an answer has one
+
+
+@dataclass(frozen=True)
+class Settled:
+    r"""What a node says once chains are read: `forms` are forms of one value, such as `\frac13` and the 0.33 that it is about.
+
+    `kind` is value, named (`x = 5`), equation (`x + 2y = 3`), broken (a chain whose links do not hold), or undecided.
+    """
+
+    kind: str
+    forms: tuple[Node, ...] = ()
+    name: str = ""
+    node: Node | None = None
+
+
+@lru_cache(maxsize=4096)
+def settle(node: Node, rules: Rules) -> Settled:
+    r"""Read chains: `x = 2 + 3 = 5` is 5 by the name of x, `\frac52 \text{ or } 2.5` one number, `17 = 23` broken."""
+    if node.kind == "list" and node.connector == "or" and node.items[0].kind == "scalar":
+        first = node.items[0]
+        if all(compare(first, item, rules) for item in node.items[1:]):
+            return Settled("value", (first,), node=node)
+    if node.kind == "scalar" and "\\begin" in node.text:
+        return Settled("value", (matrix_sum(node) or node,), node=node)
+    if node.kind == "relation" and set(node.operators) <= {"=", "\\approx"}:
+        return _settle_chain(node, rules)
+    return Settled("broken" if node.kind == "broken" else "value", (node,), node=node)
+
+
+def _settle_chain(node: Node, rules: Rules) -> Settled:
+    items, operators = node.items, node.operators
+    if len(items) == 2 and is_constant(items[0]) and is_name(items[1].text):  # `5 = x`
+        items = items[::-1]
+    if len(items) == 2 and not is_name(items[0].text) and not (asks_for(items[0].text) and is_constant(items[1])):
+        holds = _link(operators[0], items[0], items[1], rules)
+        if not holds and not all(is_constant(item) for item in items):
+            return Settled("equation", node=node)
+        return _of_links([holds], items, operators, "", node, rules)
+    named = 0
+    while named < len(items) - 1 and asks_for(items[named].text):
+        named += 1
+    values, between = items[named:], operators[named:]
+    links = [_link(operator, x, y, rules) for operator, x, y in zip(between, values[:-1], values[1:], strict=True)]
+    return _of_links(links, values, between, items[0].text if named else "", node, rules)
+
+
+def _of_links(
+    links: Sequence[bool | None], values: Sequence[Node], operators: Sequence[str], name: str, node: Node, rules: Rules
+) -> Settled:
+    verdict = all_of(links)
+    if not verdict:
+        return Settled("undecided" if verdict is None else "broken", node=node)
+    exact = [value for operator, value in zip(("=", *operators), values, strict=True) if operator == "="]
+    about = [value for operator, value in zip(operators, values[1:], strict=True) if operator != "="]
+    rounded = [value for value in about if _is_rounded(exact[-1], value, rules)]
+    return Settled("named" if name else "value", (exact[-1], *rounded), name.strip(), node)
+
+
+def _link(operator: str, x: Node, y: Node, rules: Rules) -> bool | None:
+    """Whether two neighbours in a chain are equal, or the second is the first rounded."""
+    verdict = compare(x, y, rules)
+    if verdict or (operator == "=" and rules.share is None):
+        return verdict
+    return within_share(x, y, rules, rules.share or ABOUT)
+
+
+def within_share(a: Node, b: Node, rules: Rules, share: Decimal) -> bool:
+    """Two numbers of one unit that differ by less than a share of their mean; opposite signs never do."""
+    x, y = quantity(a.text, rules.bare_units), quantity(b.text, rules.bare_units)
+    if x is None or y is None or not same_unit(x.unit, y.unit) or len(x.values) != 1 or len(y.values) != 1:
+        return False
+    pairs = [(x.values[0], y.values[0]), *percent_readings(x, y)]
+    return any(abs(u.digits - v.digits) < share * abs(u.digits + v.digits) / 2 for u, v in pairs)
+
+
+def _is_rounded(exact: Node, node: Node, rules: Rules) -> bool:
+    """Whether a number is another with fewer digits, two significant ones at least: 4.6 is not 5, but about 5."""
+    x, y, place = quantity(exact.text, rules.bare_units), quantity(node.text, rules.bare_units), last_place(node.text)
+    if x is None or y is None or place is None or len(re.sub(r"[eE*].*|\D", "", node.text).lstrip("0")) < 2:
+        return False
+    return abs(x.values[0].digits - y.values[0].digits) < place
+
+
+def is_constant(node: Node) -> bool:
+    """Whether a node is a number or a formula without variables."""
+    if node.kind != "scalar":
+        return False
+    if quantity(node.text) is not None:
         return True
-    return len(kinds) == 1 and a.kind not in ("sequence", "matrix", "special")
+    try:
+        return not variables(parse_expression(node.text))
+    except NotExpression:
+        return False
 
 
 # Scalars
 
 
-def compare_scalars(a: str, b: str) -> bool | None:
+def compare_scalars(a: str, b: str, rules: Rules = EXACT) -> bool | None:
     """Numbers with units, times, formulas, words."""
     if text_key(a) == text_key(b):
         return True
     time = times_equal(a, b)
     if time is not None:
         return time
-    x, y = quantity(a), quantity(b)
+    x, y = quantity(a, rules.bare_units), quantity(b, rules.bare_units)
     if x is not None and y is not None:
-        return quantities_equal(x, y)
-    if has_words(a) or has_words(b):
-        return _with_units(a, b)
-    if max(len(a), len(b)) > MAX_SCALAR:
-        return None
-    return same_function(a.replace("＄", ""), b.replace("＄", ""))
-
-
-def _with_units(a: str, b: str) -> bool | None:
-    """Formulas with units such as `2\\sqrt{x}` and `2\\sqrt{x} cm`; words that are no units must be the same."""
-    first, second = split_unit(a), split_unit(b)
-    if not same_unit(first[1], second[1]) or has_words(first[0]) or has_words(second[0]):
+        return quantities_equal(x, y) or _within_tolerance(x, y, rules)
+    if not has_words(a) and not has_words(b):
+        verdict = _same_formula(a.replace(DOLLAR, ""), b.replace(DOLLAR, ""), rules)
+        if verdict is not False:
+            return verdict
+    first, second = split_unit(a, rules.bare_units), split_unit(b, rules.bare_units)
+    if not (first[1] or second[1]) or not same_unit(first[1], second[1]) or has_words(first[0]) or has_words(second[0]):
         return False
-    return compare_scalars(*(text.strip() for text in (first[0], second[0]))) if (first[1] or second[1]) else False
+    return _same_formula(first[0].strip(), second[0].strip(), rules)
+
+
+def _within_tolerance(a: Quantity, b: Quantity, rules: Rules) -> bool:
+    """Numbers of which one is a decimal, within the grader's tolerance; exact ones are compared exactly."""
+    if rules.decimal_tolerance is None or not (a.decimal or b.decimal) or len(a.values) != len(b.values):
+        return False
+    pairs = [*zip(a.values, b.values, strict=True), *percent_readings(a, b)]
+    return same_unit(a.unit, b.unit) and any(_near(x.digits, y.digits, rules.decimal_tolerance) for x, y in pairs)
+
+
+def _near(x: Decimal, y: Decimal, tolerance: Decimal) -> bool:
+    return abs(x - y) <= tolerance * min(Decimal(1), max(abs(x), abs(y)))
+
+
+def _same_formula(a: str, b: str, rules: Rules) -> bool | None:
+    try:
+        first, second = parse_expression(a), parse_expression(b)
+    except NotExpression:  # what is not read whole is equal as text only
+        return False
+    verdict = same_trees(first, second)
+    if verdict is False and (rules.indices or _may_rename(a, b)):
+        if any(same_trees(first, renamed) for renamed in renamings(first, second, rules.indices)):
+            return True
+    if verdict is None and rules.algebra is not None:
+        return rules.algebra(a, b)
+    return verdict
+
+
+def _may_rename(a: str, b: str) -> bool:
+    return bool(_CONSTANT_NAMES.search(a) and _CONSTANT_NAMES.search(b))
 
 
 # Sets of real numbers
 
 
-def _compare_sets(a: Node, b: Node) -> bool | None:
+def _sets(a: Node, b: Node, rules: Rules) -> Verdict:
     """`a` is clearly a set of reals (a union, an inequality, the reals, a half-open interval), `b` can be read as one."""
     if not _clearly_a_set(a):
-        return None
+        return UNTOLD
     first, second = _real_set(a), _real_set(b)
     if first is None or second is None:
-        return None
+        return UNTOLD
     if first[1] is not None and second[1] is not None and first[1] != second[1]:
         return False
     return intervals.same_set(first[0], second[0])
 
 
 def _clearly_a_set(node: Node) -> bool:
-    if node.kind in ("union", "without") or (node.kind == "special" and node.connector in ("reals", "empty")):
+    if node.kind in ("union", "intersection", "without") or (node.kind == "special" and node.connector in ("reals", "empty")):
         return True
     if node.kind == "sequence":
         return len(node.items) == 2 and (node.brackets != "()" or any("\\infty" in item.text for item in node.items))
     if node.kind == "list":
         return bool(node.items) and all(_clearly_a_set(item) and item.kind == "relation" for item in node.items)
-    return node.kind == "relation" and any(operator != "=" for operator in node.operators)
+    return node.kind == "member" or (node.kind == "relation" and any(operator != "=" for operator in node.operators))
 
 
 @lru_cache(maxsize=1024)
@@ -128,9 +278,13 @@ def _real_set(node: Node) -> tuple[RealSet, str | None] | None:
     if node.kind == "set":
         found = intervals.points([item.text for item in node.items])
         return None if found is None else (found, None)
-    if node.kind == "relation":
+    if node.kind == "relation" and "\\approx" not in node.operators:
         return intervals.from_inequality([item.text for item in node.items], node.operators)
-    if node.kind not in ("union", "without", "list"):
+    if node.kind == "member":
+        inside = _real_set(node.items[1])
+        name = node.items[0].text.replace(" ", "")
+        return None if inside is None or inside[1] not in (None, name) else (inside[0], name)
+    if node.kind not in ("union", "intersection", "without", "list"):
         return None
     parts = [_real_set(item) for item in node.items]
     known = [part for part in parts if part is not None]
@@ -143,7 +297,7 @@ def _real_set(node: Node) -> tuple[RealSet, str | None] | None:
         return intervals.intersection(sets[0], intervals.complement(sets[1])), name
     if node.kind == "union" or node.connector == "or":
         return intervals.union(sets), name
-    if any(item.kind != "relation" for item in node.items):
+    if node.kind == "list" and any(item.kind != "relation" for item in node.items):
         return None
     result = intervals.EVERYTHING
     for one in sets:
@@ -151,38 +305,32 @@ def _real_set(node: Node) -> tuple[RealSet, str | None] | None:
     return result, name
 
 
-# Relations
+def _members(a: Node, b: Node, rules: Rules) -> Verdict:
+    r"""`x \in S` beside `x \in S` or the set itself; `\{2x : x > 3\}` beside another of its kind."""
+    if a.kind not in ("member", "builder"):
+        return UNTOLD
+    if b.kind == a.kind:
+        names = [text_key(node.items[0].text) for node in (a, b)]
+        same = names[0] == names[1] if a.kind == "member" else compare(a.items[0], b.items[0], rules)
+        return all_of([same, compare(a.items[1], b.items[1], rules)])
+    return compare(a.items[1], b, rules) if a.kind == "member" else False
 
 
-def _value(node: Node) -> Node | None:
-    """The answer in `x = 5`, `x = 2 + 3 = 5` or `2 + 3 = 5`; None where an equation is the answer itself."""
-    if node.kind != "relation" or set(node.operators) != {"="}:
-        return None
-    if is_name(node.items[0].text):
-        return node.items[-1]
-    if all(compare(x, y) for x, y in zip(node.items[:-1], node.items[1:], strict=True)):
-        return node.items[-1]
-    return None
+# Equations and inequalities
 
 
-def _relation_with_value(a: Node, b: Node) -> bool | None:
-    if a.kind != "relation" or b.kind == "relation":
-        return None
-    value = _value(a)
-    return None if value is None else compare(value, b)  # an equation such as `2x + z = 1` is no value
-
-
-def _compare_relations(a: Node, b: Node) -> bool | None:
-    equations = [set(node.operators) == {"="} for node in (a, b)]
-    if all(equations):
-        return _compare_equations(a, b)
-    if any(equations) or len(a.items) != len(b.items):
-        return False if not any(equations) else None
+def _inequalities(a: Node, b: Node, rules: Rules) -> Verdict:
+    if a.kind != "relation" or b.kind != "relation":
+        return UNTOLD
+    if len(a.items) != len(b.items):
+        return False
+    if "\\approx" in (*a.operators, *b.operators):
+        return False
     for items, operators in ((a.items, a.operators), (a.items[::-1], tuple(_MIRRORED[op] for op in a.operators[::-1]))):
-        if operators == b.operators and all_of(compare(x, y) for x, y in zip(items, b.items, strict=True)):
+        if operators == b.operators and all_of(compare(x, y, rules) for x, y in zip(items, b.items, strict=True)):
             return True
-    if len(a.operators) != 1:
-        return None
+    if len(a.operators) != 1 or any(has_words(item.text) for node in (a, b) for item in node.items):
+        return False
     left = (a.items[0].text, a.items[1].text)
     if a.operators[0] != b.operators[0]:
         left = (left[1], left[0])
@@ -191,24 +339,28 @@ def _compare_relations(a: Node, b: Node) -> bool | None:
     return proportional(left, (b.items[0].text, b.items[1].text), positive=a.operators[0] != "!=")
 
 
-def _compare_equations(a: Node, b: Node) -> bool | None:
-    names = [assigned_name(node) for node in (a, b)]
-    if names[0] is not None and names[1] is not None and _same_name(names[0], names[1], a.items[-1], b.items[-1]):
-        return compare(a.items[-1], b.items[-1])
-    if len(a.items) == len(b.items) == 2:
-        ends = [(node.items[0].text, node.items[1].text) for node in (a, b)]
-        if any(item.kind != "scalar" for node in (a, b) for item in node.items):
-            swapped = all_of(compare(x, y) for x, y in zip(a.items, b.items[::-1], strict=True))
-            return all_of(compare(x, y) for x, y in zip(a.items, b.items, strict=True)) or swapped
-        verdict = same_equation(ends[0], ends[1])
-        if verdict is None and all(name is None for name in names):
-            straight = all_of(compare(x, y) for x, y in zip(a.items, b.items, strict=True))
-            return True if straight else None
-        return verdict
-    values = [_value(node) for node in (a, b)]
-    if values[0] is not None and values[1] is not None and None in names:
-        return compare(values[0], values[1])
-    return None
+def _compare_equations(a: Settled, b: Settled, rules: Rules) -> bool | None:
+    """Equations with the same solutions, or the same name with the same value; an equation is no value."""
+    if a.kind == "value" or b.kind == "value":
+        return False
+    if a.kind == b.kind == "named" and _same_name(a.name, b.name, a.forms[0], b.forms[0]):
+        return any_of(compare(x, y, rules) for x in a.forms for y in b.forms)
+    ends = [_ends(settled) for settled in (a, b)]
+    if any(item.kind != "scalar" for sides in ends for item in sides):
+        swapped = all_of(compare(x, y, rules) for x, y in zip(ends[0], ends[1][::-1], strict=True))
+        return any_of([all_of(compare(x, y, rules) for x, y in zip(*ends, strict=True)), swapped])
+    texts = [side.text for sides in ends for side in sides]
+    if not any(has_words(text) for text in texts) and same_equation(*((left.text, right.text) for left, right in ends)):
+        return True
+    return bool(all_of(compare(x, y, rules) for x, y in zip(*ends, strict=True)))
+
+
+def _ends(settled: Settled) -> tuple[Node, Node]:
+    """Both sides of an equation; of a chain, its name and its value."""
+    assert settled.node is not None
+    if settled.kind == "named":
+        return Node("scalar", settled.name), settled.forms[0]
+    return settled.node.items[0], settled.node.items[-1]
 
 
 def _same_name(first: str, second: str, *values: Node) -> bool:
@@ -217,47 +369,37 @@ def _same_name(first: str, second: str, *values: Node) -> bool:
         return True
     heads = [name.partition("(") for name in (first, second)]
     if heads[0][1] and heads[1][1]:
-        return heads[0][0].strip() == heads[1][0].strip() and all(_is_constant(value) for value in values)
+        plain = all(len(argument.strip(" )")) == 1 for _, _, argument in heads)
+        return plain and heads[0][0].strip() == heads[1][0].strip() and all(is_constant(value) for value in values)
     if not (heads[0][1] or heads[1][1]):
         return False
     argument = (heads[0][2] or heads[1][2]).rstrip(") ")
-    return "y" in (first, second) and argument == "x" and not any(_is_constant(value) for value in values)
-
-
-def _is_constant(node: Node) -> bool:
-    try:
-        return node.kind == "scalar" and not variables(parse_expression(node.text))
-    except NotExpression:
-        return False
+    return "y" in (first, second) and argument == "x" and not any(is_constant(value) for value in values)
 
 
 # Lists, sets, tuples, matrices
 
 
-def _lists(a: Node, b: Node) -> bool | None:
+def _lists(a: Node, b: Node, rules: Rules) -> Verdict:
     if a.kind not in ("list", "set"):
-        return None
-    if b.kind == "scalar" and looks_like_thousands(b.text):
-        return compare(a, parse(b.text.replace(",", ", ")))
-    if b.kind in ("scalar", "relation", "special", "matrix", "union", "without"):
-        if a.kind == "set" and len(a.items) == 1:
-            return compare(a.items[0], b)
-        return None if b.kind in ("relation", "union") else False
+        return UNTOLD
+    if b.kind not in ("list", "set", "sequence"):
+        return _same_item(a.items[0], b, rules) if a.kind == "set" and len(a.items) == 1 else False
     if b.kind == "sequence":
         if a.kind == "list" and b.brackets == "()" and len(a.items) == len(b.items) > 1:
-            return _in_order(_values(a), b.items)
+            return _in_order(_values(a, rules), b.items, rules)
         return False
     first, second = a.items, b.items
     if "set" in (a.kind, b.kind) or any(item.kind != "scalar" for item in (*first, *second)):
-        first, second = _distinct(first), _distinct(second)
+        first, second = _distinct(first, rules), _distinct(second, rules)
     if len(first) != len(second):
         return False
     named = [_names(node) for node in (a, b)]
     if (named[0] is None) != (named[1] is None) and "set" not in (a.kind, b.kind):
         given = named[0] or named[1] or []
         if len(set(given)) == len(given):  # `x = 1, y = 2` and `1, 2`
-            return _in_order(_values(a), _values(b))
-    return _in_any_order(first, second)
+            return _in_order(_values(a, rules), _values(b, rules), rules)
+    return _in_any_order(first, second, rules)
 
 
 def _names(node: Node) -> list[str] | None:
@@ -266,28 +408,35 @@ def _names(node: Node) -> list[str] | None:
     return None if None in names else [name for name in names if name is not None]
 
 
-def _values(node: Node) -> Sequence[Node]:
-    return [_value(item) or item for item in node.items]
+def _values(node: Node, rules: Rules) -> Sequence[Node]:
+    settled = [settle(item, rules) for item in node.items]
+    return [one.forms[0] if one.forms else item for one, item in zip(settled, node.items, strict=True)]
 
 
-def _in_order(a: Sequence[Node], b: Sequence[Node]) -> bool | None:
+def _same_item(x: Node, y: Node, rules: Rules) -> bool | None:
+    r"""As `compare`; a set within a set stays one: `\\{\\{5\\}\\}` is not `\\{5\\}`."""
+    return False if (x.kind == "set") != (y.kind == "set") else compare(x, y, rules)
+
+
+def _in_order(a: Sequence[Node], b: Sequence[Node], rules: Rules) -> bool | None:
     if len(a) != len(b):
         return False
-    return all_of(compare(x, y) for x, y in zip(a, b, strict=True))
+    return all_of(compare(x, y, rules) for x, y in zip(a, b, strict=True))
 
 
-def _distinct(items: Sequence[Node]) -> tuple[Node, ...]:
+def _distinct(items: Sequence[Node], rules: Rules) -> tuple[Node, ...]:
     kept: list[Node] = []
     for item in items:
         if len(items) > MAX_UNORDERED:
             if item.text not in [other.text for other in kept]:
                 kept.append(item)
-        elif not any(compare(item, other) for other in kept):
+        elif not any(compare(item, other, rules) for other in kept):
             kept.append(item)
     return tuple(kept)
 
 
-def _in_any_order(a: Sequence[Node], b: Sequence[Node]) -> bool | None:
+def _in_any_order(a: Sequence[Node], b: Sequence[Node], rules: Rules) -> bool | None:
+    """Whether the items pair off one to one, by augmenting paths: with a tolerance, equality is not transitive."""
     remaining = dict(enumerate(b))
     by_text: dict[str, list[int]] = {}
     for i, item in remaining.items():
@@ -295,41 +444,64 @@ def _in_any_order(a: Sequence[Node], b: Sequence[Node]) -> bool | None:
     unmatched = []
     for item in a:
         same = by_text.get(text_key(item.text))
-        if same:
+        if same and item.kind != "broken":
             del remaining[same.pop()]
         else:
             unmatched.append(item)
     if len(unmatched) > MAX_UNORDERED:
-        return None
-    undecided = False
-    for item in unmatched:
-        verdicts = {i: compare(item, other) for i, other in remaining.items()}
-        match = next((i for i, verdict in verdicts.items() if verdict), None)
-        if match is not None:
-            del remaining[match]
-        elif None in verdicts.values():
-            undecided = True
-        else:
+        return False
+    verdicts: list[dict[int, bool | None]] = []
+    taken: set[int] = set()
+    for item in unmatched:  # most lists pair off as they come
+        row: dict[int, bool | None] = {}
+        for j in sorted(remaining, key=lambda j: j in taken):
+            row[j] = _same_item(item, remaining[j], rules)
+            if row[j] and j not in taken:
+                taken.add(j)
+                break
+        if not any(verdict is not False for verdict in row.values()):
             return False
-    return None if undecided else True
+        verdicts.append(row)
+    if len(taken) == len(unmatched):
+        return True
+    verdicts = [{j: _same_item(item, other, rules) for j, other in remaining.items()} for item in unmatched]
+    if _pair_off(verdicts, (True,)):
+        return True
+    return None if _pair_off(verdicts, (True, None)) else False
 
 
-def _sequences(a: Node, b: Node) -> bool | None:
+def _pair_off(verdicts: Sequence[dict[int, bool | None]], accepted: tuple[bool | None, ...]) -> bool:
+    partner: dict[int, int] = {}
+
+    def place(i: int, seen: set[int]) -> bool:
+        for j, verdict in verdicts[i].items():
+            if verdict in accepted and j not in seen:
+                seen.add(j)
+                if j not in partner or place(partner[j], seen):
+                    partner[j] = i
+                    return True
+        return False
+
+    return all(place(i, set()) for i in range(len(verdicts)))
+
+
+def _sequences(a: Node, b: Node, rules: Rules) -> Verdict:
     if a.kind == "matrix":
         if b.kind == "sequence":
             if b.items and all(item.kind == "sequence" for item in b.items):
-                return _in_order_of_rows(a.items, b.items)
+                return _in_order_of_rows(a.items, b.items, rules)
             column = [row.items[0] for row in a.items if len(row.items) == 1]
-            return _in_order(column, b.items) if len(column) == len(a.items) else False
-        return _in_order_of_rows(a.items, b.items) if b.kind == "matrix" else None
+            return _in_order(column, b.items, rules) if len(column) == len(a.items) else False
+        return _in_order_of_rows(a.items, b.items, rules) if b.kind == "matrix" else UNTOLD
     if a.kind != "sequence" or b.kind != "sequence":
-        return None
-    if a.brackets != b.brackets and (len(a.items) == 2 or "⟬" in a.brackets + b.brackets):
+        return UNTOLD
+    if a.brackets != b.brackets and (len(a.items) == 2 or not {a.brackets, b.brackets} <= {"()", "[]"}):
         return False
-    return _in_order(a.items, b.items)
+    return _in_order(a.items, b.items, rules)
 
 
-def _in_order_of_rows(a: Sequence[Node], b: Sequence[Node]) -> bool | None:
+def _in_order_of_rows(a: Sequence[Node], b: Sequence[Node], rules: Rules) -> bool | None:
     if len(a) != len(b):
         return False
-    return all_of(_in_order(x.items, y.items) for x, y in zip(a, b, strict=True))
+    return all_of(_in_order(x.items, y.items, rules) for x, y in zip(a, b, strict=True))
+

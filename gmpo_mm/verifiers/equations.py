@@ -1,126 +1,148 @@
-"""Do two equations or inequalities say the same? By a constant factor between them, or by their solutions in one variable."""
+"""Do two equations or inequalities say the same? By a constant factor between them, or by their solutions in every variable."""
 
+import random
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
-from gmpo_mm.verifiers.expressions import NotExpression, Tree, contains, parse_expression, variables
-from gmpo_mm.verifiers.identity import (
-    MAX_VARIABLES,
-    PRECISION,
-    Environment,
-    OutsideDomain,
-    close,
-    context,
-    evaluate_tree,
-    sample_points,
-)
+from gmpo_mm.verifiers.evaluation import Environment, Evaluator, OutsideDomain
+from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
+from gmpo_mm.verifiers.identity import MAX_VARIABLES, PRECISION, same_trees, sample_points
+from gmpo_mm.verifiers.trees import Tree, contains, replaced, variables
 
+MAX_DEGREE = 8
+_ENOUGH_POINTS = 4
+_SETTINGS = 3  # of the other variables, at which the solutions in one are compared
 _COMPLEX = frozenset({"i"})
-_ENOUGH_POINTS = 3
-_SMALL = 10.0**-25
-_NODES = (Fraction(0), Fraction(1), Fraction(2), Fraction(-3, 2), Fraction(7, 3))
+
+Polynomial = list[Fraction]  # coefficients from the constant on, the last one not 0
 
 
-def _difference(sides: tuple[str, str]) -> Tree:
+def difference(sides: tuple[str, str]) -> Tree:
+    """Left less right side; NotExpression where one is no formula."""
     return ("add", parse_expression(sides[0]), ("neg", parse_expression(sides[1])))
 
 
-def same_equation(a: tuple[str, str], b: tuple[str, str]) -> bool | None:
-    """Whether two equations, each as left and right side, have the same solutions; None where that can't be told."""
-    verdict = proportional(a, b)
-    if verdict is not None:
-        return verdict
+def same_equation(a: tuple[str, str], b: tuple[str, str]) -> bool:
+    """Whether two equations, each as left and right side, have the same solutions, as far as that can be shown here."""
     try:
-        first, second = _difference(a), _difference(b)
+        first, second = difference(a), difference(b)
     except NotExpression:
-        return None
-    if contains(first, _COMPLEX) or contains(second, _COMPLEX):
-        return None
-    for name in sorted(variables(first)):
-        verdict = _same_roots(first, second, name, variables(first) - {name})
-        if verdict is not None:
-            return verdict
-    return None
+        return False
+    if proportional(a, b):
+        return True
+    names = sorted(variables(first) | variables(second))
+    if not names or len(names) > MAX_VARIABLES or contains(first, _COMPLEX) or contains(second, _COMPLEX):
+        return False
+    verdicts = [_same_solutions(first, second, name, [other for other in names if other != name]) for name in names]
+    return False not in verdicts and True in verdicts
 
 
-def proportional(a: tuple[str, str], b: tuple[str, str], positive: bool = False) -> bool | None:
-    """Whether `a[0] - a[1]` is a constant times `b[0] - b[1]`; None if that can't be told.
-
-    `positive` asks for a positive constant, as two forms of one inequality need.
-    """
+def proportional(a: tuple[str, str], b: tuple[str, str], positive: bool = False) -> bool:
+    """Whether `a[0] - a[1]` is a constant times `b[0] - b[1]`; `positive`: a positive one, as an inequality needs."""
     try:
-        first, second = _difference(a), _difference(b)
+        first, second = difference(a), difference(b)
     except NotExpression:
-        return None
+        return False
     names = variables(first)
-    if names != variables(second):
+    if names != variables(second) or not names or len(names) > MAX_VARIABLES:
         return False
-    if len(names) > MAX_VARIABLES or not names:
-        return None
     in_complex = contains(first, _COMPLEX) or contains(second, _COMPLEX)
-    ratio: Any = None
-    agreed = 0
-    for integers in (False, True):
-        for environment in sample_points(names, integers):
-            try:
-                x = evaluate_tree(first, environment, in_complex)
-                y = evaluate_tree(second, environment, in_complex)
-            except OutsideDomain:
-                continue
-            if abs(x) < _SMALL or abs(y) < _SMALL:
-                continue
-            if ratio is not None and not close(x / y, ratio):
-                return None
-            ratio, agreed = x / y, agreed + 1
-        if agreed >= _ENOUGH_POINTS:
-            return not positive or bool(context(PRECISION).im(ratio) == 0 and ratio.real > 0)
-    return None
+    for environment in sample_points(first, second):
+        try:
+            x = Evaluator(environment, in_complex, PRECISION).evaluate(first)
+            y = Evaluator(environment, in_complex, PRECISION).evaluate(second)
+        except OutsideDomain:
+            continue
+        if _small(x) or _small(y):
+            continue
+        # first * y - second * x vanishes everywhere where the ratio x / y is that of the whole formulas.
+        there = [replaced(tree, {name: ("num", value) for name, value in environment.items()}) for tree in (first, second)]
+        if in_complex:
+            return False
+        same = same_trees(("mul", first, there[1]), ("mul", second, there[0]))
+        return bool(same) and (not positive or (x > 0) == (y > 0))
+    return False
 
 
-def _same_roots(first: Tree, second: Tree, name: str, others: frozenset[str]) -> bool | None:
-    """Whether both have the same real roots in one variable, at several values of the others; degree two at most."""
-    told = 0
-    for environment in sample_points(others, False):
-        for sign in (1, 8):  # near the origin and further out, so that a circle is met
-            point = {key: value / sign for key, value in environment.items()}
-            roots = [_real_roots(tree, name, point) for tree in (first, second)]
-            if roots[0] is None or roots[1] is None:
-                return None
-            for tree, values in ((second, roots[0]), (first, roots[1])):
-                for value in values:
-                    if not _is_root(tree, {**point, name: value}):
-                        return False
-            told += bool(roots[0])
-    return True if told >= (2 if others else 1) else None
+def _small(value: Any) -> bool:
+    return bool(value == 0 if isinstance(value, Fraction) else abs(value) < 1e-30)
 
 
-def _real_roots(tree: Tree, name: str, point: Environment) -> list[Any] | None:
-    """Real roots in one variable of what is a polynomial of degree one or two in it; None for anything else."""
-    try:
-        values = [evaluate_tree(tree, {**point, name: node}, False) for node in _NODES]
-    except (OutsideDomain, KeyError):
-        return None
-    constant = values[0]
-    square = (values[2] - 2 * values[1] + constant) / 2
-    linear = values[1] - constant - square
-    size = max(abs(value) for value in values)
-    for node, value in zip(_NODES, values, strict=True):
-        x = context(PRECISION).mpf(node.numerator) / node.denominator
-        if abs(constant + linear * x + square * x * x - value) > size * _SMALL:
+# Solutions in one variable
+
+
+def _same_solutions(first: Tree, second: Tree, name: str, others: list[str]) -> bool | None:
+    """Whether both have the same solutions in one variable at several values of the others; None where one is no polynomial."""
+    found = False
+    for environment in _settings(others):
+        polynomials = [_polynomial(tree, name, environment) for tree in (first, second)]
+        if polynomials[0] is None or polynomials[1] is None:
             return None
-    if abs(square) <= size * _SMALL:
-        return None if abs(linear) <= size * _SMALL else [-constant / linear]
-    discriminant = linear * linear - 4 * square * constant
-    if discriminant < 0:
-        return []
-    root = context(PRECISION).sqrt(discriminant)
-    return [(-linear + root) / (2 * square), (-linear - root) / (2 * square)]
+        free = [_square_free(polynomial) for polynomial in polynomials if polynomial is not None]
+        if free[0] != free[1]:
+            return False
+        found |= len(free[0]) > 1
+    return found or None
 
 
-def _is_root(tree: Tree, point: dict[str, Any]) -> bool:
-    try:
-        here = abs(evaluate_tree(tree, point, False))
-        near = max(abs(evaluate_tree(tree, {**point, key: value + 1}, False)) for key, value in point.items())
-    except OutsideDomain:
-        return False
-    return bool(here <= _SMALL * max(1, near))
+def _settings(names: list[str]) -> Iterator[Environment]:
+    rng = random.Random(len(names))
+    for _ in range(_SETTINGS if names else 1):
+        yield {name: Fraction(rng.randint(-40, 40) * 2 + 1, rng.choice([3, 7, 11, 13])) for name in names}
+
+
+def _polynomial(tree: Tree, name: str, environment: Environment) -> Polynomial | None:
+    """Coefficients in one variable, by interpolation at more points than the degree; None where it is no such polynomial."""
+    nodes = [Fraction(k - MAX_DEGREE // 2, 3) for k in range(MAX_DEGREE + 4)]
+    values = []
+    for node in nodes:
+        try:
+            value = Evaluator({**environment, name: node}, False, PRECISION).evaluate(tree)
+        except OutsideDomain:
+            return None
+        if not isinstance(value, Fraction):
+            return None
+        values.append(value)
+    for step in range(1, len(nodes)):  # Newton's divided differences
+        for k in range(len(nodes) - 1, step - 1, -1):
+            values[k] = (values[k] - values[k - 1]) / (nodes[k] - nodes[k - step])
+    if any(values[MAX_DEGREE + 1 :]):
+        return None
+    result: Polynomial = []
+    for value, node in zip(values[::-1], nodes[::-1], strict=True):  # result * (x - node) + value
+        shifted = [Fraction(0), *result]
+        for k, coefficient in enumerate(result):
+            shifted[k] -= node * coefficient
+        shifted[0] += value
+        result = shifted
+    return _trimmed(result)
+
+
+def _trimmed(polynomial: Polynomial) -> Polynomial:
+    while polynomial and polynomial[-1] == 0:
+        polynomial = polynomial[:-1]
+    return polynomial
+
+
+def _square_free(polynomial: Polynomial) -> Polynomial:
+    """The monic polynomial with the same solutions, each once; empty for 0."""
+    if len(polynomial) < 2:
+        return [Fraction(1)] if polynomial else []
+    slope = [k * coefficient for k, coefficient in enumerate(polynomial)][1:]
+    a, b = polynomial, slope
+    while b:
+        a, b = b, _divided(a, b)[1]
+    quotient = _divided(polynomial, a)[0]
+    return [coefficient / quotient[-1] for coefficient in quotient]
+
+
+def _divided(a: Polynomial, b: Polynomial) -> tuple[Polynomial, Polynomial]:
+    """Quotient and remainder."""
+    quotient = [Fraction(0)] * max(1, len(a) - len(b) + 1)
+    rest = list(a)
+    while len(rest) >= len(b):
+        factor, shift = rest[-1] / b[-1], len(rest) - len(b)
+        quotient[shift] = factor
+        rest = _trimmed([c - (factor * b[k - shift] if k >= shift else 0) for k, c in enumerate(rest)][:-1])
+    return quotient, rest

@@ -1,37 +1,23 @@
-r"""Are two answers the same? Text, exact numbers, parts and formulas here; `None` leaves the pair to math-verify.
+r"""Are two answers the same? Each is read once, to one value (`reading`, `structure`), and the values are compared.
 
-Documented cases, where two readings are possible (the public suites' majority is followed):
-
-- A degree sign, a unit, a currency, a name (`x = 5`, `f(x) = 5`) or a base (`1010_2`) that only one side writes does not
-  count; two different ones do. Units are not converted: 1 m is not 100 cm here.
-- `50\%` equals 50 and 0.5. A ratio of two is their quotient.
-- A decimal is the number it writes: 0.333 is not 1/3, 1.41 is not the root of 2. From 13 significant digits on it is
-  taken for a computed value's print-out, which must be right to its last place.
-- `a, b` is a list in any order, as solutions are; `(a, b)` has an order; `a, b` beside `(a, b)` is read in its order.
-  `\{a, b\}` is no tuple. With two items `(`, `[` are told apart, as intervals are; with three or more they are not.
-- `1,234` is a number and `1, 234` a list; `3,25` beside a decimal is 3.25.
-- `a \pm b` is the list of both values. An equation equals its multiples; `x = 5` does not equal `y = 5`.
-- `\log` without a base is to base 10. Roots and powers are real unless `i` takes part.
-- A multiple-choice letter may carry brackets and its option's text: `(B)`, `B. 12`, `\text{B}`.
+`None` leaves the pair to computer algebra. The conventions, where two readings are possible, are in docs/graders.md.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 
-from gmpo_mm.verifiers.comparison import compare
-from gmpo_mm.verifiers.extraction import answers_in_prose
-from gmpo_mm.verifiers.identity import is_beyond_bounds
-from gmpo_mm.verifiers.normalize import canonical, has_words, text_key
+from gmpo_mm.verifiers.budget import OverBudget, budget
+from gmpo_mm.verifiers.comparison import EXACT, Rules, compare, settle, within_share
+from gmpo_mm.verifiers.normalize import canonical, text_key
 from gmpo_mm.verifiers.quantities import decimal_comma, quantities_equal, quantity
-from gmpo_mm.verifiers.structure import balanced, parse
+from gmpo_mm.verifiers.reading import Reading, read
+from gmpo_mm.verifiers.structure import Node, balanced, parse
 
+MAX_STEPS = 40_000  # evaluations of a part of a formula for one pair, some 0.2 s; a longer comparison is for a worker
 MAX_LENGTH = 2000  # characters; a longer answer is compared as text only and never parsed
-MAX_SYMBOLIC = 512  # characters; no longer text is handed to math-verify
 
-_CHOICE = re.compile(
-    r"(?:(?:option|choice|answer)(?: is)?:? ?)?(?:\( ?([A-Ja-j]) ?\)|([A-Ja-j])(?=$|[.):] ?)[.):]?)\s*(.*)",
-    re.IGNORECASE | re.DOTALL,
-)
+_PLAIN = re.compile(r"0|-?[1-9]\d{0,30}")  # an integer in its one spelling
 _BASE = re.compile(r"([0-9A-Fa-f]+) ?_ ?\{? ?([0-9]{1,2}|two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen) ?\}?")
 _BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
 _BASES |= {"ten": "10", "twelve": "12", "sixteen": "16"}
@@ -45,68 +31,88 @@ class Decision:
     why: str
 
 
+RULES = {
+    "math": EXACT,
+    "minerva": Rules(share=Decimal("0.01"), bare_units=True),
+    "olympiadbench": Rules(decimal_tolerance=Decimal("1.01e-8")),
+}
+NEAR = "numbers within 1 %"
+DIFFERENT = Decision(False, "different")
+
+
 def cheap_equal(prediction: str, gold: str) -> bool | None:
     """True or False where this module decides; None where only computer algebra can."""
     return decide(prediction, gold).equal
 
 
-def decide(prediction: str, gold: str) -> Decision:
-    """Compare two answers without computer algebra; in bounded time for any two texts."""
+def decide(prediction: str, gold: str, rules: Rules = EXACT) -> Decision:
+    """Compare two answers without computer algebra (unless `rules` bring it); in bounded time for any two texts."""
     if prediction == gold:
         return Decision(True, "equal as text")
+    if rules.share is None and _PLAIN.fullmatch(prediction) and _PLAIN.fullmatch(gold):
+        return DIFFERENT
     if len(prediction) > MAX_LENGTH or len(gold) > MAX_LENGTH:
         return Decision(False, "different; too long to be compared as mathematics")
     text, gold_text = canonical(prediction), canonical(gold)
-    decision = _decide(text, gold_text)
-    if decision.equal is True or not (_may_be_prose(prediction) or _may_be_prose(gold)):
-        return decision
-    for reading in _readings(prediction, text):
-        for gold_reading in _readings(gold, gold_text):
-            again = _decide(canonical(reading), canonical(gold_reading))
-            if again.equal:
-                return again
-            if again.equal is None and has_words(text) != has_words(gold_text):
-                decision = again
-    return decision
-
-
-def _readings(text: str, canonical_text: str) -> list[str]:
-    """What a text that says more than its answer may mean; the text itself where it says no more."""
-    return list(dict.fromkeys(answers_in_prose(text) + answers_in_prose(canonical_text))) or [text]
-
-
-def _may_be_prose(text: str) -> bool:
-    return "\\boxed" in text or " " in text.strip()
-
-
-def _decide(text: str, gold_text: str) -> Decision:
     if not text or not gold_text:
-        return Decision(False, "different")
+        return DIFFERENT
     if text_key(text) == text_key(gold_text):
         return Decision(True, "equal as text")
-    first, second = quantity(text), quantity(gold_text)
-    if first is not None and second is not None and quantities_equal(first, second):
-        return Decision(True, "equal as numbers")
-    for known, other in ((first, gold_text), (second, text)):
-        comma = decimal_comma(other) if known is not None else None
-        if known is not None and comma is not None and quantities_equal(known, comma):
-            return Decision(True, "equal as numbers")
-    for stage, why in ((_choices, "choices"), (_bases, "numbers of a base")):
-        verdict = stage(text, gold_text)
-        if verdict is not None:
-            return Decision(verdict, f"equal as {why}" if verdict else "different")
-    a, b = parse(text), parse(gold_text)
-    equal = compare(a, b)
-    if equal is None and (has_words(text) or has_words(gold_text)):
-        equal = False  # computer algebra reads words as products of letters
-    if equal is None and max(len(text), len(gold_text)) > MAX_SYMBOLIC:
-        return Decision(False, "different; too long for computer algebra")
-    if equal is None and (is_beyond_bounds(text) or is_beyond_bounds(gold_text)):
-        return Decision(False, "different; a number beyond what can be computed")
-    if equal is None and not (balanced(text) and balanced(gold_text)):
-        return Decision(False, "different; brackets without their partner")
-    kinds = {a.kind, b.kind}
-    return Decision(equal, "undecided" if equal is None else f"equal as {_what(kinds)}" if equal else "different")
+    try:
+        with budget(MAX_STEPS if rules.algebra is None else None):  # a worker has its limit of CPU time
+            return _compare(read(prediction), read(gold), rules)
+    except OverBudget:
+        return Decision(None, "undecided")
+
+
+def _compare(a: Reading, b: Reading, rules: Rules) -> Decision:
+    if a.letter is not None and b.letter is not None:
+        same = a.letter == b.letter and (len(a.text) == 1 or len(b.text) == 1)
+        return Decision(same, "equal as choices" if same else "different")
+    if not a.text or not b.text or not (balanced(a.text) and balanced(b.text)):
+        return DIFFERENT
+    if text_key(a.text) == text_key(b.text):
+        equal: bool | None = True
+        why = "text"
+    else:
+        first, second = quantity(a.text, rules.bare_units), quantity(b.text, rules.bare_units)
+        if (first is not None and second is not None and quantities_equal(first, second)) or _same_decimal_comma(a.text, b.text):
+            equal, why = True, "numbers"
+        elif (based := _bases(a.text, b.text)) is not None:
+            equal, why = based, "numbers of a base"
+        else:
+            nodes = parse(a.text), parse(b.text)
+            equal = compare(*nodes, replace(rules, indices=a.indices | b.indices) if a.indices or b.indices else rules)
+            why = _what({node.kind for node in nodes})
+            if equal is False and rules.share is not None and _within_share(nodes, rules):
+                equal, why = True, NEAR
+    if equal and a.conditions and b.conditions:
+        equal = _same_conditions(a, b, rules)
+    if not equal:
+        return Decision(equal, "undecided" if equal is None else "different")
+    return Decision(True, why if why == NEAR else f"equal as {why}")
+
+
+def _within_share(nodes: tuple[Node, Node], rules: Rules) -> bool:
+    first, second = (settle(node, rules) for node in nodes)
+    if first.kind == second.kind == "named" and first.name != second.name:
+        return False
+    assert rules.share is not None
+    return any(within_share(x, y, rules, rules.share) for x in first.forms for y in second.forms)
+
+
+def _same_conditions(a: Reading, b: Reading, rules: Rules) -> bool:
+    conditions = [parse(", ".join(reading.conditions)) for reading in (a, b)]
+    return compare(conditions[0], conditions[1], rules) is True
+
+
+def _same_decimal_comma(a: str, b: str) -> bool:
+    for text, other in ((a, b), (b, a)):
+        comma = decimal_comma(text)
+        number = quantity(other) if comma is not None else None
+        if comma is not None and number is not None and quantities_equal(number, comma):
+            return True
+    return False
 
 
 def _what(kinds: set[str]) -> str:
@@ -116,33 +122,12 @@ def _what(kinds: set[str]) -> str:
     return "sets"
 
 
-def _choices(a: str, b: str) -> bool | None:
-    """A multiple-choice letter against a letter, either with its option's text; None where neither is one."""
-    first, second = _CHOICE.fullmatch(a), _CHOICE.fullmatch(b)
-    if first is None and second is None:
-        return None
-    if first is not None and second is not None:
-        letters = [(match.group(1) or match.group(2)).upper() for match in (first, second)]
-        bare = [not match.group(3) for match in (first, second)]
-        if all(bare) or letters[0] != letters[1]:
-            return letters[0] == letters[1]
-        return True if any(bare) else None
-    match, other = (first, b) if first is not None else (second, a)
-    assert match is not None
-    if not match.group(3) or not (match.group(1) or match.group(2)).isupper():
-        return None
-    return True if _decide(match.group(3), other).equal else None
-
-
-def _bases(a: str, b: str) -> bool | None:
-    """`1010_2` and `1010_{two}`; a base that only one side writes does not count."""
-    first, second = _BASE.fullmatch(a), _BASE.fullmatch(b)
-    if first is None and second is None:
-        return None
+def _bases(prediction: str, gold: str) -> bool | None:
+    """`1010_2` and `1010_{two}`; a base that only the gold writes is what the problem asked for, and does not count."""
+    first, second = _BASE.fullmatch(prediction), _BASE.fullmatch(gold)
     if first is not None and second is not None:
         bases = [_BASES.get(match.group(2), match.group(2)) for match in (first, second)]
         return bases[0] == bases[1] and first.group(1).upper() == second.group(1).upper()
-    match, other = (first, b) if first is not None else (second, a)
-    assert match is not None
-    digits = match.group(1)
-    return True if digits.isdigit() and other.replace(" ", "") == digits else None
+    if second is None or first is not None:
+        return None
+    return True if second.group(1).upper() == prediction.replace(" ", "").upper() else None

@@ -1,13 +1,12 @@
 """Find the final answer in a response. Every function here is linear in the length of the text."""
 
-import itertools
 import re
 from typing import Literal
 
 Extraction = Literal["auto", "boxed", "answer_tags"]
 EXTRACTIONS: tuple[str, ...] = ("auto", "boxed", "answer_tags")
 
-_BOX_OPENING = re.compile(r"\\{1,4}(?:boxed|fbox)\s*\{")
+BOX_OPENING = re.compile(r"\\{1,4}(?:boxed|fbox)\s*\{")
 # An escaped character is one token, so that the braces of `\{1, 2\}` do not count as groups.
 _BRACE_TOKEN = re.compile(r"\\{1,4}(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff"))
@@ -16,6 +15,14 @@ _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u061c\u180e\u200b\u200c\u200d\u200e\
 def remove_invisible(text: str) -> str:
     """Drop zero-width and direction characters, which look like nothing and break every comparison."""
     return text.translate(_INVISIBLE)
+
+
+_SHOWS_NOTHING = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|boxed|mbox|phantom|quad|qquad|displaystyle|left|right)(?![A-Za-z])|\\[,;:! ]|[\s{}$.~]|\\")
+
+
+def is_empty(text: str) -> bool:
+    r"""Whether nothing of an answer is seen: `\text{}`, `{ }`, `$$`, `\,`."""
+    return not _SHOWS_NOTHING.sub("", remove_invisible(text[:2000]))
 
 
 _BARE_BOX = re.compile(r"\\boxed[ \t]+(?=[^\s{])|\\boxed(?=[\d-])")
@@ -37,7 +44,7 @@ def last_boxed(text: str) -> str | None:
 
 def _last_box_from(text: str, start: int) -> tuple[int, int] | None:
     """One pass with a stack of open braces; the complete box that opens last wins."""
-    opening = _BOX_OPENING.search(text, start)
+    opening = BOX_OPENING.search(text, start)
     if opening is None:
         return None
     open_boxes: list[int | None] = []
@@ -84,44 +91,7 @@ def last_answer_tag(text: str) -> str | None:
     return None if start < 0 else text[start + len("<answer>") : end]
 
 
-_MATHEMATICS = re.compile(r"\$\$(.{1,500}?)\$\$|\$([^$]{1,500})\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]", re.DOTALL)
-_STATED = re.compile(
-    r".*(?:(?<![A-Za-z])is|(?:answer|solution|result):)(?: equal to| about| exactly)?:?\s+(\S.{0,200})$",
-    re.IGNORECASE | re.DOTALL,
-)
-_ONLY_BETWEEN = re.compile(r"(?:[\s,;.$&:]|\\[,;:!() \[\]]|\\q?quad|\\text\s*\{\s*(?:and|or)[\s,]*\}|and|or)*", re.IGNORECASE)
-_NEGATED = re.compile(r"(?:not|no|n't|between|more|less)(?![A-Za-z])", re.IGNORECASE)
-_QUALIFIED = re.compile(r"(?<![A-Za-z])(?:not|between|than|or|and)(?![A-Za-z])", re.IGNORECASE)
-_PROSE = re.compile(r"[A-Za-z]{2,}")
-
-
-def answers_in_prose(text: str) -> list[str]:
-    r"""Readings of a short text that says more than the answer: boxes, `the answer is 5`, a sentence around one formula.
-
-    Boxes with nothing but commas, `and`, `or` between them are one list; else the last box counts. Empty where the text
-    is nothing but the answer itself.
-    """
-    if "\\boxed" in text:
-        spans = _all_boxes(text)
-        if not spans:
-            return []
-        outside = [text[a[1] + 1 : b[0]] for a, b in itertools.pairwise(spans)]
-        if all(_ONLY_BETWEEN.fullmatch(_BOX_OPENING.sub("", piece)) for piece in outside):
-            return [", ".join(text[start:end].strip() for start, end in spans)]
-        return [text[spans[-1][0] : spans[-1][1]]]
-    readings = []
-    stated = _STATED.match(text)
-    if stated and not _NEGATED.match(stated.group(1)):
-        readings.append(stated.group(1).strip())
-    formulas = [match for match in _MATHEMATICS.finditer(text) if any((group or "").strip() for group in match.groups())]
-    if len(formulas) == 1:
-        before, after = text[: formulas[0].start()], text[formulas[0].end() :]
-        if _PROSE.search(before) and not _QUALIFIED.search(before + " " + after):
-            readings.append(next(group for group in formulas[0].groups() if group).strip())
-    return readings
-
-
-def _all_boxes(text: str) -> list[tuple[int, int]]:
+def all_boxes(text: str) -> list[tuple[int, int]]:
     """Spans of the contents of all complete boxes that are in no other, in order."""
     spans: list[tuple[int, int]] = []
     open_boxes: list[int | None] = []

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gmpo_mm.verifiers.equivalence import decide
+from gmpo_mm.verifiers.equivalence import RULES, decide
 from gmpo_mm.verifiers.extraction import Extraction, extract_answer, remove_invisible
 from gmpo_mm.verifiers.pool import STATUS, shared_pool
 
-Status = Literal["graded", "no_answer", "timeout", "error"]
+Status = Literal["graded", "no_answer", "timeout", "error", "not_evaluated"]
 Gold = str | Sequence[str]
 DEFAULT_TIMEOUT = 3.0
 
@@ -31,6 +31,7 @@ def grade_batch(
     *,
     timeout: float = DEFAULT_TIMEOUT,
     extraction: Extraction = "auto",
+    rules: str = "math",
 ) -> list[Grade]:
     """Grade each prediction against its gold; a gold that is a sequence is right when any of its texts is.
 
@@ -52,7 +53,7 @@ def grade_batch(
         [(answer, text) for text in _gold_texts(gold)] if answer is not None else []
         for answer, gold in zip(answers, golds, strict=True)
     ]
-    outcomes = _compare_unique(pairs, timeout)
+    outcomes = _compare_unique(pairs, timeout, rules)
     return [
         _grade(answer, [outcomes[pair] for pair in row_pairs if pair in outcomes])
         for answer, row_pairs in zip(answers, pairs, strict=True)
@@ -78,14 +79,14 @@ class _Outcome:
     why: str
 
 
-def _compare_unique(pairs: list[list[tuple[str, str]]], timeout: float) -> dict[tuple[str, str], _Outcome]:
+def _compare_unique(pairs: list[list[tuple[str, str]]], timeout: float, rules: str) -> dict[tuple[str, str], _Outcome]:
     """Outcome of each distinct pair. Undecided pairs beside one that was found equal here are left out."""
     outcomes: dict[tuple[str, str], _Outcome] = {}
     undecided: dict[tuple[str, str], None] = {}
     for row_pairs in pairs:
         for pair in row_pairs:
             if pair not in outcomes and pair not in undecided:
-                decision = decide(*pair)
+                decision = decide(*pair, RULES[rules])
                 if decision.equal is None:
                     undecided[pair] = None
                 else:
@@ -98,7 +99,7 @@ def _compare_unique(pairs: list[list[tuple[str, str]]], timeout: float) -> dict[
         if pair in undecided
     }
     if needed:
-        verdicts = shared_pool().check(list(needed), timeout)
+        verdicts = shared_pool().check(list(needed), timeout, method=rules)
         explained = {
             "timeout": f"no verdict within {timeout:g} s of processor time",
             "batch_limit": "no verdict within the batch's limit",

@@ -1,310 +1,247 @@
-"""Are two formulas the same function? Decided by their values at several points, to some fifty digits.
+r"""Are two formulas the same function? Decided by their values at points where they could differ.
 
-Two different formulas of this size that agree at points chosen without knowledge of them, to fifty digits, do not occur in
-practice; a point outside the domain of either formula says nothing. Sizes and magnitudes are bounded, so that every
-input costs milliseconds; where too few points say something the answer is None.
+Rational values are compared exactly. Others are compared at two precisions that follow the sizes of what occurs in the formulas, so
+that `e^{100} + 1` and `\sqrt2 + 10^{-100}` differ from what they are near. Formulas of functions that are analytic where they are
+defined need a few points; where absolute values, even roots, floors, factorials, logarithms or powers of negative numbers
+occur, the points cover both signs, every order of two names, both parities, zero, small and large numbers, and the neighbours of the
+numbers in the formulas. Sizes are bounded, so that every input costs milliseconds.
 """
 
-import threading
+import itertools
+import random
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-import mpmath
+from gmpo_mm.verifiers.evaluation import Environment, Evaluator, OutsideDomain, TooLarge, context
+from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
+from gmpo_mm.verifiers.trees import Tree, canonical_tree, contains, subtrees, variables
 
-from gmpo_mm.verifiers.expressions import NotExpression, Tree, contains, parse_expression, variables
-
-PRECISION = 170  # bits
-HIGH_PRECISION = 400  # bits; tells a small number from what rounding left of zero
-MAX_MAGNITUDE = 20_000  # bits of a value's size; beyond it is out of bounds
-MAX_FACTORIAL = 2_000
+PRECISION = 192  # bits, and twice the spread of the values
+MAX_PRECISION = 1 << 16
 MAX_VARIABLES = 12
-TOLERANCE = 30  # decimal digits that must agree
-_ENOUGH_POINTS = 2
-_REAL_POINTS = 5
-_INTEGER_POINTS = 6
-_INTEGER_KINDS = frozenset({"floor", "ceil", "factorial", "binom"})
+_MANY = 48  # points for formulas that are not analytic, in three names or more
+_FEW = 5
+_ENOUGH = 3  # points at which both formulas have a value
+_SHARE = 10  # one in so many points where one of them has a value must be such a point
 _COMPLEX = frozenset({"i"})
-
-Environment = dict[str, Any]  # rational or real values of the variables
-
-
-class OutsideDomain(ArithmeticError):
-    """The formula has no real value at this point, or one beyond the bounds."""
+_CALCULUS = frozenset({"sum", "product", "integral", "limit", "derivative", "index", "infinity", "residue"})
+_INTEGER_NAMES = frozenset("nmN")
+_NEED_INTEGERS = frozenset({"factorial", "binom", "gcd", "lcm"})
 
 
-class TooLarge(OutsideDomain):
-    """A value, or a step on the way to it, is beyond the bounds."""
+def values_equal(first: Tree, second: Tree, environment: Environment, in_complex: bool) -> bool:
+    """Whether both have the same value at a point; OutsideDomain where one has none."""
+    bits = PRECISION
+    for _ in range(2):
+        one, other = Evaluator(environment, in_complex, bits), Evaluator(environment, in_complex, bits)
+        x, y = one.evaluate(first), other.evaluate(second)
+        if isinstance(x, Fraction) and isinstance(y, Fraction):
+            return x == y
+        gap = abs(one.number(x) - other.number(y))
+        spread = max(one.spread, other.spread)
+        wanted = PRECISION + 2 * spread
+        if wanted <= bits or spread <= 64:
+            break
+        if wanted > MAX_PRECISION:
+            raise TooLarge("too many digits")
+        bits = wanted
+    if gap > context(bits).mpf(2) ** (spread - bits // 2):
+        return False
+    x, y = (Evaluator(environment, in_complex, 2 * bits).evaluate(tree) for tree in (first, second))
+    fine = Evaluator(environment, in_complex, 2 * bits)
+    return bool(abs(fine.number(x) - fine.number(y)) <= fine.context.mpf(2) ** (spread - bits * 3 // 2))
 
 
-_local = threading.local()
-
-
-def context(bits: int) -> Any:
-    """This thread's own mpmath context: the library's global one belongs to everybody."""
-    contexts = _local.__dict__.setdefault("contexts", {})
-    if bits not in contexts:
-        contexts[bits] = mpmath.MPContext()
-        contexts[bits].prec = bits
-    return contexts[bits]
-
-
-class _Evaluator:
-    """Value of a tree at one point; in the reals, or in the complex numbers with principal values."""
-
-    def __init__(self, environment: Environment, in_complex: bool, bits: int = PRECISION) -> None:
-        self.environment = environment
-        self.in_complex = in_complex
-        self.context = context(bits)
-
-    def value(self, tree: Tree) -> Any:
-        kind = tree[0]
-        if kind == "num":
-            return self.number(tree[1])
-        if kind == "var":
-            value = self.environment[tree[1]]
-            return self.number(value) if isinstance(value, Fraction) else value
-        if kind == "const":
-            return {"pi": self.context.pi, "e": self.context.e, "i": self.context.j}[tree[1]] * self.context.one
-        result = getattr(self, f"_{kind}")(tree)
-        if not self.context.isfinite(result) or self.magnitude(result) > MAX_MAGNITUDE:
-            raise TooLarge("too large")
-        return result
-
-    def number(self, value: Fraction) -> Any:
-        return self.context.mpf(value.numerator) / value.denominator
-
-    def magnitude(self, value: Any) -> float:
-        """Bits before or after the binary point."""
-        return abs(float(self.context.mag(value))) if value else 0.0
-
-    def integer(self, tree: Tree, largest: int) -> int:
-        value = self.value(tree)
-        if not self.context.isint(value):
-            raise OutsideDomain("not an integer")
-        if abs(value) > largest:
-            raise TooLarge("integer beyond the bounds")
-        return int(value.real)
-
-    def real(self, tree: Tree) -> Any:
-        value = self.value(tree)
-        if self.context.im(value) != 0:
-            raise OutsideDomain("not real")
-        return self.context.re(value)
-
-    def _add(self, tree: Tree) -> Any:
-        return self.value(tree[1]) + self.value(tree[2])
-
-    def _neg(self, tree: Tree) -> Any:
-        return -self.value(tree[1])
-
-    def _mul(self, tree: Tree) -> Any:
-        return self.value(tree[1]) * self.value(tree[2])
-
-    def _div(self, tree: Tree) -> Any:
-        top, bottom = self.value(tree[1]), self.value(tree[2])
-        if bottom == 0:
-            raise OutsideDomain("division by zero")
-        return top / bottom
-
-    def _pow(self, tree: Tree) -> Any:
-        return self.power(self.value(tree[1]), self.value(tree[2]))
-
-    def power(self, base: Any, exponent: Any) -> Any:
-        if base == 0:
-            if self.context.re(exponent) <= 0:
-                raise OutsideDomain("0 to a power that is not positive")
-            return self.context.zero
-        if self.magnitude(exponent) > 60 or self.magnitude(base) * abs(exponent) > MAX_MAGNITUDE:
-            raise TooLarge("power too large")
-        if self.in_complex or base > 0 or self.context.isint(exponent):
-            return base**exponent
-        for odd in (3, 5, 7, 9):  # the real root of a negative number
-            top = exponent * odd
-            nearest = self.context.nint(top)
-            if abs(top - nearest) < self.context.mpf(2) ** (20 - self.context.prec):
-                size = (-base) ** exponent
-                return -size if int(nearest) % 2 else size
-        raise OutsideDomain("power of a negative number")
-
-    def _root(self, tree: Tree) -> Any:
-        base, degree = self.value(tree[1]), self.integer(tree[2], 64)
-        if degree < 2:
-            raise OutsideDomain("degree of a root")
-        if self.in_complex:
-            return self.context.sqrt(base) if degree == 2 else self.power(base, self.context.one / degree)
-        if base < 0 and degree % 2 == 0:
-            raise OutsideDomain("root of a negative number")
-        size = self.context.sqrt(abs(base)) if degree == 2 else self.context.nthroot(abs(base), degree)
-        return -size if base < 0 else size
-
-    def logarithm(self, value: Any) -> Any:
-        if value == 0 or (not self.in_complex and value < 0):
-            raise OutsideDomain("logarithm")
-        return self.context.ln(value)
-
-    def _log(self, tree: Tree) -> Any:
-        bottom = self.logarithm(self.value(tree[2]))
-        if bottom == 0:
-            raise OutsideDomain("logarithm to base 1")
-        return self.logarithm(self.value(tree[1])) / bottom
-
-    def _factorial(self, tree: Tree) -> Any:
-        n = self.integer(tree[1], MAX_FACTORIAL)
-        if n < 0:
-            raise OutsideDomain("factorial of a negative number")
-        return self.context.factorial(n)
-
-    def _binom(self, tree: Tree) -> Any:
-        n, k = self.integer(tree[1], MAX_FACTORIAL), self.integer(tree[2], MAX_FACTORIAL)
-        if not 0 <= k <= n:
-            raise OutsideDomain("binomial coefficient")
-        return self.context.binomial(n, k)
-
-    def _degrees(self, tree: Tree) -> Any:
-        return self.value(tree[1]) * self.context.pi / 180
-
-    def _call(self, tree: Tree) -> Any:
-        """An unknown function: some smooth value that depends on its name and on every argument."""
-        seed = zlib.crc32(str(tree[1]).encode()) % 1009
-        total = self.context.mpf(seed) / 997
-        for place, argument in enumerate(tree[2:], start=2):
-            total += self.context.sin(self.value(argument) * place + seed) + self.value(argument) / (place + 5)
-        return total
-
-    def _fn(self, tree: Tree) -> Any:
-        name, context = tree[1], self.context
-        if name == "ln":
-            return self.logarithm(self.value(tree[2]))
-        if name in ("floor", "ceil"):
-            return getattr(context, name)(self.real(tree[2]))
-        value = self.value(tree[2])
-        if name == "abs":
-            return abs(value)
-        if self.magnitude(value) > 12 and name in ("exp", "sinh", "cosh", "tanh") and abs(value) > 4096:
-            raise TooLarge("exponential too large")
-        if abs(value) > 10**9 and name not in ("arctan",):
-            raise TooLarge("argument too large")
-        if name in ("cot", "sec", "csc", "tan"):
-            sine, cosine = context.sin(value), context.cos(value)
-            bottom = cosine if name in ("sec", "tan") else sine
-            if abs(bottom) < context.mpf(2) ** (-context.prec // 2):
-                raise OutsideDomain("pole")
-            return {"cot": cosine, "sec": 1, "csc": 1, "tan": sine}[name] / bottom
-        if name in ("arcsin", "arccos"):
-            if not self.in_complex and abs(value) > 1:
-                raise OutsideDomain("inverse function")
-            return context.asin(value) if name == "arcsin" else context.acos(value)
-        known: dict[str, Callable[[Any], Any]] = {"arctan": context.atan}
-        return known.get(name, getattr(context, name, None) or context.exp)(value)
-
-
-def evaluate_tree(tree: Tree, environment: Environment, in_complex: bool, bits: int = PRECISION) -> Any:
-    """Value at a point; OutsideDomain where there is none within bounds."""
+@lru_cache(maxsize=4096)
+def same_function(a: str, b: str) -> bool | None:
+    """Whether two canonical texts are the same formula; None where only computer algebra could tell, or one is no formula."""
     try:
-        return _Evaluator(environment, in_complex, bits).value(tree)
-    except (ZeroDivisionError, ValueError, OverflowError, TypeError, RecursionError, mpmath.libmp.ComplexResult) as error:
-        raise OutsideDomain("no value") from error
+        return same_trees(parse_expression(a), parse_expression(b))
+    except NotExpression:
+        return None
 
 
-def sample_points(names: frozenset[str], integers: bool) -> Iterator[Environment]:
-    """Points that depend on the names alone: first positive coordinates, then of both signs."""
+def same_trees(first: Tree, second: Tree) -> bool | None:
+    """`same_function` of two trees that were read already."""
+    if first == second:
+        return None if _never_defined(first) else True
+    if contains(first, _CALCULUS) or contains(second, _CALCULUS):
+        return canonical_tree(first) == canonical_tree(second) or None
+    names = variables(first) | variables(second)
+    if len(names) > MAX_VARIABLES:
+        return False
+    in_complex = contains(first, _COMPLEX) or contains(second, _COMPLEX)
     if not names:
-        yield {}
+        return _same_constant(first, second, in_complex)
+    informative = lopsided = 0
+    beyond = False
+    for environment in sample_points(first, second):
+        defined = [_is_defined(tree, environment, in_complex) for tree in (first, second)]
+        lopsided += any(defined) and not all(defined)
+        if not all(defined):
+            continue
+        try:
+            if not values_equal(first, second, environment, in_complex):
+                return False
+        except OutsideDomain as error:
+            beyond |= isinstance(error, TooLarge)
+            continue
+        informative += 1
+    if informative >= _ENOUGH and informative * _SHARE >= informative + lopsided:
+        return True
+    return False if beyond or any(not variables(tree) and _is_beyond(tree) for tree in (first, second)) else None
+
+
+def _same_constant(first: Tree, second: Tree, in_complex: bool) -> bool:
+    try:
+        return values_equal(first, second, {}, in_complex)
+    except TooLarge:
+        return _same_shape(first, second)
+    except OutsideDomain:
+        if in_complex:
+            return False
+        return _same_constant(first, second, True)
+
+
+def _same_shape(first: Tree, second: Tree) -> bool:
+    """Whether two constants beyond computing are built in the same way of parts that are equal."""
+    if first[0] != second[0] or len(first) != len(second):
+        return False
+    for a, b in zip(first[1:], second[1:], strict=True):
+        if isinstance(a, tuple) and isinstance(b, tuple):
+            if a != b and not (_same_constant(a, b, False) or _same_constant(b, a, False)):
+                return False
+        elif a != b:
+            return False
+    return True
+
+
+def _is_defined(tree: Tree, environment: Environment, in_complex: bool) -> bool:
+    try:
+        Evaluator(environment, in_complex, 64).evaluate(tree)
+    except OutsideDomain:
+        return False
+    return True
+
+
+def _never_defined(tree: Tree) -> bool:
+    """Whether a constant has no value: `1/0` is not equal to itself written otherwise."""
+    return not variables(tree) and not contains(tree, _CALCULUS) and constant_of(tree) is None and not _is_beyond(tree)
+
+
+def _is_beyond(tree: Tree) -> bool:
+    try:
+        Evaluator({}, contains(tree, _COMPLEX), 64).evaluate(tree)
+    except TooLarge:
+        return True
+    except OutsideDomain:
+        return False
+    return False
+
+
+# Points
+
+
+def sample_points(first: Tree, second: Tree) -> Iterator[Environment]:
+    """Points that depend on the names, the numbers and the functions of the two formulas alone."""
+    names = sorted(variables(first) | variables(second))
+    if not names:
         return
-    for index in range(_INTEGER_POINTS if integers else _REAL_POINTS):
-        point: Environment = {}
-        for name in names:
-            noise = zlib.crc32(f"{index}/{name}".encode())
-            if integers:
-                point[name] = Fraction(2 + noise % 23)
-                continue
-            value = Fraction(1, 5) + Fraction(noise % 1_000_003, 1_000_003) * (1 if index % 3 == 0 else 3)
-            point[name] = -value if index >= 3 and (noise >> 8) % 4 != index % 4 else value
-        yield point
+    rng = random.Random(zlib.crc32(" ".join(names).encode()))
+    if not (_is_critical(first) or _is_critical(second)):
+        for index in range(_FEW):
+            signs = [1 if index == 0 or rng.random() < 0.5 else -1 for _ in names]
+            yield {name: sign * Fraction(rng.randint(71, 1051), 331) for name, sign in zip(names, signs, strict=True)}
+        yield {name: Fraction(rng.randint(2, 29)) for name in names}
+        return
+    values = {name: _critical_values(name, first, second) for name in names}
+    if len(names) == 1:
+        yield from ({names[0]: value} for value in values[names[0]])
+        return
+    if len(names) == 2:
+        short = [values[name][:10] for name in names]
+        yield from (dict(zip(names, pair, strict=True)) for pair in itertools.product(*short))
+    for _ in range(_MANY):
+        yield {name: rng.choice(values[name]) for name in names}
+    for _ in range(_MANY // 4):  # where all are positive, which roots and logarithms may ask for
+        yield {name: abs(rng.choice(values[name])) or Fraction(1) for name in names}
+    if any(contains(tree, _NEED_INTEGERS) for tree in (first, second)):
+        for _ in range(_MANY):
+            yield {name: Fraction(rng.randint(0, 12)) for name in names}
+
+
+def _critical_values(name: str, first: Tree, second: Tree) -> list[Fraction]:
+    """Values for a name; radii and resistances, which begin with r or R, are taken to be positive."""
+    values = _values_of_both_signs(name, first, second)
+    return [value for value in values if value > 0] if name[:1] in "rR" else values
+
+
+def _values_of_both_signs(name: str, first: Tree, second: Tree) -> list[Fraction]:
+    """Both signs and parities, zero, small, large, between, and the neighbours of the numbers in the formulas."""
+    base = [Fraction(v) for v in (2, -3, 1, 0, -1, 5, -8, 12, 7, -2, 3, 4, 6, -15, 100, 101, -1000, 9973, 10**7 + 1)]
+    between = [Fraction(5, 2), Fraction(-7, 3), Fraction(1, 3), Fraction(-2, 7), Fraction(9, 4), Fraction(1, 1000), Fraction(123457, 7)]
+    constants = {constant_of(t) for tree in (first, second) for t in subtrees(tree) if t[0] in ("num", "pow", "mul", "div")}
+    numbers = sorted({abs(v) for v in constants if isinstance(v, Fraction) and 1 < abs(v) <= 10**12})
+    near = [v for c in numbers[:6] for v in (c, -c, c + 1, c - 1, 2 * c + 1, c / 2, c * c, c * c + 1, -c * c - 2, c + Fraction(1, 3))]
+    integers_only = name[:1] in _INTEGER_NAMES and any(
+        contains(tree, frozenset({"factorial", "binom", "floor", "ceil"})) or _has_power_of_negative(tree) for tree in (first, second)
+    )
+    if integers_only:
+        return [value for value in base + near if value.denominator == 1]
+    return base[:5] + between[:5] + base[5:] + between[5:] + near
 
 
 @lru_cache(maxsize=2048)
-def _value_at(text: str, environment: tuple[tuple[str, Fraction], ...], in_complex: bool) -> Any:
-    """Value of a parsed text, None outside its domain."""
-    try:
-        return evaluate_tree(parse_expression(text), dict(environment), in_complex)
-    except OutsideDomain:
-        return None
+def _is_critical(tree: Tree) -> bool:
+    """Whether a formula has parts that are not analytic, or are defined for some values of its names only."""
+    return any(_is_critical_node(node) for node in subtrees(tree))
 
 
-def close(a: Any, b: Any) -> bool:
-    """Equal to TOLERANCE digits."""
-    return bool(abs(a - b) <= max(abs(a), abs(b)) * context(PRECISION).mpf(10) ** -TOLERANCE)
-
-
-def _vanishes(tree: Tree, environment: Environment, in_complex: bool) -> bool:
-    """Whether the value is what rounding leaves of 0: it shrinks with higher precision, as a small number does not."""
-    one = context(PRECISION).one
-    try:
-        low = abs(evaluate_tree(tree, environment, in_complex))
-        high = abs(evaluate_tree(tree, environment, in_complex, HIGH_PRECISION))
-    except OutsideDomain:
+def _is_critical_node(node: Tree) -> bool:
+    if node[0] in ("factorial", "binom", "max", "min", "mod", "gcd", "lcm"):
+        return True
+    if node[0] == "fn":
+        return node[1] in ("floor", "ceil", "abs", "ln", "arcsin", "arccos") and bool(variables(node))
+    if node[0] in ("log", "root"):
+        return bool(variables(node))
+    if node[0] != "pow" or not variables(node):
         return False
-    return bool(low == 0 or (low < one / 10**TOLERANCE and high < low * one / 10**20))
+    exponent = constant_of(node[2])
+    if isinstance(exponent, Fraction):
+        return exponent.denominator != 1
+    base = constant_of(node[1])
+    return base is None or isinstance(base, complex) or not base > 0
 
 
-def same_function(a: str, b: str) -> bool | None:
-    """Whether two normalised texts are the same formula; None where that can't be told."""
+def _has_power_of_negative(tree: Tree) -> bool:
+    return any(node[0] == "pow" and variables(node[2]) and _is_negative(node[1]) for node in subtrees(tree))
+
+
+def _is_negative(tree: Tree) -> bool:
+    value = constant_of(tree)
+    return value is not None and value < 0
+
+
+# Constants
+
+
+@lru_cache(maxsize=4096)
+def constant_of(tree: Tree) -> Any | None:
+    """Real value of a tree without variables, a Fraction where it is rational; None for anything else."""
+    if variables(tree) or contains(tree, _COMPLEX):
+        return None
     try:
-        first, second = parse_expression(a), parse_expression(b)
-    except NotExpression:
+        return Evaluator({}, False, 2 * PRECISION).evaluate(tree)
+    except OutsideDomain:
         return None
-    names = variables(first) | variables(second)
-    if len(names) > MAX_VARIABLES:
-        return None
-    in_complex = contains(first, _COMPLEX) or contains(second, _COMPLEX)
-    verdict = _agree(a, b, names, in_complex, contains(first, _INTEGER_KINDS) or contains(second, _INTEGER_KINDS))
-    if verdict is None and not names and not in_complex:
-        verdict = _agree(a, b, names, True, False)
-    return verdict
-
-
-def _agree(a: str, b: str, names: frozenset[str], in_complex: bool, integers: bool) -> bool | None:
-    first, second = parse_expression(a), parse_expression(b)
-    difference: Tree = ("add", first, ("neg", second))
-    for use_integers in (True,) if integers else (False, True):
-        agreed = 0
-        for environment in sample_points(names, use_integers):
-            key = tuple(sorted(environment.items()))
-            x, y = _value_at(a, key, in_complex), _value_at(b, key, in_complex)
-            if x is None or y is None:
-                continue
-            if not close(x, y) and not _vanishes(difference, environment, in_complex):
-                return False
-            agreed += 1
-        if agreed >= (_ENOUGH_POINTS if names else 1):
-            return True
-    return None
 
 
 def constant_value(text: str) -> Any | None:
-    """Real value of a formula without variables, to fifty digits; None for anything else."""
+    """Real value of a formula without variables (see `constant_of`); None for anything else."""
     try:
-        tree = parse_expression(text)
+        return constant_of(parse_expression(text))
     except NotExpression:
         return None
-    if variables(tree) or contains(tree, _COMPLEX):
-        return None
-    return _value_at(text, (), False)
-
-
-def is_beyond_bounds(text: str) -> bool:
-    """Whether the text is a number too large or too small to compute, such as a tower of powers; no library could either."""
-    try:
-        tree = parse_expression(text)
-        if variables(tree):
-            return False
-        evaluate_tree(tree, {}, contains(tree, _COMPLEX))
-    except TooLarge:
-        return True
-    except (NotExpression, OutsideDomain):
-        return False
-    return False

@@ -1,17 +1,18 @@
 """Sets of real numbers as unions of intervals: from interval notation, from inequalities in one variable."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-import mpmath
+from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
+from gmpo_mm.verifiers.identity import PRECISION, constant_of, constant_value, same_trees
+from gmpo_mm.verifiers.trees import Tree, replaced, variables
 
-from gmpo_mm.verifiers.expressions import NotExpression, Tree, parse_expression, variables
-from gmpo_mm.verifiers.identity import OutsideDomain, constant_value, evaluate_tree
-
-INFINITY = mpmath.mpf("inf")
+_TOLERANCE = Fraction(1, 2 ** (2 * PRECISION - 40))  # of the values that `constant_of` gives
+INFINITY = math.inf
 _INFINITE = re.compile(r"(\+|-)? ?\\infty")
 _FUNCTION_VALUE = re.compile(r"[A-Za-z] ?\( ?[a-z] ?\)")
 _MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "!=": "!=", "=": "="}
@@ -36,7 +37,15 @@ def endpoint(text: str) -> Any | None:
     match = _INFINITE.fullmatch(text.strip())
     if match:
         return -INFINITY if match.group(1) == "-" else INFINITY
-    return constant_value(text.strip().replace("°", ""))
+    return _rational(constant_value(text.strip().replace("°", "")))
+
+
+def _rational(value: Any) -> Fraction | None:
+    """An irrational value as the rational number that its digits are."""
+    if value is None or isinstance(value, Fraction):
+        return value
+    sign, mantissa, exponent, _ = value._mpf_
+    return Fraction(-mantissa if sign else mantissa) * Fraction(2) ** exponent
 
 
 def interval(opening: str, low_text: str, high_text: str, closing: str) -> RealSet | None:
@@ -44,19 +53,29 @@ def interval(opening: str, low_text: str, high_text: str, closing: str) -> RealS
     low, high = endpoint(low_text), endpoint(high_text)
     if low is None or high is None or not low < high:
         return None
-    return (Interval(low, opening == "[" and low != -INFINITY, high, closing == "]" and high != INFINITY),)
+    if (opening == "[" and low == -INFINITY) or (closing == "]" and high == INFINITY):
+        return None
+    return (Interval(low, opening == "[", high, closing == "]"),)
 
 
 def points(texts: Sequence[str]) -> RealSet | None:
     """A finite set of constants."""
     values = [endpoint(text) for text in texts]
-    if any(value is None or not mpmath.isfinite(value) for value in values):
+    if any(value is None or abs(value) == INFINITY for value in values):
         return None
     return union([(Interval(value, True, value, True),) for value in values])
 
 
 def _same(a: Any, b: Any) -> bool:
-    return bool(a == b or (mpmath.isfinite(a) and mpmath.isfinite(b) and abs(a - b) <= 1e-30 * max(abs(a), abs(b))))
+    """Exactly the same where both are rational, else to the digits that are known."""
+    if a == b or INFINITY in (abs(a), abs(b)):
+        return bool(a == b)
+    return (_is_irrational(a) or _is_irrational(b)) and abs(a - b) <= max(abs(a), abs(b)) * _TOLERANCE
+
+
+def _is_irrational(value: Fraction) -> bool:
+    """Whether an end stands for an irrational number, by so many binary digits that no written number has them."""
+    return value.denominator.bit_length() > PRECISION
 
 
 def union(sets: Sequence[RealSet]) -> RealSet:
@@ -163,7 +182,7 @@ def _solve_absolute(inside: str, operator: str, bound_text: str) -> tuple[RealSe
 
 def _parsed(text: str) -> Tree | None:
     if _FUNCTION_VALUE.fullmatch(text.strip()):
-        text = text.strip()[0]
+        return ("var", text.replace(" ", ""))
     try:
         return parse_expression(text.replace("°", ""))
     except NotExpression:
@@ -185,13 +204,9 @@ def _line(left: str, right: str) -> tuple[Any, Any, str] | None:
     if len(names) != 1:
         return None
     (name,) = names
-    try:
-        values = [evaluate_tree(difference, {name: Fraction(x)}, False) for x in (0, 1, 2, -3, 7)]
-    except (OutsideDomain, KeyError):
+    at_0, at_1 = (replaced(difference, {name: ("num", Fraction(x))}) for x in (0, 1))
+    offset, slope = (_rational(constant_of(tree)) for tree in (at_0, ("add", at_1, ("neg", at_0))))
+    if offset is None or slope is None or slope == 0:
         return None
-    if any(value.imag != 0 for value in values):  # `0 < A i` orders nothing
-        return None
-    values = [value.real for value in values]
-    offset, slope = values[0], values[1] - values[0]
-    straight = all(abs(value - (offset + slope * x)) < 1e-25 * (1 + abs(value)) for x, value in zip((0, 1, 2, -3, 7), values))
-    return (slope, offset, name) if straight and abs(slope) > 1e-25 else None
+    straight = same_trees(difference, ("add", at_0, ("mul", ("add", at_1, ("neg", at_0)), ("var", name))))
+    return (slope, offset, name) if straight else None

@@ -31,9 +31,11 @@ class Method:
         return compare
 
 
-FIRST = "equivalence"  # loaded at the supervisor's start; the others when a job first asks for them
+FIRST = "math"  # loaded at the supervisor's start; the others when a job first asks for them
 METHODS = {
-    FIRST: Method("gmpo_mm.verifiers.symbolic", "load_compare"),
+    FIRST: Method("gmpo_mm.verifiers.worker", "load_math"),
+    "minerva": Method("gmpo_mm.verifiers.worker", "load_minerva"),
+    "olympiadbench": Method("gmpo_mm.verifiers.worker", "load_olympiadbench"),
     "drgrpo_fast": Method("gmpo_mm.verifiers.drgrpo_symbolic", "load_fast", extra="drgrpo"),
     "drgrpo_slow": Method("gmpo_mm.verifiers.drgrpo_symbolic", "load_slow", extra="drgrpo"),
 }

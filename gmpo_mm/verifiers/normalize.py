@@ -9,12 +9,19 @@ import re
 from functools import lru_cache
 
 from gmpo_mm.verifiers.extraction import remove_invisible
+from gmpo_mm.verifiers.words import has_words
 
 ROW_END = "␞"
 DOLLAR = "＄"  # a currency sign, as opposed to the `$` around mathematics
+UPRIGHT = "ᵘ"  # before a single letter behind a number that LaTeX sets upright: the unit of `5 \\text{ m}`, no variable
 
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 _SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉"
+_GREEK_LETTERS = "αβγδεζηθικλνξρστυφχψωΓΔΘΛΞΣΦΨϵϕϑ"
+_GREEK_NAMES = str.split(
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda nu xi rho sigma tau upsilon phi chi psi omega Gamma Delta "
+    "Theta Lambda Xi Sigma Phi Psi epsilon phi theta"
+)
 _CHARACTERS = str.maketrans(
     {
         **{chr(0xFF01 + i): chr(0x21 + i) for i in range(94)},  # full-width ASCII
@@ -22,11 +29,12 @@ _CHARACTERS = str.maketrans(
         "\u00d7": " * ", "\u00b7": " * ", "\u22c5": " * ", "\u2217": " * ",
         "\u00f7": " / ", "\u2215": "/", "\u2044": "/",
         "\u03c0": r" \pi ", "\u221a": r" \sqrt ", "\u221b": r" \sqrt[3] ", "\u221c": r" \sqrt[4] ",
-        "\u03b8": r" \theta ", "\u03b1": r" \alpha ", "\u03b2": r" \beta ",
+        **{letter: rf" \{name} " for letter, name in zip(_GREEK_LETTERS, _GREEK_NAMES, strict=True)},
         "\u221e": r" \infty ", "\u2220": r" \angle ", "\u25b3": r" \triangle ",
         "\u2245": r" \cong ", "\u223c": r" \sim ", "\u00b1": r" \pm ", "\u2213": r" \mp ",
         "\u22a5": r" \perp ", "\u2225": r" \parallel ", "\u2248": r" \approx ",
         "\u222a": r" \cup ", "\u2229": r" \cap ", "\u2208": r" \in ", "\u2205": r" \emptyset ", "\u211d": r" \reals ",
+        "\u2124": r" \integers ", "\u2115": r" \naturals ",
         "\u2264": " <= ", "\u2265": " >= ", "\u2a7d": " <= ", "\u2a7e": " >= ", "\u2260": " != ", "\u2236": ":",
         "\u00ba": "\u00b0", "\u02da": "\u00b0", "\u2026": "...", "\u27e8": "⟨", "\u27e9": "⟩",
         "\u00bd": r" \frac{1}{2}", "\u00bc": r" \frac{1}{4}", "\u00be": r" \frac{3}{4}",
@@ -40,17 +48,21 @@ _CHARACTERS = str.maketrans(
 _WRAPPERS = frozenset(
     str.split(
         "text textbf textit textrm textnormal textup textsf texttt mathrm mathbf mathit mathsf mathcal mathnormal mbox "
-        "operatorname boxed fbox overline bar bm boldsymbol mathbb vec hat widehat underline emph overrightarrow"
+        "operatorname boxed fbox bm boldsymbol mathbb vec hat widehat underline emph overrightarrow"
     )
 )
+_SETS_OF_NUMBERS = {"R": "reals", "Z": "integers", "N": "naturals"}
+_NUMBER_SETS = re.compile(r"\\mathbb\s*(?:\{\s*([RZN])\s*\}|([RZN]))(?![A-Za-z])")
+_UPRIGHT_WRAPPERS = frozenset({"text", "mathrm", "textrm", "mbox", "operatorname", "rm", "textnormal", "textup"})
+_ENDS_NUMBER = re.compile(r"[\d})°]\s*$")
 _BRACE_TOKEN = re.compile(r"\\([A-Za-z]+)\*?\s*\{|\\.|[{}]", re.DOTALL)
 _SPACING = re.compile(
-    r"\\[,;:! ]|~|\\q?quad|\\(?:displaystyle|textstyle|limits|[bB]igg?[lr]?|left|right|hfill|phantom ?\{ ?\})(?![A-Za-z])"
+    r"\\[,;:! ]|~|\\q?quad|\\(?:displaystyle|textstyle|limits|[bB]igg?[lr]?|left|right|hfill|rm|it|bf|sf|tt|phantom ?\{ ?\})(?![A-Za-z])"
 )
 _DECIMAL = r"(?<![\d.,])(-?)(\d{0,12})\.(\d{0,24})"
 _REPEATING = (
     re.compile(_DECIMAL + r"\s*\\(?:overline|bar|dot)\s*\{\s*(\d{1,24})\s*\}"),
-    re.compile(_DECIMAL + r"\((\d{1,24})\)"),
+    re.compile(r"(?<![\d.,])(-?)(\d{0,12})\.(\d{0,2})\((\d{1,24})\)"),
     re.compile(_DECIMAL + r"\s*(?:\.{3}|\\[lc]?dots(?![A-Za-z]))"),
 )
 # The shortest period that stands there three times, or twice where it is longer than one digit.
@@ -60,11 +72,14 @@ _FUNCTION_NAMES = (
 )
 _BOLD = re.compile(r"^([\s$]*)\*\*([^*]+)\*\*[\s$]*$")  # Markdown's, around all of it
 _RENAMED = (
-    (re.compile(r"\\mathbb\s*\{?\s*R\s*\}?"), r" \\reals "),
     (re.compile(r"\\(?:text)?color\s*\{[^{}]*\}"), ""),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
+    (re.compile(r"\\[dt]binom(?![A-Za-z])"), r"\\binom"),
+    (re.compile(r"\\var(epsilon|theta|rho|phi|sigma)(?![A-Za-z])"), r"\\\1"),
+    (re.compile(r"[µμ](?![mgsAFLCVWN](?![a-z]))"), r" \\mu "),
     (re.compile(r"\^\s*(?:\{\s*(?:\\circ|°)\s*\}|\\circ(?![A-Za-z])|°)|\\degrees?(?![A-Za-z])"), "°"),
     (re.compile(r"(?<![A-Za-z\\])(?:degrees?|deg)(?![A-Za-z])"), "°"),
+    (re.compile(r"\^\s*\{\s*\\prime\s*\\prime\s*\}"), "''"),
     (re.compile(r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![A-Za-z]))"), "'"),
     (re.compile(r"\\(?:cdot|times|ast)(?![A-Za-z])"), " * "),
     (re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))"), " * "),
@@ -101,19 +116,12 @@ _RENAMED = (
 )
 _IN_LATEX = str.maketrans(
     {"⟬": "\\{", "⟭": "\\}", "⟨": r" \langle ", "⟩": r" \rangle ", "⌊": r" \lfloor ", "⌋": r" \rfloor "}
-    | {"⌈": r" \lceil ", "⌉": r" \rceil ", ROW_END: "\\\\", DOLLAR: ""}
+    | {"⌈": r" \lceil ", "⌉": r" \rceil ", ROW_END: "\\\\", DOLLAR: "", UPRIGHT: ""}
 )
 _SPACES = re.compile(r"\s+")
 _SPACE_NOT_BETWEEN_DIGITS = re.compile(r"(?<!\d) | (?!\d)")
 _ONE_CHARACTER_GROUP = re.compile(r"\{ ?(\w) ?\}")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
-_WORD = re.compile(r"[A-Za-z]{3,}|(?<![A-Za-z])(?:and|or|no|is)(?![A-Za-z])", re.IGNORECASE)
-_GEOMETRY = re.compile(r"\\(?:angle|cong|parallel|perp|triangle|sim)(?![A-Za-z])")
-_FUNCTIONS = frozenset(
-    ("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "log", "exp", "sinh", "cosh", "tanh")
-    + ("min", "max", "lim", "mod", "gcd", "lcm", "det")
-)
-_ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{\s*[a-z]+\*?\s*\}")
 
 
 def normalise(text: str) -> str:
@@ -134,12 +142,15 @@ def canonical(text: str) -> str:
             text = pattern.sub(_repeating_fraction, text)
     if "\\" in text:
         text = re.sub(r"\\(?:left|right)\s*\.", " ", text)
-        text = unwrap(_SPACING.sub(" ", re.sub(r"\\mathbb\s*\{?\s*R\s*\}?", r" \\reals ", text)))
+        text = _NUMBER_SETS.sub(lambda found: f" \\{_SETS_OF_NUMBERS[found.group(1) or found.group(2)]} ", text)
+        text = unwrap(_SPACING.sub(" ", text))
     if not text.isdigit():
         for pattern, replacement in _RENAMED:
             text = pattern.sub(replacement, text)
     text = _SPACES.sub(" ", text).strip()
     while text.endswith((".", ",", ";", "\\")) and not text.endswith("..."):
+        text = text[:-1].rstrip()
+    while text.endswith("}") and text.count("}") > text.count("{"):
         text = text[:-1].rstrip()
     return text
 
@@ -179,27 +190,29 @@ def unwrap(text: str) -> str:
                 pieces += [text[last : token.start()], " "]
                 last = token.end()
         elif symbol.endswith("{") and symbol != "\\{":
-            is_wrapper = token.group(1) in _WRAPPERS
+            is_wrapper = token.group(1) in _WRAPPERS or bool(_SEGMENT.match(text, token.start()))
             wrapped.append(is_wrapper)
             if is_wrapper:
-                pieces += [text[last : token.start()], " "]
+                pieces += [text[last : token.start()], _mark(text, token)]
                 last = token.end()
     return "".join([*pieces, text[last:]]) if pieces else text
 
 
-@lru_cache(maxsize=8192)
-def has_words(normalised: str) -> bool:
-    """Whether the answer is prose or a statement of geometry, which only text can compare."""
-    if _GEOMETRY.search(normalised):
-        return True
-    words = _WORD.findall(_COMMAND.sub(" ", _ENVIRONMENT.sub(" ", normalised)))
-    return any(word.lower() not in _FUNCTIONS for word in words)
+_SEGMENT = re.compile(r"\\(?:overline|bar)\s*\{\s*[A-Z](?:\s*[A-Z])+\s*\}")  # a bar over one letter is another name
+_UPRIGHT_LETTER = re.compile(r"\s*[mgsAKNJWVCFTHLlhdΩ]\s*\}")
+
+
+def _mark(text: str, token: "re.Match[str]") -> str:
+    r"""UPRIGHT before the one letter of a unit, as in `5 \text{ m}`, and a space before all else that was wrapped."""
+    before = text[max(0, token.start() - 8) : token.start()]
+    is_unit = token.group(1) in _UPRIGHT_WRAPPERS and _UPRIGHT_LETTER.match(text, token.end()) and _ENDS_NUMBER.search(before)
+    return f" {UPRIGHT}" if is_unit else " "
 
 
 @lru_cache(maxsize=8192)
 def text_key(normalised: str) -> str:
     """Key under which two texts are the same answer: no spaces or degree signs, `{x}` is `x`, `and` is a comma."""
-    key = normalised.replace("°", "").replace(DOLLAR, "")
+    key = normalised.replace("°", "").replace(DOLLAR, "").replace(UPRIGHT, "")
     if has_words(normalised):
         key = re.sub(r"(?<![A-Za-z\\])and(?![A-Za-z])", ",", key, flags=re.IGNORECASE)
         key = re.sub(r"^(?:the|an?) ", "", _casefold_outside_commands(key))

@@ -1,4 +1,4 @@
-"""Answers that are one number (or a ratio), with the name and the unit that people give it; compared exactly."""
+"""Answers that are one number (or a ratio) with the unit that people give it; compared exactly."""
 
 import re
 from dataclasses import dataclass
@@ -7,76 +7,63 @@ from fractions import Fraction
 from functools import lru_cache
 
 from gmpo_mm.verifiers.arithmetic import NotArithmetic, Real, divide, evaluate, rational
-from gmpo_mm.verifiers.normalize import text_key
-from gmpo_mm.verifiers.units import same_unit, split_multiplier, split_unit
+from gmpo_mm.verifiers.units import Unit, same_unit, split_unit
+from gmpo_mm.verifiers.words import number_in_words, split_multiplier
 
-RELATION = re.compile(r"(<=|>=|!=|<|>|=|\\approx(?![A-Za-z]))")
-# `x`, `AB`, `x_1`, `\theta`, `\angle ABC`, `m \angle 1`: what may stand before `=` without being part of the answer.
-_NAME = re.compile(
-    r"(?:m ?)?(?:\\angle ?\w{1,3}|[A-Za-z] ?[A-Za-z]?'?(?:_ ?\{? ?\w{1,3} ?\}?)?|\\[a-z]+(?:_ ?\{? ?\w{1,3} ?\}?)?)"
-)
-_NOT_A_NAME = frozenset({"\\pi", "\\frac", "\\sqrt", "\\infty"})
-_THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+)(?![\d,])")
+_THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+)(?![\d,]| \d)")
 _DECIMAL_COMMA = re.compile(r"(-?)(\d+),(\d+)")
 _LONG_DECIMAL = re.compile(r"-?(\d*)\.(\d+)(?: ?\* ?10 ?\^ ?\{? ?(-?\d{1,3}) ?\}?)?")
+_WRITTEN_AS_DECIMAL = re.compile(r"\d?\.\d|\d[eE][-+]?\d")
 _TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))? ?(?:([ap])\.? ?m\.?)?", re.IGNORECASE)
-_ORDINAL = re.compile(r"(?<=\d) ?(?:st|nd|rd|th)$")
-_NUMBER_WORDS = {
-    word: number
-    for number, word in enumerate(
-        str.split(
-            "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-            "eighteen nineteen twenty"
-        )
-    )
-}
+_RATIO = re.compile(r":|(?<=\d) to (?=\d)")
+_ORDINAL = re.compile(r"(?<=\d) ?(?:\^ ?\{? ?)?(?:st|nd|rd|th)(?: ?\})?$")
 PRINTED_DIGITS = 13
 """Significant digits from which on a decimal is taken for a computed value's print-out, right to its last place."""
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number or a ratio of three or more, with the name it was given and its unit, where it has them."""
+    """A number, or a ratio of three or more, and its unit where it has one."""
 
     values: tuple[Real, ...]
-    unit: str | None
-    name: str | None
+    unit: Unit | None
     last_place: Decimal | None = None
     """Unit of the last digit of a decimal with at least PRINTED_DIGITS digits."""
+    decimal: bool = False
+    """Whether it is written with a decimal point or in scientific notation, and so may be rounded."""
 
 
 @lru_cache(maxsize=8192)
-def quantity(text: str) -> Quantity | None:
-    """The answer as a number with name and unit, or None when it is anything else."""
-    name, value_text = _split_name(text)
-    value_text, unit = split_unit(value_text)
+def quantity(text: str, bare_units: bool = False) -> Quantity | None:
+    """The canonical text as a number with its unit, or None when it is anything else."""
+    value_text, unit = split_unit(text, bare_units)
     value_text, multiplier = split_multiplier(_ORDINAL.sub("", value_text))
-    if multiplier == 1 and value_text.strip().lower() in _NUMBER_WORDS:
-        value_text = str(_NUMBER_WORDS[value_text.strip().lower()])
+    in_words = number_in_words(value_text) if value_text[-1:].isalpha() else None
+    value_text = str(in_words) if in_words is not None else value_text
     if "(" not in value_text and "[" not in value_text:
         value_text = _THOUSANDS.sub(lambda match: re.sub("[, ]", "", match.group()), value_text)
     try:
-        parts = [evaluate(part) for part in value_text.split(":")]
+        parts = [evaluate(part) for part in _RATIO.split(value_text)]
+        if len(parts) > 1 and multiplier != 1:
+            return None
         if len(parts) == 2:  # a ratio of two is their quotient: 4:6 is 2:3 is 2/3
             parts = [divide(parts[0], parts[1])]
         elif len(parts) > 2:
             parts = [divide(part, parts[0]) for part in parts]
         elif multiplier != 1:
-            parts = [divide(parts[0], rational(Fraction(1, multiplier)))]
+            parts = [divide(parts[0], rational(1 / multiplier))]
     except NotArithmetic:
         return None
-    return Quantity(tuple(parts), unit, name, _last_place(value_text.strip()))
+    return Quantity(tuple(parts), unit, _last_place(value_text.strip()), bool(_WRITTEN_AS_DECIMAL.search(value_text)))
 
 
-def _split_name(text: str) -> tuple[str | None, str]:
-    pieces = RELATION.split(text)
-    if len(pieces) == 3 and pieces[1] in ("=", "\\approx"):
-        left = pieces[0].strip()
-        if not left:
-            return None, pieces[2]
-        if _NAME.fullmatch(left) and left not in _NOT_A_NAME:
-            return text_key(left), pieces[2]
-    return None, text
+_DECIMAL = re.compile(r"[-+]?[\d,]*(?:\.(\d+))?(?: ?\* ?10 ?\^ ?\{? ?([-+]?\d{1,3}) ?\}?|[eE]([-+]?\d{1,3}))?")
+
+
+def last_place(text: str) -> Decimal | None:
+    """Value of one unit in the last digit of a decimal, its unit of measure aside; None for anything else."""
+    match = _DECIMAL.fullmatch(split_unit(text)[0].strip())
+    return Decimal(1).scaleb(int(match.group(2) or match.group(3) or 0) - len(match.group(1) or "")) if match else None
 
 
 def _last_place(text: str) -> Decimal | None:
@@ -87,24 +74,30 @@ def _last_place(text: str) -> Decimal | None:
 
 
 def quantities_equal(a: Quantity, b: Quantity) -> bool:
-    """Same numbers; a name or unit on one side only does not count, two different ones do."""
-    if a.name is not None and b.name is not None and a.name != b.name:
-        return False
+    """Same numbers; a unit on one side only does not count, two different ones do."""
     if not same_unit(a.unit, b.unit) or len(a.values) != len(b.values):
         return False
     if all(x.equals(y) for x, y in zip(a.values, b.values, strict=True)):
         return True
     if len(a.values) == 1 and (a.last_place is None) != (b.last_place is None):
-        place = a.last_place or b.last_place
-        if place is not None and abs(a.values[0].digits - b.values[0].digits) < place:
+        printed, exact = (a, b) if a.last_place is not None else (b, a)
+        if printed.last_place is not None and abs(a.values[0].digits - b.values[0].digits) < printed.last_place:
             return True
-    # 60 % is written for 0.6 as well as for a gold of 60.
-    percent = rational(Fraction(100))
-    if a.unit == "%" and b.unit is None:
-        return divide(a.values[0], percent).equals(b.values[0])
-    if b.unit == "%" and a.unit is None:
-        return divide(b.values[0], percent).equals(a.values[0])
-    return False
+        double = exact.values[0].exact is None and printed.last_place is not None  # all digits of a double
+        if double and float(printed.values[0].digits) == float(exact.values[0].digits):
+            return True
+    return any(x.equals(y) for x, y in percent_readings(a, b))
+
+
+def percent_readings(a: Quantity, b: Quantity) -> list[tuple[Real, Real]]:
+    """60 % is written for 0.6 as well as for a gold of 60: where one side has the sign, its hundredth beside the other."""
+    percent = (("%", 1),)
+    hundred = rational(Fraction(100))
+    if a.unit == percent and b.unit is None:
+        return [(divide(a.values[0], hundred), b.values[0])]
+    if b.unit == percent and a.unit is None:
+        return [(a.values[0], divide(b.values[0], hundred))]
+    return []
 
 
 def decimal_comma(text: str) -> Quantity | None:
@@ -113,13 +106,6 @@ def decimal_comma(text: str) -> Quantity | None:
     if match is None or (len(match.group(3)) == 3 and len(match.group(2)) <= 3 and not match.group(2).startswith("0")):
         return None
     return quantity(f"{match.group(1)}{match.group(2)}.{match.group(3)}")
-
-
-def looks_like_thousands(text: str) -> bool:
-    """Whether a text such as `100,200` was read as one number where a list may be meant."""
-    return bool(re.fullmatch(r"\d{1,3}(?:,\d{3})+", text))
-
-
 def times_equal(a: str, b: str) -> bool | None:
     """Two times of day; None unless both are, and one of them says a.m. or p.m. or seconds, or has no value as a ratio."""
     first, second = _TIME.fullmatch(a), _TIME.fullmatch(b)

@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
+from gmpo_mm.verifiers.trees import Tree, variables
+from gmpo_mm.verifiers.words import AROUND, has_words
+
 MAX_PARTS = 200
 MAX_DEPTH = 5
 
@@ -15,13 +19,13 @@ _OPENING, _CLOSING = "([{⟬⟨⌊⌈", ")]}⟭⟩⌋⌉"
 _PAIRS = dict(zip("({⟬⟨⌊⌈", ")}⟭⟩⌋⌉", strict=True))
 _BRACKET = r"\\begin ?\{ ?(?:[bpvV]?matrix|smallmatrix|array|cases|aligned)\*? ?\}|\\end ?\{ ?\w+\*? ?\}|[(\[{⟬⟨⌊⌈)\]}⟭⟩⌋⌉]"
 _CONNECTOR = r"(?<![A-Za-z\\])(?:or|and)(?![A-Za-z])|(?<=\d)or(?=[A-Z]\()|\\(?:lor|vee|land|wedge)(?![A-Za-z])|;"
-_RELATION = r"<=|>=|!=|<|>|=|\\approx(?![A-Za-z])"
+_RELATION = r"<=|>=|!=|<|>|=|\\approx(?![A-Za-z])|\\in(?![A-Za-z])"
 _SPLITTERS = {
     "connector": re.compile(f"({_BRACKET})|({_CONNECTOR})", re.IGNORECASE),
     "comma": re.compile(f"({_BRACKET})|(,)"),
     "relation": re.compile(f"({_BRACKET})|({_RELATION})"),
-    "member": re.compile(rf"({_BRACKET})|(\\in(?![A-Za-z]))"),
     "union": re.compile(rf"({_BRACKET})|(\\cup(?![A-Za-z]))"),
+    "intersection": re.compile(rf"({_BRACKET})|(\\cap(?![A-Za-z]))"),
     "without": re.compile(rf"({_BRACKET})|(\\setminus(?![A-Za-z]))"),
     "such that": re.compile(f"({_BRACKET})|([|:])"),
     "row": re.compile(f"({_BRACKET})|(␞)"),
@@ -32,10 +36,14 @@ _MATRIX = re.compile(r"\\begin ?\{ ?([bp]?matrix|smallmatrix|array)\*? ?\}(?: ?\
 _CASES = re.compile(r"\\begin ?\{ ?(?:cases|aligned) ?\}(.*)\\end ?\{ ?(?:cases|aligned) ?\}", re.DOTALL)
 _PLUS_MINUS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
 _NAME = re.compile(
-    r"(?:\\?[A-Za-z]+'?(?: ?_ ?\{? ?\w{1,6} ?\}?)?'? ?){1,3}"
+    r"(?:\\?[A-Za-z]+'?(?: ?_ ?\{? ?\\?\w{1,6} ?\}?)?'? ?){1,3}"
     r"(?:\( ?[A-Za-z\\]+(?: ?, ?[A-Za-z]+)* ?\))?"
 )
-_NOT_IN_NAMES = re.compile(r"\\(?:pi|infty|sin|cos|tan|ln|log|sqrt|pm|exp)(?![A-Za-z])")
+_VARIABLE = re.compile(r"(?:\\[a-z]+|[A-Za-z])'?(?: ?_ ?\{? ?\w{1,6} ?\}?)?(?: ?\( ?[a-z] ?\))?")
+_FUNCTION_VALUE = re.compile(r"(?:\\?Pr|P|E|Var|Cov|[fghFGH]'?) ?[(\[].{1,40}[)\]]|[A-Za-z]'? ?\( ?[\w\\]+(?: ?, ?[\w\\]+)* ?\)")
+_PHRASE = re.compile(r"[A-Za-z' ]+")
+_WORDS = re.compile(r"(?<!\\)[A-Za-z]{3,}")
+_NOT_IN_NAMES = re.compile(r"\\(?:pi|infty|emptyset|reals|integers|naturals|sin|cos|tan|ln|log|sqrt|pm|exp)(?![A-Za-z])")
 _SPECIAL_SETS = {
     "all real numbers": "reals", "all reals": "reals", "all real x": "reals", "real numbers": "reals", "reals": "reals",
     "\\reals": "reals", "no solution": "empty", "no solutions": "empty", "no real solution": "empty", "⟬⟭": "empty",
@@ -51,9 +59,10 @@ class Node:
     """A part of an answer.
 
     `kind`: scalar (its `text`), list and set (`items` in any order), sequence (`items` in order between `brackets`),
-    matrix (`items` are sequences, the rows), relation (`items` with `operators` between them), union (`items`), without
-    (`items[0]` less `items[1]`), special (`connector` says which: reals, empty, undefined, infinity, -infinity). A
-    list's `connector` is what stood between its items.
+    matrix (`items` are sequences, the rows), relation (`items` with `operators` between them), member (`items[0]` lies in
+    `items[1]`), builder (a set of expressions under a condition), union and intersection (`items`), without (`items[0]` less
+    `items[1]`), special (`connector` says which: reals, empty, undefined, infinity, -infinity), broken (says nothing that
+    could be compared). A list's `connector` is what stood between its items.
     """
 
     kind: str
@@ -163,8 +172,8 @@ def _comma_list(text: str, depth: int) -> Node | None:
 
 def _list(text: str, items: "tuple[Node, ...]", connector: str) -> Node:
     """A bare list; `p = 5, q = 2, p = 7, q = 2` are two pairs."""
-    if len(items) == 1:
-        return items[0]
+    if len(items) < 2:
+        return items[0] if items else Node("broken", text)
     names = [assigned_name(item) for item in items]
     period = len(dict.fromkeys(names))
     if None not in names and 1 < period < len(items) and names == names[:period] * (len(items) // period):
@@ -180,26 +189,24 @@ def _group(items: "tuple[Node, ...]") -> Node:
 
 def _relation(text: str, depth: int) -> Node | None:
     pieces, operators = split(text, "relation")
-    if operators and all(piece.strip() for piece in pieces[1:]) and len(pieces) < 8:
-        if not pieces[0].strip():
-            return parse(pieces[1], depth + 1) if operators in (["\\approx"], ["="]) else None
-        if operators[-1] == "\\approx" and len(operators) == 1 and not is_name(pieces[0]):
-            return parse(pieces[0], depth + 1)  # an exact value, then what it is about
-        while operators[-1] == "\\approx" and len(operators) > 1:
-            pieces, operators = pieces[:-1], operators[:-1]
-        operators = ["=" if operator == "\\approx" else operator for operator in operators]
-        items = tuple(parse(piece, depth + 1) for piece in pieces)
-        return Node("relation", text, items, operators=tuple(operators))
-    pieces, members = split(text, "member")
-    if len(members) == 1 and is_name(pieces[0]):
+    if not operators or len(pieces) > 8:
+        return None
+    pieces = [piece.strip() for piece in pieces]
+    if not pieces[0] and operators in (["="], ["\\approx"]) and pieces[1]:
         return parse(pieces[1], depth + 1)
-    return None
+    if "\\in" in operators:
+        if len(operators) == 1 and pieces[1] and is_variable(pieces[0]):
+            return Node("member", text, (parse(pieces[0], depth + 1), parse(pieces[1], depth + 1)))
+        return Node("broken", text)
+    if not all(pieces):  # `\\neq 5` and `5 =` say nothing that could be compared
+        return Node("broken", text)
+    return Node("relation", text, tuple(parse(piece, depth + 1) for piece in pieces), operators=tuple(operators))
 
 
 def _set_algebra(text: str, depth: int) -> Node | None:
-    for kind in ("union", "without"):
+    for kind in ("union", "intersection", "without"):
         pieces, separators = split(text, kind)
-        if separators and all(piece.strip() for piece in pieces) and (kind == "union" or len(pieces) == 2):
+        if separators and all(piece.strip() for piece in pieces) and (kind != "without" or len(pieces) == 2):
             items = _parts(pieces, depth)
             if items is not None:
                 return Node(kind, text, items)
@@ -220,7 +227,7 @@ def _bracketed(text: str, depth: int) -> Node | None:
     if opening == "⟬" and closing == "⟭":
         condition, bars = split(inside, "such that")
         if len(bars) == 1 and split(condition[1], "relation")[1]:
-            return parse(condition[1], depth + 1)
+            return _builder(text, condition[0].strip(), parse(condition[1], depth + 1))
         items = _parts(split(inside, "comma")[0], depth)
         return None if items is None else Node("set", text, _flattened(items))
     pieces, commas = split(inside, "connector" if ";" in inside else "comma")
@@ -231,7 +238,17 @@ def _bracketed(text: str, depth: int) -> Node | None:
         return None
     if opening == "{":
         return Node("list", text, _flattened(items), connector=",")
+    if _PLUS_MINUS.search(text) and opening == "(":
+        return _plus_minus(text, depth)
     return Node("sequence", text, items, "()" if opening == "⟨" else opening + closing)
+
+
+def _builder(text: str, element: str, condition: Node) -> Node:
+    r"""`\\{x : x > 3\\}` is the inequality; `\\{2x : x > 3\\}` is another set, compared part by part."""
+    name = re.sub(r" ?\\in ?\\reals$", "", element).strip()
+    if condition.kind == "relation" and is_variable(name):
+        return Node("member", text, (Node("scalar", name), condition))
+    return Node("builder", text, (Node("scalar", element), condition))
 
 
 def _matrix(text: str, depth: int) -> Node | None:
@@ -246,6 +263,8 @@ def _matrix(text: str, depth: int) -> Node | None:
     if match is None or "\\begin" in match.group(2):
         return None
     factor = text[:begin].strip().removesuffix("*").strip()
+    if factor.endswith(("+", "-")):  # a sum, which `matrices` reads
+        return None
     rows = [row for row in split(match.group(2), "row")[0] if row.strip() and row.strip() != "\\hline"]
     if len(rows) > MAX_PARTS:
         return None
@@ -267,6 +286,11 @@ def _plus_minus(text: str, depth: int) -> Node | None:
     return Node("list", text, (parse(upper, depth + 1), parse(lower, depth + 1)), connector=",")
 
 
+def is_variable(text: str) -> bool:
+    """`x`, `x_1`, `\\theta`, `f(x)`: what may be said to lie in a set, or to be any of its numbers."""
+    return bool(_VARIABLE.fullmatch(text.strip())) and not _NOT_IN_NAMES.search(text)
+
+
 def is_name(text: str) -> bool:
     r"""Whether a text only names something: `x`, `AB`, `f(x)`, `a_3`, `\angle ABC`, `|AB|`, `(p, q)`, `NO/BO`, `A:B`."""
     text = text.strip()
@@ -284,7 +308,41 @@ def is_name(text: str) -> bool:
     parts = re.split(r" ?[:/] ?", text)
     if len(parts) in (2, 3):
         return all(is_name(part) for part in parts)
-    return bool(_NAME.fullmatch(text)) and not _NOT_IN_NAMES.search(text) and text not in ("e", "i")
+    if _FUNCTION_VALUE.fullmatch(text) and balanced(text) and enclosed(text[min(i for i in (text.find("("), text.find("[")) if i >= 0) :]):
+        return True
+    if _PHRASE.fullmatch(text) and has_words(text):  # `Area of triangle ABC`
+        return all(len(word) == 1 or word.isupper() or word.lower() in AROUND for word in text.split())
+    if not _NAME.fullmatch(text) or _NOT_IN_NAMES.search(text) or text in ("e", "i"):
+        return False
+    return all(word.lower() in AROUND or not has_words(f"{word}+1") or word.isupper() for word in _WORDS.findall(text))
+
+
+def asks_for(text: str) -> bool:
+    r"""Whether the left side of `m + n = 77`, `BC^2 = 19`, `\\sin A = 0.6` says what the value is of: names without numbers.
+
+    `2x + z = 1` is an equation and no value.
+    """
+    if is_name(text):
+        return True
+    if has_words(text):
+        return False
+    try:
+        tree = parse_expression(text)
+    except NotExpression:
+        return False
+    return bool(variables(tree)) and _is_asked(tree)
+
+
+def _is_asked(tree: Tree, in_sum: bool = False) -> bool:
+    if tree[0] in ("var", "call", "derivative"):
+        return True
+    if tree[0] in ("add", "neg"):
+        return all(_is_asked(part, True) for part in tree[1:])
+    if tree[0] in ("fn", "log", "root"):
+        return bool(variables(tree))
+    if tree[0] == "pow":
+        return not in_sum and _is_asked(tree[1]) and not variables(tree[2])
+    return not in_sum and tree[0] in ("mul", "div") and all(_is_asked(part) for part in tree[1:])
 
 
 def assigned_name(node: Node) -> str | None:

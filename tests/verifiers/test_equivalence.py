@@ -70,7 +70,7 @@ def test_formulas_are_compared_without_a_process() -> None:
     assert [cheap_equal(gold, prediction) for prediction, gold, _ in FORMULAS] == [equal for _, _, equal in FORMULAS]
 
 
-def test_symbolic_answers_go_to_math_verify() -> None:
+def test_symbolic_answers_go_to_computer_algebra() -> None:
     assert [cheap_equal(prediction, gold) for prediction, gold, _ in SYMBOLIC] == [None] * len(SYMBOLIC)
     grades = grade_batch([p for p, _, _ in SYMBOLIC], [g for _, g, _ in SYMBOLIC])
     assert [(grade.correct, grade.status) for grade in grades] == [(equal, "graded") for _, _, equal in SYMBOLIC]
@@ -128,7 +128,7 @@ def test_no_text_makes_the_cheap_stages_raise_and_they_are_symmetric(a: str, b: 
 
 @pytest.mark.parametrize(
     "text",
-    ["9**9**9**9", "2^{2^{2^{2^{9}}}}", "(9^{99})^{99}", "1000000000!", "9^{999999999}", "1e999", "9" * 100, "1/0",
+    ["9**9**9**9", "2^{2^{2^{2^{9}}}}", "1000000000!", "9^{999999999}", "1e999", "9" * 300, "1/0",
      "((((" * 20 + "1" + "))))" * 20, r"\frac{" * 60, r"\sqrt{-1}", "0^0", "1 2", r"\pi^{-200}^2", "", "()", "x"],
 )  # fmt: skip
 def test_arithmetic_beyond_its_bounds_is_refused_not_computed(text: str) -> None:

@@ -1,0 +1,185 @@
+r"""What a formula's tree is, which names it has, and its canonical form.
+
+Trees are nested tuples, the kind first:
+
+- `("num", Fraction)`, `("var", name)`, `("const", "pi" | "e" | "i")`, `("infinity",)`;
+- `("neg", a)`, `("factorial", a)`, `("degrees", a)`, `("add" | "mul" | "div" | "pow" | "binom" | "mod" |
+  "residue", a, b)`, `("root", a, n)`, `("log", a, base)`, `("max" | "min" | "gcd" | "lcm", a, b, ...)`;
+- `("fn", name, a)` for a known function, `("call", name, a, ...)` for an unknown one such as `f(x)`;
+- with a bound name: `("sum" | "product", body, name, first, last)`, `("integral", body, name, from, to)`
+  (both None where it is indefinite), `("limit", body, name, point, side)`; `("index", name, a, ...)` is
+  `F_{n-k}` where k is bound;
+- `("derivative", body, name, order)`. A derivative of a name alone is a name: `\dot x` and `\frac{dx}{dt}`
+  are the variable `dx/dt`, and `x'` is the variable `x'`.
+"""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+Tree = tuple[Any, ...]
+
+BINDERS = frozenset({"sum", "product", "integral", "limit"})
+ZERO: Tree = ("num", Fraction(0))
+ONE: Tree = ("num", Fraction(1))
+MINUS_ONE: Tree = ("num", Fraction(-1))
+TWO: Tree = ("num", Fraction(2))
+_IN_ANY_ORDER = frozenset({"max", "min", "gcd", "lcm"})
+
+
+@lru_cache(maxsize=4096)
+def variables(tree: Tree) -> frozenset[str]:
+    """Names of the variables and unknown functions in a tree; a bound name is none of its formula's."""
+    kind = tree[0]
+    if kind in BINDERS:
+        outside = [child for child in tree[3:] if isinstance(child, tuple)]
+        return variables(tree[1]) - {tree[2]} | frozenset().union(*map(variables, outside))
+    names: set[str] = set()
+    stack = [tree]
+    while stack:
+        node = stack.pop()
+        if node[0] in BINDERS:
+            names |= variables(node)
+            continue
+        if node[0] in ("var", "call", "index"):
+            names.add(node[1])
+        stack += [child for child in node[1:] if isinstance(child, tuple)]
+    return frozenset(names)
+
+
+def depth(tree: Tree) -> int:
+    """How many nodes are within each other."""
+    deepest, stack = 0, [(tree, 1)]
+    while stack:
+        node, level = stack.pop()
+        deepest = max(deepest, level)
+        stack += [(child, level + 1) for child in node[1:] if isinstance(child, tuple)]
+    return deepest
+
+
+def subtrees(tree: Tree) -> Iterator[Tree]:
+    """The tree and all trees in it."""
+    stack = [tree]
+    while stack:
+        node = stack.pop()
+        yield node
+        stack += [child for child in node[1:] if isinstance(child, tuple)]
+
+
+def contains(tree: Tree, kinds: frozenset[str]) -> bool:
+    """Whether a node of one of these kinds, functions or constants is in the tree."""
+    return any(node[0] in kinds or (node[0] in ("fn", "const") and node[1] in kinds) for node in subtrees(tree))
+
+
+def replaced(tree: Tree, values: dict[str, Tree]) -> Tree:
+    """The tree with other trees for free variables; names of functions and indices go along."""
+    kind = tree[0]
+    if kind == "var":
+        return values.get(tree[1], tree)
+    if kind in BINDERS and tree[2] in values:
+        values = {name: value for name, value in values.items() if name != tree[2]}
+        outside = [replaced(child, values) if isinstance(child, tuple) else child for child in tree[3:]]
+        return (kind, replaced(tree[1], values), tree[2], *outside)
+    if kind in ("call", "index") and values.get(tree[1], ("", ""))[0] == "var":
+        tree = (kind, values[tree[1]][1], *tree[2:])
+    return (kind, *(replaced(child, values) if isinstance(child, tuple) else child for child in tree[1:]))
+
+
+@lru_cache(maxsize=4096)
+def canonical_tree(tree: Tree) -> Tree:
+    r"""One tree for the spellings of one formula; nothing is evaluated.
+
+    The same for every order of terms and factors, every bracket that changes nothing, `\frac{a}{b}`, `a/b`
+    and `a b^{-1}`, `\sqrt{a}` and `a^{1/2}`, `-(a - b)` and `b - a`, every name of a bound variable, and with
+    or without `+ 0`, `* 1`, `^1`. Sums are `("add", ...)` and products `("mul", ...)` of two or more parts; a
+    quotient has a factor `("inverse", b)`, a minus is a factor -1. So `99^2 + 99 + 1` and `1 + 99 * 1 + 99^2`
+    are one tree, and 9901 is another.
+    """
+    return _canonical(tree, 0)
+
+
+def _canonical(tree: Tree, level: int) -> Tree:
+    kind = tree[0]
+    if kind in ("add", "neg"):
+        return _sum(tree, level)
+    if kind in ("mul", "div"):
+        negative, factors = _factors(tree, level)
+        return _product(negative, factors)
+    if kind == "pow":
+        return _power(_canonical(tree[1], level), _canonical(tree[2], level))
+    if kind == "root":
+        return _power(_canonical(tree[1], level), ("inverse", _canonical(tree[2], level)))
+    if kind == "fn" and tree[1] == "exp":
+        return _power(("const", "e"), _canonical(tree[2], level))
+    if kind in BINDERS:
+        name = f"#{level}"
+        body = _canonical(replaced(tree[1], {tree[2]: ("var", name)}), level + 1)
+        return (
+            kind,
+            body,
+            name,
+            *(_canonical(child, level) if isinstance(child, tuple) else child for child in tree[3:]),
+        )
+    children = [_canonical(child, level) if isinstance(child, tuple) else child for child in tree[1:]]
+    return (kind, *(sorted(children, key=repr) if kind in _IN_ANY_ORDER else children))
+
+
+def _sum(tree: Tree, level: int) -> Tree:
+    """Terms with their signs; the signs of a sum in brackets go to its terms."""
+    terms: list[Tree] = []
+    stack = [(tree, False)]
+    while stack:
+        node, negative = stack.pop()
+        if node[0] == "add":
+            stack += [(node[1], negative), (node[2], negative)]
+        elif node[0] == "neg":
+            stack.append((node[1], not negative))
+        else:
+            sign, factors = _factors(node, level)
+            terms.append(_product(sign != negative, factors))
+    terms = sorted((term for term in terms if term not in (ZERO, ("mul", MINUS_ONE, ZERO))), key=repr)
+    return ZERO if not terms else terms[0] if len(terms) == 1 else ("add", *terms)
+
+
+def _factors(tree: Tree, level: int) -> tuple[bool, list[Tree]]:
+    """Whether a product is negative, and its factors but for the sign; a factor is no product."""
+    negative, factors = False, []
+    stack = [(tree, False)]
+    while stack:
+        node, below = stack.pop()
+        if node[0] == "div" and node[2] == ZERO:  # `1/(1/0)` is not 0
+            factors.append(_inverse(_inverse(ZERO)) if below else _inverse(ZERO))
+            stack.append((node[1], below))
+        elif node[0] in ("mul", "div"):
+            stack += [(node[1], below), (node[2], below != (node[0] == "div"))]
+        elif node[0] == "neg":
+            negative = not negative
+            stack.append((node[1], below))
+        else:
+            one = _canonical(node, level)
+            for factor in one[1:] if one[0] == "mul" else (one,):
+                if factor == MINUS_ONE:
+                    negative = not negative
+                elif factor != ONE:
+                    factors.append(_inverse(factor) if below else factor)
+    return negative, factors
+
+
+def _inverse(factor: Tree) -> Tree:
+    return tuple(factor[1]) if factor[0] == "inverse" and factor[1] != ZERO else ("inverse", factor)
+
+
+def _product(negative: bool, factors: list[Tree]) -> Tree:
+    parts = ([MINUS_ONE] if negative else []) + sorted(factors, key=repr)
+    return ONE if not parts else parts[0] if len(parts) == 1 else ("mul", *parts)
+
+
+def _power(base: Tree, exponent: Tree) -> Tree:
+    if exponent == ONE:
+        return base
+    if exponent == MINUS_ONE:
+        return _product(False, [_inverse(factor) for factor in (base[1:] if base[0] == "mul" else (base,))])
+    if exponent[0] == "mul" and exponent[1] == MINUS_ONE:
+        return ("inverse", ("pow", base, exponent[2] if len(exponent) == 3 else ("mul", *exponent[2:])))
+    return ("pow", base, exponent)
