@@ -34,6 +34,7 @@ MAX_PRECISION = 1 << 15  # bits; formulas that need more are different
 MAX_VARIABLES = 12
 _ENOUGH = 3  # points at which both formulas have a value
 _SHARE = 10  # one in so many points where one of them has a value must be such a point
+_MAX_FOLDED = 10**1000  # a longer number stays the formula that it is
 _CAREFUL = 3  # first points at which irrational values are always compared at two precisions
 _ORDINARY_SPREAD = 32  # bits; irrational values of this size agree to sixty digits or differ visibly
 _COMPLEX = frozenset({"i"})
@@ -254,7 +255,7 @@ def _folded(tree: Tree) -> Tree:
     """The tree with a number for each part that is a rational constant."""
     if not variables(tree):
         value = constant_of(tree)
-        if isinstance(value, Fraction):
+        if isinstance(value, Fraction) and abs(value.numerator) + value.denominator < _MAX_FOLDED:
             return ("num", value)
     return (tree[0], *(_folded(child) if isinstance(child, tuple) else child for child in tree[1:]))
 
