@@ -1,16 +1,18 @@
-"""How many wrong answers made up to cheat a grader are paid: ours, math-verify, mathruler and Dr. GRPO's, by kind of attack.
+"""How many wrong answers made up to cheat it each grader pays: ours, math-verify, mathruler, Dr. GRPO's.
 
     python -m benchmarks.grader_attack [--seed 0] [--count 2000] [--json FILE]
     python -m benchmarks.grader_attack --mutations 20000 [--data FOLDER]
 
-The first prints one table: attacks paid by kind (`tests/verifiers/attacks.py`), then natural spellings of right answers accepted
-(`tests/verifiers/labelled/spellings.jsonl`). Ours grades each attack under the attack's own rules (math, minerva or olympiadbench).
-math-verify, mathruler (a column where it is installed) and Dr. GRPO's grader see the same pairs, each in its own process; what
-takes longer than the limit is not paid.
+The first prints one table: attacks paid by kind (`tests/verifiers/attacks.py`), then natural spellings of
+right answers accepted (`tests/verifiers/labelled/spellings.jsonl`). Ours grades each attack under the
+attack's own rules (math, minerva or olympiadbench). math-verify, mathruler (a column where it is installed)
+and Dr. GRPO's grader see the same pairs, each in its own process; what takes longer than the limit is not
+paid.
 
-The second changes the golds of evaluation suites (Parquet files with a column `answer`): a number, a sign, an operator, a
-name, a bracket, a function, a bound, a second value beside it, an order; it prints those that ours takes for the unchanged gold, with
-what SymPy says of the two. They are for eyes: some are equal after all.
+The second changes the golds of evaluation suites (Parquet files with a column `answer`): a number, a sign,
+an operator, a name, a bracket, a function, a second value beside it, an order. It prints those that ours
+takes for the unchanged gold, with what math-verify says of the two. They are for eyes: some are equal after
+all.
 """
 
 from __future__ import annotations
@@ -92,7 +94,7 @@ def _serve(name: str, connection: Connection) -> None:
 
 
 class Process:
-    """One of OTHERS in a process of its own, which is ended and started again where a comparison takes too long."""
+    """One of OTHERS in a process of its own, which is started again where a comparison takes too long."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -125,7 +127,7 @@ class Process:
 
 
 def count_paid(made: Sequence[Attack], spellings: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """By grader: attacks paid by kind, and spellings accepted; mathruler is left out where it is not installed."""
+    """By grader: attacks paid by kind, and spellings accepted; a grader that is not installed is left out."""
     accepted = [
         grade_responses(row["grader"], [row["prediction"]], [row["gold"]], kind=row["form"])[0].correct
         for row in spellings

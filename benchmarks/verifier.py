@@ -36,6 +36,7 @@ from gmpo_mm.verifiers import (
 from gmpo_mm.verifiers.pool import VerifierPool
 
 LABELLED = Path(__file__).resolve().parents[1] / "tests" / "verifiers" / "labelled"
+FILES = ("held_out", "own", "public_suites")
 AGREEMENT_GOAL = 0.975
 FALSE_POSITIVE_GOAL = 3 / 734
 TIME_GOAL = 1 / 5
@@ -207,7 +208,7 @@ def print_results(console: Console, pairs: Sequence[Pair], results: dict[str, An
 def main() -> None:
     """Measure and print; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", nargs="+", type=Path, default=sorted(LABELLED.glob("*.jsonl")), metavar="FILE")
+    parser.add_argument("--pairs", nargs="+", type=Path, default=[LABELLED / f"{name}.jsonl" for name in FILES], metavar="FILE")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here as well")
     options = parser.parse_args()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -174,6 +174,10 @@ def grade(
     kind: Annotated[str, typer.Option(help="response, or answer when the column holds bare answers.")] = "response",
     timeout: Annotated[float, typer.Option(help="Seconds that one comparison may run.")] = 3.0,
     by: Annotated[str | None, typer.Option(help="A column: accuracy for each of its values.")] = None,
+    problem_key: Annotated[str | None, typer.Option(help="The problems' column, for --unevaluated reject.")] = None,
+    unevaluated: Annotated[
+        str, typer.Option(help="accept or reject a right expression that is only copied out of its problem.")
+    ] = "accept",
     out: Annotated[str | None, typer.Option(help="A JSON Lines file for the rows with their grades.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --out.")] = False,
 ) -> None:
@@ -184,7 +188,8 @@ def grade(
         grade_file(
             GradeFileSettings(
                 file=file, response_key=response_key, gold_key=gold_key, grader=grader, extraction=extraction, kind=kind,
-                timeout=timeout, out=out, overwrite=overwrite, by=by,
+                timeout=timeout, out=out, overwrite=overwrite, by=by, problem_key=problem_key,
+                unevaluated=cast(Any, unevaluated),
             )
         )
     )  # fmt: skip

@@ -235,6 +235,8 @@ def grade(task: Task, spec: Spec, groups: Sequence[tuple[int, list[Generated]]])
         [task.records[index].answers for index, _, _ in flat],
         extraction=spec.grader.extraction,
         timeout=spec.grader.timeout,
+        problems=[task.records[index].problem for index, _, _ in flat],
+        unevaluated=spec.grader.unevaluated,
     )
     return [
         Sample(

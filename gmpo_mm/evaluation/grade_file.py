@@ -26,6 +26,7 @@ from gmpo_mm.verifiers import (
     grade_responses,
     grader_info,
 )
+from gmpo_mm.verifiers.copied import Unevaluated
 from gmpo_mm.verifiers.extraction import EXTRACTIONS
 from gmpo_mm.verifiers.graders import KINDS
 
@@ -51,6 +52,8 @@ class GradeFileSettings:
     out: str | None = None
     overwrite: bool = False
     by: str | None = None
+    problem_key: str | None = None
+    unevaluated: Unevaluated = "accept"
 
 
 @dataclass
@@ -98,6 +101,7 @@ class _Row:
     several: bool
     gold: list[str]
     group: str
+    problem: str | None
 
 
 def grade_file(settings: GradeFileSettings, progress: Progress | None = None) -> GradeFileReport:
@@ -112,7 +116,7 @@ def grade_file(settings: GradeFileSettings, progress: Progress | None = None) ->
         raise DataError(f"{settings.file}: no rows in it, so there is nothing to grade")
     if settings.by is not None and settings.by.split(".")[0] not in rows.columns:
         raise DataError(f"{settings.file}: no column {settings.by!r} for --by; there are {', '.join(rows.columns)}")
-    stamp = grader_info(settings.grader, settings.extraction, settings.timeout)
+    stamp = grader_info(settings.grader, settings.extraction, settings.timeout, settings.unevaluated)
     total, groups = Tally(), dict[str, Tally]()
     left_out: dict[str, None] = {}
     with ExitStack() as stack:
@@ -144,9 +148,12 @@ def _check(settings: GradeFileSettings) -> None:
     for name, value, known in (
         ("extraction", settings.extraction, EXTRACTIONS),
         ("kind", settings.kind, KINDS),
+        ("unevaluated", settings.unevaluated, ("accept", "reject")),
     ):
         if value not in known:
             raise ConfigError(f"--{name}={value!r} is not known; use one of {', '.join(known)}")
+    if settings.unevaluated == "reject" and settings.problem_key is None:
+        raise ConfigError("--unevaluated reject needs the problems: name their column with --problem-key")
     if not 0 < settings.timeout < float("inf"):
         raise ConfigError(f"--timeout={settings.timeout!r} must be a positive number of seconds")
     if settings.out is not None:
@@ -177,10 +184,12 @@ def _chunks(rows: Rows, settings: GradeFileSettings) -> Iterator[list[_Row]]:
 def _grade(chunk: Sequence[_Row], settings: GradeFileSettings) -> Iterator[list[Grade]]:
     responses = [response for row in chunk for response in row.responses]
     golds = [row.gold for row in chunk for _ in row.responses]
+    problems = [row.problem for row in chunk for _ in row.responses]
     try:
         grades = grade_responses(
-            settings.grader, responses, golds, extraction=settings.extraction, timeout=settings.timeout, kind=settings.kind
-        )
+            settings.grader, responses, golds, extraction=settings.extraction, timeout=settings.timeout, kind=settings.kind,
+            problems=problems, unevaluated=settings.unevaluated,
+        )  # fmt: skip
     except VerifierUnavailableError as error:
         raise GMPOError(str(error)) from error
     start = 0
@@ -202,7 +211,10 @@ def _read_row(rows: Rows, index: int, settings: GradeFileSettings) -> _Row:
         raise DataError(f"{where}: {settings.response_key!r} must be a text or a list of at least one; got {_shown(response)}")
     gold = _gold(data, settings, where)
     group = "" if settings.by is None else _group(_value(data, settings.by))
-    return _Row(data, responses, several, gold, group)
+    problem = None if settings.problem_key is None else _value(data, settings.problem_key)
+    if settings.problem_key is not None and not isinstance(problem, str):
+        raise DataError(f"{where}: {settings.problem_key!r} must be the problem's text; got {_shown(problem)}")
+    return _Row(data, responses, several, gold, group, problem)
 
 
 def _gold(data: Mapping[str, Any], settings: GradeFileSettings, where: str) -> list[str]:
@@ -305,13 +317,16 @@ def print_report(report: GradeFileReport, console: Console | None = None) -> Non
     console = console or Console()
     settings, stamp = report.settings, report.stamp
     numbers = ("rows", "responses", "accuracy", "no answer", "timed out", "error")
+    statuses = ("no_answer", "timeout", "error")
+    if settings.unevaluated == "reject":
+        numbers, statuses = (*numbers, "copied"), (*statuses, "not_evaluated")  # type: ignore[assignment]
     table = Table(title=Text(f"Grades of {clean(settings.file)}"), title_justify="left")
     for name in (clean(settings.by) if settings.by else "", *numbers):
         table.add_column(name, justify="right" if name in numbers else "left")
     for name, tally in [*report.groups.items(), ("all", report.total)]:
         if name == "all" and tally is report.total and report.groups:
             table.add_section()
-        shares = [f"{tally.share(status):.1%}" for status in ("no_answer", "timeout", "error")]
+        shares = [f"{tally.share(status):.1%}" for status in statuses]
         table.add_row(Text(clean(name)), f"{tally.rows:,}", f"{tally.samples:,}", f"{tally.accuracy:.4f}", *shares)
     console.print(table)
     packages = ", ".join(f"{name} {version}" for name, version in stamp["packages"].items())

@@ -57,6 +57,8 @@ class GraderInfo:
     version: int
     timeout: float
     packages: dict[str, str] = field(default_factory=dict)
+    unevaluated: str = "accept"
+    """What becomes of a right expression that is only copied out of its problem: accept | reject."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class Sample:
     extracted: str | None
     correct: bool
     status: str
-    """graded | no_answer | timeout | error, as `gmpo_mm.verifiers.Grade` has it."""
+    """graded | no_answer | timeout | error | not_evaluated, as `gmpo_mm.verifiers.Grade` has it."""
     why: str
     tokens: int
     stop_reason: str

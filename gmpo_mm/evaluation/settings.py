@@ -29,7 +29,8 @@ class EvaluateSettings:
     template: str | None = None
     grader: str | None = None
     extraction: str | None = None
-    grade_timeout: float = 3.0  # seconds for one comparison
+    grade_timeout: float = 3.0  # seconds of CPU time for one comparison
+    unevaluated: str = "accept"  # accept | reject: a right expression that is only copied out of its problem
     n: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -138,6 +139,8 @@ def _check(settings: EvaluateSettings) -> None:
         raise ConfigError("backend=server needs server=URL, as http://127.0.0.1:8000/v1")
     if settings.server is None and not settings.model:
         raise ConfigError("model: none given; name a folder, a hub model, bundled:qwen2_5_vl_tiny or a run directory")
+    if settings.unevaluated not in ("accept", "reject"):
+        raise ConfigError(f"unevaluated={settings.unevaluated} is not known; use accept or reject")
     for key in ("batch", "concurrency"):
         if getattr(settings, key) < 1:
             raise ConfigError(f"{key}={getattr(settings, key)}: give at least 1")

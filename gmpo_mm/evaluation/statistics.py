@@ -52,8 +52,9 @@ def summarise(
                       problems (see `mean_interval`); standard_error: from the spread between problems, null for one problem
     pass_at_k         {"1": .., "2": .., "4": .., ...}: unbiased, for the powers of 2 up to n, and n
     majority          majority@n (see `majority_score`)
-    truncated, no_answer, timeout, error
-                      shares of the samples: stopped at max_tokens; with nothing to grade; grading took too long; grader failed
+    truncated, no_answer, timeout, error, not_evaluated
+                      shares of the samples: stopped at max_tokens; with nothing to grade; grading took too long; grader failed;
+                      right only as a copy out of the problem (with `unevaluated: reject`)
     tokens            mean, median, max and total length of the responses
     by_type, by_form  {name: {problems, value, low, high, method, level, standard_error}}, the most frequent first: Pass@1 by
                       the problems' type and by the form of the first gold (`answer_form`)
@@ -194,7 +195,7 @@ def _shares(samples: Sequence[Sample]) -> dict[str, float]:
     truncated = sum(sample.stop_reason == "length" for sample in samples)
     return {
         "truncated": truncated / len(samples),
-        **{status: statuses[status] / len(samples) for status in ("no_answer", "timeout", "error")},
+        **{status: statuses[status] / len(samples) for status in ("no_answer", "timeout", "error", "not_evaluated")},
     }
 
 

@@ -70,7 +70,7 @@ def make_task(
     extraction = settings.extraction or (
         benchmark.extraction if benchmark.extraction and settings.template is None else template.extraction
     )
-    info = GraderInfo(**grader_info(grader, extraction, settings.grade_timeout))
+    info = GraderInfo(**grader_info(grader, extraction, settings.grade_timeout, settings.unevaluated))
     records = open_benchmark(benchmark, settings.records.get(benchmark.name), settings.limit)
     with progress.stage(f"checking {benchmark.name}", len(records), "problems") as stage:
         check_records(records, progress=lambda done, _: stage.update(done))

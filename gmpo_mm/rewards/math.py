@@ -1,7 +1,8 @@
 """Reward for mathematics with text answers (MATH, AIME, AMC and alike): accuracy plus format.
 
 In an EasyR1 config: `worker.reward.reward_function: PATH/gmpo_mm/rewards/math.py:compute_score`. The `grader` under
-`reward_function_kwargs` is math (the default), minerva, olympiadbench, drgrpo_fast, drgrpo_slow or geometry3k.
+`reward_function_kwargs` is math (the default), minerva, olympiadbench, drgrpo_fast, drgrpo_slow or geometry3k. EasyR1's own rows carry no
+problem, so that a copied expression cannot be told there; the rows of `gmpo-mm train` do, on every engine but EasyR1's.
 """
 
 from typing import Any
@@ -22,9 +23,11 @@ def compute_score(
     format: str = "think_boxed",
     timeout: float = DEFAULT_TIMEOUT,
     grader: str = "math",
+    unevaluated: str = "reject",
+    format_rule: str = "strict",
 ) -> list[dict[str, float]]:
-    """Scores with overall, format, accuracy, no_answer, verifier_timeout, verifier_error; see `score_answers`."""
-    return score_answers(reward_inputs, format_weight, accuracy_weight, format, timeout, grader)
+    """Scores with overall, format, accuracy, no_answer, verifier_timeout, verifier_error, not_evaluated; see `score_answers`."""
+    return score_answers(reward_inputs, format_weight, accuracy_weight, format, timeout, grader, unevaluated, format_rule)
 
 
 main = compute_score  # the name that EasyR1 looks for when the config gives only the path

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gmpo_mm.errors import ConfigError
-from gmpo_mm.rewards.formats import FORMATS
+from gmpo_mm.rewards.formats import FORMATS, RULES
 from gmpo_mm.verifiers import DEFAULT_TIMEOUT, check_grader, grade_responses, warm_up
 
 Score = dict[str, float]
@@ -14,12 +14,23 @@ TEXT_GRADERS = ("math", "geometry3k", "minerva", "olympiadbench", "drgrpo_fast",
 
 
 def check_arguments(
-    format_weight: float, accuracy_weight: float | None, format: str, timeout: float, grader: str = "math"
+    format_weight: float,
+    accuracy_weight: float | None,
+    format: str,
+    timeout: float,
+    grader: str = "math",
+    unevaluated: str = "reject",
+    format_rule: str = "strict",
 ) -> None:
     """ConfigError for a value that the reward can't mean."""
     check_choice(grader)
-    if format not in FORMATS:
-        raise ConfigError(f"reward argument format={format!r} is not known; use one of {', '.join(FORMATS)}")
+    for name, value, known in (
+        ("format", format, tuple(FORMATS)),
+        ("unevaluated", unevaluated, ("reject", "accept")),
+        ("format_rule", format_rule, RULES),
+    ):
+        if value not in known:
+            raise ConfigError(f"reward argument {name}={value!r} is not known; use one of {', '.join(known)}")
     weights = {"format_weight": format_weight, "accuracy_weight": accuracy_weight}
     for name, weight in weights.items():
         if weight is not None and not (_is_number(weight) and 0 <= weight < math.inf):
@@ -61,9 +72,11 @@ def prepare(
     format: str = "think_boxed",
     timeout: float = DEFAULT_TIMEOUT,
     grader: str = "math",
+    unevaluated: str = "reject",
+    format_rule: str = "strict",
 ) -> None:
-    """Check the arguments before a run and start importing math-verify in the background."""
-    check_arguments(format_weight, accuracy_weight, format, timeout, grader)
+    """Check the arguments before a run and start importing computer algebra in the background."""
+    check_arguments(format_weight, accuracy_weight, format, timeout, grader, unevaluated, format_rule)
     warm_up(wait=False)
 
 
@@ -74,22 +87,29 @@ def score_answers(
     format: str = "think_boxed",
     timeout: float = DEFAULT_TIMEOUT,
     grader: str = "math",
+    unevaluated: str = "reject",
+    format_rule: str = "strict",
 ) -> list[Score]:
     """Scores of a batch: overall = accuracy_weight * accuracy + format_weight * format.
 
     `accuracy_weight` is 1 - format_weight when not given. `format` is think_boxed, answer_tags or qwen_math and also
-    says where the answer stands. `grader` is one of TEXT_GRADERS. A comparison beyond `timeout` seconds is 0 with
-    verifier_timeout 1; no response can make this raise.
+    says where the answer stands; with `format_rule="easyr1"` an empty thought and an empty box count as form, as in EasyR1.
+    `grader` is one of TEXT_GRADERS. A comparison beyond `timeout` seconds is 0 with verifier_timeout 1. Where a row has a
+    `problem`, an expression that is only copied out of it is 0 with not_evaluated 1, unless `unevaluated="accept"`. No
+    response can make this raise.
     """
-    check_arguments(format_weight, accuracy_weight, format, timeout, grader)
+    check_arguments(format_weight, accuracy_weight, format, timeout, grader, unevaluated, format_rule)
     weight = 1.0 - format_weight if accuracy_weight is None else accuracy_weight
     has_format, extraction = FORMATS[format]
     responses = [response_text(row["response"]) for row in reward_inputs]
     golds = [_gold(row["ground_truth"]) for row in reward_inputs]
-    grades = grade_responses(grader, responses, golds, extraction=extraction, timeout=timeout)
+    problems = [problem_text(row) for row in reward_inputs]
+    grades = grade_responses(
+        grader, responses, golds, extraction=extraction, timeout=timeout, problems=problems, unevaluated=unevaluated
+    )
     scores = []
     for response, grade in zip(responses, grades, strict=True):
-        accuracy, form = float(grade.correct), float(has_format(response))
+        accuracy, form = float(grade.correct), float(has_format(response, format_rule == "strict"))
         scores.append(
             {
                 "overall": weight * accuracy + format_weight * form,
@@ -98,6 +118,7 @@ def score_answers(
                 "no_answer": float(grade.status == "no_answer"),
                 "verifier_timeout": float(grade.status == "timeout"),
                 "verifier_error": float(grade.status == "error"),
+                "not_evaluated": float(grade.status == "not_evaluated"),
             }
         )
     return scores
@@ -106,6 +127,12 @@ def score_answers(
 def response_text(response: object) -> str:
     """The response; no text where it is anything else."""
     return response if isinstance(response, str) else ""
+
+
+def problem_text(row: Mapping[str, Any]) -> str | None:
+    """The problem that a row carries, where it carries one."""
+    problem = row.get("problem")
+    return problem if isinstance(problem, str) else None
 
 
 def _gold(ground_truth: Any) -> str | list[str]:

@@ -9,11 +9,11 @@ In a verl config (in releases before it had a section `reward`, without that pre
 verl calls `compute_score(data_source=, solution_str=, ground_truth=, extra_info=, **reward_kwargs)` for each row
 (`NaiveRewardManager`), or with the plural names for a batch (`BatchRewardManager`), and takes a float or a dict with `score`;
 the dict's other entries become its metrics, so every row has the same keys. The grader is chosen by keyword and never guessed
-from `data_source`. Grades and scores are those of `gmpo_mm/rewards/math.py` and, for `grader="countdown"`, `countdown.py`.
+from `data_source`. A problem's text in `extra_info` (`problem` or `question`) lets copied expressions be told. Grades and scores are those of `gmpo_mm/rewards/math.py` and, for `grader="countdown"`, `countdown.py`.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -57,12 +57,24 @@ def compute_score_batch(
         if key not in known:
             raise ConfigError(f"reward_kwargs.{key}={value!r} is not known with grader={grader!r}; known: {', '.join(known)}")
     pairs = zip(solution_strs, ground_truths, strict=True)
-    scores = function([{"response": solution, "ground_truth": truth} for solution, truth in pairs], **options)
+    problems = [_problem(info) for info in (extra_infos if extra_infos is not None else [None] * len(solution_strs))]
+    rows = [
+        {"response": solution, "ground_truth": truth, "problem": problem}
+        for (solution, truth), problem in zip(pairs, problems, strict=True)
+    ]
+    scores = function(rows, **options)
     return [{"score": score["overall"], "acc": score["accuracy"], **_others(score)} for score in scores]
 
 
 # verl hands these to every reward function when a reward model is there too.
 _ADDED_BY_VERL = ("reward_router_address", "reward_model_tokenizer")
+
+
+def _problem(extra_info: Any) -> str | None:
+    """The problem's text, where the data set put it beside the row: `problem`, or verl's usual `question`."""
+    if not isinstance(extra_info, Mapping):
+        return None
+    return next((value for key in ("problem", "question") if isinstance(value := extra_info.get(key), str)), None)
 
 
 def _others(score: Score) -> Score:

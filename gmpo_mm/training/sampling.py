@@ -64,7 +64,10 @@ class Sampler:
             for response, text in zip(group, group_texts, strict=True):
                 truth = record.answer if len(record.answers) == 1 else list(record.answers)
                 inputs.append(
-                    {"response": text, "response_length": len(response.token_ids_T), "ground_truth": truth}
+                    {
+                        "response": text, "response_length": len(response.token_ids_T), "ground_truth": truth,
+                        "problem": record.problem,
+                    }
                 )
         scores = iter(self.reward_function(inputs))
         return [[next(scores) for _ in group] for group in responses]

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from gmpo_mm.verifiers.drgrpo_text import Extraction, boxed_answer, tagged_answer
 from gmpo_mm.verifiers.grading import DEFAULT_TIMEOUT, Grade
-from gmpo_mm.verifiers.pool import shared_pool
+from gmpo_mm.verifiers.pool import STATUS, Verdict, shared_pool
 
 Gold = str | float | Sequence[str | float]
 _EXTRACTIONS = {"boxed": boxed_answer, "answer_tags": tagged_answer}
@@ -33,7 +33,7 @@ def grade_drgrpo(
     `extraction="boxed"` takes the last `\\boxed{}` (templates qwen_math and no); `answer_tags` demands
     `</think> <answer>...</answer>` (template r1). A response that the original calls not formatted has status
     `no_answer`, and so has one whose answer tags hold a box that is not closed. Fast mode is the grader of training,
-    slow mode (`fast=False`) that of evaluation. `timeout` in seconds bounds each comparison's own running time.
+    slow mode (`fast=False`) that of evaluation. `timeout` in seconds of processor time bounds each comparison.
     """
     if len(responses) != len(golds):
         raise ValueError(f"{len(responses)} responses for {len(golds)} golds; give one gold for each response")
@@ -60,12 +60,12 @@ def _gold_texts(gold: Gold) -> list[str]:
     return [text for text in texts if text is not None]
 
 
-def _grade(answer: str | None, pairs: list[tuple[str, str]], verdicts: Mapping[tuple[str, str], str]) -> Grade:
+def _grade(answer: str | None, pairs: list[tuple[str, str]], verdicts: Mapping[tuple[str, str], Verdict]) -> Grade:
     if answer is None:
         return Grade(False, "no_answer", None, "no answer in the asked-for format")
     if any(answer == gold for _, gold in pairs):
         return Grade(True, "graded", answer, "equal as text")
-    found = {verdicts[pair] for pair in pairs}
+    found = {STATUS.get(verdicts[pair], verdicts[pair]) for pair in pairs}
     if "equal" in found:
         return Grade(True, "graded", answer, "equal")
     if "timeout" in found:

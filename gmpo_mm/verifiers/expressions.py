@@ -1,11 +1,12 @@
-r"""A formula in LaTeX or plain text as a small tree (see `trees`), by recursive descent; nothing is evaluated
-here.
+r"""A formula in LaTeX or plain text as a small tree (see `trees`), by recursive descent; it is not evaluated.
 
 Conventions, where two readings are possible:
 
-- `f`, `g`, `F`, `G` before a bracket are functions. Any other name is one only before a single number without
-  an exponent, a single other name or a list with commas, as in `y(0)`, `x(t)`, `y'(\pi)`, `M(x, y)`; else it
-  is a factor: `n(n+1)`, `a(b+c)`, `x(2y)`, `n(-1)^n`. `C(n, k)` is a binomial coefficient.
+- A name before a bracket is a function where the bracket holds a single number without an exponent, a single
+  other name or a list with commas, as in `y(0)`, `x(t)`, `y'(\pi)`, `M(x, y)`; else it is a factor: `n(n+1)`,
+  `a(b+c)`, `x(2y)`, `n(-1)^n`. `C(n, k)` is a binomial coefficient. `f`, `g`, `F`, `G` are functions also of a
+  formula in the usual arguments, as in `f(x+1)`; `g(\sin\theta - \mu)`, `G(M+m)` are products.
+- On one line, `t/RC` is `t/(RC)`, while `1/2x` is `x/2`.
 - Numbers side by side are an error: `145 3`, `x 3`, `2{3}`; so is an integer before an improper fraction. `4
   \frac{1}{2}` and `4 1/2` are mixed numbers. A number may follow a factor where it has an exponent: `n 2^n`,
   `2^6 3^5`.
@@ -52,6 +53,7 @@ _RENAMED_FUNCTIONS = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
 _RENAMED_FUNCTIONS |= {"arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh"}
 _BINDING = {"sum": "sum", "prod": "product", "int": "integral", "lim": "limit"}
 _UNKNOWN_FUNCTIONS = frozenset("fgFG")
+_USUAL_ARGUMENTS = frozenset("xyztnksuabeifgFG")  # `g(L - x)` is the product that physics has in mind
 # What makes an application of a name before a bracket that holds nothing else, its tokens joined.
 _NUMBER_ALONE = re.compile(
     r"-?(?:\d[\d.]*|\.\d+|\d+/\d+|\\frac\{?\d+\}?\{?\d+\}?"
@@ -99,6 +101,13 @@ def _function(name: str, argument: Tree) -> Tree:
         case "arccot":
             return ("add", ("div", ("const", "pi"), TWO), ("neg", ("fn", "arctan", argument)))
     return ("fn", name, argument)
+
+
+def _is_named(tree: Tree) -> bool:
+    """Whether a tree is a name, a power of one, or a product of such."""
+    if tree[0] == "pow":
+        return _is_named(tree[1])
+    return tree[0] in ("var", "const") or (tree[0] == "mul" and _is_named(tree[1]) and _is_named(tree[2]))
 
 
 class _Parser(Calculus):
@@ -155,6 +164,8 @@ class _Parser(Calculus):
             if token in ("*", "/"):
                 self.take()
                 right = self.signed(self.factor)
+                while token == "/" and self.at_name() and _is_named(right):
+                    right = ("mul", right, self.factor())
                 tree = ("mul" if token == "*" else "div", tree, right)
             elif token in ("\\bmod", "\\mod"):
                 self.take()
@@ -165,6 +176,11 @@ class _Parser(Calculus):
         if self.peek() == "|" and not self.bars and not in_argument:
             tree = ("mul", tree, self.factor())
         return tree
+
+    def at_name(self) -> bool:
+        """Whether a letter is ahead that is not the d of a differential."""
+        token = self.peek()
+        return token is not None and (is_letter(token) or token[1:] in GREEK) and not self.at_differential()
 
     def check_no_number_follows(self) -> None:
         """`n 2^n` and `2^6 3^5` are products; `2 3`, `x 3` and `2{3x}` are two things side by side."""
@@ -265,7 +281,7 @@ class _Parser(Calculus):
         if head in _UNKNOWN_FUNCTIONS and [self.peek(i) for i in range(6)] == inverse:
             self.position += 5
             return ("call", name + "^-1", *self.arguments())
-        if self.peek() == "(" and (head in _UNKNOWN_FUNCTIONS or self.is_application(name)):
+        if self.peek() == "(" and self.is_application(name):
             arguments = self.arguments()
             return (
                 ("binom", *arguments) if name == "C" and len(arguments) == 2 else ("call", name, *arguments)
@@ -273,8 +289,9 @@ class _Parser(Calculus):
         return ("var", name)
 
     def is_application(self, name: str) -> bool:
-        """Whether the bracket ahead holds one number, one other name, or a list with commas."""
+        """Whether the bracket ahead is an argument: see the conventions above."""
         depth, ahead, inside = 0, 0, ""
+        usual = name.rstrip("'").partition("_")[0] in _UNKNOWN_FUNCTIONS
         while (token := self.peek(ahead)) is not None:
             depth += (token in ("(", "[", "{")) - (token in (")", "]", "}"))
             if depth == 0:
@@ -282,7 +299,10 @@ class _Parser(Calculus):
             if token == "," and depth == 1:
                 return True
             inside += token if ahead else ""
+            usual &= not (is_letter(token) or token[1:] in GREEK) or token in _USUAL_ARGUMENTS
             ahead += 1
+        if usual:
+            return True
         if _NUMBER_ALONE.fullmatch(inside):
             return self.peek(ahead + 1) != "^" or inside == "0"
         is_name = _NAME_ALONE.fullmatch(inside) and (inside[0] != "\\" or inside[1:].split("_")[0] in GREEK)

@@ -17,6 +17,14 @@ def remove_invisible(text: str) -> str:
     return text.translate(_INVISIBLE)
 
 
+_SHOWS_NOTHING = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|boxed|mbox|phantom|quad|qquad|displaystyle|left|right)(?![A-Za-z])|\\[,;:! ]|[\s{}$.~]|\\")
+
+
+def is_empty(text: str) -> bool:
+    r"""Whether nothing of an answer is seen: `\text{}`, `{ }`, `$$`, `\,`."""
+    return not _SHOWS_NOTHING.sub("", remove_invisible(text[:2000]))
+
+
 _BARE_BOX = re.compile(r"\\boxed[ \t]+(?=[^\s{])|\\boxed(?=[\d-])")
 _BARE_END = re.compile(r"[{}\s$]|</")
 

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, cast
 
 from gmpo_mm.verifiers import countdown, minerva, olympiadbench
+from gmpo_mm.verifiers.copied import Unevaluated, without_copies
 from gmpo_mm.verifiers.extraction import EXTRACTIONS, Extraction
 from gmpo_mm.verifiers.grading import DEFAULT_TIMEOUT, Gold, Grade, grade_batch
 
@@ -14,13 +15,13 @@ Kind = Literal["response", "answer"]
 KINDS: tuple[str, ...] = ("response", "answer")
 GradeBatch = Callable[[Sequence[str | None], Sequence[Gold], Kind, Extraction, float], list[Grade]]
 
-ENGINE_VERSION = 2
+ENGINE_VERSION = 3
 """Version of the equivalence engine behind math, geometry3k, minerva and olympiadbench: raised when its grades can change.
 
-The graders that add rules of their own count both: engine 2 with rules 1 is version 201.
+The graders that add rules of their own count both: engine 3 with rules 2 is version 302.
 """
 
-_ENGINE_PACKAGES = ("math-verify", "latex2sympy2-extended", "sympy")
+_ENGINE_PACKAGES = ("sympy", "mpmath")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Grader:
     grade: GradeBatch
     check_gold: Callable[[Any], object] | None = None
     """Raises ValueError for a gold that no answer could match; None where every text is a gold."""
+    reads_problem: bool = False
+    """Whether an expression that is copied out of the problem can be told from an answer."""
 
 
 def _math(responses: Sequence[str | None], golds: Sequence[Gold], kind: Kind, where: Extraction, limit: float) -> list[Grade]:
@@ -74,19 +77,21 @@ def _drgrpo(fast: bool) -> GradeBatch:
 
 
 GRADERS: dict[str, Grader] = {
-    "math": Grader("boxed or tagged mathematics, by equivalence", ENGINE_VERSION, _ENGINE_PACKAGES, _math),
-    "geometry3k": Grader("as math, which knows geometry's forms", ENGINE_VERSION, _ENGINE_PACKAGES, _math),
+    "math": Grader("boxed or tagged mathematics, by equivalence", ENGINE_VERSION, _ENGINE_PACKAGES, _math, reads_problem=True),
+    "geometry3k": Grader("as math, which knows geometry's forms", ENGINE_VERSION, _ENGINE_PACKAGES, _math, reads_problem=True),
     "minerva": Grader(
         "Minerva's rule: any of several golds, numbers within 1 %",
         ENGINE_VERSION * 100 + minerva.VERSION,
         _ENGINE_PACKAGES,
         _minerva,
+        reads_problem=True,
     ),
     "olympiadbench": Grader(
         "OlympiadBench's rules: parts in any order, numbers to 1e-8",
         ENGINE_VERSION * 100 + olympiadbench.VERSION,
         _ENGINE_PACKAGES,
         _olympiad,
+        reads_problem=True,
     ),
     "countdown": Grader(
         "every number once, exactly the target", countdown.VERSION, (), _countdown, check_gold=countdown.read_problems
@@ -115,12 +120,15 @@ def grade_responses(
     extraction: str = "auto",
     timeout: float = DEFAULT_TIMEOUT,
     kind: str = "response",
+    problems: Sequence[str | None] | None = None,
+    unevaluated: Unevaluated = "reject",
 ) -> list[Grade]:
     """Grade each response against its gold (or any of its golds) with the grader of that name.
 
     `extraction` says where a response's answer stands (see `extract_answer`; Dr. GRPO's graders take `auto` for `boxed`);
-    `kind="answer"` takes the texts as the answers themselves. `timeout` in seconds bounds each comparison's own running
-    time. No response can make this raise or hang; ValueError for an argument that is not known.
+    `kind="answer"` takes the texts as the answers themselves. `timeout` bounds each comparison, in
+    seconds of CPU time. Where `problems` are given, a right expression that is only copied out of its problem has status
+    `not_evaluated` with `unevaluated="reject"`; Dr. GRPO's graders and CountDown's know no such status. No response can make this raise or hang; ValueError for an argument that is not known.
     """
     check_grader(grader)
     if extraction not in EXTRACTIONS:
@@ -131,17 +139,19 @@ def grade_responses(
         raise ValueError(f"timeout={timeout!r} must be a positive number of seconds")
     if len(responses) != len(golds):
         raise ValueError(f"{len(responses)} responses for {len(golds)} golds; give one gold for each response")
-    return GRADERS[grader].grade(responses, golds, cast(Kind, kind), cast(Extraction, extraction), timeout)
+    grades = GRADERS[grader].grade(responses, golds, cast(Kind, kind), cast(Extraction, extraction), timeout)
+    return without_copies(grades, golds, problems if GRADERS[grader].reads_problem else None, unevaluated)
 
 
-def grader_info(grader: str, extraction: str, timeout: float) -> dict[str, Any]:
-    """What is written beside every result: name, extraction, version, timeout, and the packages that can change a grade."""
+def grader_info(grader: str, extraction: str, timeout: float, unevaluated: Unevaluated = "accept") -> dict[str, Any]:
+    """What is written beside every result: all that can change a grade, with the versions of packages."""
     chosen = GRADERS[check_grader(grader)]
     return {
         "name": grader,
         "extraction": extraction,
         "version": chosen.version,
         "timeout": float(timeout),
+        "unevaluated": unevaluated,
         "packages": {name: _package_version(name) for name in chosen.packages},
     }
 

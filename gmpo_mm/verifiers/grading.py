@@ -6,9 +6,9 @@ from typing import Literal
 
 from gmpo_mm.verifiers.equivalence import RULES, decide
 from gmpo_mm.verifiers.extraction import Extraction, extract_answer, remove_invisible
-from gmpo_mm.verifiers.pool import shared_pool
+from gmpo_mm.verifiers.pool import STATUS, shared_pool
 
-Status = Literal["graded", "no_answer", "timeout", "error"]
+Status = Literal["graded", "no_answer", "timeout", "error", "not_evaluated"]
 Gold = str | Sequence[str]
 DEFAULT_TIMEOUT = 3.0
 
@@ -35,10 +35,12 @@ def grade_batch(
 ) -> list[Grade]:
     """Grade each prediction against its gold; a gold that is a sequence is right when any of its texts is.
 
-    `kind="response"` extracts the answer first (see `extract_answer`). `timeout` in seconds bounds each pair's own
-    CPU time, however busy the machine is; a pair beyond it, or beyond the bound of the whole batch (see `VerifierPool.check`),
-    is not correct and has status `timeout`. A pair that the machine gave no processor has status `error`. No text can make this
-    raise or hang; VerifierUnavailableError means that computer algebra can't run here.
+    `kind="response"` extracts the answer first (see `extract_answer`). `timeout` bounds the computer algebra of
+    one pair, in seconds of processor time and not on the wall, so that a grade does not depend on how busy the machine
+    is; a pair beyond it is not correct and has status `timeout`. All pairs of a call have a bound too, stated in
+    `pool`: hostile answers beyond it have status `timeout` after a shorter try. A comparison that the machine did not
+    let run has status `error`, and `why` says so. No text can make this raise or hang; VerifierUnavailableError means
+    that computer algebra can't run here at all.
     """
     if len(predictions) != len(golds):
         raise ValueError(f"{len(predictions)} predictions for {len(golds)} golds; give one gold for each prediction")
@@ -99,13 +101,13 @@ def _compare_unique(pairs: list[list[tuple[str, str]]], timeout: float, rules: s
     if needed:
         verdicts = shared_pool().check(list(needed), timeout, method=rules)
         explained = {
-            "timeout": f"no verdict within {timeout:g} s of CPU time, or the limit of the batch",
-            "stalled": "the machine gave the comparison no processor",
+            "timeout": f"no verdict within {timeout:g} s of processor time",
+            "batch_limit": "no verdict within the batch's limit",
+            "stalled": "the machine did not let it run",
             "error": "the comparison failed",
         }
         for pair, verdict in zip(needed, verdicts, strict=True):
-            known = "error" if verdict == "stalled" else verdict
-            outcomes[pair] = _Outcome(known, "algebra: " + explained.get(verdict, verdict))
+            outcomes[pair] = _Outcome(STATUS.get(verdict, verdict), "algebra: " + explained.get(verdict, verdict))
     return outcomes
 
 

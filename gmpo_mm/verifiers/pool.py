@@ -1,4 +1,12 @@
-"""The parent's side of the verifier's processes: started on first need, shared by all threads, one per process."""
+"""The parent's side of the verifier's processes: started on first need, shared by all threads, one per process.
+
+What a batch may cost, so that a grade depends on the answers and not on how busy the machine is: all limits are seconds
+of processor time that a worker itself has used. The pairs of one call are asked in ROUNDS, each with a longer limit and
+for fewer pairs: what a round leaves open is asked again in the next. The last round gives the whole limit, to one pair
+at a time. A batch of n pairs thus takes at most (5 + n / 15) * timeout seconds of processor time in workers. What
+is asked first where a round has room for some only follows from the set of pairs, not from their order: the shortest
+prediction of each gold, then the second of each, so that hostile answers to one problem leave room for the others.
+"""
 
 import atexit
 import contextlib
@@ -8,21 +16,45 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gmpo_mm.verifiers.methods import FIRST, METHODS
-from gmpo_mm.verifiers.supervisor import wall_limit
 
-Verdict = Literal["equal", "different", "timeout", "stalled", "error"]
+Verdict = Literal["equal", "different", "timeout", "batch_limit", "stalled", "error"]
 
-STALL_SECONDS = 60.0  # silence beyond a job's own limit after which the supervisor counts as dead (imports included)
-FIRST_SHARE = 0.25  # of the limit, for the first try of a comparison
-CROWD = 16  # comparisons of a batch that are tried at once; so many timeouts in a batch make it hostile
-HOSTILE_SHARE = 0.02  # of the limit, for the first tries in a hostile batch from then on
-ASKED_AGAIN = 4  # comparisons of a batch that get the whole limit, alone, after a first try that was too short
+STATUS: dict[Verdict, Literal["timeout", "error"]] = {
+    "timeout": "timeout",  # no verdict within the limit, asked again alone
+    "batch_limit": "timeout",  # no verdict within a round's limit, and no room in the next
+    "stalled": "error",  # the machine did not let the worker compute, twenty times the limit long
+    "error": "error",  # the comparison failed: memory, an exception, its process killed twice
+}
+OPEN = ("timeout", "stalled")  # what a later round asks again
+
+
+class Round(NamedTuple):
+    """One round of a batch: its limit as a share of the whole one, and how many of n pairs it has room for."""
+
+    share: float
+    pairs: int
+    one_more_for_each: int  # pairs of the batch
+    alone: bool  # one pair at a time, each in a fresh process
+
+    def room(self, pairs: int) -> int:
+        """How many of a batch's pairs may be asked in it."""
+        return self.pairs + pairs // self.one_more_for_each
+
+
+ROUNDS = (Round(1 / 30, 0, 1, False), Round(1 / 4, 8, 16, False), Round(1, 3, 64, True))
+SHORTEST_LIMIT = (
+    0.1  # seconds of processor time, where `timeout` itself is no shorter; a fresh worker's start takes 0.01
+)
+WALL_SHARE, WALL_SECONDS = 20.0, 60.0  # a worker may be on the wall: 20 times its limit and a minute
+STALL_SECONDS = 120.0  # silence after which the supervisor counts as dead; it tells each second that it works
+
 MAX_WORKERS = 8
 
 # The module path is handed over as it is here; the main program is not imported again, as multiprocessing would.
@@ -50,9 +82,17 @@ class _Connection:
     """One supervisor process, a thread that reads its replies, and the jobs it still owes."""
 
     def __init__(self, workers: int) -> None:
-        arguments = {"path": [entry or os.getcwd() for entry in sys.path], "workers": workers, "parent": os.getpid()}
+        arguments = {
+            "path": [entry or os.getcwd() for entry in sys.path],
+            "workers": workers,
+            "parent": os.getpid(),
+        }
         self.process = subprocess.Popen(
             [sys.executable, "-c", _BOOTSTRAP, json.dumps(arguments)],
+            env={
+                **os.environ,
+                "PYTHONHASHSEED": "0",
+            },  # sympy goes through sets: the same way in each process
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -70,7 +110,9 @@ class _Connection:
         self.reader = threading.Thread(target=self._read, name="gmpo-verifier", daemon=True)
         self.reader.start()
 
-    def submit(self, pairs: Sequence[tuple[str, str]], timeout: float, method: str) -> list[Future[Verdict]]:
+    def submit(
+        self, pairs: Sequence[tuple[str, str]], cpu: float, method: str, alone: bool
+    ) -> list[Future[Verdict]]:
         """Queue comparisons of (prediction, gold); their futures raise when the supervisor goes or lacks the method."""
         futures: list[Future[Verdict]] = []
         with self.lock:
@@ -78,11 +120,12 @@ class _Connection:
                 raise _SupervisorGoneError
             self.last_activity = time.monotonic()
             lines = []
+            limits = {"cpu": cpu, "wall": WALL_SHARE * cpu + WALL_SECONDS, "alone": alone}
             for prediction, gold in pairs:
                 future: Future[Verdict] = Future()
                 self.open_jobs[self.next_id] = future
                 futures.append(future)
-                job = {"id": self.next_id, "method": method, "prediction": prediction, "gold": gold, "timeout": timeout}
+                job = {"id": self.next_id, "method": method, "prediction": prediction, "gold": gold, **limits}
                 lines.append(json.dumps(job).encode() + b"\n")
                 self.next_id += 1
             data = memoryview(b"".join(lines))
@@ -91,13 +134,13 @@ class _Connection:
                     data = data[self.requests.write(data) or 0 :]
         return futures
 
-    def wait(self, future: "Future[Verdict]", timeout: float) -> Verdict:
-        """The verdict; kills a supervisor that has been silent for longer than any job may take."""
+    def wait(self, future: "Future[Verdict]") -> Verdict:
+        """The verdict; kills a supervisor that has been silent for too long."""
         while True:
             try:
                 return future.result(timeout=1.0)
             except FutureTimeout:
-                if time.monotonic() - self.last_activity > wall_limit(timeout) + STALL_SECONDS:
+                if time.monotonic() - self.last_activity > STALL_SECONDS:
                     self.process.kill()
 
     def close(self) -> None:
@@ -124,7 +167,7 @@ class _Connection:
                     self.open_jobs.pop(message["id"]).set_exception(reason)
                 elif "ready" in message:
                     self.ready.set()
-                else:
+                elif "failed" in message:
                     self.failure = message["failed"]
         with self.lock:
             self.alive = False
@@ -139,12 +182,11 @@ class _Connection:
 
 
 class VerifierPool:
-    """Compares pairs by computer algebra in processes that are killed at the limit; safe to call from any thread."""
+    """Compares pairs by computer algebra in processes that end at the limit; safe to call from any thread."""
 
     def __init__(self, workers: int | None = None) -> None:
         self.workers = workers or default_workers()
         self.lock = threading.Lock()
-        self.alone = threading.Lock()  # one second try at a time
         self.connection: _Connection | None = None
 
     def start(self) -> _Connection:
@@ -153,33 +195,35 @@ class VerifierPool:
             if self.connection is None or not self.connection.alive:
                 if self.connection is not None and self.connection.failure:
                     raise VerifierUnavailableError(
-                        "the answer verifier could not start; is sympy installed in this environment?\n"
+                        "the answer verifier could not start; are this package's requirements installed here?\n"
                         + self.connection.failure
                     )
                 self.connection = _Connection(self.workers)
             return self.connection
 
     def check(self, pairs: Sequence[tuple[str, str]], timeout: float, method: str = FIRST) -> list[Verdict]:
-        """Verdict for each (prediction, gold); `timeout` is a comparison's own CPU time in seconds.
+        """Verdict for each (prediction, gold), within the bounds that this module's text states.
 
-        Each is tried with a quarter of it, CROWD at a time. What takes longer is asked again with all of it, alone, for the
-        first ASKED_AGAIN of the batch; the others are `timeout`. Once CROWD comparisons of a batch took too long, the
-        others are tried with a fiftieth. So n comparisons cost at most (2 CROWD / 4 + n / 50 + ASKED_AGAIN) limits of CPU time,
-        and which is asked again depends on their order alone. `stalled` is a comparison that got no processor.
-        `method` is a name in `methods.METHODS`; one whose packages are missing is a VerifierUnavailableError.
+        `timeout` is in seconds of processor time, for one pair in the last round. `method` is a name in
+        `methods.METHODS`; one whose packages are missing is a VerifierUnavailableError.
         """
         if method not in METHODS:
             raise ValueError(f"method={method!r} is not known; use one of {', '.join(METHODS)}")
-        verdicts: list[Verdict] = []
-        for start in range(0, len(pairs), CROWD):
-            share = HOSTILE_SHARE if verdicts.count("timeout") >= CROWD else FIRST_SHARE
-            verdicts += self._try(pairs[start : start + CROWD], timeout * share, method)
-        for i in [i for i, verdict in enumerate(verdicts) if verdict == "timeout"][:ASKED_AGAIN]:
-            with self.alone:
-                verdicts[i] = self._try([pairs[i]], timeout, method)[0]
-        return verdicts
+        verdicts: dict[int, Verdict] = {}
+        left = _in_fair_order(pairs)
+        for one in ROUNDS:
+            room = one.room(len(pairs))
+            verdicts.update((i, "batch_limit") for i in left[room:])
+            left = left[:room]
+            cpu = min(timeout, max(SHORTEST_LIMIT, one.share * timeout))
+            verdicts.update(
+                zip(left, self._ask([pairs[i] for i in left], cpu, method, one.alone), strict=True)
+            )
+            left = [i for i in left if verdicts[i] in OPEN]
+        return [verdicts[i] for i in range(len(pairs))]
 
-    def _try(self, pairs: Sequence[tuple[str, str]], timeout: float, method: str) -> list[Verdict]:
+    def _ask(self, pairs: Sequence[tuple[str, str]], cpu: float, method: str, alone: bool) -> list[Verdict]:
+        """Verdicts of one round."""
         verdicts: dict[int, Verdict] = {}
         for _ in range(2):  # a supervisor that somebody killed is replaced once
             missing = [i for i in range(len(pairs)) if i not in verdicts]
@@ -187,17 +231,17 @@ class VerifierPool:
                 break
             connection = self.start()
             with contextlib.suppress(_SupervisorGoneError):
-                futures = connection.submit([pairs[i] for i in missing], timeout, method)
+                futures = connection.submit([pairs[i] for i in missing], cpu, method, alone)
                 for i, future in zip(missing, futures, strict=True):
                     with contextlib.suppress(_SupervisorGoneError):
-                        verdicts[i] = connection.wait(future, timeout)
+                        verdicts[i] = connection.wait(future)
             connection.ready.wait(timeout=STALL_SECONDS)
             if connection.failure:
                 self.start()  # raises with the reason
         return [verdicts.get(i, "error") for i in range(len(pairs))]
 
     def warm_up(self) -> None:
-        """Block until sympy is imported and the first comparison would start at once."""
+        """Block until computer algebra is imported and the first comparison would start at once."""
         connection = self.start()
         if not connection.ready.wait(timeout=STALL_SECONDS) or connection.failure:
             connection.close()
@@ -209,6 +253,17 @@ class VerifierPool:
             connection, self.connection = self.connection, None
         if connection is not None:
             connection.close()
+
+
+def _in_fair_order(pairs: Sequence[tuple[str, str]]) -> list[int]:
+    """Positions of the pairs: the shortest prediction of each gold, then the second of each; the same in any order."""
+    of_gold: Counter[str] = Counter()
+    rank = {}
+    for i in sorted(range(len(pairs)), key=lambda i: (len(pairs[i][0]), pairs[i])):
+        gold = pairs[i][1]
+        rank[i] = of_gold[gold]
+        of_gold[gold] += 1
+    return sorted(rank, key=rank.__getitem__)
 
 
 _pool: VerifierPool | None = None
@@ -225,7 +280,7 @@ def shared_pool() -> VerifierPool:
 
 
 def warm_up(*, wait: bool = True) -> None:
-    """Start the verifier's processes now, so that the first step does not pay for the import of sympy."""
+    """Start the verifier's processes now, so that the first step does not pay for the import of computer algebra."""
     if wait:
         shared_pool().warm_up()
     else:

@@ -1,9 +1,14 @@
-"""The verifier's own process: imports sympy once, forks workers that compare. A worker that overruns its CPU time ends.
+"""The verifier's own process: imports computer algebra once, forks workers that compare, ends those that overrun.
 
 Runs as a separate program (`pool.py` starts it), never as an import of the training process. It has one thread and runs
 no untrusted input itself, so forking a fresh worker is safe and takes milliseconds. Both pipes carry one JSON object
 a line. Each job names its method of comparison; one that is not loaded yet is imported here, between two jobs, and
 workers forked before are replaced.
+
+A job has two limits in seconds. `cpu` is of the processor time that its worker itself uses, from when the worker has
+taken the job: the kernel keeps that clock and ends the worker (ITIMER_PROF, on Linux and macOS), so that other
+programs on the machine do not shorten it. `wall` is of the clock on the wall, for a worker that waits without
+computing. A job that is `alone` runs in a fresh worker and while no other job does.
 """
 
 import contextlib
@@ -11,6 +16,7 @@ import ctypes
 import gc
 import json
 import os
+import random
 import resource
 import select
 import signal
@@ -28,14 +34,6 @@ MEMORY_LIMIT = 1 << 30  # bytes of address space for one worker; an import of sy
 RESIDENT_LIMIT = 384 << 20  # bytes ever resident above which a worker is replaced after its job
 JOBS_PER_WORKER = 2000  # sympy's caches grow; a fresh worker costs milliseconds
 PARENT_CHECK_SECONDS = 1.0
-WALL_SHARE, WALL_SECONDS = 20.0, 60.0
-
-
-def wall_limit(timeout: float) -> float:
-    """Seconds after which a job is given up although its CPU time is not used up: the machine gives it no processor."""
-    return WALL_SHARE * timeout + WALL_SECONDS
-
-
 PR_SET_PDEATHSIG = 1  # Linux: the signal a process gets when its parent dies
 
 
@@ -45,7 +43,8 @@ class Worker:
     requests: int  # file descriptors, both held by the supervisor
     replies: int
     job: dict[str, Any] | None = None
-    deadline: float = 0.0
+    deadline: float = 0.0  # on the wall
+    used: bool = False  # it has had a job
     outdated: bool = False  # forked before the last method was loaded
     received: bytearray = field(default_factory=bytearray)
 
@@ -69,31 +68,45 @@ def run_worker(compares: Mapping[str, Compare], requests: int, replies: int) -> 
     lines = os.fdopen(requests, "rb")
     for count, line in enumerate(lines, start=1):
         job = json.loads(line)
-        # The kernel ends the process at its limit of CPU time, so that a grade does not depend on what else runs; and, should
-        # the supervisor be gone or stopped, at that of wall time. No Python handler: a long integer operation would let none run.
-        signal.setitimer(signal.ITIMER_PROF, job["timeout"])
-        signal.setitimer(signal.ITIMER_REAL, wall_limit(job["timeout"]) + 2.0)
+        _seed()
+        # The kernel's clocks, and no Python handler, which a long integer operation would never let run. The supervisor
+        # ends a worker before the second one does, unless it is gone or stopped itself.
+        signal.setitimer(signal.ITIMER_PROF, job["cpu"])
+        signal.setitimer(signal.ITIMER_REAL, job["wall"] + 2.0)
         try:
             equal = compares[job["method"]](job["prediction"], job["gold"])
             verdict, last = ("equal" if equal else "different"), False
-        except (MemoryError, RecursionError):
+        except MemoryError:
+            return  # perhaps for what earlier jobs left here: the supervisor asks a fresh worker
+        except RecursionError:
             verdict, last = "error", True
         except Exception:
             verdict, last = "error", False
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         # ru_maxrss is in kilobytes on Linux and in bytes on macOS.
-        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+            1 if sys.platform == "darwin" else 1024
+        )
         last = last or count >= JOBS_PER_WORKER or resident > RESIDENT_LIMIT
         os.write(replies, json.dumps({"verdict": verdict, "last": last}).encode() + b"\n")
         if last:
             return
 
 
+def _seed() -> None:
+    """The same random numbers for each job: sympy tests whether a formula is 0 at random points."""
+    random.seed(0)
+    if "sympy.core.random" in sys.modules:
+        sys.modules["sympy.core.random"].seed(0)
+
+
 class Supervisor:
     """Queue of jobs, a few workers, one select loop."""
 
-    def __init__(self, compares: dict[str, Compare], max_workers: int, parent: int, source: int, sink: int) -> None:
+    def __init__(
+        self, compares: dict[str, Compare], max_workers: int, parent: int, source: int, sink: int
+    ) -> None:
         self.compares = compares
         self.unavailable: dict[str, str] = {}  # method -> why it can't be loaded
         self.max_workers = max_workers
@@ -103,6 +116,7 @@ class Supervisor:
         self.queue: deque[dict[str, Any]] = deque()
         self.workers: list[Worker] = []
         self.incoming = bytearray()
+        self.last_sent = time.monotonic()
 
     def run(self) -> None:
         """Serve until the parent closes its pipe or is gone."""
@@ -119,6 +133,8 @@ class Supervisor:
                     if worker.replies in readable:
                         self.read_reply(worker)
                 self.kill_overdue()
+                if self.queue or any(worker.job for worker in self.workers):
+                    self.tell_that_it_works()
         finally:
             for worker in list(self.workers):
                 self.remove(worker)
@@ -133,26 +149,37 @@ class Supervisor:
         return bool(chunk)
 
     def assign(self) -> None:
-        idle = [worker for worker in self.workers if worker.job is None]
         while self.queue:
-            method = self.queue[0]["method"]
-            if method not in self.compares:
-                if not self.load(method):
-                    self.send({"id": self.queue.popleft()["id"], "unavailable": self.unavailable[method]})
-                    continue
-                idle = []
-            if not idle:
-                if len(self.workers) >= self.max_workers:
-                    return
-                idle.append(self.fork())
-            worker, job = idle.pop(), self.queue.popleft()
-            worker.job, worker.deadline = job, time.monotonic() + wall_limit(job["timeout"])
+            job = self.queue[0]
+            if job["method"] not in self.compares and not self.load(job["method"]):
+                self.send({"id": self.queue.popleft()["id"], "unavailable": self.unavailable[job["method"]]})
+                continue
+            busy = [worker.job for worker in self.workers if worker.job is not None]
+            if busy and (job["alone"] or busy[0]["alone"]):
+                return
+            worker = self.idle_worker(fresh=job["alone"] or "lost" in job)
+            if worker is None:
+                return
+            self.queue.popleft()
+            worker.job, worker.used, worker.deadline = job, True, time.monotonic() + job["wall"]
             try:
                 os.write(worker.requests, json.dumps(job).encode() + b"\n")
             except BrokenPipeError:  # it died idle: the job goes to another
                 self.queue.appendleft(job)
                 worker.job = None
                 self.remove(worker)
+
+    def idle_worker(self, fresh: bool) -> Worker | None:
+        """A worker without a job, forked where there is none; None where all are busy. Fresh: it has had no job before."""
+        idle = [worker for worker in self.workers if worker.job is None]
+        suitable = [worker for worker in idle if not (fresh and worker.used)]
+        if suitable:
+            return suitable[-1]
+        if len(self.workers) >= self.max_workers:
+            if not idle:
+                return None
+            self.remove(idle[0])
+        return self.fork()
 
     def load(self, method: str) -> bool:
         """Import a further method and retire the workers that lack it; False when that is not possible here."""
@@ -210,13 +237,15 @@ class Supervisor:
                 self.remove(worker)
 
     def lose(self, worker: Worker) -> None:
-        """A worker died: at its limit, or by itself or somebody's hand; then its job is tried once more."""
-        job = worker.job
-        ended_by = self.remove(worker)
+        """A worker ended with its job open: at its limit, or it was killed or out of memory and the job is asked once more."""
+        job, status = worker.job, self.remove(worker)
+        ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         if ended_by == signal.SIGPROF:
             self.finish(worker, "timeout")
-        elif job is not None and not job.get("retried"):
-            self.queue.appendleft({**job, "retried": True})
+        elif ended_by == signal.SIGALRM:
+            self.finish(worker, "stalled")
+        elif job is not None and "lost" not in job:
+            self.queue.appendleft({**job, "lost": True})
         else:
             self.finish(worker, "error")
 
@@ -233,16 +262,22 @@ class Supervisor:
             worker.job = None
 
     def remove(self, worker: Worker) -> int:
-        """End a worker; the signal that ended it, 0 where it ended by itself."""
+        """End a worker; its exit status, which tells what ended it where it was gone already."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker.pid, signal.SIGKILL)
-        status = os.waitpid(worker.pid, 0)[1]
+        _, status = os.waitpid(worker.pid, 0)
         os.close(worker.requests)
         os.close(worker.replies)
         self.workers.remove(worker)
-        return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        return status
+
+    def tell_that_it_works(self) -> None:
+        """A sign of life in each second with open jobs, so that the parent tells a long comparison from a hung process."""
+        if time.monotonic() - self.last_sent >= PARENT_CHECK_SECONDS:
+            self.send({"working": True})
 
     def send(self, message: dict[str, Any]) -> None:
+        self.last_sent = time.monotonic()
         data = json.dumps(message).encode() + b"\n"
         while data:
             data = data[os.write(self.sink, data) :]
@@ -255,8 +290,8 @@ def main(max_workers: int, parent: int) -> None:
     os.dup2(null, 0)
     os.dup2(null, 1)  # nothing that a library prints may reach the pipe
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    for limit in (signal.SIGPROF, signal.SIGALRM):  # end a worker, whatever the parent did with them
+        signal.signal(limit, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     try:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
-from gmpo_mm.verifiers.trees import Tree, canonical_tree, contains, variables
+from gmpo_mm.verifiers.trees import Tree, canonical_tree, contains, subtrees, variables
 
 Compare = Callable[[str, str], bool]
 
@@ -161,7 +161,7 @@ class _Converter:
     _index = _call
 
     def _derivative(self, tree: Tree) -> Any:
-        if variables(tree[1]) - {tree[2]} - {node[1] for node in _nodes(tree[1]) if node[0] == "call"}:
+        if variables(tree[1]) - {tree[2]} - {node[1] for node in subtrees(tree[1]) if node[0] == "call"}:
             raise NoValue("other names may depend on the variable")
         return self.sympy.diff(self.convert(tree[1]), self.convert(("var", tree[2])), tree[3]).doit()
 
@@ -232,13 +232,6 @@ class _Converter:
             return kept[0] if len(kept) == 1 else self.sympy.Piecewise(*cases)
 
         return value.replace(self.sympy.Piecewise, choose)
-
-
-def _nodes(tree: Tree) -> Iterator[Tree]:
-    yield tree
-    for child in tree[1:]:
-        if isinstance(child, tuple):
-            yield from _nodes(child)
 
 
 def _points(converter: _Converter) -> Iterator[dict[Any, Any]]:

@@ -55,6 +55,7 @@ _TOKEN = re.compile(
 )
 _PLAIN_NUMBER = re.compile(r"[-+]?[\d.,]+(?: ?(?:\*|x) ?10 ?\^ ?\{? ?-?\d+ ?\}?|[eE][-+]?\d+)?|-? ?\\frac ?\{ ?\d+ ?\} ?\{ ?\d+ ?\}|-?\d+ ?/ ?\d+")
 _ENDS_VALUE = re.compile(r"[\d)}\].°!]$|(?<=\d) ?\\pi$")
+_OF_AN_ANGLE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 MAX_UNIT = 80  # characters
 
 
@@ -102,6 +103,8 @@ def split_unit(text: str, bare: bool = False) -> tuple[str, Unit | None]:
         if not tokens[k].group("word"):
             continue
         rest = text[: tokens[k].start()].rstrip(" *·~")
+        if tokens[k].group("word") == "°" and _OF_AN_ANGLE.search(rest):  # `\\sin 30°` is one number
+            continue
         unit = _read(tokens[k:], rest, text[tokens[k].start() - 1] == " ", bare) if _ENDS_VALUE.search(rest) else None
         if unit is not None:
             return rest, unit

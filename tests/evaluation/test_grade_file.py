@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,7 @@ def test_the_command_prints_the_table_and_the_versions(tmp_path: Path) -> None:
         ["geometry", "2", "2", "0.0000", "50.0%", "0.0%", "0.0%"],
         ["all", "4", "4", "0.5000", "25.0%", "0.0%", "0.0%"],
     ]
-    assert "grader math, version" in result.output and "math-verify" in result.output
+    assert "grader math, version" in result.output and "sympy" in result.output
     assert str(out) in result.output.replace("\n", "")
 
 
@@ -232,3 +233,21 @@ def test_the_report_shows_untrusted_group_names_as_text(tmp_path: Path, capsys: 
     print_report(grade(tmp_path, rows, by="kind"))
     printed = capsys.readouterr().out
     assert "[red]" in printed and "\x1b[31m" not in printed
+
+
+def test_copies_of_the_problem_are_counted_apart_where_they_are_rejected(tmp_path: Path) -> None:
+    rows = [
+        {"response": rf"\boxed{{{text}}}", "answer": "9901", "problem": "What is $99^2+99+1$?"}
+        for text in ("99^2+99+1", "9901")
+    ]
+    path = write(tmp_path, rows)
+    settings = GradeFileSettings(path, problem_key="problem", unevaluated="reject")
+    report = grade_file(settings)
+    assert (report.total.accuracy, report.total.share("not_evaluated")) == (0.5, 0.5)
+    assert grade_file(replace(settings, unevaluated="accept")).total.accuracy == 1.0
+    with pytest.raises(ConfigError, match="--unevaluated reject needs the problems: name their column with --problem-key"):
+        grade_file(GradeFileSettings(path, unevaluated="reject"))
+    with pytest.raises(DataError, match="row 0 .*'question' must be the problem's text"):
+        grade_file(replace(settings, problem_key="question"))
+    result = CliRunner().invoke(app, ["grade", path, "--problem-key", "problem", "--unevaluated", "reject"])
+    assert result.exit_code == 0 and "copied" in result.output and "50.0%" in result.output, result.output

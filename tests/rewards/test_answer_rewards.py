@@ -47,7 +47,7 @@ def test_the_file_works_by_path_as_easyr1_uses_it(name: str) -> None:
 
 
 def test_the_default_weights_are_easyr1s() -> None:
-    scores = load_as_easyr1_does("math").compute_score([row(r"\boxed{60}"), row(r"<think></think>\boxed{1}")])
+    scores = load_as_easyr1_does("math").compute_score([row(r"\boxed{60}"), row(r"<think>a</think>\boxed{1}")])
     assert [score["overall"] for score in scores] == pytest.approx([0.9, 0.1])
 
 
@@ -101,7 +101,13 @@ def test_the_answer_stands_where_the_format_says() -> None:
         (r"<think>a</think>\boxed{1}", True),
         ("<think>\na\n</think>\nso \\boxed{\\frac{1}{2}}.\n", True),
         ("\n< think >a< / think > \\boxed{1}", True),
-        (r"<think></think>\boxed{1}", True),
+        (r"<think></think>\boxed{1}", False),
+        (r"<think> . </think>\boxed{1}", False),
+        (r"<think>a</think>\boxed{}", False),
+        (r"<think>a</think>\boxed{ \text{ } }", False),
+        (r"<think>a</think>\boxed{$\,$}", False),
+        ("<think>a</think>\\boxed{\u200b}", False),
+        (r"<think></think> <think>a</think>\boxed{1}", False),
         (r"<think>a \boxed{1}</think>", False),
         (r"a <think>b</think>\boxed{1}", False),
         (r"<think>a\boxed{1}", False),
@@ -168,3 +174,31 @@ def test_a_timeout_is_counted_apart_from_a_wrong_answer() -> None:
     assert [score["verifier_timeout"] for score in scores] == [1.0, 0.0, 0.0]
     assert [score["no_answer"] for score in scores] == [0.0, 0.0, 1.0]
     assert [score["accuracy"] for score in scores] == [0.0] * 3
+
+
+def test_easyr1s_own_rule_takes_an_empty_thought_and_an_empty_box_for_a_form() -> None:
+    compute_score = load_as_easyr1_does("math").compute_score
+    rows = [row(r"<think></think>\boxed{}"), row(r"<think>a</think>\boxed{1}")]
+    assert [score["format"] for score in compute_score(rows)] == [0.0, 1.0]
+    assert [score["format"] for score in compute_score(rows, format_rule="easyr1")] == [1.0, 1.0]
+    tags = [row("<think> </think> <answer> </answer>"), row("<think>a</think><answer>5</answer>")]
+    assert [score["format"] for score in compute_score(tags, format="answer_tags")] == [0.0, 1.0]
+    assert [score["format"] for score in compute_score(tags, format="answer_tags", format_rule="easyr1")] == [1.0, 1.0]
+    with pytest.raises(ConfigError, match="format_rule='loose' is not known; use one of strict, easyr1"):
+        compute_score(rows, format_rule="loose")
+
+
+def test_an_expression_that_is_copied_out_of_its_problem_earns_no_accuracy_and_is_counted_apart() -> None:
+    compute_score = load_as_easyr1_does("math").compute_score
+    problem = "What is $99^2+99+1$?"
+    rows = [
+        {**row(f"<think>a</think>\\boxed{{{text}}}", "9901"), "problem": problem}
+        for text in ("99^2+99+1", "1 + 99 + 99^2", "N = (99^2 + 99 + 1)", "9901", "99^2+99+1 = 9901", "100^2 - 99")
+    ]
+    assert [score["accuracy"] for score in compute_score(rows)] == [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
+    assert [score["not_evaluated"] for score in compute_score(rows)] == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+    assert [score["accuracy"] for score in compute_score(rows, unevaluated="accept")] == [1.0] * 6
+    without = [{key: value for key, value in one.items() if key != "problem"} for one in rows]
+    assert [score["accuracy"] for score in compute_score(without)] == [1.0] * 6
+    with pytest.raises(ConfigError, match="unevaluated='maybe' is not known"):
+        compute_score(rows, unevaluated="maybe")

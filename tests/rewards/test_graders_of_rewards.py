@@ -60,6 +60,7 @@ def test_verl_gets_a_dict_with_its_score_and_plain_floats() -> None:
     right = compute_score(data_source="any", solution_str=BOX % "60", ground_truth="60", extra_info={"num_turns": None})
     assert right == {
         "score": 1.0, "acc": 1.0, "format": 1.0, "no_answer": 0.0, "verifier_timeout": 0.0, "verifier_error": 0.0,
+        "not_evaluated": 0.0,
     }  # fmt: skip
     assert all(type(value) is float for value in right.values())
     wrong = compute_score(data_source="any", solution_str="60", ground_truth="60", extra_info=None)

@@ -1,16 +1,17 @@
 """Wrong answers made up to cheat a grader, by kind: templates and small generators, drawn with a seed.
 
-The kinds stand in `attack_templates.txt`: a line `## kind (graders)` and then its templates, `prediction ==> gold`, with several
-golds after `||`; a line `@name` stands for a generator of this module. Names in angle brackets are filled in, the same name with
-the same text, and a template without any is an attack as it stands:
-
-    <p> <q> <r>      three primes from 11 to 97, in order     <v> <w>  two different numbers (more than 5 % apart)
+The kinds stand in `attack_templates.txt`: a line `## kind (graders)` and then its templates, `prediction
+==> gold`, with several golds after `||`; a line `@name` stands for a generator of this module. Names in
+angle brackets are filled in, the same name with the same text, and a template without any is an attack as
+it stands:
+    <p> <q> <r>      three primes from 11 to 97, in order     <v> <w>  two numbers, more than 5 % apart
     <n> <m>          two different whole numbers, 2 to 9      <g> <h>  two different answers of any sort
     <N>              a whole number from 200 to 2000          <x> <y> <z>  three different names
-    <F>              the name of a function                   <A> <B> <C> <D>  four letters of choices, in order
+    <F>              the name of a function                   <A> <B> <C> <D>  four choices, in order
 
-Primes keep accidents away: none is the double, the sum or within 1 % of another. Every attack must be wrong, or no answer,
-for a mathematician who reads it beside the gold; conventions are no attacks (`60\\%` is right for 60 and 0.6).
+Primes keep accidents away: none is the double, the sum or within 1 % of another. Every attack must be
+wrong, or no answer, for a mathematician who reads it beside the gold; conventions are no attacks (`60\\%`
+is right for 60 and 0.6).
 """
 
 import random
@@ -31,7 +32,7 @@ TEMPLATES = Path(__file__).with_name("attack_templates.txt")
 
 @dataclass(frozen=True)
 class Attack:
-    """A wrong `prediction` (the content of a box) for `gold`; `problem` is the problem's text where the kind needs one."""
+    """A wrong `prediction` (the content of a box), and the text of the problem where the kind needs one."""
 
     kind: str
     prediction: str
@@ -69,7 +70,7 @@ def two_values(rng: random.Random) -> tuple[str, str]:
 
 
 def two_answers(rng: random.Random) -> tuple[str, str]:
-    """Two answers of the same or another sort; a letter goes with a letter, as `B 17` is a choice with its text."""
+    """Two answers of any sort; a letter goes with a letter, as `B 17` is a choice with its text."""
     sort = rng.randrange(5)
     if sort == 0:
         a, b = rng.sample("ABCDE", 2)
@@ -153,7 +154,7 @@ def just_beyond_tolerance(rng: random.Random) -> Made:
 def other_parts(rng: random.Random) -> Made:
     """A list or a tuple with a part missing, too much, exchanged, twice or another."""
     items = [str(prime) for prime in rng.sample(PRIMES, rng.randint(2, 4))]
-    *rest, other = rng.sample([str(prime) for prime in PRIMES if str(prime) not in items], 2)
+    other = rng.choice([str(prime) for prime in PRIMES if str(prime) not in items])
     changed = rng.choice([items[:-1], [*items, other], [*items[:-1], other], [*items[:-1], "-" + items[-1]]])
     form = rng.choice(["%s", r"\{%s\}", "(%s)"] if len(changed) > 1 else ["%s", r"\{%s\}"])
     if form == "(%s)" and rng.random() < 0.5:
@@ -242,7 +243,7 @@ def make(template: str, rng: random.Random) -> Made:
 
 
 def written_out() -> list[Attack]:
-    """The attacks that are the same for every seed, under each grader of their kind: the known strings are among them."""
+    """The attacks that are the same for every seed, under each grader of their kind."""
     found = [
         Attack("1.4 copied from the problem", *made[:2], grader, made[2])
         for made in COPIES
@@ -257,7 +258,7 @@ def written_out() -> list[Attack]:
 
 
 def attacks(seed: int = 0, count: int = 1000) -> list[Attack]:
-    """`count` different attacks, the kinds in turns, each from one of its templates; the same seed gives the same."""
+    """`count` different attacks, the kinds in turns, each from one of its templates, drawn with the seed."""
     rng = random.Random(seed)
     found: dict[Attack, None] = {}
     for _ in range(20 * count):

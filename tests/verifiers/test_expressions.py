@@ -5,8 +5,8 @@ from fractions import Fraction
 
 import pytest
 
+from gmpo_mm.verifiers.evaluation import OutsideDomain, evaluate_tree
 from gmpo_mm.verifiers.expressions import NotExpression, Tree, canonical_tree, parse_expression, variables
-from gmpo_mm.verifiers.identity import OutsideDomain, evaluate_tree
 from gmpo_mm.verifiers.normalize import canonical
 
 
@@ -37,6 +37,9 @@ def kind(text: str) -> str:
         "M(x, y)",
         "v_0(t)",
         "f^{-1}(x)",
+        "f(g(x))",
+        "F(x^2)",
+        "f'(2x)",
     ],
 )
 def test_a_name_before_one_number_one_name_or_a_list_is_a_function(text: str) -> None:
@@ -45,10 +48,32 @@ def test_a_name_before_one_number_one_name_or_a_list_is_a_function(text: str) ->
 
 @pytest.mark.parametrize(
     "text",
-    ["n(n+1)", "x(y-1)", "a(b+c)", "r(r+h)", "x(2y)", "n(-1)^n", "P(1.05)^t", "x(x)", "\\pi(2)", "2(3)"],
+    [
+        "n(n+1)",
+        "x(y-1)",
+        "a(b+c)",
+        "r(r+h)",
+        "x(2y)",
+        "n(-1)^n",
+        "P(1.05)^t",
+        "x(x)",
+        "G(M+m)",
+        "g(h-x)",
+        "\\pi(2)",
+        "2(3)",
+    ],
 )
 def test_a_name_before_anything_else_is_a_factor(text: str) -> None:
     assert kind(text) == "mul"
+
+
+def test_a_quotient_on_one_line_has_all_the_letters_behind_the_bar_below_it() -> None:
+    assert (
+        same("e^{-t/RC}", "e^{-\\frac{t}{RC}}")
+        and same("GM/r^2 c^2", "\\frac{GM}{r^2 c^2}")
+        and same("1/2x", "\\frac{1}{2} x")
+    )
+    assert same("a/b(c+d)", "\\frac{a}{b}(c+d)") and same("\\int_0^1 1/x dx", "\\int_0^1 \\frac{1}{x} dx")
 
 
 def test_a_value_of_an_unknown_function_is_not_a_multiple_of_it() -> None:
@@ -58,7 +83,8 @@ def test_a_value_of_an_unknown_function_is_not_a_multiple_of_it() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["145 3", "2 3", "17 23", "x 3", "1.5 2.5", "1.5.2", "2{3}", "{2}3", "2{3x}", "\\frac{1}{2} 3", "2^3 4", "(B) 7", "(1)(2) 3",
+    ["145 3", "2 3", "17 23", "x 3", "1.5 2.5", "1.5.2", "2{3}", "{2}3", "2{3x}", "\\frac{1}{2} 3",
+    "2^3 4", "(B) 7", "(1)(2) 3",
      "x^2 3", "\\sqrt{2} 3", "n! 3", "3 to 4", "1\\frac{5}{4}", "2 3/2", "5 3 2^n"],
 )  # fmt: skip
 def test_numbers_side_by_side_are_no_formula(text: str) -> None:
@@ -86,16 +112,24 @@ def test_mixed_numbers_and_products_of_numbers() -> None:
 @pytest.mark.parametrize(
     ("text", "other"),
     [
-        ("\\frac12", "1/2"), ("\\frac1{2}", "\\frac{1}{2}"), ("\\frac x2", "x/2"), ("\\sqrt3", "3^{1/2}"), ("x^{-1}", "\\frac1x"),
-        ("\\frac{abc}{4R}", "\\frac{cab}{4R}"), ("xyz", "zyx"), ("2n \\choose n", "\\binom{2n}{n}"), ("{2n \\choose n}", "\\binom{2n}{n}"),
-        ("v^2_0", "v_0^2"), ("v^n_0", "v_0^n"), ("sech x", "\\frac{1}{\\cosh x}"), ("I_{\\max }", "I_{max}"), ("\\sqrt{2 C L}", "\\sqrt{2 L C}"), ("x1 + x2", "x_1 + x_{2}"),
-        ("x1^2", "x_1^2"), ("\\ln^2 x", "(\\ln x)^2"), ("\\sin^{-1} x", "\\arcsin x"), ("\\log_2 8", "\\log_{2}(8)"),
-        ("\\ln 8 / \\ln 2", "\\frac{\\ln 8}{\\ln 2}"), ("\\cos 2\\pi/7", "\\cos\\frac{2\\pi}{7}"), ("e^x", "\\exp(x)"),
+        ("\\frac12", "1/2"), ("\\frac1{2}", "\\frac{1}{2}"), ("\\frac x2", "x/2"), ("\\sqrt3", "3^{1/2}"),
+        ("x^{-1}", "\\frac1x"),
+        ("\\frac{abc}{4R}", "\\frac{cab}{4R}"), ("xyz", "zyx"), ("2n \\choose n", "\\binom{2n}{n}"),
+        ("{2n \\choose n}", "\\binom{2n}{n}"),
+        ("v^2_0", "v_0^2"), ("v^n_0", "v_0^n"), ("sech x", "\\frac{1}{\\cosh x}"),
+        ("I_{\\max }", "I_{max}"), ("\\sqrt{2 C L}", "\\sqrt{2 L C}"), ("x1 + x2", "x_1 + x_{2}"),
+        ("x1^2", "x_1^2"), ("\\ln^2 x", "(\\ln x)^2"), ("\\sin^{-1} x", "\\arcsin x"),
+        ("\\log_2 8", "\\log_{2}(8)"),
+        ("\\ln 8 / \\ln 2", "\\frac{\\ln 8}{\\ln 2}"), ("\\cos 2\\pi/7", "\\cos\\frac{2\\pi}{7}"),
+        ("e^x", "\\exp(x)"),
         ("\\gcd(a, b)", "gcd(b, a)"), ("\\max\\{a, b\\}", "\\max(b, a)"), ("7 \\bmod 3", "7 \\mod 3"),
         ("\\dot v", "\\frac{dv}{dt}"), ("\\ddot{x}", "\\frac{d^2 x}{dt^2}"), ("dy/dx", "\\frac{dy}{dx}"),
-        ("\\frac{d}{dx} y", "\\frac{dy}{dx}"), ("\\tanh^{-1} x", "\\operatorname{arctanh} x"), ("-(a-b)", "b-a"),
-        ("\\frac{1}{ab}", "(ab)^{-1}"), ("a/(b/c)", "\\frac{ac}{b}"), ("x + 0", "x^1 \\cdot 1 / 1"), ("99^2+99+1", "1 + 99*1 + (99)^2"),
-        ("\\sum_{k=0}^{n-1} F_{n-k-1} F_k", "\\sum_{j=0}^{n-1} F_j F_{n-1-j}"), ("\\sum_{i=1}^n i^2", "\\sum_{k=1}^{n} k^2"),
+        ("\\frac{d}{dx} y", "\\frac{dy}{dx}"), ("\\tanh^{-1} x", "\\operatorname{arctanh} x"),
+        ("-(a-b)", "b-a"),
+        ("\\frac{1}{ab}", "(ab)^{-1}"), ("a/(b/c)", "\\frac{ac}{b}"), ("x + 0", "x^1 \\cdot 1 / 1"),
+        ("99^2+99+1", "1 + 99*1 + (99)^2"),
+        ("\\sum_{k=0}^{n-1} F_{n-k-1} F_k", "\\sum_{j=0}^{n-1} F_j F_{n-1-j}"),
+        ("\\sum_{i=1}^n i^2", "\\sum_{k=1}^{n} k^2"),
         ("\\sum^n_{k=1} a_k", "\\sum_{i=1}^{n} a_i"), ("\\int_0^1 f(x) dx", "\\int_0^1 f(t) \\, dt"),
         ("\\int \\frac{dx}{x}", "\\int \\frac{1}{t} dt"), ("\\lim_{x \\to 0} f(x)", "\\lim_{t \\to 0} f(t)"),
         ("\\prod_{k=1}^n \\sum_{j=1}^k j", "\\prod_{a=1}^n \\sum_{b=1}^a b"),
@@ -108,14 +142,22 @@ def test_spellings_of_one_formula_are_one_tree(text: str, other: str) -> None:
 @pytest.mark.parametrize(
     ("text", "other"),
     [
-        ("99^2+99+1", "9901"), ("2+3", "5"), ("2-3", "3-2"), ("a/b", "b/a"), ("x", "-x"), ("x^2", "2x"), ("(-1)^2", "-1^2"),
-        ("x'", "x"), ("x'", "x''"), ("\\dot x", "\\ddot x"), ("\\frac{dv}{dt}", "\\frac{v}{t}"), ("\\frac{dv}{dt}", "\\frac{dt}{dv}"),
-        ("\\frac{\\partial u}{\\partial t}", "\\frac{du}{dt}"), ("\\log x", "\\ln x"), ("\\log_2 x", "\\log_3 x"), ("x_1", "x"),
-        ("\\sum_{k=1}^n k", "\\sum_{k=1}^n n"), ("\\sum_{k=1}^n k", "\\sum_{k=0}^n k"), ("\\sum_{k=1}^n k", "\\prod_{k=1}^n k"),
-        ("\\sum_{k=1}^n a_{kj}", "\\sum_{k=1}^n a_{jk}"), ("\\sum_{k=1}^n\\sum_{j=1}^n k^2 j", "\\sum_{k=1}^n\\sum_{j=1}^n k j^2"),
-        ("\\int_0^1 x dx", "\\int_1^0 x dx"), ("\\int_0^1 x dx", "\\int_0^1 x dt"), ("\\lim_{x \\to 0^+} f(x)", "\\lim_{x \\to 0^-} f(x)"),
-        ("\\sum_{k=1}^n k + 1", "\\sum_{k=1}^n (k + 1)"), ("f(x)", "f(y)"), ("x_{n+1}", "x_n + 1"), ("1/(1/0)", "0"),
-        ("9 \\pmod{11}", "9"), ("7 \\bmod 3", "3 \\bmod 7"), ("\\max(a, b)", "\\min(a, b)"), ("\\sinh^{-1} x", "1/\\sinh x"),
+        ("99^2+99+1", "9901"), ("2+3", "5"), ("2-3", "3-2"), ("a/b", "b/a"), ("x", "-x"), ("x^2", "2x"),
+        ("(-1)^2", "-1^2"),
+        ("x'", "x"), ("x'", "x''"), ("\\dot x", "\\ddot x"), ("\\frac{dv}{dt}", "\\frac{v}{t}"),
+        ("\\frac{dv}{dt}", "\\frac{dt}{dv}"),
+        ("\\frac{\\partial u}{\\partial t}", "\\frac{du}{dt}"), ("\\log x", "\\ln x"),
+        ("\\log_2 x", "\\log_3 x"), ("x_1", "x"),
+        ("\\sum_{k=1}^n k", "\\sum_{k=1}^n n"), ("\\sum_{k=1}^n k", "\\sum_{k=0}^n k"),
+        ("\\sum_{k=1}^n k", "\\prod_{k=1}^n k"),
+        ("\\sum_{k=1}^n a_{kj}", "\\sum_{k=1}^n a_{jk}"),
+        ("\\sum_{k=1}^n\\sum_{j=1}^n k^2 j", "\\sum_{k=1}^n\\sum_{j=1}^n k j^2"),
+        ("\\int_0^1 x dx", "\\int_1^0 x dx"), ("\\int_0^1 x dx", "\\int_0^1 x dt"),
+        ("\\lim_{x \\to 0^+} f(x)", "\\lim_{x \\to 0^-} f(x)"),
+        ("\\sum_{k=1}^n k + 1", "\\sum_{k=1}^n (k + 1)"), ("f(x)", "f(y)"), ("x_{n+1}", "x_n + 1"),
+        ("1/(1/0)", "0"),
+        ("9 \\pmod{11}", "9"), ("7 \\bmod 3", "3 \\bmod 7"), ("\\max(a, b)", "\\min(a, b)"),
+        ("\\sinh^{-1} x", "1/\\sinh x"),
     ],
 )  # fmt: skip
 def test_different_formulas_are_different_trees_and_nothing_is_evaluated(text: str, other: str) -> None:
@@ -134,7 +176,8 @@ def test_a_bound_name_is_none_of_a_formulas_variables() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["n!!", "\\sum_{k=1} k", "\\sum^n k", "\\int_0 x dx", "\\int x", "\\lim x", "\\frac{d}{dx}", "x_{}", "x_1_2", "5%%", "\\foo x", "a = b",
+    ["n!!", "\\sum_{k=1} k", "\\sum^n k", "\\int_0 x dx", "\\int x", "\\lim x", "\\frac{d}{dx}", "x_{}",
+    "x_1_2", "5%%", "\\foo x", "a = b",
      "1,234", "x(", "\\nabla f", "\\frac{1}", "^2", "", "|x", "\\sqrt", "1e999"],
 )  # fmt: skip
 def test_what_is_not_understood_whole_is_no_formula(text: str) -> None:
@@ -144,8 +187,10 @@ def test_what_is_not_understood_whole_is_no_formula(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["\\sqrt " * 300 + "x", "{" * 150 + "x" + "}" * 150, "x^" * 150 + "x", "\\dot " * 300 + "x", "1" + "+1" * 199, "x " * 390,
-     "\\frac{d}{dx}" * 60 + "x", "\\sin " * 300 + "x", "x/" * 180 + "x", "\\int " * 200 + "x", "(" * 200, "\\frac{d" * 100, "x_{" * 100],
+    ["\\sqrt " * 300 + "x", "{" * 150 + "x" + "}" * 150, "x^" * 150 + "x", "\\dot " * 300 + "x",
+    "1" + "+1" * 199, "x " * 390,
+     "\\frac{d}{dx}" * 60 + "x", "\\sin " * 300 + "x", "x/" * 180 + "x", "\\int " * 200 + "x",
+     "(" * 200, "\\frac{d" * 100, "x_{" * 100],
 )  # fmt: skip
 def test_formulas_beyond_the_bounds_are_refused(text: str) -> None:
     with pytest.raises(NotExpression):
@@ -190,10 +235,10 @@ def test_the_canonical_tree_has_the_formulas_value() -> None:
         text = _random_formula(random_, 4)
         try:
             read = parse_expression(text)
-            value = evaluate_tree(read, point, False)
+            value = evaluate_tree(read, point, False, 192)
         except (NotExpression, OutsideDomain):
             continue
-        again = evaluate_tree(_binary(canonical_tree(read)), point, False)
+        again = evaluate_tree(_binary(canonical_tree(read)), point, False, 192)
         assert abs(value - again) <= abs(value) * 1e-30 + 1e-30, text
         compared += 1
     assert compared > 300

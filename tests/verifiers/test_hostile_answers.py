@@ -165,7 +165,7 @@ supervisor.METHODS["equivalence"] = SimpleNamespace(load=lambda: compare)
 supervisor.main(1, int(sys.argv[1]))
 """
     sizes = [1000, 4 * MEMORY_LIMIT, 1000, supervisor_resident(), 1000]
-    job = {"method": "equivalence", "gold": "", "timeout": 20.0}
+    job = {"method": "equivalence", "gold": "", "cpu": 20.0, "wall": 100.0, "alone": False}
     jobs = [json.dumps({"id": i, "prediction": str(n), **job}) for i, n in enumerate(sizes)]
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(os.getpid())], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -58,7 +58,7 @@ class GMPODataset(Dataset):
             "raw_prompt": messages,
             "reward_model": {"ground_truth": truth},
             "data_source": str(record.source or "gmpo_mm"),
-            "extra_info": {"index": index, "id": record.id},
+            "extra_info": {"index": index, "id": record.id, "problem": record.problem},
             "index": index,
             "dummy_tensor": torch.zeros(1, dtype=torch.uint8),  # verl's batches want one tensor at least
         }

@@ -37,6 +37,7 @@ class GMPORewardManager(RewardManagerBase):
             "response": text,
             "response_length": length,
             "ground_truth": item.non_tensor_batch["reward_model"]["ground_truth"],
+            "problem": item.non_tensor_batch["extra_info"].get("problem"),
         }
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting.append((row, future))

@@ -1,0 +1,93 @@
+"""An expression that is copied out of the problem is equal to the answer, and no answer."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gmpo_mm.verifiers import grade_responses
+from gmpo_mm.verifiers.copied import stands_unevaluated
+
+DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+COPIES = [
+    ("99^2+99+1", "9901", "What is $99^2+99+1$?"),
+    ("1+99+99^2", "9901", "What is $99^2+99+1$?"),
+    ("(99^2 + 99 + 1)", "9901", "Compute 99^2 + 99 + 1 without a calculator."),
+    ("N = 99^2+99+1", "9901", "What is $99^2+99+1$?"),
+    ("99^2+99+1+0", "9901", "What is $99^2+99+1$?"),
+    ("1 \\cdot (99^2+99+1)", "9901", "What is $99^2+99+1$?"),
+    (r"\binom{31}{28}", "4495", r"Compute $\dbinom{31}{28}$."),
+    ("C(31, 28)", "4495", r"Compute $\dbinom{31}{28}$."),
+    (r"{31 \choose 28}", "4495", r"Compute \[\binom{31}{28}.\]"),
+    (r"\sqrt{50}", r"5\sqrt{2}", r"Simplify $\sqrt{50}$."),
+    (r"\frac{4}{8}", r"\frac{1}{2}", r"Simplify $\frac48$."),
+    ("4/8", "0.5", r"Simplify $\frac48$."),
+    ("x^2+5x+6", "(x+2)(x+3)", "Factor $x^2 + 5x + 6$."),
+    ("6+5x+x^2", "(x+3)(x+2)", "Factor $x^2 + 5x + 6$."),
+    ("(x+2)(x+3)", "x^2+5x+6", "Expand $(x+2)(x+3)$."),
+    (r"\sin 30^\circ", "0.5", r"What is $\sin 30^\circ$?"),
+    (r"\log_2 8", "3", r"Evaluate $\log_2 8 + 1 - 1$."),
+    ("20 + 30", "50", r"Evaluate \begin{align*} 10 + 20 + 30 - 10 \end{align*}"),
+    (r"\frac{57}{160}", "0.35625", r"Express $\frac{57}{160}$ as a decimal."),
+    (r"0.\overline{73}", r"\frac{73}{99}", r"Express $0.\overline{73}$ as a common fraction."),
+    ("x(x+10) = 10(-10-x)", "x = -10", "Solve $x(x+10) = 10(-10-x)$."),
+    ("3x + 2 > 4(x - 1)", r"(-\infty, 6)", "Solve $3x+2>4(x-1)$."),
+    (r"2^{10} \text{ cm}", "1024", "A cable is $2^{10}$ cm long. How long is it?"),
+]
+ANSWERS = [
+    ("9901", "9901", "What is $99^2+99+1$?"),
+    ("99^2+99+1 = 9901", "9901", "What is $99^2+99+1$?"),
+    ("100^2-99", "9901", "What is $99^2+99+1$?"),
+    (r"\frac12", "0.5", r"A stick is $\frac12$ m long ..."),
+    (r"2\sqrt{13}", r"\sqrt{52}", r"The side is $2\sqrt{13}$. Find the other side."),
+    (r"\frac{\sqrt{3}}{2}", r"\sqrt{3}/2", r"Is it $\frac{\sqrt3}{2}$ or more?"),
+    (r"3\pi", r"\pi \cdot 3", r"An arc of length $3\pi$ ..."),
+    ("5", "x = 5", "Let $x = 5$ and $y = 5$."),
+    ("2^{10}", "2^{10}", "Which is larger, $2^{10}$ or $10^3$?"),
+    ("x^2-1", "-1+x^2", "Let $f(x) = x^2-1$. What is $f(x)$?"),
+    ("x", "x", "Let $x$ be a number."),
+    ("B", "B", "Is it A, B or $C$?"),
+    ("1, 2", "2, 1", "The pairs 1, 2 and $2, 1$ ..."),
+]
+POSSIBLE = {"accept": True, "reject": False}
+
+
+@pytest.mark.parametrize(("prediction", "gold", "problem"), COPIES)
+@pytest.mark.parametrize("grader", ["math", "olympiadbench", "minerva", "geometry3k"])
+def test_a_copy_of_the_problems_own_expression_is_not_evaluated(
+    prediction: str, gold: str, problem: str, grader: str
+) -> None:
+    for unevaluated, correct in POSSIBLE.items():
+        options = {"problems": [problem], "unevaluated": unevaluated, "kind": "answer"}
+        (grade,) = grade_responses(grader, [prediction], [gold], **options)  # type: ignore[arg-type]
+        assert (grade.correct, grade.status) == (correct, "graded" if correct else "not_evaluated")
+    assert grade_responses(grader, [prediction], [gold], kind="answer")[0].correct, "without a problem nothing changes"
+
+
+@pytest.mark.parametrize(("prediction", "gold", "problem"), ANSWERS)
+def test_what_is_worked_out_or_not_from_the_problem_is_an_answer(prediction: str, gold: str, problem: str) -> None:
+    assert not stands_unevaluated(prediction, gold, problem)
+    assert grade_responses("math", [prediction], [gold], kind="answer", problems=[problem])[0].correct
+
+
+def test_a_problem_for_each_response_and_a_known_option_are_asked_for() -> None:
+    with pytest.raises(ValueError, match="1 problems for 2 predictions"):
+        grade_responses("math", ["1", "2"], ["1", "2"], problems=["one"])
+    with pytest.raises(ValueError, match="unevaluated='maybe'"):
+        grade_responses("math", ["1"], ["1"], problems=["one"], unevaluated="maybe")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["", "$" * 5000, "$" + "(" * 3000, "\\frac{" * 500, "a" * 30_000, "1+" * 9000])
+def test_no_problem_is_too_much(text: str) -> None:
+    assert not stands_unevaluated("2+2", "4", text)
+
+
+@pytest.mark.parametrize("name", ["aime24", "amc", "math500", "minerva", "olympiadbench"])
+def test_every_gold_of_the_suites_is_right_beside_its_own_problem(name: str) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    if not (DATA / f"eval_{name}.parquet").is_file():
+        pytest.skip("the suites' parquet files are not beside this repository (../shared/data)")
+    table = parquet.read_table(DATA / f"eval_{name}.parquet")
+    golds, problems = table.column("answer").to_pylist(), table.column("problem").to_pylist()
+    grades = grade_responses("math", golds, golds, kind="answer", problems=problems)
+    assert json.dumps([gold for gold, grade in zip(golds, grades, strict=True) if not grade.correct]) == "[]"
