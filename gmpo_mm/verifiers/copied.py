@@ -16,15 +16,13 @@ from functools import lru_cache, reduce
 from math import gcd
 
 from gmpo_mm.verifiers.budget import OverBudget, budget
-from gmpo_mm.verifiers.comparison import settle
 from gmpo_mm.verifiers.equivalence import MAX_LENGTH, MAX_STEPS
 from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
 from gmpo_mm.verifiers.grading import Gold, Grade
 from gmpo_mm.verifiers.identity import same_trees
 from gmpo_mm.verifiers.normalize import canonical, text_key
 from gmpo_mm.verifiers.reading import read
-from gmpo_mm.verifiers.scalars import EXACT
-from gmpo_mm.verifiers.structure import Node, parse
+from gmpo_mm.verifiers.structure import Node, asks_for, parse, split
 from gmpo_mm.verifiers.trees import MINUS_ONE, ONE, Tree, canonical_tree, subtrees, variables
 from gmpo_mm.verifiers.units import split_unit
 
@@ -91,15 +89,12 @@ def stands_unevaluated(prediction: str, gold: str, problem: str) -> bool:
     if text_key(canonical(prediction)) == text_key(canonical(gold)):
         return False
     decimal_asked = bool(_DECIMAL.search(gold)) and "decimal" in problem
-    try:
-        with budget(MAX_STEPS):
-            asked = list(_groups(parse(read(gold).text), decimal_asked=False))
-            return any(
-                _is_copied(group, asked, problem, decimal_asked)
-                for group in _groups(parse(read(prediction).text), decimal_asked)
-            )
-    except OverBudget:
-        return False
+    asked = list(_groups(parse(read(gold).text)))
+    with budget(MAX_STEPS):
+        return any(
+            _is_copied(group, asked, problem, decimal_asked)
+            for group in _groups(parse(read(prediction).text), decimal_asked)
+        )
 
 
 def _is_repeating_decimal(prediction: str, gold: str, problem: str) -> bool:
@@ -117,23 +112,22 @@ def _groups(node: Node, decimal_asked: bool = False) -> Iterator[tuple[Tree, ...
 
     A chain of equations is its last value, and nothing where a value in it is worked out. What is no formula is left out.
     """
-    settled = settle(node, EXACT)
-    is_chain = node.kind == "relation" and set(node.operators) <= {"=", "\\approx"}
-    if node.kind == "relation" and (settled.kind == "equation" or not is_chain):
-        sides = [_formula(side) for side in node.items]
-        if None not in sides:
-            yield tuple(sides)  # type: ignore[arg-type]
-        return
-    if is_chain:
-        links = [tree for item in node.items if (tree := _formula(item)) and not variables(tree)]
-        if any(_is_worked_out(tree, decimal_asked) for tree in links):
-            return
-    for form in settled.forms:
-        tree = _formula(form)
-        if tree:
-            yield (tree,)
-        for item in () if form is node and is_chain else form.items:
+    tree = _formula(node)
+    if tree is not None:
+        yield (tree,)
+    if node.kind != "relation":
+        for item in node.items:
             yield from _groups(item, decimal_asked)
+        return
+    items = node.items
+    if set(node.operators) <= {"=", "\\approx"}:
+        while len(items) > 1 and asks_for(items[0].text):  # `N = ...`
+            items = items[1:]
+    sides = [side for item in items if (side := _formula(item))]
+    if len(sides) == len(items) and (set(node.operators) - {"=", "\\approx"} or any(map(variables, sides))):
+        yield tuple(sides)
+    elif sides and not any(_is_worked_out(side, decimal_asked) for side in sides):
+        yield (sides[-1],)
 
 
 def _formula(node: Node) -> Tree | None:
@@ -158,24 +152,33 @@ def _read(text: str) -> Tree | None:
 def _is_copied(
     sides: tuple[Tree, ...], asked: Sequence[tuple[Tree, ...]], problem: str, decimal_asked: bool
 ) -> bool:
-    if sides in asked or all(_is_worked_out(side, decimal_asked) for side in sides):
+    if any({*sides} == {*group} or (len(group) == 1 and group[0] in sides) for group in asked):
         return False
-    if (
-        len(sides) > 1
-        and any(map(_has_work, sides))
-        and not any(_has_work(side) for group in asked for side in group)
-    ):
+    worked_out = [_is_worked_out(side, decimal_asked) for side in sides]
+    if all(worked_out):
+        return False
+    asked_sides = [side for group in asked for side in group]
+    if len(sides) > 1 and any(map(_has_work, sides)) and not any(map(_has_work, asked_sides)):
         return True
-    if all(_stands_in(side, problem) for side in sides):
-        return True
-    values = [_plain(group[0]) for group in asked if len(group) == 1]
-    parts = list(dict.fromkeys(_copied_parts(sides[0], problem))) if len(sides) == 1 else []
-    return any(
-        same_trees(_plain(part), value) is not False
-        for part in parts[:MAX_PARTS]
-        for value in values[:MAX_PARTS]
-        if not _is_worked_out(part, decimal_asked)
+    values = [group[0] for group in asked if len(group) == 1]
+    return all(
+        done or _stands_in(side, problem) or _holds_copy(side, values, problem, decimal_asked)
+        for side, done in zip(sides, worked_out, strict=True)
     )
+
+
+def _holds_copy(side: Tree, values: Sequence[Tree], problem: str, decimal_asked: bool) -> bool:
+    """Whether a part of a formula stands in the problem, is not worked out, and has one of the values."""
+    parts = dict.fromkeys(_copied_parts(side, problem))
+    parts_left = [part for part in parts if not _is_worked_out(part, decimal_asked)][:MAX_PARTS]
+    try:
+        return any(
+            same_trees(_plain(part), _plain(value)) is not False
+            for part in parts_left
+            for value in values[:MAX_PARTS]
+        )
+    except OverBudget:
+        return True
 
 
 def _has_work(tree: Tree) -> bool:
@@ -300,8 +303,10 @@ def _forms_of(problem: str) -> tuple[frozenset[Tree], tuple[Tree, ...]]:
     """Canonical trees of the problem's formulas and of their parts, and its sums and products."""
     found: dict[Tree, None] = {}
     for text in _formulas(problem):
-        for piece in _PARTS.split(canonical(text)):
-            tree = _read(piece.strip(" ()")) or _read(piece)
+        text = canonical(text)
+        outside_brackets = [piece for side in split(text, "relation")[0] for piece in split(side, "comma")[0]]
+        for piece in dict.fromkeys((*outside_brackets, *_PARTS.split(text))):
+            tree = _read(piece.strip(" ,;:?")) or _read(piece.strip(" ().,;:?"))
             if tree is not None:
                 found |= dict.fromkeys(canonical_tree(part) for part in subtrees(tree))
     return frozenset(found), tuple(tree for tree in found if tree[0] in ("add", "mul"))
