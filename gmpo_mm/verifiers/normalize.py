@@ -195,7 +195,9 @@ def unwrap(text: str) -> str:
                 pieces += [text[last : token.start()], " "]
                 last = token.end()
         elif symbol.endswith("{") and symbol != "\\{":
-            is_wrapper = token.group(1) in _WRAPPERS or bool(_SEGMENT.match(text, token.start()))
+            is_wrapper = (
+                token.group(1) in _WRAPPERS and not _MARKED_NUMBER.match(text, token.start())
+            ) or bool(_SEGMENT.match(text, token.start()))
             wrapped.append(is_wrapper)
             if is_wrapper:
                 pieces += [text[last : token.start()], _mark(text, token)]
@@ -203,6 +205,7 @@ def unwrap(text: str) -> str:
     return "".join([*pieces, text[last:]]) if pieces else text
 
 
+_MARKED_NUMBER = re.compile(r"\\(?:hat|widehat|vec|underline)\s*\{\s*-?[\d.]")
 _SEGMENT = re.compile(
     r"\\(?:overline|bar)\s*\{\s*[A-Z](?:\s*[A-Z])+\s*\}"
 )  # a bar over one letter is another name

@@ -27,7 +27,7 @@ from gmpo_mm.verifiers.extraction import Extraction, all_boxes, remove_invisible
 from gmpo_mm.verifiers.grading import DEFAULT_TIMEOUT, Gold, Grade, answer_of, grade_batch
 from gmpo_mm.verifiers.normalize import canonical
 from gmpo_mm.verifiers.reading import read
-from gmpo_mm.verifiers.structure import Node, parse
+from gmpo_mm.verifiers.structure import Node, assigned_name, parse
 
 VERSION = 2
 MAX_LENGTH = 2000  # characters; a longer answer is compared as a whole
