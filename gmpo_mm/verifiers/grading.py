@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gmpo_mm.verifiers.budget import budget
 from gmpo_mm.verifiers.equivalence import RULES, decide
 from gmpo_mm.verifiers.extraction import Extraction, extract_answer, remove_invisible
 from gmpo_mm.verifiers.pool import STATUS, shared_pool
@@ -11,6 +12,9 @@ from gmpo_mm.verifiers.pool import STATUS, shared_pool
 Status = Literal["graded", "no_answer", "timeout", "error", "not_evaluated"]
 Gold = str | Sequence[str]
 DEFAULT_TIMEOUT = 3.0
+# Steps (see `budget`) that the pairs of one call may take here, some 10 microseconds each: what is left open beyond them
+# is for the workers, whose verdict is the same.
+BATCH_STEPS, BATCH_STEPS_PER_PAIR = 400_000, 2_000
 
 
 @dataclass(frozen=True)
@@ -81,22 +85,20 @@ class _Outcome:
 
 def _compare_unique(pairs: list[list[tuple[str, str]]], timeout: float, rules: str) -> dict[tuple[str, str], _Outcome]:
     """Outcome of each distinct pair. Undecided pairs beside one that was found equal here are left out."""
-    outcomes: dict[tuple[str, str], _Outcome] = {}
-    undecided: dict[tuple[str, str], None] = {}
-    for row_pairs in pairs:
-        for pair in row_pairs:
-            if pair not in outcomes and pair not in undecided:
-                decision = decide(*pair, RULES[rules])
-                if decision.equal is None:
-                    undecided[pair] = None
-                else:
-                    outcomes[pair] = _Outcome("equal" if decision.equal else "different", decision.why)
+    distinct = dict.fromkeys(pair for row_pairs in pairs for pair in row_pairs)
+    with budget(BATCH_STEPS + BATCH_STEPS_PER_PAIR * len(distinct)):
+        decisions = {pair: decide(*pair, RULES[rules]) for pair in distinct}
+    outcomes = {
+        pair: _Outcome("equal" if decision.equal else "different", decision.why)
+        for pair, decision in decisions.items()
+        if decision.equal is not None
+    }
     needed = {
         pair: None
         for row_pairs in pairs
         if not any(pair in outcomes and outcomes[pair].verdict == "equal" for pair in row_pairs)
         for pair in row_pairs
-        if pair in undecided
+        if pair not in outcomes
     }
     if needed:
         verdicts = shared_pool().check(list(needed), timeout, method=rules)

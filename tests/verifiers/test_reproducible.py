@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from gmpo_mm.verifiers import grade_batch, pool
+from gmpo_mm.verifiers import grade_batch, grading, pool
+from gmpo_mm.verifiers.budget import OverBudget, budget, spend
 from gmpo_mm.verifiers.grading import Grade
 from gmpo_mm.verifiers.pool import ROUNDS, VerifierPool
 
@@ -281,6 +282,36 @@ def test_a_supervisor_that_falls_silent_is_replaced_and_its_pairs_are_asked_agai
     os.kill(silent, signal.SIGSTOP)
     assert own.check([("burn 0.01", "")], 1.0) == ["equal"]
     assert own.connection.process.pid != silent
+
+
+def test_what_a_batch_leaves_open_in_the_callers_process_is_graded_the_same_by_the_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Twenty pairs, and steps for some of them only; the first is decided without steps."""
+    golds = ["7", *(f"(x + {i})^2" for i in range(20)), "x y"]
+    answers = ["7", *(f"x^2 + {2 * i} x + {i * i}" for i in range(20)), "x z"]
+    usual = grade_batch(answers, golds)
+    assert [grade.why for grade in usual] == ["equal as text"] + ["equal as formulas"] * 20 + ["different"]
+    monkeypatch.setattr(grading, "BATCH_STEPS", 600)
+    monkeypatch.setattr(grading, "BATCH_STEPS_PER_PAIR", 0)
+    bounded = grade_batch(answers, golds)
+    assert bounded == usual
+    assert {grade.why for grade in bounded[1:-1]} == {"equal as formulas", "algebra: equal"}
+    assert bounded[-1].why == "algebra: different"
+
+
+def test_a_budget_within_a_budget_spends_both() -> None:
+    with budget(100):
+        with budget(30):
+            spend(20)
+        with pytest.raises(OverBudget), budget(30):
+            spend(40)
+        spend(50)
+        with budget(30), pytest.raises(OverBudget):
+            spend(1)
+    with budget(10), budget(None), pytest.raises(OverBudget):
+        spend(11)
+    spend(10**9)
 
 
 REAL = [
