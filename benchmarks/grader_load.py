@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -23,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -148,9 +148,9 @@ def main() -> None:
     console.print(
         f"{len(made)} answers, {by_algebra} by computer algebra; {statuses}; {seconds:.1f} s without loops"
     )
-    table = Table("run", "seconds", "other grades", title=f"beside {arguments.loops} loops")
     differing: dict[int, list[list[Any]]] = {}
     walls = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the loops too
     with busy_loops(arguments.loops):
         for run in range(1, arguments.runs + 1):
             grades, wall = one_run(arguments)
@@ -158,8 +158,9 @@ def main() -> None:
             for i in other:
                 differing.setdefault(i, []).append(grades[i])
             walls.append(wall)
-            table.add_row(str(run), f"{wall:.1f}", str(len(other)))
-    console.print(table)
+            console.print(
+                f"run {run} beside {arguments.loops} loops: {wall:.1f} s, {len(other)} other grades"
+            )
     for i, others in differing.items():
         console.print(made[i], first[i], others, markup=False)
     console.print(
