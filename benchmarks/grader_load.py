@@ -1,12 +1,13 @@
-"""Do grades depend on how busy the machine is? One set of answers graded again and again beside programs that compute.
+"""Do grades depend on how busy the machine is? One set, graded again and again beside busy loops.
 
     python -m benchmarks.grader_load [--runs 20] [--loops 8] [--attacks 1000] [--seed 0]
         [--hostile 5] [--timeout 3.0] [--json FILE]
 
-The set is the labelled pairs of the tests, the attacks that `tests/verifiers/attacks.py` makes, formulas that only
-computer algebra decides, and hostile ones that no limit suffices for. Each run is a fresh process: the first, on the
-machine as it is, is what the others are compared with; they run beside `--loops` endless loops at the same priority. A
-difference is another correctness or another status. Seconds on the wall are printed for information.
+The set is the labelled pairs of the tests, the attacks that `tests/verifiers/attacks.py` makes, formulas that
+only computer algebra decides, and hostile ones that no limit suffices for. Each run is a fresh process: the
+first, on the machine as it is, is what the others are compared with; they run beside `--loops` endless loops
+at the same priority. A difference is another correctness or another status. Seconds on the wall are printed
+for information.
 """
 
 from __future__ import annotations
@@ -44,8 +45,10 @@ ALGEBRA = [
     ),
 ]
 OLYMPIAD = (
-    r"(\frac{v^2_0 \sqrt{%d}}{g}-\frac{v^2_0}{5g\pi },\frac{\sqrt{%d}v^2_0}{g}+\frac{v^2_0}{4g},-\frac{v^2_0}{5g \pi})",
-    r"(\frac{\sqrt{%d}v^2_0}{g}-\frac{v^2_0}{5\pi g},\frac{\sqrt{%d}v^2_0}{g}+\frac{v^2_0}{4g},-\frac{v^2_0}{5\pi g})",
+    r"(\frac{v^2_0 \sqrt{%d}}{g}-\frac{v^2_0}{5g\pi },\frac{\sqrt{%d}v^2_0}{g}+\frac{v^2_0}{4g},"
+    r"-\frac{v^2_0}{5g \pi})",
+    r"(\frac{\sqrt{%d}v^2_0}{g}-\frac{v^2_0}{5\pi g},\frac{\sqrt{%d}v^2_0}{g}+\frac{v^2_0}{4g},"
+    r"-\frac{v^2_0}{5\pi g})",
 )
 HOSTILE = [
     r"\int_0^1 (%d + 10^8)! dx",

@@ -6,14 +6,15 @@ from decimal import Context, Decimal
 from fractions import Fraction
 from functools import cached_property
 
-from gmpo_mm.verifiers.evaluation import OutsideDomain, evaluate_tree
+from gmpo_mm.verifiers.evaluation import OutsideDomain
 from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
-from gmpo_mm.verifiers.identity import same_trees
+from gmpo_mm.verifiers.identity import same_trees, settled_value
 from gmpo_mm.verifiers.trees import Tree, contains, variables
 
 _CONTEXT = Context(prec=60, Emax=100_000, Emin=-100_000)
-_BITS = 256
-_NO_REAL_NUMBER = frozenset({"i", "call", "index", "sum", "product", "integral", "limit", "derivative", "infinity", "residue"})
+_NO_REAL_NUMBER = frozenset(
+    {"i", "call", "index", "sum", "product", "integral", "limit", "derivative", "infinity", "residue"}
+)
 _LITERAL = re.compile(r"[-+]? ?(?:\d{1,200}(?:\.\d{0,200})?|\.\d{1,200})")
 
 
@@ -33,7 +34,7 @@ class Real:
         """The value to 60 digits."""
         if self.exact is not None:
             return _CONTEXT.divide(Decimal(self.exact.numerator), Decimal(self.exact.denominator))
-        value = evaluate_tree(self.tree, {}, False, _BITS)
+        value = settled_value(self.tree, {})
         return _CONTEXT.create_decimal(value.context.nstr(value, 62))
 
     def equals(self, other: "Real") -> bool:
@@ -41,6 +42,17 @@ class Real:
         if self.exact is not None and other.exact is not None:
             return self.exact == other.exact
         return same_trees(self.tree, other.tree) is True
+
+    def sign(self) -> int:
+        """-1, 0 or 1."""
+        value = settled_value(self.tree, {}) if self.exact is None else self.exact
+        return int(value > 0) - int(value < 0)
+
+    def less(self, other: "Real") -> bool:
+        """Whether it is smaller, by a difference of any size that `evaluation` can compute."""
+        if self.exact is not None and other.exact is not None:
+            return self.exact < other.exact
+        return not self.equals(other) and real(("add", self.tree, ("neg", other.tree))).sign() < 0
 
 
 def rational(value: Fraction | int) -> Real:
@@ -55,7 +67,7 @@ def divide(a: Real, b: Real) -> Real:
         if b.exact == 0:
             raise NotArithmetic("division by zero")
         return rational(a.exact / b.exact)
-    return _real(("div", a.tree, b.tree))
+    return real(("div", a.tree, b.tree))
 
 
 def evaluate(text: str) -> Real:
@@ -68,12 +80,13 @@ def evaluate(text: str) -> Real:
         raise NotArithmetic(str(error)) from error
     if variables(tree) or contains(tree, _NO_REAL_NUMBER):
         raise NotArithmetic("not a real number")
-    return _real(tree)
+    return real(tree)
 
 
-def _real(tree: Tree) -> Real:
+def real(tree: Tree) -> Real:
+    """Value of a tree without names; NotArithmetic where it has none."""
     try:
-        value = evaluate_tree(tree, {}, False, _BITS)
+        value = settled_value(tree, {})
     except OutsideDomain as error:
         raise NotArithmetic(str(error)) from error
     return rational(value) if isinstance(value, Fraction) else Real(None, tree)

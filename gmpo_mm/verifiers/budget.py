@@ -1,4 +1,4 @@
-"""A bound of the work on one pair, in steps and not in time: a grade must not depend on how busy the machine is."""
+"""A bound of work, in steps and not in time: a grade must not depend on how busy the machine is."""
 
 import contextlib
 import threading

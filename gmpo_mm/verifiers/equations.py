@@ -1,21 +1,30 @@
-"""Do two equations or inequalities say the same? By a constant factor between them, or by their solutions in every variable."""
+"""Do two equations or inequalities say the same? By a constant factor between them, or by their solutions.
 
+Solutions are compared in every variable, not in the first one that tells: `x(y-1) = 0` and `x(y-2) = 0` agree in x.
+For that, both must be rational in all their variables; whatever is not is equal only up to a constant factor.
+"""
+
+import itertools
 import random
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
-from gmpo_mm.verifiers.evaluation import Environment, Evaluator, OutsideDomain
+from gmpo_mm.verifiers.evaluation import FIRST_BITS, MAX_BITS_AT_A_POINT, Evaluator, OutsideDomain
 from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
-from gmpo_mm.verifiers.identity import MAX_VARIABLES, PRECISION, same_trees, sample_points
+from gmpo_mm.verifiers.identity import MAX_VARIABLES, constant_of, same_trees, sample_points
 from gmpo_mm.verifiers.trees import Tree, contains, replaced, variables
 
-MAX_DEGREE = 8
-_ENOUGH_POINTS = 4
+MAX_DEGREE = 12
 _SETTINGS = 3  # of the other variables, at which the solutions in one are compared
 _COMPLEX = frozenset({"i"})
+_SMALL = 1e-30
 
 Polynomial = list[Fraction]  # coefficients from the constant on, the last one not 0
+
+
+class _NotRational(ArithmeticError):
+    """Not a rational function of the variable, or of too high a degree."""
 
 
 def difference(sides: tuple[str, str]) -> Tree:
@@ -24,99 +33,148 @@ def difference(sides: tuple[str, str]) -> Tree:
 
 
 def same_equation(a: tuple[str, str], b: tuple[str, str]) -> bool:
-    """Whether two equations, each as left and right side, have the same solutions, as far as that can be shown here."""
+    """Whether two equations, each as left and right side, have the same solutions, as far as can be shown here."""
     try:
         first, second = difference(a), difference(b)
     except NotExpression:
         return False
-    if proportional(a, b):
+    if _proportional(first, second):
         return True
-    names = sorted(variables(first) | variables(second))
-    if not names or len(names) > MAX_VARIABLES or contains(first, _COMPLEX) or contains(second, _COMPLEX):
+    if contains(first, _COMPLEX) or contains(second, _COMPLEX):
         return False
-    verdicts = [_same_solutions(first, second, name, [other for other in names if other != name]) for name in names]
+    first, second = _named_constants(first), _named_constants(second)
+    names = sorted(variables(first) | variables(second))
+    if len(names) > MAX_VARIABLES:
+        return False
+    try:
+        verdicts = [_same_solutions(first, second, name, [n for n in names if n != name]) for name in names]
+    except (_NotRational, OutsideDomain):
+        return False
     return False not in verdicts and True in verdicts
 
 
 def proportional(a: tuple[str, str], b: tuple[str, str], positive: bool = False) -> bool:
     """Whether `a[0] - a[1]` is a constant times `b[0] - b[1]`; `positive`: a positive one, as an inequality needs."""
     try:
-        first, second = difference(a), difference(b)
+        return _proportional(difference(a), difference(b), positive)
     except NotExpression:
         return False
+
+
+def _proportional(first: Tree, second: Tree, positive: bool = False) -> bool:
     names = variables(first)
     if names != variables(second) or not names or len(names) > MAX_VARIABLES:
         return False
     in_complex = contains(first, _COMPLEX) or contains(second, _COMPLEX)
     for environment in sample_points(first, second):
         try:
-            x = Evaluator(environment, in_complex, PRECISION).evaluate(first)
-            y = Evaluator(environment, in_complex, PRECISION).evaluate(second)
+            x, y = (Evaluator(environment, in_complex, FIRST_BITS).evaluate(tree) for tree in (first, second))
         except OutsideDomain:
             continue
         if _small(x) or _small(y):
             continue
-        # first * y - second * x vanishes everywhere where the ratio x / y is that of the whole formulas.
-        there = [replaced(tree, {name: ("num", value) for name, value in environment.items()}) for tree in (first, second)]
-        if in_complex:
+        if positive and (in_complex or (x > 0) != (y > 0)):
             return False
-        same = same_trees(("mul", first, there[1]), ("mul", second, there[0]))
-        return bool(same) and (not positive or (x > 0) == (y > 0))
+        # first * y - second * x vanishes everywhere where the ratio x / y is that of the whole formulas.
+        here: dict[str, Tree] = {name: ("num", value) for name, value in environment.items()}
+        return (
+            same_trees(("mul", first, replaced(second, here)), ("mul", second, replaced(first, here))) is True
+        )
     return False
 
 
 def _small(value: Any) -> bool:
-    return bool(value == 0 if isinstance(value, Fraction) else abs(value) < 1e-30)
+    return bool(value == 0 if isinstance(value, Fraction) else abs(value) < _SMALL)
 
 
 # Solutions in one variable
 
 
+def _named_constants(tree: Tree) -> Tree:
+    r"""The tree with a name for each irrational constant: `x = \sqrt2/y` and `xy = \sqrt2` agree for any number there."""
+    if not variables(tree):
+        value = constant_of(tree)
+        if isinstance(value, Fraction):
+            return ("num", value)
+        return tree if value is None else ("var", f"constant {tree!r}")
+    return (tree[0], *(_named_constants(child) if isinstance(child, tuple) else child for child in tree[1:]))
+
+
 def _same_solutions(first: Tree, second: Tree, name: str, others: list[str]) -> bool | None:
-    """Whether both have the same solutions in one variable at several values of the others; None where one is no polynomial."""
+    """Whether both have the same solutions in one variable at several values of the others; None where none has any."""
     found = False
     for environment in _settings(others):
-        polynomials = [_polynomial(tree, name, environment) for tree in (first, second)]
-        if polynomials[0] is None or polynomials[1] is None:
-            return None
-        free = [_square_free(polynomial) for polynomial in polynomials if polynomial is not None]
-        if free[0] != free[1]:
+        zeros = [_zeros(tree, name, environment) for tree in (first, second)]
+        if zeros[0] != zeros[1]:
             return False
-        found |= len(free[0]) > 1
+        found |= len(zeros[0]) > 1
     return found or None
 
 
-def _settings(names: list[str]) -> Iterator[Environment]:
+def _settings(names: list[str]) -> Iterator[dict[str, int]]:
     rng = random.Random(len(names))
     for _ in range(_SETTINGS if names else 1):
-        yield {name: Fraction(rng.randint(-40, 40) * 2 + 1, rng.choice([3, 7, 11, 13])) for name in names}
+        yield {name: rng.randint(-500, 500) * 2 + 1 for name in names}
 
 
-def _polynomial(tree: Tree, name: str, environment: Environment) -> Polynomial | None:
-    """Coefficients in one variable, by interpolation at more points than the degree; None where it is no such polynomial."""
-    nodes = [Fraction(k - MAX_DEGREE // 2, 3) for k in range(MAX_DEGREE + 4)]
-    values = []
-    for node in nodes:
-        try:
-            value = Evaluator({**environment, name: node}, False, PRECISION).evaluate(tree)
-        except OutsideDomain:
-            return None
-        if not isinstance(value, Fraction):
-            return None
-        values.append(value)
-    for step in range(1, len(nodes)):  # Newton's divided differences
-        for k in range(len(nodes) - 1, step - 1, -1):
-            values[k] = (values[k] - values[k - 1]) / (nodes[k] - nodes[k - step])
-    if any(values[MAX_DEGREE + 1 :]):
-        return None
+def _zeros(tree: Tree, name: str, environment: dict[str, int]) -> Polynomial:
+    """The polynomial, with each solution once, whose solutions are those in one variable; empty where all numbers are."""
+    pairs = [_quotient(tree, {**environment, name: node}) for node in range(MAX_DEGREE + 4)]
+    top, bottom = (_interpolated([pair[side] for pair in pairs]) for side in (0, 1))
+    if not bottom:
+        raise _NotRational("division by zero")
+    solutions = _square_free(top)
+    common = _common(solutions, bottom) if solutions else [Fraction(1)]
+    return _monic(_divided(solutions, common)[0])  # without the zeros of a denominator
+
+
+def _quotient(tree: Tree, environment: dict[str, int]) -> tuple[int, int]:
+    """Value at a point as a quotient that is not reduced, both parts of which are polynomials in every variable."""
+    kind = tree[0]
+    if kind == "num":
+        return tree[1].numerator, tree[1].denominator
+    if kind == "var":
+        return environment[tree[1]], 1
+    if kind == "neg":
+        top, bottom = _quotient(tree[1], environment)
+        return -top, bottom
+    if kind == "pow":
+        exponent = constant_of(tree[2])
+        if not isinstance(exponent, Fraction) or exponent.denominator != 1 or abs(exponent) > MAX_DEGREE:
+            raise _NotRational("power")
+        top, bottom = _quotient(tree[1], environment)
+        n = abs(exponent.numerator)
+        return _bounded(top**n, bottom**n) if exponent > 0 else _bounded(bottom**n, top**n)
+    if kind not in ("add", "mul", "div"):
+        raise _NotRational(kind)
+    (a, b), (c, d) = (_quotient(child, environment) for child in tree[1:])
+    if kind == "add":
+        return (a + c, b) if b == d else _bounded(a * d + c * b, b * d)
+    return _bounded(a * c, b * d) if kind == "mul" else _bounded(a * d, b * c)
+
+
+def _bounded(top: int, bottom: int) -> tuple[int, int]:
+    if max(top.bit_length(), bottom.bit_length()) > MAX_BITS_AT_A_POINT:
+        raise _NotRational("too large")
+    return top, bottom
+
+
+def _interpolated(values: list[int]) -> Polynomial:
+    """Coefficients of the polynomial with these values at 0, 1, 2 ...; _NotRational where its degree is too high."""
+    steps = []  # Newton's forward differences
+    while values:
+        steps.append(values[0])
+        values = [after - before for before, after in itertools.pairwise(values)]
+    if any(steps[MAX_DEGREE + 1 :]):
+        raise _NotRational("degree")
     result: Polynomial = []
-    for value, node in zip(values[::-1], nodes[::-1], strict=True):  # result * (x - node) + value
+    for k in range(MAX_DEGREE, -1, -1):  # result * (x - k) / (k + 1) + step
         shifted = [Fraction(0), *result]
-        for k, coefficient in enumerate(result):
-            shifted[k] -= node * coefficient
-        shifted[0] += value
-        result = shifted
-    return _trimmed(result)
+        for place, coefficient in enumerate(result):
+            shifted[place] -= k * coefficient
+        result = _trimmed([coefficient / (k + 1) for coefficient in shifted] if result else [])
+        result = [result[0] + steps[k], *result[1:]] if result else [Fraction(steps[k])] if steps[k] else []
+    return result
 
 
 def _trimmed(polynomial: Polynomial) -> Polynomial:
@@ -125,16 +183,21 @@ def _trimmed(polynomial: Polynomial) -> Polynomial:
     return polynomial
 
 
+def _monic(polynomial: Polynomial) -> Polynomial:
+    return [coefficient / polynomial[-1] for coefficient in polynomial]
+
+
 def _square_free(polynomial: Polynomial) -> Polynomial:
-    """The monic polynomial with the same solutions, each once; empty for 0."""
-    if len(polynomial) < 2:
-        return [Fraction(1)] if polynomial else []
+    """The polynomial with the same solutions, each once; empty for 0."""
     slope = [k * coefficient for k, coefficient in enumerate(polynomial)][1:]
-    a, b = polynomial, slope
+    return _divided(polynomial, _common(polynomial, slope))[0] if polynomial else []
+
+
+def _common(a: Polynomial, b: Polynomial) -> Polynomial:
+    """The greatest common divisor."""
     while b:
         a, b = b, _divided(a, b)[1]
-    quotient = _divided(polynomial, a)[0]
-    return [coefficient / quotient[-1] for coefficient in quotient]
+    return a
 
 
 def _divided(a: Polynomial, b: Polynomial) -> tuple[Polynomial, Polynomial]:
@@ -145,4 +208,4 @@ def _divided(a: Polynomial, b: Polynomial) -> tuple[Polynomial, Polynomial]:
         factor, shift = rest[-1] / b[-1], len(rest) - len(b)
         quotient[shift] = factor
         rest = _trimmed([c - (factor * b[k - shift] if k >= shift else 0) for k, c in enumerate(rest)][:-1])
-    return quotient, rest
+    return _trimmed(quotient), rest

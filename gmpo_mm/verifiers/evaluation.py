@@ -1,7 +1,8 @@
 """Value of a formula's tree at a point: exact where it is rational, else to as many bits as are asked for.
 
-Sizes are bounded: integers and rationals to MAX_BITS, factorials to MAX_FACTORIAL, other values to MAX_MAGNITUDE bits before or
-after the binary point. What lies beyond raises `TooLarge`; where there is no value, `OutsideDomain`.
+Sizes are bounded: integers and rationals to MAX_BITS (MAX_BITS_AT_A_POINT where a name has a value), factorials to
+MAX_FACTORIAL, other values to MAX_MAGNITUDE bits before or after the binary point. What lies beyond raises
+`TooLarge`; where there is no value, `OutsideDomain`.
 """
 
 import math
@@ -17,9 +18,16 @@ from gmpo_mm.verifiers.budget import spend
 from gmpo_mm.verifiers.trees import Tree
 
 MAX_BITS = 1 << 17
+MAX_BITS_AT_A_POINT = 1 << 14
+FIRST_BITS = 256  # of a first evaluation; its zeros may be small numbers, those of a later one are zeros
 MAX_FACTORIAL = 10_000
+MAX_FACTORIAL_AT_A_POINT = 1_000
 MAX_MAGNITUDE = 20_000
-_REAL_ROOTS = (3, 5, 7, 9)  # denominators of powers that negative numbers have in the reals
+MAX_MAGNITUDE_AT_A_POINT = 700
+BRANCHING = frozenset({"floor", "ceil", "abs", "max", "min", "mod", "gcd"})
+"""Kinds and functions of which `Evaluator.branches` records the case that was taken."""
+
+_NEAR_AN_INTEGER = Fraction(1, 1 << 32)
 
 Environment = Mapping[str, Fraction]
 
@@ -54,15 +62,22 @@ def evaluate_tree(tree: Tree, environment: Environment, in_complex: bool, bits: 
 class Evaluator:
     """Values of trees at one point, in the reals or in the complex numbers with principal values.
 
-    `spread` is the largest number of bits before or after the binary point of any value on the way.
+    After an evaluation, `spread` is the largest number of bits before or after the binary point that any value on
+    the way needs. `unsure` says that an irrational value was taken for the integer or the zero next to it, which
+    more bits may undo. `branches` has a pair for each node that decides between cases: the node's id, and its case.
     """
 
     def __init__(self, environment: Environment, in_complex: bool, bits: int) -> None:
         self.environment = environment
         self.in_complex = in_complex
         self.context = context(bits)
+        self.max_bits = MAX_BITS_AT_A_POINT if environment else MAX_BITS
+        self.max_magnitude = MAX_MAGNITUDE_AT_A_POINT if environment else MAX_MAGNITUDE
+        self.max_factorial = MAX_FACTORIAL_AT_A_POINT if environment else MAX_FACTORIAL
         self.spread = 0
         self.steps = 0
+        self.unsure = False
+        self.branches: list[tuple[int, Any]] = []
 
     def evaluate(self, tree: Tree) -> Any:
         """The value of a tree; OutsideDomain where there is none. Its steps are taken from the budget of the pair."""
@@ -70,7 +85,14 @@ class Evaluator:
             value = self.value(tree)
             spend(self.steps * (1 + self.context.prec // 512))
             return value
-        except (ZeroDivisionError, ValueError, OverflowError, TypeError, RecursionError, mpmath.libmp.ComplexResult) as error:
+        except (
+            ZeroDivisionError,
+            ValueError,
+            OverflowError,
+            TypeError,
+            RecursionError,
+            mpmath.libmp.ComplexResult,
+        ) as error:
             raise OutsideDomain("no value") from error
 
     def value(self, tree: Tree) -> Any:
@@ -81,17 +103,19 @@ class Evaluator:
         if kind == "var":
             return self.environment[tree[1]]
         if kind == "const":
-            return {"pi": self.context.pi, "e": self.context.e, "i": self.context.j}[tree[1]] * self.context.one
+            return {"pi": self.context.pi, "e": self.context.e, "i": self.context.j}[
+                tree[1]
+            ] * self.context.one
         method = getattr(self, f"_{kind}", None)
         if method is None:
             raise OutsideDomain(f"{kind} has no value here")
         result = method(tree)
         if isinstance(result, (Fraction, int)):
             result = Fraction(result)
-            if max(result.numerator.bit_length(), result.denominator.bit_length()) > MAX_BITS:
+            if _bits(result) > self.max_bits:
                 raise TooLarge("number too large")
             return result
-        if not self.context.isfinite(result) or self.magnitude(result) > MAX_MAGNITUDE:
+        if not self.context.isfinite(result) or self.magnitude(result) > self.max_magnitude:
             raise TooLarge("too large")
         return result
 
@@ -100,13 +124,23 @@ class Evaluator:
         if not isinstance(value, Fraction):
             return value
         result = self.context.mpf(value.numerator) / value.denominator
-        self.magnitude(result)
+        if self.environment:
+            self.magnitude(result)
+            apart = value - round(value)
+            if apart and abs(apart) < _NEAR_AN_INTEGER:  # `1 + 10^{-300} x` is near 1, and not 1
+                self.spread = max(self.spread, apart.denominator.bit_length() - apart.numerator.bit_length())
+        elif value.denominator != 1 or abs(value.numerator) > 1 << 32:
+            self.spread = max(self.spread, _bits(value))
         return result
 
     def numbers(self, tree: Tree) -> list[Any]:
         """Values of all children: all exact, or all numbers of the context."""
         values = [self.value(child) for child in tree[1:]]
-        return values if all(isinstance(value, Fraction) for value in values) else [self.number(value) for value in values]
+        return (
+            values
+            if all(isinstance(value, Fraction) for value in values)
+            else [self.number(value) for value in values]
+        )
 
     def magnitude(self, value: Any) -> int:
         """Bits before or after the binary point."""
@@ -114,11 +148,23 @@ class Evaluator:
         self.spread = max(self.spread, size)
         return size
 
-    def integer(self, tree: Tree, largest: int) -> int:
+    def noise(self) -> Any:
+        """What is smaller may be what rounding left of zero: a square root of a rounding error is not larger."""
+        return self.context.mpf(2) ** (-9 * self.context.prec // 20)
+
+    def is_zero(self, value: Any) -> bool:
+        """Whether a value is zero, or so small that it may be."""
+        if isinstance(value, Fraction) or value == 0 or abs(value) > self.noise():
+            return bool(value == 0)
+        self.magnitude(value)
+        self.unsure = True
+        return True
+
+    def integer(self, tree: Tree, largest: int | None = None) -> int:
         value = self.whole(self.value(tree))
         if value is None:
             raise OutsideDomain("not an integer")
-        if abs(value) > largest:
+        if largest is not None and abs(value) > largest:
             raise TooLarge("integer beyond the bounds")
         return value
 
@@ -129,7 +175,10 @@ class Evaluator:
         if self.context.im(value) != 0 or self.magnitude(value) > self.context.prec // 2:
             return None
         nearest = self.context.nint(self.context.re(value))
-        return int(nearest) if abs(value - nearest) < self.context.mpf(2) ** (-self.context.prec // 2) else None
+        if not self.is_zero(value - nearest):
+            return None
+        self.unsure = True
+        return int(nearest)
 
     def real(self, value: Any) -> Any:
         if not isinstance(value, Fraction) and self.context.im(value) != 0:
@@ -149,7 +198,7 @@ class Evaluator:
 
     def _div(self, tree: Tree) -> Any:
         top, bottom = self.numbers(tree)
-        if bottom == 0:
+        if self.is_zero(bottom) and (bottom == 0 or self.context.prec > FIRST_BITS):
             raise OutsideDomain("division by zero")
         return top / bottom
 
@@ -161,27 +210,37 @@ class Evaluator:
             if self.context.re(self.number(exponent)) <= 0:
                 raise OutsideDomain("0 to a power that is not positive")
             return Fraction(0)
-        if isinstance(exponent, Fraction) and isinstance(base, Fraction) and exponent.denominator == 1:
-            if base in (1, -1):
-                return base ** (exponent.numerator % 2) if base == -1 else base
-            # Bounded before it is computed: the power itself could be astronomically long.
-            size = max(base.numerator.bit_length(), base.denominator.bit_length()) - 1 or 1
-            if size * abs(exponent.numerator) > MAX_BITS:
-                raise TooLarge("power too large")
-            return base**exponent.numerator
-        if isinstance(exponent, Fraction) and isinstance(base, Fraction) and base > 0 and exponent.denominator <= 16:
-            exact = _exact_root(base, exponent.denominator)
+        if isinstance(base, Fraction) and isinstance(exponent, Fraction):
+            exact = self.rational_power(base, exponent)
             if exact is not None:
-                return self.power(exact, Fraction(exponent.numerator))
-        base, exponent, odd = self.number(base), self.number(exponent), exponent
-        if self.magnitude(exponent) > 60 or self.magnitude(base) * abs(exponent) > MAX_MAGNITUDE:
+                return exact
+        if not isinstance(exponent, Fraction) and not self.in_complex and base < 0:
+            whole = self.whole(exponent)
+            exponent = exponent if whole is None else Fraction(whole)
+        odd = exponent.denominator % 2 == 1 if isinstance(exponent, Fraction) else False
+        negative = odd and exponent.numerator % 2 == 1
+        base, exponent = self.number(base), self.number(exponent)
+        if self.magnitude(exponent) > 60 or self.magnitude(base) * abs(exponent) > self.max_magnitude:
             raise TooLarge("power too large")
-        if self.in_complex or base > 0 or self.context.isint(exponent):
+        if self.in_complex or base > 0:
             return base**exponent
-        if isinstance(odd, Fraction) and odd.denominator in _REAL_ROOTS:  # the real root of a negative number
+        if odd:  # the real root of a negative number
             size = (-base) ** exponent
-            return -size if odd.numerator % 2 else size
+            return -size if negative else size
         raise OutsideDomain("power of a negative number")
+
+    def rational_power(self, base: Fraction, exponent: Fraction) -> Fraction | None:
+        """The power where it is rational and that is known; bounded before it is computed."""
+        if exponent.denominator != 1:
+            root = (
+                _exact_root(base, exponent.denominator) if base > 0 and exponent.denominator <= 16 else None
+            )
+            return None if root is None else self.rational_power(root, Fraction(exponent.numerator))
+        if base in (1, -1):
+            return base if exponent.numerator % 2 else Fraction(1)
+        if max(_bits(base) - 1, 1) * abs(exponent.numerator) > self.max_bits:
+            raise TooLarge("power too large")
+        return base**exponent.numerator
 
     def _root(self, tree: Tree) -> Any:
         base, degree = self.value(tree[1]), self.integer(tree[2], 64)
@@ -194,7 +253,7 @@ class Evaluator:
         if self.in_complex:
             return self.context.sqrt(base) if degree == 2 else self.power(base, self.context.one / degree)
         if base < 0 and degree % 2 == 0:
-            if self.whole(base) == 0:  # what rounding left of zero
+            if self.is_zero(base):
                 return Fraction(0)
             raise OutsideDomain("root of a negative number")
         size = self.context.sqrt(abs(base)) if degree == 2 else self.context.nthroot(abs(base), degree)
@@ -215,47 +274,57 @@ class Evaluator:
         return self.number(self.logarithm(self.value(tree[1]))) / bottom
 
     def _factorial(self, tree: Tree) -> Any:
-        n = self.integer(tree[1], MAX_FACTORIAL)
+        n = self.integer(tree[1], self.max_factorial)
         if n < 0:
             raise OutsideDomain("factorial of a negative number")
         return math.factorial(n)
 
     def _binom(self, tree: Tree) -> Any:
-        n, k = self.integer(tree[1], MAX_FACTORIAL), self.integer(tree[2], MAX_FACTORIAL)
+        n, k = (self.integer(child, self.max_factorial) for child in tree[1:])
         if not 0 <= k <= n:
             raise OutsideDomain("binomial coefficient")
         return math.comb(n, k)
 
     def _mod(self, tree: Tree) -> Any:
-        a, b = (self.integer(child, 1 << MAX_BITS) for child in tree[1:])
+        a, b = (self.integer(child) for child in tree[1:])
         if b <= 0:
             raise OutsideDomain("modulus")
+        self.branches.append((id(tree), a // b))
         return a % b
 
     def _gcd(self, tree: Tree) -> Any:
-        return math.gcd(*(self.integer(child, 1 << MAX_BITS) for child in tree[1:]))
+        result = math.gcd(*(self.integer(child) for child in tree[1:]))
+        self.branches.append((id(tree), result))
+        return result
 
     def _lcm(self, tree: Tree) -> Any:
         return math.lcm(*(self.integer(child, 1 << 64) for child in tree[1:]))
 
     def _max(self, tree: Tree) -> Any:
-        return max(self.real(value) for value in self.numbers(tree))
+        return self.extreme(tree, max)
 
     def _min(self, tree: Tree) -> Any:
-        return min(self.real(value) for value in self.numbers(tree))
+        return self.extreme(tree, min)
+
+    def extreme(self, tree: Tree, choose: Any) -> Any:
+        values = [self.real(value) for value in self.numbers(tree)]
+        result = choose(values)
+        if values.count(result) == 1:
+            self.branches.append((id(tree), values.index(result)))
+        return result
 
     def _degrees(self, tree: Tree) -> Any:
         return self.number(self.value(tree[1])) * self.context.pi / 180
 
     def _call(self, tree: Tree) -> Any:
-        """An unknown function: some smooth value that depends on its name and on every argument."""
-        seed = zlib.crc32(str(tree[1:2]).encode()) % 1009 + 1
+        """An unknown function: a smooth value that depends on its name and on every argument, and is no sum of parts."""
+        seed = zlib.crc32(str(tree[1]).encode()) % 1_000_003 + 1
         total = self.context.mpf(seed) / 997
         for place, argument in enumerate(tree[2:], start=2):
             value = self.number(self.value(argument))
             if self.magnitude(value) > 64:
                 raise TooLarge("argument too large")
-            total += self.context.sin(value * place + seed) + value / (place + 5)
+            total = self.context.sin(total * place + value) + (total + 1) * value / (place + 5)
         return total
 
     def _fn(self, tree: Tree) -> Any:
@@ -264,27 +333,46 @@ class Evaluator:
         if name == "ln":
             return self.logarithm(value)
         if name in ("floor", "ceil"):
-            return self._rounded(name, self.real(value))
+            rounded = self._rounded(name, self.real(value))
+            self.branches.append((id(tree), rounded))
+            return rounded
         if name == "abs":
+            if value != 0 and (isinstance(value, Fraction) or context.im(value) == 0):
+                self.branches.append(
+                    (id(tree), value > 0 if isinstance(value, Fraction) else context.re(value) > 0)
+                )
             return abs(value)
-        if value == 0 and name in ("sin", "tan", "sinh", "tanh", "arcsin", "arctan", "cos", "cosh", "exp", "sec"):
+        if value == 0 and name in (
+            "sin",
+            "tan",
+            "sinh",
+            "tanh",
+            "arcsin",
+            "arctan",
+            "cos",
+            "cosh",
+            "exp",
+            "sec",
+        ):
             return Fraction(int(name in ("cos", "cosh", "exp", "sec")))
         value = self.number(value)
         if self.magnitude(value) > 12 and name in ("exp", "sinh", "cosh", "tanh") and abs(value) > 4096:
             raise TooLarge("exponential too large")
         if self.magnitude(value) > 64 and name != "arctan":
             raise TooLarge("argument too large")
+        if name == "tanh":  # nearer to 1 than its argument shows
+            self.spread = max(self.spread, min(int(3 * abs(value)), self.max_magnitude))
         if name in ("cot", "sec", "csc", "tan"):
             sine, cosine = context.sin(value), context.cos(value)
             bottom = cosine if name in ("sec", "tan") else sine
-            if abs(bottom) < context.mpf(2) ** (-context.prec // 2):
+            if self.is_zero(bottom):
                 raise OutsideDomain("pole")
             return {"cot": cosine, "sec": 1, "csc": 1, "tan": sine}[name] / bottom
         if name in ("arcsin", "arccos"):
             if not self.in_complex and abs(value) > 1:
                 raise OutsideDomain("inverse function")
             return context.asin(value) if name == "arcsin" else context.acos(value)
-        return {"arctan": context.atan, "exp": context.exp}.get(name, getattr(context, name, None))(value)
+        return getattr(context, "atan" if name == "arctan" else name)(value)
 
     def _rounded(self, name: str, value: Any) -> int:
         whole = self.whole(value)
@@ -295,6 +383,10 @@ class Evaluator:
         if isinstance(value, Fraction):
             return math.floor(value) if name == "floor" else math.ceil(value)
         return int(self.context.floor(value) if name == "floor" else self.context.ceil(value))
+
+
+def _bits(value: Fraction) -> int:
+    return max(value.numerator.bit_length(), value.denominator.bit_length())
 
 
 def _exact_root(value: Fraction, degree: int) -> Fraction | None:

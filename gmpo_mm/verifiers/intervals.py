@@ -1,116 +1,122 @@
 """Sets of real numbers as unions of intervals: from interval notation, from inequalities in one variable."""
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from functools import cmp_to_key
 
+from gmpo_mm.verifiers.arithmetic import NotArithmetic, Real, evaluate, real
 from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
-from gmpo_mm.verifiers.identity import PRECISION, constant_of, constant_value, same_trees
-from gmpo_mm.verifiers.trees import Tree, replaced, variables
+from gmpo_mm.verifiers.identity import same_trees
+from gmpo_mm.verifiers.trees import Tree, contains, replaced, variables
 
-_TOLERANCE = Fraction(1, 2 ** (2 * PRECISION - 40))  # of the values that `constant_of` gives
-INFINITY = math.inf
+_COMPLEX = frozenset({"i"})
 _INFINITE = re.compile(r"(\+|-)? ?\\infty")
 _FUNCTION_VALUE = re.compile(r"[A-Za-z] ?\( ?[a-z] ?\)")
 _MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "!=": "!=", "=": "="}
 
 
 @dataclass(frozen=True)
+class End:
+    """An end of an interval: a real number, or an infinity by its sign."""
+
+    value: Real | None
+    infinite: int = 0
+
+    def same(self, other: "End") -> bool:
+        """Exactly the same."""
+        if self.value is None or other.value is None:
+            return self.infinite == other.infinite and self.value is other.value
+        return self.value.equals(other.value)
+
+    def less(self, other: "End") -> bool:
+        if self.value is None or other.value is None:
+            return self.infinite < other.infinite
+        return self.value.less(other.value)
+
+
+INFINITY, MINUS_INFINITY = End(None, 1), End(None, -1)
+
+
+@dataclass(frozen=True)
 class Interval:
     """From `low` to `high`, each end in it or not."""
 
-    low: Any
+    low: End
     low_in: bool
-    high: Any
+    high: End
     high_in: bool
 
 
 RealSet = tuple[Interval, ...]  # in order, without overlap
-EVERYTHING: RealSet = (Interval(-INFINITY, False, INFINITY, False),)
+EVERYTHING: RealSet = (Interval(MINUS_INFINITY, False, INFINITY, False),)
 
 
-def endpoint(text: str) -> Any | None:
-    """Value of an interval's end; None where it is not a constant."""
+def endpoint(text: str) -> End | None:
+    """An interval's end; None where it is not a constant."""
     match = _INFINITE.fullmatch(text.strip())
     if match:
-        return -INFINITY if match.group(1) == "-" else INFINITY
-    return _rational(constant_value(text.strip().replace("°", "")))
-
-
-def _rational(value: Any) -> Fraction | None:
-    """An irrational value as the rational number that its digits are."""
-    if value is None or isinstance(value, Fraction):
-        return value
-    sign, mantissa, exponent, _ = value._mpf_
-    return Fraction(-mantissa if sign else mantissa) * Fraction(2) ** exponent
+        return MINUS_INFINITY if match.group(1) == "-" else INFINITY
+    try:
+        return End(evaluate(text.strip().replace("°", "")))
+    except NotArithmetic:
+        return None
 
 
 def interval(opening: str, low_text: str, high_text: str, closing: str) -> RealSet | None:
-    """Interval notation; None where an end is no constant or the ends are out of order."""
+    """Interval notation; `[a, a]` is one number. None where an end is no constant or the ends are out of order."""
     low, high = endpoint(low_text), endpoint(high_text)
-    if low is None or high is None or not low < high:
+    low_in, high_in = opening == "[", closing == "]"
+    if low is None or high is None or (low_in and low.value is None) or (high_in and high.value is None):
         return None
-    if (opening == "[" and low == -INFINITY) or (closing == "]" and high == INFINITY):
+    if not low.less(high) and not (low_in and high_in and low.same(high)):
         return None
-    return (Interval(low, opening == "[", high, closing == "]"),)
+    return (Interval(low, low_in, high, high_in),)
 
 
 def points(texts: Sequence[str]) -> RealSet | None:
     """A finite set of constants."""
-    values = [endpoint(text) for text in texts]
-    if any(value is None or abs(value) == INFINITY for value in values):
-        return None
-    return union([(Interval(value, True, value, True),) for value in values])
+    ends = [endpoint(text) for text in texts]
+    known = [end for end in ends if end is not None and end.value is not None]
+    return union([_point(end) for end in known]) if len(known) == len(ends) else None
 
 
-def _same(a: Any, b: Any) -> bool:
-    """Exactly the same where both are rational, else to the digits that are known."""
-    if a == b or INFINITY in (abs(a), abs(b)):
-        return bool(a == b)
-    return (_is_irrational(a) or _is_irrational(b)) and abs(a - b) <= max(abs(a), abs(b)) * _TOLERANCE
+def _point(end: End) -> RealSet:
+    return (Interval(end, True, end, True),)
 
 
-def _is_irrational(value: Fraction) -> bool:
-    """Whether an end stands for an irrational number, by so many binary digits that no written number has them."""
-    return value.denominator.bit_length() > PRECISION
+def _order(a: Interval, b: Interval) -> int:
+    if a.low.same(b.low):
+        return int(b.low_in) - int(a.low_in)
+    return -1 if a.low.less(b.low) else 1
 
 
 def union(sets: Sequence[RealSet]) -> RealSet:
     """Union, with intervals that touch joined."""
-    pieces = sorted((piece for one in sets for piece in one), key=lambda p: (p.low, not p.low_in))
     merged: list[Interval] = []
-    for piece in pieces:
+    for piece in sorted((piece for one in sets for piece in one), key=cmp_to_key(_order)):
         last = merged[-1] if merged else None
-        touches = last is not None and (
-            (_same(piece.low, last.high) and (piece.low_in or last.high_in))
-            or (piece.low < last.high and not _same(piece.low, last.high))
-        )
-        if last is None or not touches:
+        meet = last is not None and piece.low.same(last.high)
+        if last is None or not ((piece.low_in or last.high_in) if meet else piece.low.less(last.high)):
             merged.append(piece)
-            continue
-        low_in = last.low_in or (piece.low_in and _same(piece.low, last.low))
-        if _same(piece.high, last.high):
-            merged[-1] = Interval(last.low, low_in, last.high, last.high_in or piece.high_in)
-        elif piece.high > last.high:
-            merged[-1] = Interval(last.low, low_in, piece.high, piece.high_in)
-        else:
-            merged[-1] = Interval(last.low, low_in, last.high, last.high_in)
+        elif piece.high.same(last.high):
+            merged[-1] = Interval(last.low, last.low_in, last.high, last.high_in or piece.high_in)
+        elif last.high.less(piece.high):
+            merged[-1] = Interval(last.low, last.low_in, piece.high, piece.high_in)
     return tuple(merged)
 
 
 def complement(one: RealSet) -> RealSet:
     """All other real numbers."""
-    result, low, low_in = [], -INFINITY, False
+    result, low, low_in = [], MINUS_INFINITY, False
     for piece in one:
-        if low < piece.low or (_same(low, piece.low) and low_in and not piece.low_in):
+        if low.less(piece.low) or (low.same(piece.low) and low_in and not piece.low_in):
             result.append(Interval(low, low_in, piece.low, not piece.low_in))
         low, low_in = piece.high, not piece.high_in
-    if low < INFINITY:
+    if low.less(INFINITY):
         result.append(Interval(low, low_in, INFINITY, False))
-    return tuple(piece for piece in result if piece.low != INFINITY)
+    return tuple(result)
 
 
 def intersection(a: RealSet, b: RealSet) -> RealSet:
@@ -121,7 +127,7 @@ def intersection(a: RealSet, b: RealSet) -> RealSet:
 def same_set(a: RealSet, b: RealSet) -> bool:
     """Same intervals with the same ends."""
     return len(a) == len(b) and all(
-        _same(x.low, y.low) and _same(x.high, y.high) and (x.low_in, x.high_in) == (y.low_in, y.high_in)
+        x.low.same(y.low) and x.high.same(y.high) and (x.low_in, x.high_in) == (y.low_in, y.high_in)
         for x, y in zip(a, b, strict=True)
     )
 
@@ -153,31 +159,33 @@ def _solve(left: str, operator: str, right: str) -> tuple[RealSet, str] | None:
     line = _line(left, right)
     if line is None:
         return None
-    slope, offset, name = line
-    bound = -offset / slope
-    if slope < 0:
-        operator = _MIRRORED[operator]
-    return _half_line(operator, bound), name
+    slope, bound, name = line
+    return _half_line(operator if slope > 0 else _MIRRORED[operator], End(bound)), name
 
 
-def _half_line(operator: str, bound: Any) -> RealSet:
-    below = (Interval(-INFINITY, False, bound, operator == "<="),)
+def _half_line(operator: str, bound: End) -> RealSet:
+    below = (Interval(MINUS_INFINITY, False, bound, operator == "<="),)
     above = (Interval(bound, operator == ">=", INFINITY, False),)
-    here = (Interval(bound, True, bound, True),)
+    here = _point(bound)
     return {"<": below, "<=": below, ">": above, ">=": above, "=": here, "!=": complement(here)}[operator]
 
 
 def _solve_absolute(inside: str, operator: str, bound_text: str) -> tuple[RealSet, str] | None:
     bound = endpoint(bound_text)
-    if bound is None or not 0 < bound < INFINITY:
+    at_zero = _solve(inside, "=", "0")
+    if bound is None or bound.value is None or at_zero is None or operator in ("=", "!="):
         return None
+    if bound.value.sign() < 0:
+        return (() if operator in ("<", "<=") else EVERYTHING), at_zero[1]
+    if bound.value.sign() == 0:
+        zero = at_zero[0]
+        solutions = {"<": (), "<=": zero, ">": complement(zero), ">=": EVERYTHING}
+        return solutions[operator], at_zero[1]
     minus = f"-({bound_text})"
     if operator in ("<", "<="):
         return from_inequality([minus, inside, bound_text], [operator, operator])
     lower, upper = _solve(inside, _MIRRORED[operator], minus), _solve(inside, operator, bound_text)
-    if operator in ("=", "!=") or lower is None or upper is None:
-        return None
-    return union([lower[0], upper[0]]), upper[1]
+    return None if lower is None or upper is None else (union([lower[0], upper[0]]), upper[1])
 
 
 def _parsed(text: str) -> Tree | None:
@@ -194,19 +202,21 @@ def _only_variable(text: str) -> str | None:
     return tree[1] if tree is not None and tree[0] == "var" else None
 
 
-def _line(left: str, right: str) -> tuple[Any, Any, str] | None:
-    """Slope and offset of `left - right` where that is linear in its one variable."""
+def _line(left: str, right: str) -> tuple[int, Real, str] | None:
+    """Sign of the slope, and zero, of `left - right` where that is linear in its one variable."""
     first, second = _parsed(left), _parsed(right)
     if first is None or second is None:
         return None
     difference: Tree = ("add", first, ("neg", second))
     names = variables(difference)
-    if len(names) != 1:
+    if len(names) != 1 or contains(difference, _COMPLEX):
         return None
     (name,) = names
     at_0, at_1 = (replaced(difference, {name: ("num", Fraction(x))}) for x in (0, 1))
-    offset, slope = (_rational(constant_of(tree)) for tree in (at_0, ("add", at_1, ("neg", at_0))))
-    if offset is None or slope is None or slope == 0:
+    slope: Tree = ("add", at_1, ("neg", at_0))
+    try:
+        sign, zero = real(slope).sign(), real(("neg", ("div", at_0, slope)))
+    except NotArithmetic:
         return None
-    straight = same_trees(difference, ("add", at_0, ("mul", ("add", at_1, ("neg", at_0)), ("var", name))))
-    return (slope, offset, name) if straight else None
+    straight = same_trees(difference, ("add", at_0, ("mul", slope, ("var", name))))
+    return (sign, zero, name) if straight and sign else None

@@ -196,7 +196,7 @@ def test_the_main_program_is_not_run_again_and_torch_not_imported_by_the_process
 
 
 @pytest.mark.timeout(120)
-def test_a_machine_without_computer_algebra_is_an_error_and_not_a_batch_of_zeros(tmp_path: Path) -> None:
+def test_a_machine_without_sympy_is_an_error_and_not_a_batch_of_zeros(tmp_path: Path) -> None:
     (tmp_path / "sympy.py").write_text("raise ImportError('no sympy on this machine')\n")
     code = """
 import sys

@@ -22,8 +22,8 @@ from gmpo_mm.verifiers.pool import ROUNDS, VerifierPool
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
-# A comparison's prediction says what it does: `burn 0.3` uses 0.3 s of processor time; `log FILE 0.3` also writes when
-# it began and ended, and in which process.
+# A comparison's prediction says what it does: `burn 0.3` uses 0.3 s of processor time; `log FILE 0.3` also
+# writes when it began and ended, and in which process.
 COMPARE = """
 import os, random, signal, time
 from types import SimpleNamespace
@@ -193,7 +193,7 @@ def test_a_stalled_comparison_is_an_error_that_says_so_and_never_a_plain_wrong_a
 def test_what_a_short_limit_leaves_open_is_asked_again_alone_in_a_fresh_process(
     own: VerifierPool, tmp_path: Path
 ) -> None:
-    """`slow` needs more than the second round's limit; other pairs are asked at the same time, from other threads."""
+    """`slow` needs more than the second round's limit; other threads ask for other pairs at the same time."""
     slow, others = tmp_path / "slow", tmp_path / "others"
     with ThreadPoolExecutor(4) as threads:
         asked = threads.submit(own.check, [(f"log {slow} 0.8", "")], 2.0)
@@ -229,7 +229,7 @@ def test_a_batch_of_hostile_pairs_has_a_bound_and_the_good_ones_in_it_are_graded
 
 @pytest.mark.timeout(240)
 def test_who_is_asked_within_the_bound_does_not_depend_on_the_order_of_a_batch(own: VerifierPool) -> None:
-    """One slow pair stands for a problem of its own; twenty hostile ones, all for another problem, take no room from it."""
+    """Twenty hostile pairs for one problem take no room from a slow pair for another."""
     slow, hostile = ("burn 0.2500", "its own gold"), [(f"burn 9{i:03}", "another") for i in range(20)]
     for pairs in ([*hostile, slow], [*hostile[10:], slow, *hostile[9::-1]]):
         verdicts = dict(zip(pairs, own.check(pairs, 0.4), strict=True))
@@ -325,7 +325,7 @@ REAL = [
 
 @pytest.mark.timeout(240)
 def test_grades_by_computer_algebra_are_the_same_beside_busy_loops() -> None:
-    """The real comparison, with the processes started while the processor is shared by four other programs."""
+    """The real comparison, its processes started while four other programs share the processor."""
 
     def graded() -> list[tuple[bool, str]]:
         pool.shut_down()
