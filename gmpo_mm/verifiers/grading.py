@@ -72,7 +72,7 @@ def grade_batch(
 
 
 def answer_of(prediction: object, gold: Gold, kind: str, extraction: Extraction) -> str | None:
-    """What is compared: the answer extracted from a response; a whole response only where it is the gold's text."""
+    """What is compared: the answer extracted from a response; all of it only if it is the gold's text."""
     if not isinstance(prediction, str):
         return None
     if kind != "response":

@@ -170,7 +170,7 @@ class Supervisor:
                 self.remove(worker)
 
     def idle_worker(self, fresh: bool) -> Worker | None:
-        """A worker without a job, forked where there is none; None where all are busy. Fresh: it had no job."""
+        """A worker without a job, forked where there is none; None where all are busy. Fresh: had no job."""
         idle = [worker for worker in self.workers if worker.job is None]
         suitable = [worker for worker in idle if not (fresh and worker.used)]
         if suitable:
@@ -237,7 +237,7 @@ class Supervisor:
                 self.remove(worker)
 
     def lose(self, worker: Worker) -> None:
-        """A worker ended with its job open: at a limit; or killed, or out of memory: then it is asked again."""
+        """A worker ended with its job open: at a limit; or killed, or out of memory: it is asked again."""
         job, status = worker.job, self.remove(worker)
         ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         if ended_by == signal.SIGPROF:

@@ -173,11 +173,13 @@ supervisor.main(1, int(sys.argv[1]))
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write("\n".join(jobs) + "\n")
     process.stdin.flush()
-    replies = [json.loads(process.stdout.readline()) for _ in range(1 + len(jobs))]
+    messages = map(json.loads, process.stdout)
+    assert next(messages) == {"ready": True}
+    answered = (message for message in messages if "working" not in message)  # a slow machine has signs of life too
+    verdicts = [next(answered)["verdict"] for _ in jobs]
     process.stdin.close()
     assert process.wait(timeout=30) == 0
-    assert replies[0] == {"ready": True}
-    assert [reply["verdict"] for reply in replies[1:]] == ["equal", "error", "equal", "equal", "equal"]
+    assert verdicts == ["equal", "error", "equal", "equal", "equal"]
 
 
 def hostile_text(i: int) -> str:
