@@ -1,13 +1,13 @@
 r"""Are two formulas the same function? Decided by their values at points where they could differ.
 
-Rational values are compared exactly. Others are compared with a precision that follows the sizes of all that occurs
-in the formulas, so that `e^{100} + 1`, `\sqrt2 + 10^{-100}` and `\tanh 200` differ from what they are near.
+Rational values are compared exactly. Others are compared with a precision that follows the sizes of all that
+occurs in the formulas, so that `e^{100} + 1`, `\sqrt2 + 10^{-100}` and `\tanh 200` differ from what they are near.
 
 Formulas that are analytic where they are defined need a few points. Where absolute values, even roots, floors,
-factorials, logarithms or powers of negative numbers occur, the points cover both signs, every order of two names, both
-parities, zero, small and large numbers and the neighbours of the constants in the formulas; and each part that decides
-between cases must have taken more than one of them (`\lfloor n/10^{400} \rfloor` is 0 at every point that was tried),
-or else the points decide nothing. Sizes are bounded, so that every input costs milliseconds.
+factorials, logarithms or powers of negative numbers occur, the points cover both signs, every order of two names,
+both parities, zero, small and large numbers and the neighbours of the constants in the formulas; and each part
+that decides between cases must have taken more than one of them (`\lfloor n/10^{400} \rfloor` is 0 at every point
+that is tried), or else the points decide nothing. Sizes are bounded, so that every input costs milliseconds.
 """
 
 import itertools
@@ -55,16 +55,20 @@ class OneSided(OutsideDomain):
 
 
 def settled_value(tree: Tree, environment: Environment, in_complex: bool = False) -> Any:
-    """The value, a Fraction where it is rational and known, else with as many bits as tell it from what it is near."""
+    """A Fraction where the value is rational and known, else as many bits as tell it from what it is near."""
     first = Evaluator(environment, in_complex, FIRST_BITS)
     value = first.evaluate(tree)
     if first.unsure or not (isinstance(value, Fraction) or first.spread <= _ORDINARY_SPREAD):
-        value = Evaluator(environment, in_complex, _precision(first.spread)).evaluate(tree)
+        value = Evaluator(environment, in_complex, _precision(first.spread, environment)).evaluate(tree)
     return value
 
 
-def _precision(spread: int) -> int:
-    bits = 2 * FIRST_BITS + 12 * spread
+def _precision(spread: int, environment: Environment) -> int:
+    """Bits at which a difference of the smallest size that occurs, or of its square, is no rounding error.
+
+    Of constants, which are compared once, of its cube: `\\sin 10^{-100}` is not `10^{-100}`.
+    """
+    bits = 2 * FIRST_BITS + (6 if environment else 12) * spread
     if bits > MAX_PRECISION:
         raise TooLarge("too many digits")
     return bits
@@ -98,8 +102,8 @@ def values_equal(
 ) -> bool:
     """Whether both have the same value at a point; OutsideDomain where one has none.
 
-    `careful` asks for a second precision even where the values are of ordinary size; `branches` gathers the cases
-    that were taken where the values are equal.
+    `careful` asks for a second precision even where the values are of ordinary size; `branches` gathers the
+    cases that were taken where the values are equal.
     """
     (x, one), (y, other) = _evaluated((first, second), environment, in_complex, FIRST_BITS)
     spread = max(one.spread, other.spread)
@@ -110,7 +114,7 @@ def values_equal(
     else:
         equal = not sure or _near(x, y, one, other, spread)
         if equal and (careful or not sure or spread > _ORDINARY_SPREAD):
-            bits = _precision(spread)
+            bits = _precision(spread, environment)
             (x, one), (y, other) = _evaluated((first, second), environment, in_complex, bits)
             equal = _near(x, y, one, other, max(one.spread, other.spread))
     if equal and branches is not None:
@@ -131,7 +135,7 @@ def _near(x: Any, y: Any, one: Evaluator, other: Evaluator, spread: int) -> bool
 
 @lru_cache(maxsize=4096)
 def same_function(a: str, b: str) -> bool | None:
-    """Whether two canonical texts are the same formula; None where only computer algebra could tell, or one is none."""
+    """`same_trees` of two canonical texts; None also where one is no formula."""
     try:
         return same_trees(parse_expression(a), parse_expression(b))
     except NotExpression:
@@ -139,7 +143,7 @@ def same_function(a: str, b: str) -> bool | None:
 
 
 def same_trees(first: Tree, second: Tree) -> bool | None:
-    """`same_function` of two trees that were read already."""
+    """Whether two formulas are the same; None where only computer algebra could tell."""
     if first == second:
         return None if _never_defined(first) else True
     if contains(first, _CALCULUS) or contains(second, _CALCULUS):
@@ -194,12 +198,12 @@ class _Points:
         return False if self.beyond or (self.one_sided and not self.informative) else None
 
     def all_cases_taken(self) -> bool:
-        """Whether each part that decides between cases has taken two of them; `\\ln|x|` is a spelling of `\\ln x`."""
+        """Whether each part that decides between cases has taken two of them."""
         nodes = itertools.chain(*map(_branching, self.trees))
         return all(len(self.branches.get(id(node), ())) >= 2 for node in nodes)
 
     def hides_a_period(self) -> bool:
-        r"""Whether only one formula asks for integers, as `x!/x!` does, of which the other, `\cos 2\pi x`, has all alike."""
+        r"""Whether one formula asks for integers, as `x!/x!` does, and the other, `\cos 2\pi x`, may be alike there."""
         forced = [_forced_integers(tree) for tree in self.trees]
         for tree, needed in (self.trees, forced[1] - forced[0]), (self.trees[::-1], forced[0] - forced[1]):
             real = {name for name in needed if name[:1] not in _INTEGER_LETTERS}
@@ -212,7 +216,7 @@ class _Points:
 
 
 def _branching(tree: Tree) -> Iterator[Tree]:
-    """The parts with names that decide between cases; an absolute value in a logarithm is a matter of its domain."""
+    r"""The parts with names that decide between cases; not the bars of `\ln|x|`, a spelling of `\ln x`."""
     stack = [tree]
     while stack:
         node = stack.pop()
@@ -339,9 +343,10 @@ def _may_be(value: Fraction, values: list[Fraction]) -> bool:
 
 
 def _critical_values(name: str, first: Tree, second: Tree) -> list[Fraction]:
-    """Both signs and parities, zero, small, large, between, and the neighbours of the constants in the formulas.
+    """Both signs and parities, zero, small, large, between, and the neighbours of the formulas' constants.
 
-    Names of integers have integers only; radii and resistances, which begin with r or R, are taken to be positive.
+    Names of integers have integers only; those of radii and resistances, which begin with r or R, have positive
+    numbers only.
     """
     base = [
         Fraction(v) for v in (2, -3, 1, 0, -1, 5, -8, 12, 7, -2, 3, 4, 6, 100, 101, -1000, 9973, 10**7 + 1)
