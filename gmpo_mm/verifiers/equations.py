@@ -1,7 +1,8 @@
 """Do two equations or inequalities say the same? By a constant factor between them, or by their solutions.
 
-Solutions are compared in every variable, not in the first one that tells: `x(y-1) = 0` and `x(y-2) = 0` agree in
-x. For that, both must be rational in all their variables; others are the same only up to a constant factor.
+Solutions are compared in every variable, not in the first one that tells: `x(y-1) = 0` and `x(y-2) = 0`
+agree in x. For that, both must be rational in all their variables; others are the same only up to a
+constant factor.
 """
 
 import itertools
@@ -57,7 +58,7 @@ def same_equation(a: tuple[str, str], b: tuple[str, str]) -> bool:
 
 
 def proportional(a: tuple[str, str], b: tuple[str, str], positive: bool = False) -> bool:
-    """Whether `a[0] - a[1]` is a constant times `b[0] - b[1]`; a positive one, as inequalities need, if so asked."""
+    """Whether `a[0] - a[1]` is a constant times `b[0] - b[1]`, or a positive one, as inequalities need."""
     try:
         return _proportional(difference(a), difference(b), positive)
     except NotExpression:
@@ -104,7 +105,7 @@ def _named_constants(tree: Tree) -> Tree:
 
 
 def _same_solutions(first: Tree, second: Tree, name: str, others: list[str]) -> bool | None:
-    """Whether both have the same solutions in one variable at some values of the others; None where both have none."""
+    """Whether both have the same solutions in one variable, at some values of the others; None: no solutions."""
     found = False
     for environment in _settings(others):
         zeros = [_zeros(tree, name, environment) for tree in (first, second)]
@@ -132,7 +133,7 @@ def _zeros(tree: Tree, name: str, environment: dict[str, int]) -> Polynomial:
 
 
 def _quotient(tree: Tree, environment: dict[str, int]) -> tuple[int, int]:
-    """Value at a point as a quotient that is not reduced: both of its parts are polynomials in every variable."""
+    """Value at a point as a quotient that is not reduced: both parts are polynomials in every variable."""
     kind = tree[0]
     spend(1)
     if kind == "num":

@@ -1,8 +1,8 @@
 """Value of a formula's tree at a point: exact where it is rational, else to as many bits as are asked for.
 
-Sizes are bounded: integers and rationals to MAX_BITS, factorials to MAX_FACTORIAL, other values to MAX_MAGNITUDE
-bits before or after the binary point; where names have values, to less. What lies beyond raises `TooLarge`; where
-there is no value, `OutsideDomain`.
+Sizes are bounded: integers and rationals to MAX_BITS, factorials to MAX_FACTORIAL, other values to
+MAX_MAGNITUDE bits before or after the binary point; where names have values, to less. What lies beyond
+raises `TooLarge`; where there is no value, `OutsideDomain`.
 """
 
 import math
@@ -55,16 +55,17 @@ def context(bits: int) -> Any:
 
 
 def evaluate_tree(tree: Tree, environment: Environment, in_complex: bool, bits: int) -> Any:
-    """A Fraction where the value is rational and known, else a number of mpmath; OutsideDomain without one."""
+    """A Fraction where the value is rational and known, else a number of mpmath."""
     return Evaluator(environment, in_complex, bits).evaluate(tree)
 
 
 class Evaluator:
     """Values of trees at one point, in the reals or in the complex numbers with principal values.
 
-    After an evaluation, `spread` is the largest number of bits before or after the binary point that any value
-    on the way needs. `unsure` says that an irrational value was taken for the integer or the zero next to it,
-    which more bits may undo. `branches` has the id of each node that decides between cases, and its case.
+    After an evaluation, `spread` is the largest number of bits before or after the binary point that any
+    value on the way needs. `unsure` says that an irrational value was taken for the integer or the zero
+    next to it, which more bits may undo. `branches` has the id of each node that decides between cases, and
+    its case.
     """
 
     def __init__(self, environment: Environment, in_complex: bool, bits: int) -> None:
@@ -317,7 +318,7 @@ class Evaluator:
         return self.number(self.value(tree[1])) * self.context.pi / 180
 
     def _call(self, tree: Tree) -> Any:
-        """An unknown function: a smooth one of its name and every argument, and no sum of functions of each."""
+        """An unknown function: some smooth one of its name and all arguments, and no sum over them."""
         seed = zlib.crc32(str(tree[1]).encode()) % 1_000_003 + 1
         total = self.context.mpf(seed) / 997
         for place, argument in enumerate(tree[2:], start=2):

@@ -1,13 +1,15 @@
 r"""Are two formulas the same function? Decided by their values at points where they could differ.
 
-Rational values are compared exactly. Others are compared with a precision that follows the sizes of all that
-occurs in the formulas, so that `e^{100} + 1`, `\sqrt2 + 10^{-100}` and `\tanh 200` differ from what they are near.
+Rational values are compared exactly. Others are compared with a precision that follows the sizes of all
+that occurs in the formulas, so that `e^{100} + 1`, `\sqrt2 + 10^{-100}` and `\tanh 200` differ from what
+they are near.
 
-Formulas that are analytic where they are defined need a few points. Where absolute values, even roots, floors,
-factorials, logarithms or powers of negative numbers occur, the points cover both signs, every order of two names,
-both parities, zero, small and large numbers and the neighbours of the constants in the formulas; and each part
-that decides between cases must have taken more than one of them (`\lfloor n/10^{400} \rfloor` is 0 at every point
-that is tried), or else the points decide nothing. Sizes are bounded, so that every input costs milliseconds.
+Formulas that are analytic where they are defined need a few points. Where absolute values, even roots,
+floors, factorials, logarithms or powers of negative numbers occur, the points cover both signs, every order
+of two names, both parities, zero, small and large numbers and the neighbours of the constants in the
+formulas; and each part that decides between cases must have taken more than one of them (`\lfloor
+n/10^{400} \rfloor` is 0 at every point that is tried), or else the points decide nothing. Sizes are
+bounded, so that every input costs milliseconds.
 """
 
 import itertools
@@ -203,7 +205,7 @@ class _Points:
         return all(len(self.branches.get(id(node), ())) >= 2 for node in nodes)
 
     def hides_a_period(self) -> bool:
-        r"""Whether one formula asks for integers, as `x!/x!` does, and the other, `\cos 2\pi x`, may be alike there."""
+        r"""Whether one formula asks for integers, as `x!` does, where the other, `\cos 2\pi x`, is alike."""
         forced = [_forced_integers(tree) for tree in self.trees]
         for tree, needed in (self.trees, forced[1] - forced[0]), (self.trees[::-1], forced[0] - forced[1]):
             real = {name for name in needed if name[:1] not in _INTEGER_LETTERS}
@@ -345,8 +347,8 @@ def _may_be(value: Fraction, values: list[Fraction]) -> bool:
 def _critical_values(name: str, first: Tree, second: Tree) -> list[Fraction]:
     """Both signs and parities, zero, small, large, between, and the neighbours of the formulas' constants.
 
-    Names of integers have integers only; those of radii and resistances, which begin with r or R, have positive
-    numbers only.
+    Names of integers have integers only; those of radii and resistances, which begin with r or R, have
+    positive numbers only.
     """
     base = [
         Fraction(v) for v in (2, -3, 1, 0, -1, 5, -8, 12, 7, -2, 3, 4, 6, 100, 101, -1000, 9973, 10**7 + 1)
