@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -189,7 +189,7 @@ def grade(
             GradeFileSettings(
                 file=file, response_key=response_key, gold_key=gold_key, grader=grader, extraction=extraction, kind=kind,
                 timeout=timeout, out=out, overwrite=overwrite, by=by, problem_key=problem_key,
-                unevaluated=cast(Any, unevaluated),
+                unevaluated=unevaluated,
             )
         )
     )  # fmt: skip

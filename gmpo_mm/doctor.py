@@ -13,7 +13,7 @@ from gmpo_mm.engines.easyr1.preflight import HOW_TO_GET, package_problems
 from gmpo_mm.engines.installed import InstalledVerl, find_verl, installed_version, package_folder
 from gmpo_mm.engines.verl import preflight as verl_preflight
 
-OPTIONAL_PACKAGES = ("tokenizers", "safetensors", "datasets", "peft", "omegaconf", "math-verify", "flash-attn", "ray")
+OPTIONAL_PACKAGES = ("tokenizers", "safetensors", "datasets", "peft", "omegaconf", "sympy", "flash-attn", "ray")
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "swanlab": "swanlab"}
 IMPORT_SECONDS = 180
 WHOSE = {"easyr1": "EasyR1's", "verl": "verl's", "unknown": "neither EasyR1's nor verl's as known here"}

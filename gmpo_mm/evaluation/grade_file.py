@@ -26,7 +26,6 @@ from gmpo_mm.verifiers import (
     grade_responses,
     grader_info,
 )
-from gmpo_mm.verifiers.copied import Unevaluated
 from gmpo_mm.verifiers.extraction import EXTRACTIONS
 from gmpo_mm.verifiers.graders import KINDS
 
@@ -53,7 +52,7 @@ class GradeFileSettings:
     overwrite: bool = False
     by: str | None = None
     problem_key: str | None = None
-    unevaluated: Unevaluated = "accept"
+    unevaluated: str = "accept"
 
 
 @dataclass

@@ -23,9 +23,13 @@ def prepare(score: float = 1.0, format_score: float = 0.1, extraction: Extractio
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise ConfigError(f"reward argument {name}={value!r} must be a finite number")
     if format_score > score:
-        raise ConfigError(f"reward argument format_score={format_score!r} is above score={score!r}; give at most the score")
+        raise ConfigError(
+            f"reward argument format_score={format_score!r} is above score={score!r}; give at most the score"
+        )
     if extraction not in EXTRACTIONS:
-        raise ConfigError(f"reward argument extraction={extraction!r} is not known; use one of {', '.join(EXTRACTIONS)}")
+        raise ConfigError(
+            f"reward argument extraction={extraction!r} is not known; use one of {', '.join(EXTRACTIONS)}"
+        )
 
 
 def compute_score(
@@ -43,7 +47,9 @@ def compute_score(
     return [_score(row, score, format_score, extraction, index) for index, row in enumerate(reward_inputs)]
 
 
-def _score(row: dict[str, Any], score: float, format_score: float, extraction: Extraction, index: int) -> dict[str, float]:
+def _score(
+    row: dict[str, Any], score: float, format_score: float, extraction: Extraction, index: int
+) -> dict[str, float]:
     problem = _problem(row["ground_truth"], index)
     answer = extract_expression(response_text(row["response"]), extraction)
     if answer is None:

@@ -38,7 +38,10 @@ class RewardFunction:
             outputs = [self._call_row(index, row) for index, row in enumerate(inputs)]
         else:
             outputs = self._call_batch(inputs)
-        return [self._checked(index, row, score) for index, (row, score) in enumerate(zip(inputs, outputs, strict=True))]
+        return [
+            self._checked(index, row, score)
+            for index, (row, score) in enumerate(zip(inputs, outputs, strict=True))
+        ]
 
     def _call_row(self, index: int, row: dict[str, Any]) -> Any:
         try:
@@ -58,9 +61,13 @@ class RewardFunction:
             row = None if index is None else inputs[index]
             raise self._error(f"raised {_brief(error)}", index, row, traceback.format_exc()) from error
         if not isinstance(outputs, (list, tuple)):
-            raise RewardError(f"{self._where()} returned {type(outputs).__name__}; return a list with one dict a row")
+            raise RewardError(
+                f"{self._where()} returned {type(outputs).__name__}; return a list with one dict a row"
+            )
         if len(outputs) != len(inputs):
-            raise RewardError(f"{self._where()} returned {len(outputs)} scores for {len(inputs)} rows; return one a row")
+            raise RewardError(
+                f"{self._where()} returned {len(outputs)} scores for {len(inputs)} rows; return one a row"
+            )
         return list(outputs)
 
     def _first_failing_row(self, inputs: list[dict[str, Any]]) -> int | None:
@@ -86,9 +93,13 @@ class RewardFunction:
         return {key: value for key, value in checked.items() if value is not None}
 
     def _where(self) -> str:
-        return f"reward function {self.path}:{getattr(self.function, '__name__', type(self.function).__name__)}"
+        return (
+            f"reward function {self.path}:{getattr(self.function, '__name__', type(self.function).__name__)}"
+        )
 
-    def _error(self, what: str, index: int | None, row: Mapping[str, Any] | None, trace: str = "") -> RewardError:
+    def _error(
+        self, what: str, index: int | None, row: Mapping[str, Any] | None, trace: str = ""
+    ) -> RewardError:
         if index is None or row is None:
             place = "  on the whole batch; no row fails alone"
         else:
@@ -123,13 +134,17 @@ def load_reward_function(path_and_name: str, kwargs: Mapping[str, Any] | None = 
         )
     reward_type = getattr(module, "REWARD_TYPE", "batch")
     if reward_type not in REWARD_TYPES:
-        raise ConfigError(f"{KEY}: {path_text} says REWARD_TYPE = {reward_type!r}; use {' or '.join(REWARD_TYPES)}")
+        raise ConfigError(
+            f"{KEY}: {path_text} says REWARD_TYPE = {reward_type!r}; use {' or '.join(REWARD_TYPES)}"
+        )
     bound = dict(kwargs or {})
     _check_kwargs(function, bound, path_text)
     prepare = getattr(module, "prepare", None)
     if callable(prepare):
         prepare(**bound)
-    return RewardFunction(function, bound, reward_type, str(getattr(module, "REWARD_NAME", "unknown")), path_text)
+    return RewardFunction(
+        function, bound, reward_type, str(getattr(module, "REWARD_NAME", "unknown")), path_text
+    )
 
 
 def _load_module(path: Path) -> ModuleType:
@@ -144,7 +159,9 @@ def _load_module(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise ConfigError(f"{KEY}: {path} can't be loaded: {_brief(error)}\n{traceback.format_exc()}") from error
+        raise ConfigError(
+            f"{KEY}: {path} can't be loaded: {_brief(error)}\n{traceback.format_exc()}"
+        ) from error
     return module
 
 

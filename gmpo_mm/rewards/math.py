@@ -27,7 +27,9 @@ def compute_score(
     format_rule: str = "strict",
 ) -> list[dict[str, float]]:
     """Scores with overall, format, accuracy, no_answer, verifier_timeout, verifier_error, not_evaluated; see `score_answers`."""
-    return score_answers(reward_inputs, format_weight, accuracy_weight, format, timeout, grader, unevaluated, format_rule)
+    return score_answers(
+        reward_inputs, format_weight, accuracy_weight, format, timeout, grader, unevaluated, format_rule
+    )
 
 
 main = compute_score  # the name that EasyR1 looks for when the config gives only the path

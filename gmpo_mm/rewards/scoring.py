@@ -105,7 +105,13 @@ def score_answers(
     golds = [_gold(row["ground_truth"]) for row in reward_inputs]
     problems = [problem_text(row) for row in reward_inputs]
     grades = grade_responses(
-        grader, responses, golds, extraction=extraction, timeout=timeout, problems=problems, unevaluated=unevaluated
+        grader,
+        responses,
+        golds,
+        extraction=extraction,
+        timeout=timeout,
+        problems=problems,
+        unevaluated=unevaluated,
     )
     scores = []
     for response, grade in zip(responses, grades, strict=True):

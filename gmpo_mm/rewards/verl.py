@@ -37,7 +37,9 @@ def compute_score(
 
     `kwargs` are those of `score_answers`, or of the CountDown reward; what verl adds of its own accord is left alone.
     """
-    return compute_score_batch([data_source], [solution_str], [ground_truth], [extra_info], grader=grader, **kwargs)[0]
+    return compute_score_batch(
+        [data_source], [solution_str], [ground_truth], [extra_info], grader=grader, **kwargs
+    )[0]
 
 
 def compute_score_batch(
@@ -51,13 +53,19 @@ def compute_score_batch(
 ) -> list[Score]:
     """Scores of a batch, one dict a row in the rows' order; faster than row by row, as equal comparisons are made once."""
     function = countdown.compute_score if grader == "countdown" else partial(score_answers, grader=grader)
-    known = [name for name in inspect.signature(function).parameters if name not in ("reward_inputs", "grader")]
+    known = [
+        name for name in inspect.signature(function).parameters if name not in ("reward_inputs", "grader")
+    ]
     options = {key: value for key, value in kwargs.items() if key not in _ADDED_BY_VERL}
     for key, value in options.items():
         if key not in known:
-            raise ConfigError(f"reward_kwargs.{key}={value!r} is not known with grader={grader!r}; known: {', '.join(known)}")
+            raise ConfigError(
+                f"reward_kwargs.{key}={value!r} is not known with grader={grader!r}; known: {', '.join(known)}"
+            )
     pairs = zip(solution_strs, ground_truths, strict=True)
-    problems = [_problem(info) for info in (extra_infos if extra_infos is not None else [None] * len(solution_strs))]
+    problems = [
+        _problem(info) for info in (extra_infos if extra_infos is not None else [None] * len(solution_strs))
+    ]
     rows = [
         {"response": solution, "ground_truth": truth, "problem": problem}
         for (solution, truth), problem in zip(pairs, problems, strict=True)
@@ -74,7 +82,9 @@ def _problem(extra_info: Any) -> str | None:
     """The problem's text, where the data set put it beside the row: `problem`, or verl's usual `question`."""
     if not isinstance(extra_info, Mapping):
         return None
-    return next((value for key in ("problem", "question") if isinstance(value := extra_info.get(key), str)), None)
+    return next(
+        (value for key in ("problem", "question") if isinstance(value := extra_info.get(key), str)), None
+    )
 
 
 def _others(score: Score) -> Score:

@@ -13,7 +13,7 @@ import torch
 
 import gmpo_mm
 
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "vllm", "numpy", "math-verify", "omegaconf")
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "vllm", "numpy", "sympy", "omegaconf")
 
 
 def describe_environment(device: str | torch.device | None = None) -> dict[str, Any]:

@@ -4,44 +4,22 @@ Every function answers True, False or None, where None leaves the pair to comput
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import lru_cache
 
 from gmpo_mm.verifiers import intervals
 from gmpo_mm.verifiers.equations import proportional, same_equation
-from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
-from gmpo_mm.verifiers.identity import same_trees
-from gmpo_mm.verifiers.intervals import RealSet
 from gmpo_mm.verifiers.matrices import matrix_sum
-from gmpo_mm.verifiers.names import renamings
-from gmpo_mm.verifiers.normalize import DOLLAR, text_key
-from gmpo_mm.verifiers.quantities import Quantity, last_place, percent_readings, quantities_equal, quantity, times_equal
+from gmpo_mm.verifiers.normalize import text_key
+from gmpo_mm.verifiers.quantities import last_place, quantity
+from gmpo_mm.verifiers.scalars import ABOUT, EXACT, Rules, compare_scalars, is_constant, within_share
+from gmpo_mm.verifiers.sets import clearly_a_set, real_set
 from gmpo_mm.verifiers.structure import Node, asks_for, assigned_name, is_name
-from gmpo_mm.verifiers.trees import variables
-from gmpo_mm.verifiers.units import same_unit, split_unit
 from gmpo_mm.verifiers.words import has_words
 
 MAX_UNORDERED = 48  # items matched one by one; longer lists are matched by their texts
-_CONSTANT_NAMES = re.compile(r"(?<![A-Za-z\\])[ABCKDackd](?![A-Za-z])")  # as arbitrary constants are written
 _MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What differs between the graders. `decimal_tolerance`: how far two numbers may be apart where either is a decimal."""
-
-    decimal_tolerance: Decimal | None = None  # absolute, and relative for numbers below 1
-    share: Decimal | None = None  # numbers are equal where they differ by less than this share of their mean
-    bare_units: bool = False  # whether `5 m` behind a plain number has a unit without being set upright
-    algebra: Callable[[str, str], bool] | None = None  # decides formulas that have no value at sample points
-    indices: frozenset[str] = frozenset()  # names that a condition declares as integers
-
-
-EXACT = Rules()
-ABOUT = Decimal("0.01")
-r"""How far `\approx` may be off: within this share it contradicts nothing, and beyond it the answer has two values."""
 
 
 def all_of(verdicts: Iterable[bool | None]) -> bool | None:
@@ -127,7 +105,11 @@ def _settle_chain(node: Node, rules: Rules) -> Settled:
     items, operators = node.items, node.operators
     if len(items) == 2 and is_constant(items[0]) and is_name(items[1].text):  # `5 = x`
         items = items[::-1]
-    if len(items) == 2 and not is_name(items[0].text) and not (asks_for(items[0].text) and is_constant(items[1])):
+    if (
+        len(items) == 2
+        and not is_name(items[0].text)
+        and not (asks_for(items[0].text) and is_constant(items[1]))
+    ):
         holds = _link(operators[0], items[0], items[1], rules)
         if not holds and not all(is_constant(item) for item in items):
             return Settled("equation", node=node)
@@ -136,12 +118,19 @@ def _settle_chain(node: Node, rules: Rules) -> Settled:
     while named < len(items) - 1 and asks_for(items[named].text):
         named += 1
     values, between = items[named:], operators[named:]
-    links = [_link(operator, x, y, rules) for operator, x, y in zip(between, values[:-1], values[1:], strict=True)]
+    links = [
+        _link(operator, x, y, rules) for operator, x, y in zip(between, values[:-1], values[1:], strict=True)
+    ]
     return _of_links(links, values, between, items[0].text if named else "", node, rules)
 
 
 def _of_links(
-    links: Sequence[bool | None], values: Sequence[Node], operators: Sequence[str], name: str, node: Node, rules: Rules
+    links: Sequence[bool | None],
+    values: Sequence[Node],
+    operators: Sequence[str],
+    name: str,
+    node: Node,
+    rules: Rules,
 ) -> Settled:
     verdict = all_of(links)
     if not verdict:
@@ -160,86 +149,16 @@ def _link(operator: str, x: Node, y: Node, rules: Rules) -> bool | None:
     return within_share(x, y, rules, rules.share or ABOUT)
 
 
-def within_share(a: Node, b: Node, rules: Rules, share: Decimal) -> bool:
-    """Two numbers of one unit that differ by less than a share of their mean; opposite signs never do."""
-    x, y = quantity(a.text, rules.bare_units), quantity(b.text, rules.bare_units)
-    if x is None or y is None or not same_unit(x.unit, y.unit) or len(x.values) != 1 or len(y.values) != 1:
-        return False
-    pairs = [(x.values[0], y.values[0]), *percent_readings(x, y)]
-    return any(abs(u.digits - v.digits) < share * abs(u.digits + v.digits) / 2 for u, v in pairs)
-
-
 def _is_rounded(exact: Node, node: Node, rules: Rules) -> bool:
     """Whether a number is another with fewer digits, two significant ones at least: 4.6 is not 5, but about 5."""
-    x, y, place = quantity(exact.text, rules.bare_units), quantity(node.text, rules.bare_units), last_place(node.text)
+    x, y, place = (
+        quantity(exact.text, rules.bare_units),
+        quantity(node.text, rules.bare_units),
+        last_place(node.text),
+    )
     if x is None or y is None or place is None or len(re.sub(r"[eE*].*|\D", "", node.text).lstrip("0")) < 2:
         return False
     return abs(x.values[0].digits - y.values[0].digits) < place
-
-
-def is_constant(node: Node) -> bool:
-    """Whether a node is a number or a formula without variables."""
-    if node.kind != "scalar":
-        return False
-    if quantity(node.text) is not None:
-        return True
-    try:
-        return not variables(parse_expression(node.text))
-    except NotExpression:
-        return False
-
-
-# Scalars
-
-
-def compare_scalars(a: str, b: str, rules: Rules = EXACT) -> bool | None:
-    """Numbers with units, times, formulas, words."""
-    if text_key(a) == text_key(b):
-        return True
-    time = times_equal(a, b)
-    if time is not None:
-        return time
-    x, y = quantity(a, rules.bare_units), quantity(b, rules.bare_units)
-    if x is not None and y is not None:
-        return quantities_equal(x, y) or _within_tolerance(x, y, rules)
-    if not has_words(a) and not has_words(b):
-        verdict = _same_formula(a.replace(DOLLAR, ""), b.replace(DOLLAR, ""), rules)
-        if verdict is not False:
-            return verdict
-    first, second = split_unit(a, rules.bare_units), split_unit(b, rules.bare_units)
-    if not (first[1] or second[1]) or not same_unit(first[1], second[1]) or has_words(first[0]) or has_words(second[0]):
-        return False
-    return _same_formula(first[0].strip(), second[0].strip(), rules)
-
-
-def _within_tolerance(a: Quantity, b: Quantity, rules: Rules) -> bool:
-    """Numbers of which one is a decimal, within the grader's tolerance; exact ones are compared exactly."""
-    if rules.decimal_tolerance is None or not (a.decimal or b.decimal) or len(a.values) != len(b.values):
-        return False
-    pairs = [*zip(a.values, b.values, strict=True), *percent_readings(a, b)]
-    return same_unit(a.unit, b.unit) and any(_near(x.digits, y.digits, rules.decimal_tolerance) for x, y in pairs)
-
-
-def _near(x: Decimal, y: Decimal, tolerance: Decimal) -> bool:
-    return abs(x - y) <= tolerance * min(Decimal(1), max(abs(x), abs(y)))
-
-
-def _same_formula(a: str, b: str, rules: Rules) -> bool | None:
-    try:
-        first, second = parse_expression(a), parse_expression(b)
-    except NotExpression:  # what is not read whole is equal as text only
-        return False
-    verdict = same_trees(first, second)
-    if verdict is False and (rules.indices or _may_rename(a, b)):
-        if any(same_trees(first, renamed) for renamed in renamings(first, second, rules.indices)):
-            return True
-    if verdict is None and rules.algebra is not None:
-        return rules.algebra(a, b)
-    return verdict
-
-
-def _may_rename(a: str, b: str) -> bool:
-    return bool(_CONSTANT_NAMES.search(a) and _CONSTANT_NAMES.search(b))
 
 
 # Sets of real numbers
@@ -247,62 +166,14 @@ def _may_rename(a: str, b: str) -> bool:
 
 def _sets(a: Node, b: Node, rules: Rules) -> Verdict:
     """`a` is clearly a set of reals (a union, an inequality, the reals, a half-open interval), `b` can be read as one."""
-    if not _clearly_a_set(a):
+    if not clearly_a_set(a):
         return UNTOLD
-    first, second = _real_set(a), _real_set(b)
+    first, second = real_set(a), real_set(b)
     if first is None or second is None:
         return UNTOLD
     if first[1] is not None and second[1] is not None and first[1] != second[1]:
         return False
     return intervals.same_set(first[0], second[0])
-
-
-def _clearly_a_set(node: Node) -> bool:
-    if node.kind in ("union", "intersection", "without") or (node.kind == "special" and node.connector in ("reals", "empty")):
-        return True
-    if node.kind == "sequence":
-        return len(node.items) == 2 and (node.brackets != "()" or any("\\infty" in item.text for item in node.items))
-    if node.kind == "list":
-        return bool(node.items) and all(_clearly_a_set(item) and item.kind == "relation" for item in node.items)
-    return node.kind == "member" or (node.kind == "relation" and any(operator != "=" for operator in node.operators))
-
-
-@lru_cache(maxsize=1024)
-def _real_set(node: Node) -> tuple[RealSet, str | None] | None:
-    """The set of reals that a structure describes and the variable it names; None where it describes none."""
-    if node.kind == "special":
-        return {"reals": (intervals.EVERYTHING, None), "empty": ((), None)}.get(node.connector)
-    if node.kind == "sequence" and len(node.items) == 2:
-        found = intervals.interval(node.brackets[0], node.items[0].text, node.items[1].text, node.brackets[1])
-        return None if found is None else (found, None)
-    if node.kind == "set":
-        found = intervals.points([item.text for item in node.items])
-        return None if found is None else (found, None)
-    if node.kind == "relation" and "\\approx" not in node.operators:
-        return intervals.from_inequality([item.text for item in node.items], node.operators)
-    if node.kind == "member":
-        inside = _real_set(node.items[1])
-        name = node.items[0].text.replace(" ", "")
-        return None if inside is None or inside[1] not in (None, name) else (inside[0], name)
-    if node.kind not in ("union", "intersection", "without", "list"):
-        return None
-    parts = [_real_set(item) for item in node.items]
-    known = [part for part in parts if part is not None]
-    names = {name for _, name in known if name is not None}
-    if len(known) < len(parts) or len(names) > 1:
-        return None
-    sets = [one for one, _ in known]
-    name = next(iter(names), None)
-    if node.kind == "without":
-        return intervals.intersection(sets[0], intervals.complement(sets[1])), name
-    if node.kind == "union" or node.connector == "or":
-        return intervals.union(sets), name
-    if node.kind == "list" and any(item.kind != "relation" for item in node.items):
-        return None
-    result = intervals.EVERYTHING
-    for one in sets:
-        result = intervals.intersection(result, one)
-    return result, name
 
 
 def _members(a: Node, b: Node, rules: Rules) -> Verdict:
@@ -326,8 +197,13 @@ def _inequalities(a: Node, b: Node, rules: Rules) -> Verdict:
         return False
     if "\\approx" in (*a.operators, *b.operators):
         return False
-    for items, operators in ((a.items, a.operators), (a.items[::-1], tuple(_MIRRORED[op] for op in a.operators[::-1]))):
-        if operators == b.operators and all_of(compare(x, y, rules) for x, y in zip(items, b.items, strict=True)):
+    for items, operators in (
+        (a.items, a.operators),
+        (a.items[::-1], tuple(_MIRRORED[op] for op in a.operators[::-1])),
+    ):
+        if operators == b.operators and all_of(
+            compare(x, y, rules) for x, y in zip(items, b.items, strict=True)
+        ):
             return True
     if len(a.operators) != 1 or any(has_words(item.text) for node in (a, b) for item in node.items):
         return False
@@ -350,7 +226,9 @@ def _compare_equations(a: Settled, b: Settled, rules: Rules) -> bool | None:
         swapped = all_of(compare(x, y, rules) for x, y in zip(ends[0], ends[1][::-1], strict=True))
         return any_of([all_of(compare(x, y, rules) for x, y in zip(*ends, strict=True)), swapped])
     texts = [side.text for sides in ends for side in sides]
-    if not any(has_words(text) for text in texts) and same_equation(*((left.text, right.text) for left, right in ends)):
+    if not any(has_words(text) for text in texts) and same_equation(
+        *((left.text, right.text) for left, right in ends)
+    ):
         return True
     return bool(all_of(compare(x, y, rules) for x, y in zip(*ends, strict=True)))
 
@@ -369,8 +247,12 @@ def _same_name(first: str, second: str, *values: Node) -> bool:
         return True
     heads = [name.partition("(") for name in (first, second)]
     if heads[0][1] and heads[1][1]:
-        plain = all(len(argument.strip(" )")) == 1 for _, _, argument in heads)
-        return plain and heads[0][0].strip() == heads[1][0].strip() and all(is_constant(value) for value in values)
+        plain = all(len(head.strip()) == 1 and len(argument.strip(" )")) == 1 for head, _, argument in heads)
+        return (
+            plain
+            and heads[0][0].strip() == heads[1][0].strip()
+            and all(is_constant(value) for value in values)
+        )
     if not (heads[0][1] or heads[1][1]):
         return False
     argument = (heads[0][2] or heads[1][2]).rstrip(") ")
@@ -396,8 +278,10 @@ def _lists(a: Node, b: Node, rules: Rules) -> Verdict:
         return False
     named = [_names(node) for node in (a, b)]
     if (named[0] is None) != (named[1] is None) and "set" not in (a.kind, b.kind):
-        given = named[0] or named[1] or []
-        if len(set(given)) == len(given):  # `x = 1, y = 2` and `1, 2`
+        given, bare = (named[0], b) if named[0] is not None else (named[1] or [], a)
+        if len(set(given)) == len(given) and not any(
+            item.kind == "relation" for item in bare.items
+        ):  # `x = 1, y = 2` and `1, 2`
             return _in_order(_values(a, rules), _values(b, rules), rules)
     return _in_any_order(first, second, rules)
 
@@ -504,4 +388,3 @@ def _in_order_of_rows(a: Sequence[Node], b: Sequence[Node], rules: Rules) -> boo
     if len(a) != len(b):
         return False
     return all_of(_in_order(x.items, y.items, rules) for x, y in zip(a, b, strict=True))
-

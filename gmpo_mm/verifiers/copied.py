@@ -12,22 +12,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
-from typing import Literal
 
-from gmpo_mm.verifiers.comparison import EXACT, settle
+from gmpo_mm.verifiers.comparison import settle
 from gmpo_mm.verifiers.equivalence import MAX_LENGTH
 from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
 from gmpo_mm.verifiers.grading import Gold, Grade
 from gmpo_mm.verifiers.normalize import canonical, text_key
 from gmpo_mm.verifiers.reading import read
+from gmpo_mm.verifiers.scalars import EXACT
 from gmpo_mm.verifiers.structure import Node, parse
 from gmpo_mm.verifiers.trees import Tree, canonical_tree, subtrees
 from gmpo_mm.verifiers.units import split_unit
 
-Unevaluated = Literal["accept", "reject"]
 MAX_PROBLEM = 20_000  # characters of a problem that are searched
 
-_MATHEMATICS = re.compile(r"\$\$(.{1,2000}?)\$\$|\$([^$]{1,2000})\$|\\\((.{1,2000}?)\\\)|\\\[(.{1,2000}?)\\\]", re.DOTALL)
+_MATHEMATICS = re.compile(
+    r"\$\$(.{1,2000}?)\$\$|\$([^$]{1,2000})\$|\\\((.{1,2000}?)\\\)|\\\[(.{1,2000}?)\\\]", re.DOTALL
+)
 _ENVIRONMENT = re.compile(r"\\(?:begin|end) ?\{[a-z*]+\}|\\(?:text|mbox) ?\{[^{}]*\}|\\\\|&")
 _PLAIN = re.compile(r"[\w(][\w\s+\-*/^(){}.!\\]{0,200}[\w)!}]")
 _PARTS = re.compile(r"<=|>=|!=|[=<>,;:?]|\\approx|\\equiv|\\pmod|\\to(?![a-z])|\.(?!\d)")
@@ -38,7 +39,10 @@ _MAX_RADICAND = 10**8
 
 
 def without_copies(
-    grades: Sequence[Grade], golds: Sequence[Gold], problems: Sequence[str | None] | None, unevaluated: Unevaluated
+    grades: Sequence[Grade],
+    golds: Sequence[Gold],
+    problems: Sequence[str | None] | None,
+    unevaluated: str,
 ) -> list[Grade]:
     """The grades, with `not_evaluated` for what is right only as a copy out of its problem; all as they are with `accept`."""
     if unevaluated not in ("accept", "reject"):
@@ -46,9 +50,13 @@ def without_copies(
     if problems is None or unevaluated == "accept":
         return list(grades)
     if len(problems) != len(grades):
-        raise ValueError(f"{len(problems)} problems for {len(grades)} predictions; give one problem for each prediction")
+        raise ValueError(
+            f"{len(problems)} problems for {len(grades)} predictions; give one problem for each prediction"
+        )
     return [
-        replace(grade, correct=False, status="not_evaluated", why="stands in the problem and is not worked out")
+        replace(
+            grade, correct=False, status="not_evaluated", why="stands in the problem and is not worked out"
+        )
         if grade.correct and problem and _is_copy(grade.extracted or "", gold, problem)
         else grade
         for grade, gold, problem in zip(grades, golds, problems, strict=True)
@@ -78,7 +86,9 @@ def stands_unevaluated(prediction: str, gold: str, problem: str) -> bool:
         return False
     decimal_asked = bool(_DECIMAL.search(gold)) and "decimal" in problem
     worked_out = [tree is not None and _is_worked_out(tree, decimal_asked) for tree in trees]
-    return not all(worked_out) and all(_stands_in(canonical_tree(tree), problem[:MAX_PROBLEM]) for tree in trees if tree)
+    return not all(worked_out) and all(
+        _stands_in(canonical_tree(tree), problem[:MAX_PROBLEM]) for tree in trees if tree
+    )
 
 
 def _formula(node: Node | None = None) -> Tree | None:
@@ -120,7 +130,9 @@ def _parts(tree: Tree, kind: str) -> list[Tree]:
 
 def _radical(term: Tree) -> str | None:
     """What a number's term has beside its rational factor, as a text: "" for a rational; None where it is not worked out."""
-    top, bottom = (_parts(term[1], "mul"), term[2]) if term[0] == "div" else (_parts(term, "mul"), ("num", Fraction(1)))
+    top, bottom = (
+        (_parts(term[1], "mul"), term[2]) if term[0] == "div" else (_parts(term, "mul"), ("num", Fraction(1)))
+    )
     rationals = [factor for factor in top if factor[0] in ("num", "div")]
     others = [factor for factor in top if factor not in rationals]
     if bottom[0] != "num" or bottom[1].denominator != 1 or len(rationals) > 1:
@@ -133,7 +145,9 @@ def _radical(term: Tree) -> str | None:
     if not all(factor[0] == "const" or _is_free_root(factor) for factor in others):
         return None
     kinds = sorted(map(repr, others))
-    return "".join(kinds) if len(set(kinds)) == len(kinds) and sum(f[0] == "root" for f in others) <= 1 else None
+    return (
+        "".join(kinds) if len(set(kinds)) == len(kinds) and sum(f[0] == "root" for f in others) <= 1 else None
+    )
 
 
 def _is_free_root(tree: Tree) -> bool:
@@ -181,6 +195,8 @@ def _formulas(problem: str) -> list[str]:
     """What stands between dollars or in displays, and what looks like a formula outside."""
     inside = [next(group for group in match.groups() if group) for match in _MATHEMATICS.finditer(problem)]
     outside = _PLAIN.findall(_ENVIRONMENT.sub(" ; ", _MATHEMATICS.sub(" ; ", problem)))
-    pieces = [piece for text in outside for piece in re.split(r"(?<![A-Za-z\\])[A-Za-z]{2,}(?![A-Za-z])", text)]
+    pieces = [
+        piece for text in outside for piece in re.split(r"(?<![A-Za-z\\])[A-Za-z]{2,}(?![A-Za-z])", text)
+    ]
     plain = [piece for piece in pieces if re.search(r"\d", piece)]
     return [piece for text in inside for piece in _ENVIRONMENT.split(text) if piece.strip()] + plain

@@ -14,8 +14,10 @@ from typing import Any
 from gmpo_mm.verifiers.budget import spend
 from gmpo_mm.verifiers.evaluation import FIRST_BITS, Evaluator, OutsideDomain
 from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
-from gmpo_mm.verifiers.identity import MAX_VARIABLES, constant_of, same_trees, sample_points
+from gmpo_mm.verifiers.identity import MAX_VARIABLES, same_trees
+from gmpo_mm.verifiers.points import sample_points
 from gmpo_mm.verifiers.trees import Tree, contains, replaced, variables
+from gmpo_mm.verifiers.values import constant_of
 
 MAX_DEGREE = 12
 MAX_BITS = 1 << 13  # of a value at a point
@@ -105,7 +107,7 @@ def _named_constants(tree: Tree) -> Tree:
 
 
 def _same_solutions(first: Tree, second: Tree, name: str, others: list[str]) -> bool | None:
-    """Whether both have the same solutions in one variable, at some values of the others; None: no solutions."""
+    """Whether both have the same solutions in one variable at values of the others; None where none has."""
     found = False
     for environment in _settings(others):
         zeros = [_zeros(tree, name, environment) for tree in (first, second)]

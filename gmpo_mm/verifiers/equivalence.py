@@ -8,18 +8,32 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from gmpo_mm.verifiers.budget import OverBudget, budget
-from gmpo_mm.verifiers.comparison import EXACT, Rules, compare, settle, within_share
+from gmpo_mm.verifiers.comparison import compare, settle
 from gmpo_mm.verifiers.normalize import canonical, text_key
 from gmpo_mm.verifiers.quantities import decimal_comma, quantities_equal, quantity
 from gmpo_mm.verifiers.reading import Reading, read
+from gmpo_mm.verifiers.scalars import EXACT, Rules, within_share
 from gmpo_mm.verifiers.structure import Node, balanced, parse
 
-MAX_STEPS = 40_000  # evaluations of a part of a formula for one pair, some 0.2 s; a longer comparison is for a worker
+MAX_STEPS = (
+    40_000  # evaluations of a part of a formula for one pair, some 0.2 s; a longer comparison is for a worker
+)
 MAX_LENGTH = 2000  # characters; a longer answer is compared as text only and never parsed
 
 _PLAIN = re.compile(r"0|-?[1-9]\d{0,30}")  # an integer in its one spelling
-_BASE = re.compile(r"([0-9A-Fa-f]+) ?_ ?\{? ?([0-9]{1,2}|two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen) ?\}?")
-_BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
+_BASE = re.compile(
+    r"([0-9A-Fa-f]+) ?_ ?\{? ?([0-9]{1,2}|two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen) ?\}?"
+)
+_BASES = {
+    "two": "2",
+    "three": "3",
+    "four": "4",
+    "five": "5",
+    "six": "6",
+    "seven": "7",
+    "eight": "8",
+    "nine": "9",
+}
 _BASES |= {"ten": "10", "twelve": "12", "sixteen": "16"}
 
 
@@ -76,13 +90,17 @@ def _compare(a: Reading, b: Reading, rules: Rules) -> Decision:
         why = "text"
     else:
         first, second = quantity(a.text, rules.bare_units), quantity(b.text, rules.bare_units)
-        if (first is not None and second is not None and quantities_equal(first, second)) or _same_decimal_comma(a.text, b.text):
+        if (
+            first is not None and second is not None and quantities_equal(first, second)
+        ) or _same_decimal_comma(a.text, b.text):
             equal, why = True, "numbers"
         elif (based := _bases(a.text, b.text)) is not None:
             equal, why = based, "numbers of a base"
         else:
             nodes = parse(a.text), parse(b.text)
-            equal = compare(*nodes, replace(rules, indices=a.indices | b.indices) if a.indices or b.indices else rules)
+            equal = compare(
+                *nodes, replace(rules, indices=a.indices | b.indices) if a.indices or b.indices else rules
+            )
             why = _what({node.kind for node in nodes})
             if equal is False and rules.share is not None and _within_share(nodes, rules):
                 equal, why = True, NEAR
@@ -116,7 +134,12 @@ def _same_decimal_comma(a: str, b: str) -> bool:
 
 
 def _what(kinds: set[str]) -> str:
-    for kind, what in (("matrix", "matrices"), ("relation", "relations"), ("sequence", "tuples"), ("scalar", "formulas")):
+    for kind, what in (
+        ("matrix", "matrices"),
+        ("relation", "relations"),
+        ("sequence", "tuples"),
+        ("scalar", "formulas"),
+    ):
         if kind in kinds:
             return what
     return "sets"

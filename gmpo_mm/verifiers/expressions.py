@@ -3,9 +3,10 @@ r"""A formula in LaTeX or plain text as a small tree (see `trees`), by recursive
 Conventions, where two readings are possible:
 
 - A name before a bracket is a function where the bracket holds a single number without an exponent, a single
-  other name or a list with commas, as in `y(0)`, `x(t)`, `y'(\pi)`, `M(x, y)`; else it is a factor: `n(n+1)`,
-  `a(b+c)`, `x(2y)`, `n(-1)^n`. `C(n, k)` is a binomial coefficient. `f`, `g`, `F`, `G` are functions also of a
-  formula in the usual arguments, as in `f(x+1)`; `g(\sin\theta - \mu)`, `G(M+m)` are products.
+  other name or a list with commas, as in `y(0)`, `x(t)`, `y'(\pi)`, `M(x, y)`; else it is a factor, as in
+  `n(n+1)`, `a(b+c)`, `n(-1)^n`. `C(n, k)` is a binomial coefficient. `f`, `g`, `F`, `G` are functions
+  of a formula too where it has the usual arguments, as in `f(x+1)`; `g(\sin\theta - \mu)`, `G(M+m)` are
+  products.
 - On one line, `t/RC` is `t/(RC)`, while `1/2x` is `x/2`.
 - Numbers side by side are an error: `145 3`, `x 3`, `2{3}`; so is an integer before an improper fraction. `4
   \frac{1}{2}` and `4 1/2` are mixed numbers. A number may follow a factor where it has an exponent: `n 2^n`,
@@ -24,6 +25,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from gmpo_mm.verifiers.calculus import Calculus
+from gmpo_mm.verifiers.functions import FUNCTIONS, RENAMED, TRIGONOMETRIC, known_function
 from gmpo_mm.verifiers.tokens import (
     CLOSING,
     GREEK,
@@ -42,15 +44,6 @@ __all__ = ["NotExpression", "Tree", "canonical_tree", "contains", "parse_express
 MAX_EXPONENT_OF_TEN = 400
 MAX_PARTS = 150  # of one sum or product: each is one level of the tree, which recursive functions walk
 
-_TRIGONOMETRIC = frozenset(("sin", "cos", "tan", "cot", "sec", "csc"))
-_FUNCTIONS = _TRIGONOMETRIC | frozenset(
-    str.split(
-        "arcsin arccos arctan sinh cosh tanh ln exp asin acos atan abs floor ceil coth sech csch arsinh"
-    )
-    + str.split("arcosh artanh arcsinh arccosh arctanh arcsec arccsc arccot")
-)
-_RENAMED_FUNCTIONS = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
-_RENAMED_FUNCTIONS |= {"arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh"}
 _BINDING = {"sum": "sum", "prod": "product", "int": "integral", "lim": "limit"}
 _UNKNOWN_FUNCTIONS = frozenset("fgFG")
 _USUAL_ARGUMENTS = frozenset("xyztnksuabeifgFG")  # `g(L - x)` is the product that physics has in mind
@@ -63,7 +56,7 @@ _NAME_ALONE = re.compile(r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_\w+|_\{\w+\})?")
 _ENDS_PRODUCT = frozenset(
     ["+", "-", ")", "}", "]", "|", ",", "⌋", "⌉", "⟭", "=", "\\choose", "\\pmod", "\\to", "\\rightarrow"]
 )
-_ENDS_ARGUMENT = frozenset("\\" + name for name in (*_FUNCTIONS, *OF_SEVERAL, *_BINDING, "log", "lg")) | {
+_ENDS_ARGUMENT = frozenset("\\" + name for name in (*FUNCTIONS, *OF_SEVERAL, *_BINDING, "log", "lg")) | {
     "(",
     "*",
 }
@@ -83,26 +76,6 @@ def _literal(token: str) -> Tree:
     return ("num", value * Fraction(10) ** int(exponent) if exponent else value)
 
 
-def _function(name: str, argument: Tree) -> Tree:
-    """A known function; those that are rare, by others: `coth`, `arcsinh`, `arcsec`."""
-    square: Tree = ("pow", argument, TWO)
-    match name:
-        case "coth" | "sech" | "csch":
-            return ("div", ONE, ("fn", {"coth": "tanh", "sech": "cosh", "csch": "sinh"}[name], argument))
-        case "arcsinh":
-            return ("fn", "ln", ("add", argument, ("root", ("add", square, ONE), TWO)))
-        case "arccosh":
-            return ("fn", "ln", ("add", argument, ("root", ("add", square, ("neg", ONE)), TWO)))
-        case "arctanh":
-            quotient = ("div", ("add", ONE, argument), ("add", ONE, ("neg", argument)))
-            return ("div", ("fn", "ln", quotient), TWO)
-        case "arcsec" | "arccsc":
-            return ("fn", "arccos" if name == "arcsec" else "arcsin", ("div", ONE, argument))
-        case "arccot":
-            return ("add", ("div", ("const", "pi"), TWO), ("neg", ("fn", "arctan", argument)))
-    return ("fn", name, argument)
-
-
 def _is_named(tree: Tree) -> bool:
     """Whether a tree is a name, a power of one, or a product of such."""
     if tree[0] == "pow":
@@ -111,7 +84,7 @@ def _is_named(tree: Tree) -> bool:
 
 
 class _Parser(Calculus):
-    """sum := product (+|- product)*; product := factor (*|/|nothing factor)*; factor := atom (^ atom|!|°|%)*."""
+    """sum := product (+|- product)*; product := factor (*|/|factor)*; factor := atom (^ atom | !)*."""
 
     def __init__(self, tokens: list[str]) -> None:
         super().__init__(tokens)
@@ -191,7 +164,7 @@ class _Parser(Calculus):
             return
         before = self.tokens[self.position - 2] if self.position >= 2 else None
         follows_number = is_number(self.tokens[self.position - 1]) and before not in ("^", "_")
-        if ahead or follows_number or self.peek(1) != "^":
+        if follows_number or self.peek(1) != "^":
             raise NotExpression("two numbers side by side")
 
     def factor(self) -> Tree:
@@ -350,8 +323,8 @@ class _Parser(Calculus):
             return self.logarithm()
         if name in OF_SEVERAL:
             return (name, *self.arguments())
-        if name in _FUNCTIONS:
-            return self.function(_RENAMED_FUNCTIONS.get(name, name))
+        if name in FUNCTIONS:
+            return self.function(RENAMED.get(name, name))
         if name in _BINDING:
             return (
                 self.limit()
@@ -367,9 +340,9 @@ class _Parser(Calculus):
         if self.peek() == "^":
             self.take()
             exponent = self.exponent()
-        if exponent == ("neg", ONE) and (name in _TRIGONOMETRIC or name in ("sinh", "cosh", "tanh")):
+        if exponent == ("neg", ONE) and (name in TRIGONOMETRIC or name in ("sinh", "cosh", "tanh")):
             name, exponent = "arc" + name, None
-        tree = _function(name, self.function_argument())
+        tree = known_function(name, self.function_argument())
         return tree if exponent is None else ("pow", tree, exponent)
 
     def logarithm(self) -> Tree:

@@ -9,7 +9,9 @@ EXTRACTIONS: tuple[str, ...] = ("auto", "boxed", "answer_tags")
 BOX_OPENING = re.compile(r"\\{1,4}(?:boxed|fbox)\s*\{")
 # An escaped character is one token, so that the braces of `\{1, 2\}` do not count as groups.
 _BRACE_TOKEN = re.compile(r"\\{1,4}(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
-_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff"))
+_INVISIBLE = dict.fromkeys(
+    map(ord, "\u00ad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff")
+)
 
 
 def remove_invisible(text: str) -> str:
@@ -17,7 +19,9 @@ def remove_invisible(text: str) -> str:
     return text.translate(_INVISIBLE)
 
 
-_SHOWS_NOTHING = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|boxed|mbox|phantom|quad|qquad|displaystyle|left|right)(?![A-Za-z])|\\[,;:! ]|[\s{}$.~]|\\")
+_SHOWS_NOTHING = re.compile(
+    r"\\(?:text|textbf|textit|mathrm|mathbf|boxed|mbox|phantom|quad|qquad|displaystyle|left|right)(?![A-Za-z])|\\[,;:! ]|[\s{}$.~]|\\"
+)
 
 
 def is_empty(text: str) -> bool:

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, cast
 
 from gmpo_mm.verifiers import countdown, minerva, olympiadbench
-from gmpo_mm.verifiers.copied import Unevaluated, without_copies
+from gmpo_mm.verifiers.copied import without_copies
 from gmpo_mm.verifiers.extraction import EXTRACTIONS, Extraction
 from gmpo_mm.verifiers.grading import DEFAULT_TIMEOUT, Gold, Grade, grade_batch
 
@@ -38,7 +38,9 @@ class Grader:
     """Whether an expression that is copied out of the problem can be told from an answer."""
 
 
-def _math(responses: Sequence[str | None], golds: Sequence[Gold], kind: Kind, where: Extraction, limit: float) -> list[Grade]:
+def _math(
+    responses: Sequence[str | None], golds: Sequence[Gold], kind: Kind, where: Extraction, limit: float
+) -> list[Grade]:
     return grade_batch(responses, golds, kind, timeout=limit, extraction=where)
 
 
@@ -66,9 +68,13 @@ def _drgrpo(fast: bool) -> GradeBatch:
     ) -> list[Grade]:
         from gmpo_mm.verifiers.drgrpo import grade_drgrpo
 
-        place: Literal["boxed", "answer_tags"] = "answer_tags" if where == "answer_tags" and kind == "response" else "boxed"
+        place: Literal["boxed", "answer_tags"] = (
+            "answer_tags" if where == "answer_tags" and kind == "response" else "boxed"
+        )
         if kind == "answer":
-            responses = [f"\\boxed{{{text}}}" if isinstance(text, str) and text.strip() else None for text in responses]
+            responses = [
+                f"\\boxed{{{text}}}" if isinstance(text, str) and text.strip() else None for text in responses
+            ]
         texts = [response if isinstance(response, str) else "" for response in responses]
         graded: list[Grade] = grade_drgrpo(texts, golds, fast=fast, extraction=place, timeout=limit)
         return graded
@@ -77,8 +83,16 @@ def _drgrpo(fast: bool) -> GradeBatch:
 
 
 GRADERS: dict[str, Grader] = {
-    "math": Grader("boxed or tagged mathematics, by equivalence", ENGINE_VERSION, _ENGINE_PACKAGES, _math, reads_problem=True),
-    "geometry3k": Grader("as math, which knows geometry's forms", ENGINE_VERSION, _ENGINE_PACKAGES, _math, reads_problem=True),
+    "math": Grader(
+        "boxed or tagged mathematics, by equivalence",
+        ENGINE_VERSION,
+        _ENGINE_PACKAGES,
+        _math,
+        reads_problem=True,
+    ),
+    "geometry3k": Grader(
+        "as math, which knows geometry's forms", ENGINE_VERSION, _ENGINE_PACKAGES, _math, reads_problem=True
+    ),
     "minerva": Grader(
         "Minerva's rule: any of several golds, numbers within 1 %",
         ENGINE_VERSION * 100 + minerva.VERSION,
@@ -94,11 +108,18 @@ GRADERS: dict[str, Grader] = {
         reads_problem=True,
     ),
     "countdown": Grader(
-        "every number once, exactly the target", countdown.VERSION, (), _countdown, check_gold=countdown.read_problems
+        "every number once, exactly the target",
+        countdown.VERSION,
+        (),
+        _countdown,
+        check_gold=countdown.read_problems,
     ),
     "drgrpo_fast": Grader("Dr. GRPO's grader, fast", 1, ("sympy", "pylatexenc"), _drgrpo(fast=True)),
     "drgrpo_slow": Grader(
-        "Dr. GRPO's grader, slow", 1, ("sympy", "pylatexenc", "math-verify", "latex2sympy2-extended"), _drgrpo(fast=False)
+        "Dr. GRPO's grader, slow",
+        1,
+        ("sympy", "pylatexenc", "math-verify", "latex2sympy2-extended"),
+        _drgrpo(fast=False),
     ),
 }
 
@@ -121,7 +142,7 @@ def grade_responses(
     timeout: float = DEFAULT_TIMEOUT,
     kind: str = "response",
     problems: Sequence[str | None] | None = None,
-    unevaluated: Unevaluated = "reject",
+    unevaluated: str = "reject",
 ) -> list[Grade]:
     """Grade each response against its gold (or any of its golds) with the grader of that name.
 
@@ -138,12 +159,14 @@ def grade_responses(
     if not timeout > 0 or timeout == float("inf"):
         raise ValueError(f"timeout={timeout!r} must be a positive number of seconds")
     if len(responses) != len(golds):
-        raise ValueError(f"{len(responses)} responses for {len(golds)} golds; give one gold for each response")
+        raise ValueError(
+            f"{len(responses)} responses for {len(golds)} golds; give one gold for each response"
+        )
     grades = GRADERS[grader].grade(responses, golds, cast(Kind, kind), cast(Extraction, extraction), timeout)
     return without_copies(grades, golds, problems if GRADERS[grader].reads_problem else None, unevaluated)
 
 
-def grader_info(grader: str, extraction: str, timeout: float, unevaluated: Unevaluated = "accept") -> dict[str, Any]:
+def grader_info(grader: str, extraction: str, timeout: float, unevaluated: str = "accept") -> dict[str, Any]:
     """What is written beside every result: all that can change a grade, with the versions of packages."""
     chosen = GRADERS[check_grader(grader)]
     return {

@@ -6,11 +6,13 @@ from typing import Literal
 
 from gmpo_mm.verifiers.equivalence import RULES, decide
 from gmpo_mm.verifiers.extraction import Extraction, extract_answer, remove_invisible
+from gmpo_mm.verifiers.normalize import canonical, text_key
 from gmpo_mm.verifiers.pool import STATUS, shared_pool
 
 Status = Literal["graded", "no_answer", "timeout", "error", "not_evaluated"]
 Gold = str | Sequence[str]
 DEFAULT_TIMEOUT = 3.0
+MAX_UNBOXED = 200  # characters of a response without a box that may be the answer itself
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,17 @@ def grade_batch(
     that computer algebra can't run here at all.
     """
     if len(predictions) != len(golds):
-        raise ValueError(f"{len(predictions)} predictions for {len(golds)} golds; give one gold for each prediction")
+        raise ValueError(
+            f"{len(predictions)} predictions for {len(golds)} golds; give one gold for each prediction"
+        )
     if kind not in ("answer", "response"):
         raise ValueError(f"kind={kind!r} is not known; use 'answer' or 'response'")
     if not timeout > 0 or timeout == float("inf"):
         raise ValueError(f"timeout={timeout!r} must be a positive number of seconds")
-    answers = [_answer(prediction, kind, extraction) for prediction in predictions]
+    answers = [
+        answer_of(prediction, gold, kind, extraction)
+        for prediction, gold in zip(predictions, golds, strict=True)
+    ]
     pairs = [
         [(answer, text) for text in _gold_texts(gold)] if answer is not None else []
         for answer, gold in zip(answers, golds, strict=True)
@@ -60,12 +67,18 @@ def grade_batch(
     ]
 
 
-def _answer(prediction: str | None, kind: str, extraction: Extraction) -> str | None:
+def answer_of(prediction: object, gold: Gold, kind: str, extraction: Extraction) -> str | None:
+    """What is compared: the answer extracted from a response; a whole response only where it is the gold's own text."""
     if not isinstance(prediction, str):
         return None
-    if kind == "response":
-        return extract_answer(prediction, extraction)
-    return remove_invisible(prediction).strip() or None
+    if kind != "response":
+        return remove_invisible(prediction).strip() or None
+    answer = extract_answer(prediction, extraction)
+    said = prediction.rpartition("</think>")[2].strip()
+    if answer is None and extraction == "auto" and 0 < len(said) <= MAX_UNBOXED:
+        key = text_key(canonical(said))
+        return said if any(key == text_key(canonical(text)) for text in _gold_texts(gold)) else None
+    return answer
 
 
 def _gold_texts(gold: Gold) -> list[str]:
@@ -79,7 +92,9 @@ class _Outcome:
     why: str
 
 
-def _compare_unique(pairs: list[list[tuple[str, str]]], timeout: float, rules: str) -> dict[tuple[str, str], _Outcome]:
+def _compare_unique(
+    pairs: list[list[tuple[str, str]]], timeout: float, rules: str
+) -> dict[tuple[str, str], _Outcome]:
     """Outcome of each distinct pair. Undecided pairs beside one that was found equal here are left out."""
     outcomes: dict[tuple[str, str], _Outcome] = {}
     undecided: dict[tuple[str, str], None] = {}
@@ -107,7 +122,9 @@ def _compare_unique(pairs: list[list[tuple[str, str]]], timeout: float, rules: s
             "error": "the comparison failed",
         }
         for pair, verdict in zip(needed, verdicts, strict=True):
-            outcomes[pair] = _Outcome(STATUS.get(verdict, verdict), "algebra: " + explained.get(verdict, verdict))
+            outcomes[pair] = _Outcome(
+                STATUS.get(verdict, verdict), "algebra: " + explained.get(verdict, verdict)
+            )
     return outcomes
 
 

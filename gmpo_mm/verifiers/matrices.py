@@ -4,7 +4,9 @@ import re
 
 from gmpo_mm.verifiers.structure import Node, parse
 
-_ENVIRONMENT = re.compile(r"\\begin ?\{ ?[bp]?(?:small)?matrix\*? ?\}.*?\\end ?\{ ?[bp]?(?:small)?matrix\*? ?\}", re.DOTALL)
+_ENVIRONMENT = re.compile(
+    r"\\begin ?\{ ?[bp]?(?:small)?matrix\*? ?\}.*?\\end ?\{ ?[bp]?(?:small)?matrix\*? ?\}", re.DOTALL
+)
 _JOINT = re.compile(r"(?:(?P<sign>[+-])|\*)? ?(?P<factor>[^+\-&^_=<>]*?) ?\*?")
 MAX_MATRICES, MAX_ROWS = 4, 6
 
@@ -28,7 +30,9 @@ def matrix_sum(node: Node) -> Node | None:
             return None
         sign, factor = joint.group("sign"), joint.group("factor").strip()
         if sign == "-" or factor:
-            rows = [[f"{sign if sign == '-' else ''}({factor or 1}) * ({cell})" for cell in row] for row in rows]
+            rows = [
+                [f"{sign if sign == '-' else ''}({factor or 1}) * ({cell})" for cell in row] for row in rows
+            ]
         if term is not None and sign is None:
             term = _product(term, rows)
         else:
@@ -39,13 +43,19 @@ def matrix_sum(node: Node) -> Node | None:
     whole = term if total is None else _sum(total, term)
     if whole is None:
         return None
-    lines = tuple(Node("sequence", " & ".join(row), tuple(parse(cell) for cell in row), "[]") for row in whole)
+    lines = tuple(
+        Node("sequence", " & ".join(row), tuple(parse(cell) for cell in row), "[]") for row in whole
+    )
     return Node("matrix", text, lines)
 
 
 def _rows(text: str) -> _Rows | None:
     node = parse(text)
-    if node.kind != "matrix" or len(node.items) > MAX_ROWS or any(len(row.items) > MAX_ROWS for row in node.items):
+    if (
+        node.kind != "matrix"
+        or len(node.items) > MAX_ROWS
+        or any(len(row.items) > MAX_ROWS for row in node.items)
+    ):
         return None
     return [[cell.text for cell in row.items] for row in node.items]
 
@@ -60,4 +70,7 @@ def _product(a: _Rows, b: _Rows) -> _Rows | None:
     if any(len(row) != len(b) for row in a):
         return None
     columns = list(zip(*b, strict=True))
-    return [[" + ".join(f"({x}) * ({y})" for x, y in zip(row, column, strict=True)) for column in columns] for row in a]
+    return [
+        [" + ".join(f"({x}) * ({y})" for x, y in zip(row, column, strict=True)) for column in columns]
+        for row in a
+    ]

@@ -7,9 +7,9 @@ that are allowed:
 - an index that one side declares an integer: `n \pi` and `k \pi, k \in \mathbb{Z}`;
 - an arbitrary constant: `C e^{-2t}` and `c e^{-2t}`, `c_1 e^x + c_2 e^{-x}` and the same with the two
   exchanged, `x^2 + C` and `x^2 + k`. Each pair of names must have one of `C`, `c`, `C_1`, `c_1` and the like.
-  The constant must be added or be the factor of an exponential, a sine or a cosine (of any power, where it is
-  numbered) of one variable, and must be nothing else in the formula, so `m c^2` and `m C^2`, `ct` and `Ct`,
-  `a + c` and `a + b` stay different;
+  The constant must be added, or be the factor of an exponential, a sine or a cosine that has all other names
+  of its term in it; numbered ones may be factors of any functions of one variable. It must be nothing else in
+  the formula. So `m c^2` and `m C^2`, `ct` and `Ct`, `a + c` and `a + b` stay different;
 - a subscript that one side writes as such: `X_d` and `Xd`, `k_B T` and `kB T`, where neither letter is
   anything else;
 - a derivative: `x'` and `\dot x` or `\frac{dx}{dt}`, by whatever variable, where the formulas have no other
@@ -99,7 +99,7 @@ def _constants(tree: Tree) -> dict[str, bool]:
         factors = _factors(term)
         for name in candidates & variables(term):
             rest = [factor for factor in factors if factor != ("var", name)]
-            alone = len(factors) == len(rest) + 1 and not any(name in variables(factor) for factor in rest)
+            alone = len(factors) == len(rest) + 1
             coefficients[name] = _product(rest) if alone and name not in coefficients else None
     known = {name: rest for name, rest in coefficients.items() if rest is not None}
     names = {name: rest for name, rest in known.items() if not variables(rest) & known.keys()}
@@ -112,7 +112,10 @@ def _is_arbitrary(name: str, rest: Tree, others: frozenset[str], shared: bool) -
     """Whether what a constant is a factor of is a general solution's, or it is added to a function."""
     if rest == ONE:
         return bool(others & _VARIABLES)
-    return (shared and _NUMBERED.fullmatch(name) is not None) or _has_wave(rest)
+    if shared and _NUMBERED.fullmatch(name):
+        return True
+    waves = [factor for factor in _factors(rest) if _has_wave(factor)]
+    return bool(waves) and variables(rest) <= frozenset().union(*map(variables, waves))
 
 
 def _has_wave(tree: Tree) -> bool:
@@ -183,8 +186,12 @@ def _respelled(first: Tree, second: Tree) -> Tree | None:
         letters = _letters(name)
         if letters and _subscripted(first, name) and not set(letters) & here:
             values[name] = _product([_letter(letter) for letter in letters])
-        elif same := [other for other in there - here if _same_derivative(name, other)]:
-            values[name] = ("var", same[0]) if len(same) == 1 else ("var", name)
+    pairs = [
+        (name, other) for name in here - there for other in there - here if _same_derivative(name, other)
+    ]
+    for name, other in pairs:
+        if sum(name in pair or other in pair for pair in pairs) == 1:
+            values[name] = ("var", other)
     changed = replaced(changed, values)
     return None if changed == second else changed
 

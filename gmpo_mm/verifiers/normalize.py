@@ -53,7 +53,9 @@ _WRAPPERS = frozenset(
 )
 _SETS_OF_NUMBERS = {"R": "reals", "Z": "integers", "N": "naturals"}
 _NUMBER_SETS = re.compile(r"\\mathbb\s*(?:\{\s*([RZN])\s*\}|([RZN]))(?![A-Za-z])")
-_UPRIGHT_WRAPPERS = frozenset({"text", "mathrm", "textrm", "mbox", "operatorname", "rm", "textnormal", "textup"})
+_UPRIGHT_WRAPPERS = frozenset(
+    {"text", "mathrm", "textrm", "mbox", "operatorname", "rm", "textnormal", "textup"}
+)
 _ENDS_NUMBER = re.compile(r"[\d})°]\s*$")
 _BRACE_TOKEN = re.compile(r"\\([A-Za-z]+)\*?\s*\{|\\.|[{}]", re.DOTALL)
 _SPACING = re.compile(
@@ -67,9 +69,7 @@ _REPEATING = (
 )
 # The shortest period that stands there three times, or twice where it is longer than one digit.
 _REPEATED_DIGITS = re.compile(r"(?:(\d)\1\1+|(\d{2,6}?)\2+)$")
-_FUNCTION_NAMES = (
-    "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|pi|theta|alpha|beta|gamma|lambda|phi|omega"
-)
+_FUNCTION_NAMES = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|pi|theta|alpha|beta|gamma|lambda|phi|omega"
 _BOLD = re.compile(r"^([\s$]*)\*\*([^*]+)\*\*[\s$]*$")  # Markdown's, around all of it
 _RENAMED = (
     (re.compile(r"\\(?:text)?color\s*\{[^{}]*\}"), ""),
@@ -95,7 +95,10 @@ _RENAMED = (
     (re.compile(r"\\(?:mid|vert|lvert|rvert)(?![A-Za-z])|\\\|"), "|"),
     (re.compile(r"\\(?:varnothing|empty)(?![A-Za-z])"), r" \\emptyset "),
     (re.compile(r"\\(?:backslash|smallsetminus)(?![A-Za-z])"), r" \\setminus "),
-    (re.compile(r"\\infin(?![A-Za-z])|(?<![A-Za-z\\])(?:infinity|infty|oo)(?![A-Za-z])", re.IGNORECASE), r" \\infty "),
+    (
+        re.compile(r"\\infin(?![A-Za-z])|(?<![A-Za-z\\])(?:infinity|infty|oo)(?![A-Za-z])", re.IGNORECASE),
+        r" \\infty ",
+    ),
     (re.compile(r"\\l?dots(?![A-Za-z])|\\cdots(?![A-Za-z])"), "..."),
     (re.compile(r"\\(?:lbrace|\{)"), "⟬"),
     (re.compile(r"\\(?:rbrace|\})"), "⟭"),
@@ -142,7 +145,9 @@ def canonical(text: str) -> str:
             text = pattern.sub(_repeating_fraction, text)
     if "\\" in text:
         text = re.sub(r"\\(?:left|right)\s*\.", " ", text)
-        text = _NUMBER_SETS.sub(lambda found: f" \\{_SETS_OF_NUMBERS[found.group(1) or found.group(2)]} ", text)
+        text = _NUMBER_SETS.sub(
+            lambda found: f" \\{_SETS_OF_NUMBERS[found.group(1) or found.group(2)]} ", text
+        )
         text = unwrap(_SPACING.sub(" ", text))
     if not text.isdigit():
         for pattern, replacement in _RENAMED:
@@ -198,14 +203,20 @@ def unwrap(text: str) -> str:
     return "".join([*pieces, text[last:]]) if pieces else text
 
 
-_SEGMENT = re.compile(r"\\(?:overline|bar)\s*\{\s*[A-Z](?:\s*[A-Z])+\s*\}")  # a bar over one letter is another name
+_SEGMENT = re.compile(
+    r"\\(?:overline|bar)\s*\{\s*[A-Z](?:\s*[A-Z])+\s*\}"
+)  # a bar over one letter is another name
 _UPRIGHT_LETTER = re.compile(r"\s*[mgsAKNJWVCFTHLlhdΩ]\s*\}")
 
 
 def _mark(text: str, token: "re.Match[str]") -> str:
     r"""UPRIGHT before the one letter of a unit, as in `5 \text{ m}`, and a space before all else that was wrapped."""
     before = text[max(0, token.start() - 8) : token.start()]
-    is_unit = token.group(1) in _UPRIGHT_WRAPPERS and _UPRIGHT_LETTER.match(text, token.end()) and _ENDS_NUMBER.search(before)
+    is_unit = (
+        token.group(1) in _UPRIGHT_WRAPPERS
+        and _UPRIGHT_LETTER.match(text, token.end())
+        and _ENDS_NUMBER.search(before)
+    )
     return f" {UPRIGHT}" if is_unit else " "
 
 

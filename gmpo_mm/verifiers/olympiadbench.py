@@ -23,8 +23,8 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from gmpo_mm.verifiers.extraction import Extraction, all_boxes, extract_answer, remove_invisible
-from gmpo_mm.verifiers.grading import DEFAULT_TIMEOUT, Gold, Grade, grade_batch
+from gmpo_mm.verifiers.extraction import Extraction, all_boxes, remove_invisible
+from gmpo_mm.verifiers.grading import DEFAULT_TIMEOUT, Gold, Grade, answer_of, grade_batch
 from gmpo_mm.verifiers.normalize import canonical
 from gmpo_mm.verifiers.reading import read
 from gmpo_mm.verifiers.structure import Node, parse
@@ -63,11 +63,9 @@ def _gold(text: object) -> str:
 
 def _answer(prediction: object, gold: str, kind: str, extraction: Extraction) -> str | None:
     """The answer's text; several boxes of the last line that has one, where the gold has as many parts."""
-    if not isinstance(prediction, str):
-        return None
-    if kind != "response":
-        return remove_invisible(prediction).strip() or None
-    answer = extract_answer(prediction, extraction)
+    answer = answer_of(prediction, gold, kind, extraction)
+    if not isinstance(prediction, str) or kind != "response":
+        return answer
     last = max(prediction.rfind("\\boxed"), prediction.rfind("\\fbox"))
     if answer is None or extraction == "answer_tags" or len(answer) > MAX_LENGTH or last < 0:
         return answer
@@ -93,4 +91,8 @@ def _node(text: str) -> Node:
 
 def _is_list_for_interval(answer: str, gold: str) -> bool:
     """Whether `a, b` is given for a gold `(a, b)`, which may be an interval; the other way round it is accepted."""
-    return _node(gold).kind == "sequence" and _node(answer).kind == "list" and canonical(answer) != canonical(gold)
+    return (
+        _node(gold).kind == "sequence"
+        and _node(answer).kind == "list"
+        and canonical(answer) != canonical(gold)
+    )

@@ -54,16 +54,24 @@ def quantity(text: str, bare_units: bool = False) -> Quantity | None:
             parts = [divide(parts[0], rational(1 / multiplier))]
     except NotArithmetic:
         return None
-    return Quantity(tuple(parts), unit, _last_place(value_text.strip()), bool(_WRITTEN_AS_DECIMAL.search(value_text)))
+    return Quantity(
+        tuple(parts), unit, _last_place(value_text.strip()), bool(_WRITTEN_AS_DECIMAL.search(value_text))
+    )
 
 
-_DECIMAL = re.compile(r"[-+]?[\d,]*(?:\.(\d+))?(?: ?\* ?10 ?\^ ?\{? ?([-+]?\d{1,3}) ?\}?|[eE]([-+]?\d{1,3}))?")
+_DECIMAL = re.compile(
+    r"[-+]?[\d,]*(?:\.(\d+))?(?: ?\* ?10 ?\^ ?\{? ?([-+]?\d{1,3}) ?\}?|[eE]([-+]?\d{1,3}))?"
+)
 
 
 def last_place(text: str) -> Decimal | None:
     """Value of one unit in the last digit of a decimal, its unit of measure aside; None for anything else."""
     match = _DECIMAL.fullmatch(split_unit(text)[0].strip())
-    return Decimal(1).scaleb(int(match.group(2) or match.group(3) or 0) - len(match.group(1) or "")) if match else None
+    return (
+        Decimal(1).scaleb(int(match.group(2) or match.group(3) or 0) - len(match.group(1) or ""))
+        if match
+        else None
+    )
 
 
 def _last_place(text: str) -> Decimal | None:
@@ -81,7 +89,10 @@ def quantities_equal(a: Quantity, b: Quantity) -> bool:
         return True
     if len(a.values) == 1 and (a.last_place is None) != (b.last_place is None):
         printed, exact = (a, b) if a.last_place is not None else (b, a)
-        if printed.last_place is not None and abs(a.values[0].digits - b.values[0].digits) < printed.last_place:
+        if (
+            printed.last_place is not None
+            and abs(a.values[0].digits - b.values[0].digits) < printed.last_place
+        ):
             return True
         double = exact.values[0].exact is None and printed.last_place is not None  # all digits of a double
         if double and float(printed.values[0].digits) == float(exact.values[0].digits):
@@ -103,9 +114,13 @@ def percent_readings(a: Quantity, b: Quantity) -> list[tuple[Real, Real]]:
 def decimal_comma(text: str) -> Quantity | None:
     """`3,25` read as 3.25, as much of the world writes it; None where the comma may part thousands."""
     match = _DECIMAL_COMMA.fullmatch(text)
-    if match is None or (len(match.group(3)) == 3 and len(match.group(2)) <= 3 and not match.group(2).startswith("0")):
+    if match is None or (
+        len(match.group(3)) == 3 and len(match.group(2)) <= 3 and not match.group(2).startswith("0")
+    ):
         return None
     return quantity(f"{match.group(1)}{match.group(2)}.{match.group(3)}")
+
+
 def times_equal(a: str, b: str) -> bool | None:
     """Two times of day; None unless both are, and one of them says a.m. or p.m. or seconds, or has no value as a ratio."""
     first, second = _TIME.fullmatch(a), _TIME.fullmatch(b)

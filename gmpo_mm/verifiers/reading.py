@@ -26,13 +26,17 @@ class Reading:
     letter: str | None = None
 
 
-_ONLY_BETWEEN = re.compile(r"(?:[\s,;.$&:]|\\[,;:!() \[\]]|\\q?quad|\\text\s*\{\s*(?:and|or)[\s,]*\}|and|or)*", re.IGNORECASE)
+_ONLY_BETWEEN = re.compile(
+    r"(?:[\s,;.$&:]|\\[,;:!() \[\]]|\\q?quad|\\text\s*\{\s*(?:and|or)[\s,]*\}|and|or)*", re.IGNORECASE
+)
 _PROSE = Node("scalar", "any prose")
 _CHOICE = re.compile(
     r"(?:(?:the )?(?:option|choice|answer)(?: is)?:? ?)?(?:\( ?([A-J]) ?\)|([A-J])(?=$|[.):]))(?:$|[.):]*)(?:$| (.*))",
     re.IGNORECASE | re.DOTALL,
 )
-_OTHER_LETTER = re.compile(r"(?<![A-Za-z\\])(?:[A-J](?= ?(?:[).:,/]|$|or\b|and\b))|(?:or|and|not|but) \(?[A-J](?![A-Za-z]))")
+_OTHER_LETTER = re.compile(
+    r"(?<![A-Za-z\\])(?:[A-J](?= ?(?:[).:,/]|$|or\b|and\b))|(?:or|and|not|but) \(?[A-J](?![A-Za-z]))"
+)
 _DENIES = re.compile(
     r"(?<![A-Za-z])(?:not?|nor|neither|never|none|without|except|but|or|wrong|incorrect|false|unless|instead|isn't|aren't|n't)"
     r"(?![A-Za-z])",
@@ -41,14 +45,25 @@ _DENIES = re.compile(
 _GOES_ON = re.compile(r"(?:[-=<>+*/^!|]|\\approx)")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _TOKEN = re.compile(r"[A-Za-z]+(?:'s)?|\\[A-Za-z]+(?: ?_ ?\{? ?\w+ ?\}?)?|\s+|.", re.DOTALL)
-_SAYS = frozenset(str.split("is are was be equals equal : get have find obtain gives give thus so hence therefore then that answer"))
+_SAYS = frozenset(
+    str.split(
+        "is are was be equals equal : get have find obtain gives give thus so hence therefore then that answer"
+    )
+)
 _LETTER = re.compile(r"\(?[A-Ja-j]\)?")
 _COPULAS = frozenset({"is", "are", "equals", "equal", ":", "was", "be"})
-_BEFORE_NAMES = frozenset(str.split("of to by from for in triangle angle segment line point circle number and side"))
-_OF_AN_ANSWER = re.compile(r"\bof (?:the |my |our |this |a )?(?:\w+ )?(?:answer|result|solution|value)\b", re.IGNORECASE)
-_NAME_PIECE = re.compile(r"[A-Za-z]|[A-Z]{2,5}|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|triangle|angle)(?: ?_.*)?")
+_BEFORE_NAMES = frozenset(
+    str.split("of to by from for in triangle angle segment line point circle number and side")
+)
+_OF_AN_ANSWER = re.compile(
+    r"\bof (?:the |my |our |this |a )?(?:\w+ )?(?:answer|result|solution|value)\b", re.IGNORECASE
+)
+_NAME_PIECE = re.compile(
+    r"[A-Za-z]|[A-Z]{2,5}|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|triangle|angle)(?: ?_.*)?"
+)
 _BEHIND = re.compile(
-    r"(?:,? (?:is|as|are|be) (?:the |our |my |a )?(?:final |correct |required |only |exact )?(?:answers?|solutions?|results?|values?))$",
+    r",? (?:is|as|are|be) (?:the |our |my |a )?(?:final |correct |required |only |exact )?"
+    r"(?:answers?|solutions?|results?|values?)$",
     re.IGNORECASE,
 )
 _CONDITION = re.compile(
@@ -57,15 +72,19 @@ _CONDITION = re.compile(
     re.IGNORECASE,
 )
 _IN_BRACKETS = re.compile(r"(.*\S) \(([^()]*(?:\\in ?\\(?:integers|naturals|reals)|<=|>=|!=|<|>)[^()]*)\)")
-_CONSTANT = re.compile(r"(?:an? )?([A-Za-z])(?: ?_ ?\{? ?\d ?\}?)? (?:is|are|being) (?:an? )?(?:(?:arbitrary|real|any|positive) )*constants?")
+_CONSTANT = re.compile(
+    r"(?:an? )?([A-Za-z])(?: ?_ ?\{? ?\d ?\}?)? (?:is|are|being) (?:an? )?(?:(?:arbitrary|real|any|positive) )*constants?"
+)
 _INTEGER = re.compile(
-    r"(?:for )?(?:any|all|every|some|each)? ?(?:(?:positive|nonnegative|non-negative|arbitrary) )*(?:(?:integers?|natural numbers?) )?"
-    r"((?:[a-zA-Z](?: ?, ?| and )?)+)"
-    r"(?: ?(?:\\in (?:\\integers|\\naturals|Z|N)(?: ?\^ ?\{? ?\+ ?\}?| ?_ ?\{? ?[+>].{0,5})?|(?:is|are|be|being) (?:an?|any|arbitrary) ?(?:\w+ )?integers?"
-    r"|are integers|(?:an? )?(?:any )?integers?))?"
+    r"(?:for )?(?:any|all|every|some|each)? ?(?:(?:positive|nonnegative|non-negative|arbitrary) )*"
+    r"(?:(?:integers?|natural numbers?) )?((?:[a-zA-Z](?: ?, ?| and )?)+)"
+    r"(?: ?(?:\\in (?:\\integers|\\naturals|Z|N)(?: ?\^ ?\{? ?\+ ?\}?| ?_ ?\{? ?[+>].{0,5})?"
+    r"|(?:is|are|be|being) (?:an?|any|arbitrary) ?(?:\w+ )?integers?|are integers|(?:an? )?(?:any )?integers?))?"
 )
 _SAYS_INTEGER = re.compile(r"integer|\\naturals|natural|\\in [ZN](?![A-Za-z])")
-_ALL = re.compile(r"(?:all|any|every) (?:(?:real|positive|natural)(?: numbers?)? )?([a-z])(?: ?\\in \\?\w+)?|([a-z]) ?\\in ?\\reals")
+_ALL = re.compile(
+    r"(?:all|any|every) (?:(?:real|positive|natural)(?: numbers?)? )?([a-z])(?: ?\\in \\?\w+)?|([a-z]) ?\\in ?\\reals"
+)
 _RELATION = re.compile(r"<=|>=|!=|<|>|\\in(?![A-Za-z])")
 
 
@@ -96,7 +115,9 @@ def _boxed(text: str) -> str:
     between = [BOX_OPENING.sub("", text[a[1] + 1 : b[0]]) for a, b in itertools.pairwise(spans)]
     if len(spans) > 1 and all(_ONLY_BETWEEN.fullmatch(piece) for piece in between):
         return ", ".join(text[start:end].strip() for start, end in spans)
-    if len(spans) > 1 and all(not has_words(split_unit(item.text)[0]) for item in parse(canonical(text)).items or [_PROSE]):
+    if len(spans) > 1 and all(
+        not has_words(split_unit(item.text)[0]) for item in parse(canonical(text)).items or [_PROSE]
+    ):
         return text  # `y_1 = \\boxed{2} and y_2 = \\boxed{3}`, `\\boxed{1} papers and \\boxed{2} bins`
     last = text[spans[-1][0] : spans[-1][1]]
     behind = canonical(text[spans[-1][1] + 1 :])
@@ -119,7 +140,9 @@ def _value_in_prose(text: str) -> str:
         word = "A, not a" if piece == "A" and before else piece.lower()
         if piece.isspace():
             continue
-        if name and not (word in _COPULAS or before in _BEFORE_NAMES):  # `the answer is C, ...`: C is said, not named
+        if name and not (
+            word in _COPULAS or before in _BEFORE_NAMES
+        ):  # `the answer is C, ...`: C is said, not named
             break
         if name and before in _COPULAS:  # `the answer is A is 5`
             break
@@ -160,7 +183,11 @@ def _without_conditions(text: str) -> Reading:
         elif everything := _ALL.fullmatch(piece) or _CONSTANT.fullmatch(piece):
             if not any(name and _has_name(value, name) for name in everything.groups()):
                 return Reading(text)
-        elif piece and _is_condition(piece) and any(_has_name(value, name) for name in re.findall(r"[A-Za-z]+", piece)):
+        elif (
+            piece
+            and _is_condition(piece)
+            and any(_has_name(value, name) for name in re.findall(r"[A-Za-z]+", piece))
+        ):
             conditions.append(piece)
         elif piece:
             return Reading(text)
@@ -175,8 +202,18 @@ def _is_condition(piece: str) -> bool:
     if _INTEGER.fullmatch(piece) and _SAYS_INTEGER.search(piece):
         return True
     relation = _RELATION.search(piece)
-    return relation is not None and "=" not in _RELATION.sub("", piece) and re.search("[A-Za-z]", piece) is not None
+    return (
+        relation is not None
+        and "=" not in _RELATION.sub("", piece)
+        and re.search("[A-Za-z]", piece) is not None
+    )
 
 
 def _has_name(text: str, name: str) -> bool:
-    return re.search(rf"(?<![A-Za-z\\]){re.escape(name)}(?![A-Za-z])|(?<=[0-9A-Za-z]){re.escape(name)}(?![A-Za-z])", text) is not None
+    return (
+        re.search(
+            rf"(?<![A-Za-z\\]){re.escape(name)}(?![A-Za-z])|(?<=[0-9A-Za-z]){re.escape(name)}(?![A-Za-z])",
+            text,
+        )
+        is not None
+    )

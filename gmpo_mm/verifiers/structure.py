@@ -18,7 +18,9 @@ MAX_DEPTH = 5
 _OPENING, _CLOSING = "([{⟬⟨⌊⌈", ")]}⟭⟩⌋⌉"
 _PAIRS = dict(zip("({⟬⟨⌊⌈", ")}⟭⟩⌋⌉", strict=True))
 _BRACKET = r"\\begin ?\{ ?(?:[bpvV]?matrix|smallmatrix|array|cases|aligned)\*? ?\}|\\end ?\{ ?\w+\*? ?\}|[(\[{⟬⟨⌊⌈)\]}⟭⟩⌋⌉]"
-_CONNECTOR = r"(?<![A-Za-z\\])(?:or|and)(?![A-Za-z])|(?<=\d)or(?=[A-Z]\()|\\(?:lor|vee|land|wedge)(?![A-Za-z])|;"
+_CONNECTOR = (
+    r"(?<![A-Za-z\\])(?:or|and)(?![A-Za-z])|(?<=\d)or(?=[A-Z]\()|\\(?:lor|vee|land|wedge)(?![A-Za-z])|;"
+)
 _RELATION = r"<=|>=|!=|<|>|=|\\approx(?![A-Za-z])|\\in(?![A-Za-z])"
 _SPLITTERS = {
     "connector": re.compile(f"({_BRACKET})|({_CONNECTOR})", re.IGNORECASE),
@@ -32,7 +34,9 @@ _SPLITTERS = {
     "cell": re.compile(f"({_BRACKET})|(&)"),
 }
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:, ?\d{3})+(?:\.\d+)?|\D?\d{1,3}(?:,\d{3})+\D*")
-_MATRIX = re.compile(r"\\begin ?\{ ?([bp]?matrix|smallmatrix|array)\*? ?\}(?: ?\{[lcr| ]*\})?(.*)\\end ?\{ ?\1\*? ?\}", re.S)
+_MATRIX = re.compile(
+    r"\\begin ?\{ ?([bp]?matrix|smallmatrix|array)\*? ?\}(?: ?\{[lcr| ]*\})?(.*)\\end ?\{ ?\1\*? ?\}", re.S
+)
 _CASES = re.compile(r"\\begin ?\{ ?(?:cases|aligned) ?\}(.*)\\end ?\{ ?(?:cases|aligned) ?\}", re.DOTALL)
 _PLUS_MINUS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
 _NAME = re.compile(
@@ -40,10 +44,14 @@ _NAME = re.compile(
     r"(?:\( ?[A-Za-z\\]+(?: ?, ?[A-Za-z]+)* ?\))?"
 )
 _VARIABLE = re.compile(r"(?:\\[a-z]+|[A-Za-z])'?(?: ?_ ?\{? ?\w{1,6} ?\}?)?(?: ?\( ?[a-z] ?\))?")
-_FUNCTION_VALUE = re.compile(r"(?:\\?Pr|P|E|Var|Cov|[fghFGH]'?) ?[(\[].{1,40}[)\]]|[A-Za-z]'? ?\( ?[\w\\]+(?: ?, ?[\w\\]+)* ?\)")
+_FUNCTION_VALUE = re.compile(
+    r"(?:\\?Pr|P|E|Var|Cov|[fghFGH]'?) ?[(\[].{1,40}[)\]]|[A-Za-z]'? ?\( ?[\w\\]+(?: ?, ?[\w\\]+)* ?\)"
+)
 _PHRASE = re.compile(r"[A-Za-z' ]+")
 _WORDS = re.compile(r"(?<!\\)[A-Za-z]{3,}")
-_NOT_IN_NAMES = re.compile(r"\\(?:pi|infty|emptyset|reals|integers|naturals|sin|cos|tan|ln|log|sqrt|pm|exp)(?![A-Za-z])")
+_NOT_IN_NAMES = re.compile(
+    r"\\(?:pi|infty|emptyset|reals|integers|naturals|sin|cos|tan|ln|log|sqrt|pm|exp)(?![A-Za-z])"
+)
 _SPECIAL_SETS = {
     "all real numbers": "reals", "all reals": "reals", "all real x": "reals", "real numbers": "reals", "reals": "reals",
     "\\reals": "reals", "no solution": "empty", "no solutions": "empty", "no real solution": "empty", "⟬⟭": "empty",
@@ -200,7 +208,9 @@ def _relation(text: str, depth: int) -> Node | None:
         return Node("broken", text)
     if not all(pieces):  # `\\neq 5` and `5 =` say nothing that could be compared
         return Node("broken", text)
-    return Node("relation", text, tuple(parse(piece, depth + 1) for piece in pieces), operators=tuple(operators))
+    return Node(
+        "relation", text, tuple(parse(piece, depth + 1) for piece in pieces), operators=tuple(operators)
+    )
 
 
 def _set_algebra(text: str, depth: int) -> Node | None:
@@ -222,7 +232,9 @@ def _bracketed(text: str, depth: int) -> Node | None:
         return None
     matched = _PAIRS.get(opening) == closing
     parted = split(inside, "comma")[1] or ";" in split(inside, "connector")[1]
-    if (opening in "{(" and matched and not parted) or (inside.startswith("\\begin") and enclosed_by_environment(inside)):
+    if (opening in "{(" and matched and not parted) or (
+        inside.startswith("\\begin") and enclosed_by_environment(inside)
+    ):
         return parse(inside, depth + 1) if inside else None
     if opening == "⟬" and closing == "⟭":
         condition, bars = split(inside, "such that")
@@ -308,13 +320,20 @@ def is_name(text: str) -> bool:
     parts = re.split(r" ?[:/] ?", text)
     if len(parts) in (2, 3):
         return all(is_name(part) for part in parts)
-    if _FUNCTION_VALUE.fullmatch(text) and balanced(text) and enclosed(text[min(i for i in (text.find("("), text.find("[")) if i >= 0) :]):
+    if (
+        _FUNCTION_VALUE.fullmatch(text)
+        and balanced(text)
+        and enclosed(text[min(i for i in (text.find("("), text.find("[")) if i >= 0) :])
+    ):
         return True
     if _PHRASE.fullmatch(text) and has_words(text):  # `Area of triangle ABC`
         return all(len(word) == 1 or word.isupper() or word.lower() in AROUND for word in text.split())
     if not _NAME.fullmatch(text) or _NOT_IN_NAMES.search(text) or text in ("e", "i"):
         return False
-    return all(word.lower() in AROUND or not has_words(f"{word}+1") or word.isupper() for word in _WORDS.findall(text))
+    return all(
+        word.lower() in AROUND or not has_words(f"{word}+1") or word.isupper()
+        for word in _WORDS.findall(text)
+    )
 
 
 def asks_for(text: str) -> bool:

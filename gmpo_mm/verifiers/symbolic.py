@@ -98,8 +98,6 @@ class _Converter:
 
     def _pow(self, tree: Tree) -> Any:
         base, exponent = self.all(tree)
-        if base.is_zero and not exponent.is_positive:
-            raise NoValue("0 to a power that is not positive")
         if not exponent.is_positive:
             self.denominators.append(base)
         if exponent.is_Rational and exponent.q % 2 and exponent.q > 1 and not self.in_complex:
@@ -126,10 +124,7 @@ class _Converter:
         return getattr(self.sympy, str(_FUNCTIONS.get(tree[1], tree[1])))(self.convert(tree[2]))
 
     def _factorial(self, tree: Tree) -> Any:
-        n = self.convert(tree[1])
-        if n.is_integer is False or n.is_negative:
-            raise NoValue("factorial of what is no natural number")
-        return self.sympy.factorial(n)
+        return self.sympy.factorial(self.convert(tree[1]))
 
     def _binom(self, tree: Tree) -> Any:
         return self.sympy.binomial(*self.all(tree))

@@ -12,7 +12,8 @@ OF_SEVERAL = frozenset({"max", "min", "gcd", "lcm"})
 GREEK = frozenset(
     str.split(
         "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho "
-        "varrho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega "
+        "varrho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi "
+        "Sigma Upsilon Phi Psi Omega "
         "ell hbar"
     )
 )
@@ -33,6 +34,8 @@ _TOKEN = re.compile(
 )
 # A power of a power of a name, as in `x1^2`; `n2^n` and `a3^{n}` are a name times a power.
 _INDEX = re.compile(r"(\d{1,3})(?![\d.])(?!\s*\^\s*(?!\{?\s*\d))")
+_PLAIN_SUM = re.compile(r"[+-]?\w+(?:[+-]\w+)+")
+_TERM = re.compile(r"[+-]\w+")
 _TAKES_GROUPS = frozenset({"^", "_", "}", "]", "\\frac", "\\binom", "\\sqrt"})
 
 
@@ -101,6 +104,14 @@ def derivative_name(name: str, by: str, order: int = 1, sign: str = "d") -> str:
     return f"{sign}{power}{name}/{sign}{by}{power}"
 
 
+def _in_order(subscript: list[str]) -> str:
+    """A subscript as text, the terms of a plain sum sorted: `a_{1+n}` is `a_{n+1}`."""
+    text = "".join(subscript)
+    if "+" not in subscript[1:] or not _PLAIN_SUM.fullmatch(text):
+        return text
+    return "".join(sorted(_TERM.findall(text if text[0] in "+-" else "+" + text))).removeprefix("+")
+
+
 class Reader:
     """A place in the tokens of a formula, and the names that are read there."""
 
@@ -156,8 +167,8 @@ class Reader:
             elif "_" in suffix:
                 raise NotExpression("two subscripts")
             else:
-                suffix += "_" + "".join(
-                    piece.lstrip("\\") if piece[1:] in OF_SEVERAL else piece for piece in self.subscript()
+                suffix += "_" + _in_order(
+                    [piece.lstrip("\\") if piece[1:] in OF_SEVERAL else piece for piece in self.subscript()]
                 )
         return suffix
 

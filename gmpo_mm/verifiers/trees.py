@@ -69,7 +69,9 @@ def subtrees(tree: Tree) -> Iterator[Tree]:
 
 def contains(tree: Tree, kinds: frozenset[str]) -> bool:
     """Whether a node of one of these kinds, functions or constants is in the tree."""
-    return any(node[0] in kinds or (node[0] in ("fn", "const") and node[1] in kinds) for node in subtrees(tree))
+    return any(
+        node[0] in kinds or (node[0] in ("fn", "const") and node[1] in kinds) for node in subtrees(tree)
+    )
 
 
 def replaced(tree: Tree, values: dict[str, Tree]) -> Tree:

@@ -8,52 +8,67 @@ from gmpo_mm.verifiers.normalize import DOLLAR, UPRIGHT
 Unit = tuple[tuple[str, int], ...]
 """Sorted (name, exponent); `kcal m^{-2}` and `kcal/m^2` are the same. Nothing is converted: 1 m is not 100 cm."""
 
-_PREFIXES = {"k": "kilo", "m": "milli", "c": "centi", "d": "deci", "n": "nano", "p": "pico", "f": "femto", "M": "mega", "G": "giga"}
+_PREFIXES = {
+    "k": "kilo", "m": "milli", "c": "centi", "d": "deci", "n": "nano", "p": "pico", "f": "femto",
+    "M": "mega", "G": "giga",
+}  # fmt: skip
 _PREFIXES |= {"T": "tera", "u": "micro", "µ": "micro", "μ": "micro", "h": "hecto", "da": "deca"}
 # symbol -> names; each of these takes prefixes
 _SCALED = {
-    "m": "meter metre", "g": "gram gramme", "s": "second", "A": "ampere amp", "K": "kelvin", "mol": "mole", "Hz": "hertz",
-    "N": "newton", "J": "joule", "W": "watt", "Pa": "pascal", "V": "volt", "C": "coulomb", "F": "farad", "T": "tesla",
-    "H": "henry", "Ω": "ohm", "eV": "electronvolt", "L": "liter litre", "cal": "calorie", "pc": "parsec", "bar": "bar",
-    "rad": "radian", "B": "byte", "b": "bit", "Wb": "weber", "S": "siemens", "lm": "lumen", "Bq": "becquerel",
+    "m": "meter metre", "g": "gram gramme", "s": "second", "A": "ampere amp", "K": "kelvin", "mol": "mole",
+    "Hz": "hertz", "N": "newton", "J": "joule", "W": "watt", "Pa": "pascal", "V": "volt", "C": "coulomb",
+    "F": "farad", "T": "tesla", "H": "henry", "Ω": "ohm", "eV": "electronvolt", "L": "liter litre",
+    "cal": "calorie", "pc": "parsec", "bar": "bar", "rad": "radian", "B": "byte", "b": "bit", "Wb": "weber",
+    "S": "siemens", "lm": "lumen", "Bq": "becquerel",
 }  # fmt: skip
 _NAMES = {
-    "in": "in inch inches", "ft": "ft foot feet", "yd": "yd yard", "mi": "mi mile", "lb": "lb lbs pound", "oz": "oz ounce",
-    "min": "min mins minute", "h": "h hr hrs hour", "s": "sec secs", "d": "day", "week": "week wk", "month": "month",
-    "yr": "yr yrs year", "mph": "mph", "kph": "kph kmh kmph", "L": "l", "mL": "ml cc", "kg": "Kg KG kgs", "g": "gm gms",
-    "kHz": "khz", "acre": "acre", "ha": "hectare", "gal": "gal gallon", "qt": "quart", "pt": "pint", "cup": "cup",
-    "t": "ton tonne", "AU": "AU au", "ly": "lightyear", "Å": "Å angstrom", "dB": "dB decibel", "rpm": "rpm", "rev": "revolution",
-    "atm": "atm", "arcsec": "arcsec arcsecond", "arcmin": "arcmin arcminute", "sr": "sr steradian", "erg": "erg", "dyn": "dyne",
-    "M_\\odot": "M_\\odot", "L_\\odot": "L_\\odot", "R_\\odot": "R_\\odot", "unit": "unit", "°": "° degree deg degs",
-    "ppm": "ppm", "M": "molar", "knot": "knot", "kn": "kts", "mmHg": "mmHg", "torr": "torr", "hp": "horsepower",
-    "USD": f"{DOLLAR} dollar USD usd buck", "EUR": "€ euro EUR", "GBP": "£ GBP", "JPY": "¥ yen JPY", "cent": "¢ cent",
-    "CNY": "yuan RMB", "INR": "rupee Rs", "peso": "peso", "ruble": "ruble", "penny": "penny pennies", "person": "person people",
-    "child": "child children", "man": "man men", "woman": "woman women", "vertex": "vertex vertices", "die": "die dice",
+    "in": "in inch inches", "ft": "ft foot feet", "yd": "yd yard", "mi": "mi mile", "lb": "lb lbs pound",
+    "oz": "oz ounce", "min": "min mins minute", "h": "h hr hrs hour", "s": "sec secs", "d": "day",
+    "week": "week wk", "month": "month", "yr": "yr yrs year", "mph": "mph", "kph": "kph kmh kmph", "L": "l",
+    "mL": "ml cc", "kg": "Kg KG kgs", "g": "gm gms", "kHz": "khz", "acre": "acre", "ha": "hectare",
+    "gal": "gal gallon", "qt": "quart", "pt": "pint", "cup": "cup", "t": "ton tonne", "AU": "AU au",
+    "ly": "lightyear", "Å": "Å angstrom", "dB": "dB decibel", "rpm": "rpm", "rev": "revolution",
+    "atm": "atm", "arcsec": "arcsec arcsecond", "arcmin": "arcmin arcminute", "sr": "sr steradian",
+    "erg": "erg", "dyn": "dyne", "M_\\odot": "M_\\odot", "L_\\odot": "L_\\odot", "R_\\odot": "R_\\odot",
+    "unit": "unit", "°": "° degree deg degs", "ppm": "ppm", "M": "molar", "knot": "knot", "kn": "kts",
+    "mmHg": "mmHg", "torr": "torr", "hp": "horsepower", "USD": f"{DOLLAR} dollar USD usd buck",
+    "EUR": "€ euro EUR", "GBP": "£ GBP", "JPY": "¥ yen JPY", "cent": "¢ cent", "CNY": "yuan RMB",
+    "INR": "rupee Rs", "peso": "peso", "ruble": "ruble", "penny": "penny pennies",
+    "person": "person people", "child": "child children", "man": "man men", "woman": "woman women",
+    "vertex": "vertex vertices", "die": "die dice",
 }  # fmt: skip
 # Things that are counted, in the plural (or the singular behind 1).
 _COUNTED = frozenset(
     str.split(
-        "student boy girl member player team point way coin marble ball card book page apple orange egg tree car house room seat "
-        "table chair bag pair set group row column element solution root value digit number integer prime factor divisor multiple "
-        "term side edge face diagonal angle triangle square circle line segment region path step move game win vote word letter "
-        "question problem test handshake color colour song cookie candy pencil pen paper bin ticket stamp piece slice flower rose "
-        "dog cat horse cow sheep chicken duck fish bird animal shirt shoe sock hat jar bottle can cube block tile brick stick toy "
-        "box bus class match loss dish glass berry city penalty nickel dime arrangement combination permutation outcome subset function sequence pattern possibility case chocolate sandwich pizza "
-        "pancake muffin cupcake worker teacher adult friend guest passenger citizen resident sock plant seed acorn balloon sticker "
-        "photo picture video game chip bead button crayon marker lap trip mark turn cycle period shelf pound rod hole peach pear "
-        "banana lemon grape watermelon strawberry potato tomato carrot onion bean zero lattice pirate goat rabbit zebra lion tiger"
+        "student boy girl member player team point way coin marble ball card book page apple orange egg "
+        "tree car house room seat table chair bag pair set group row column element solution root value "
+        "digit number integer prime factor divisor multiple term side edge face diagonal angle triangle "
+        "square circle line segment region path step move game win vote word letter question problem test "
+        "handshake color colour song cookie candy pencil pen paper bin ticket stamp piece slice flower "
+        "rose dog cat horse cow sheep chicken duck fish bird animal shirt shoe sock hat jar bottle can "
+        "cube block tile brick stick toy box bus class match loss dish glass berry city penalty nickel "
+        "dime arrangement combination permutation outcome subset function sequence pattern possibility "
+        "case chocolate sandwich pizza pancake muffin cupcake worker teacher adult friend guest passenger "
+        "citizen resident sock plant seed acorn balloon sticker photo picture video game chip bead button "
+        "crayon marker lap trip mark turn cycle period shelf pound rod hole peach pear banana lemon grape "
+        "watermelon strawberry potato tomato carrot onion bean zero lattice pirate goat rabbit zebra lion "
+        "tiger"
     )
 )
 _SQUARES = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 _CURRENCY_SIGNS = f"{DOLLAR}€£¥¢"
 _COMPOUND = {"mph": (("mi", 1), ("h", -1)), "kph": (("kilom", 1), ("h", -1))}
 _PERCENT = re.compile(r" ?(?:%|percent(?:age(?: points?)?)?|pct\.?)$", re.IGNORECASE)
-_TEMPERATURE = re.compile(r"° ?(?:(?:C|celsius)|(F|fahrenheit))$|(?<=[\d ])(?:degrees? )?(?:celsius|(fahrenheit))$", re.IGNORECASE)
+_TEMPERATURE = re.compile(
+    r"° ?(?:(?:C|celsius)|(F|fahrenheit))$|(?<=[\d ])(?:degrees? )?(?:celsius|(fahrenheit))$", re.IGNORECASE
+)
 _TOKEN = re.compile(
     rf"(?P<word>(?:{UPRIGHT} ?)?(?:\\mu ?)?(?:{UPRIGHT} ?)?(?:[MLR] ?_ ?\{{? ?\\odot ?\}}?|\\?[A-Za-zµμÅΩ]+|[€£¥¢{DOLLAR}°]))(?:\.(?!\d))?"
     r"(?: ?\^ ?\{? ?(?P<power>-? ?[1-9]|-? ?1/2) ?\}?)?|(?P<slash>/)|(?P<joint>[ *·.()~{}-]+)"
 )
-_PLAIN_NUMBER = re.compile(r"[-+]?[\d.,]+(?: ?(?:\*|x) ?10 ?\^ ?\{? ?-?\d+ ?\}?|[eE][-+]?\d+)?|-? ?\\frac ?\{ ?\d+ ?\} ?\{ ?\d+ ?\}|-?\d+ ?/ ?\d+")
+_PLAIN_NUMBER = re.compile(
+    r"[-+]?[\d.,]+(?: ?(?:\*|x) ?10 ?\^ ?\{? ?-?\d+ ?\}?|[eE][-+]?\d+)?|-? ?\\frac ?\{ ?\d+ ?\} ?\{ ?\d+ ?\}|-?\d+ ?/ ?\d+"
+)
 _ENDS_VALUE = re.compile(r"[\d)}\].°!]$|(?<=\d) ?\\pi$")
 _OF_AN_ANGLE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 MAX_UNIT = 80  # characters
@@ -93,7 +108,9 @@ def split_unit(text: str, bare: bool = False) -> tuple[str, Unit | None]:
         return text[: percent.start()], (("%", 1),)
     temperature = _TEMPERATURE.search(text)
     if temperature:
-        return text[: temperature.start()], (("°F" if temperature.group(1) or temperature.group(2) else "°C", 1),)
+        return text[: temperature.start()], (
+            ("°F" if temperature.group(1) or temperature.group(2) else "°C", 1),
+        )
     start = max(0, len(text) - MAX_UNIT)
     tokens = list(_TOKEN.finditer(text, start))
     first = len(tokens)
@@ -105,7 +122,11 @@ def split_unit(text: str, bare: bool = False) -> tuple[str, Unit | None]:
         rest = text[: tokens[k].start()].rstrip(" *·~")
         if tokens[k].group("word") == "°" and _OF_AN_ANGLE.search(rest):  # `\\sin 30°` is one number
             continue
-        unit = _read(tokens[k:], rest, text[tokens[k].start() - 1] == " ", bare) if _ENDS_VALUE.search(rest) else None
+        unit = (
+            _read(tokens[k:], rest, text[tokens[k].start() - 1] == " ", bare)
+            if _ENDS_VALUE.search(rest)
+            else None
+        )
         if unit is not None:
             return rest, unit
     return text, None

@@ -61,11 +61,15 @@ def test_a_copy_of_the_problems_own_expression_is_not_evaluated(
         options = {"problems": [problem], "unevaluated": unevaluated, "kind": "answer"}
         (grade,) = grade_responses(grader, [prediction], [gold], **options)  # type: ignore[arg-type]
         assert (grade.correct, grade.status) == (correct, "graded" if correct else "not_evaluated")
-    assert grade_responses(grader, [prediction], [gold], kind="answer")[0].correct, "without a problem nothing changes"
+    assert grade_responses(grader, [prediction], [gold], kind="answer")[0].correct, (
+        "without a problem nothing changes"
+    )
 
 
 @pytest.mark.parametrize(("prediction", "gold", "problem"), ANSWERS)
-def test_what_is_worked_out_or_not_from_the_problem_is_an_answer(prediction: str, gold: str, problem: str) -> None:
+def test_what_is_worked_out_or_not_from_the_problem_is_an_answer(
+    prediction: str, gold: str, problem: str
+) -> None:
     assert not stands_unevaluated(prediction, gold, problem)
     assert grade_responses("math", [prediction], [gold], kind="answer", problems=[problem])[0].correct
 
@@ -77,7 +81,9 @@ def test_a_problem_for_each_response_and_a_known_option_are_asked_for() -> None:
         grade_responses("math", ["1"], ["1"], problems=["one"], unevaluated="maybe")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("text", ["", "$" * 5000, "$" + "(" * 3000, "\\frac{" * 500, "a" * 30_000, "1+" * 9000])
+@pytest.mark.parametrize(
+    "text", ["", "$" * 5000, "$" + "(" * 3000, "\\frac{" * 500, "a" * 30_000, "1+" * 9000]
+)
 def test_no_problem_is_too_much(text: str) -> None:
     assert not stands_unevaluated("2+2", "4", text)
 

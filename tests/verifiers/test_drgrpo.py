@@ -154,5 +154,5 @@ def test_wrong_arguments_name_the_mend(change: dict[str, Any], said: str) -> Non
 
 
 def test_an_unknown_method_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="equivalence, drgrpo_fast, drgrpo_slow"):
+    with pytest.raises(ValueError, match="math, minerva, olympiadbench, drgrpo_fast, drgrpo_slow"):
         pool.shared_pool().check([("1", "1")], 1.0, method="drgrpo")

@@ -14,8 +14,9 @@ from gmpo_mm.verifiers.arithmetic import evaluate
 from gmpo_mm.verifiers.equivalence import decide
 from gmpo_mm.verifiers.evaluation import MAX_BITS, OutsideDomain, evaluate_tree
 from gmpo_mm.verifiers.expressions import parse_expression
-from gmpo_mm.verifiers.identity import same_function, sample_points
+from gmpo_mm.verifiers.identity import same_function
 from gmpo_mm.verifiers.normalize import canonical
+from gmpo_mm.verifiers.points import sample_points
 
 EQUAL_CONSTANTS = [
     (r"\sqrt{2}\sqrt{3}", r"\sqrt{6}"), (r"\sqrt{3+2\sqrt{2}}", r"1+\sqrt{2}"),

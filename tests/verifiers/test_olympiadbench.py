@@ -119,7 +119,7 @@ def test_several_boxes_of_the_last_line_are_the_parts_of_a_gold_with_as_many() -
 
 
 def test_a_missing_answer_is_no_answer_and_any_of_several_golds_counts() -> None:
-    grades = grade_olympiadbench([None, "2", r"\boxed{2}", r"\boxed{3,1}"], ["2", "2", ["1", "$2$"], ["7", "1,3"]])
+    grades = grade_olympiadbench([None, "I say 2", r"\boxed{2}", r"\boxed{3,1}"], ["2", "2", ["1", "$2$"], ["7", "1,3"]])
     assert [grade.status for grade in grades] == ["no_answer", "no_answer", "graded", "graded"]
     assert [grade.correct for grade in grades] == [False, False, True, True]
 

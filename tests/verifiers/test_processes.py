@@ -196,8 +196,8 @@ def test_the_main_program_is_not_run_again_and_torch_not_imported_by_the_process
 
 
 @pytest.mark.timeout(120)
-def test_a_machine_without_math_verify_is_an_error_and_not_a_batch_of_zeros(tmp_path: Path) -> None:
-    (tmp_path / "math_verify.py").write_text("raise ImportError('no math-verify on this machine')\n")
+def test_a_machine_without_sympy_is_an_error_and_not_a_batch_of_zeros(tmp_path: Path) -> None:
+    (tmp_path / "sympy.py").write_text("raise ImportError('no sympy on this machine')\n")
     code = """
 import sys
 from gmpo_mm.verifiers import VerifierUnavailableError, grade_batch, warm_up
@@ -205,7 +205,7 @@ for call in (lambda: grade_batch(["\\\\int_0^1 2x dx"], ["1"]), warm_up):
     try:
         call()
     except VerifierUnavailableError as error:
-        assert "no math-verify on this machine" in str(error)
+        assert "no sympy on this machine" in str(error)
     else:
         sys.exit("no error")
 """

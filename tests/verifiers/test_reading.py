@@ -28,12 +28,32 @@ def test_words_that_only_say_that_an_answer_follows_are_left_out(text: str, valu
 @pytest.mark.parametrize(
     "text",
     [
-        "at least 5", "everything except 5", "the wrong answer is 5", "not 5", "5 is not the answer", "5 is wrong",
-        "twice the answer is 5", "the opposite of the answer is 5", "the last digit of the answer is 5", "either 5 or 7",
-        "about 5", "more than 5", "5 or so", "5, I think", "answer: e, answer: 5", "the answer is A is 5", "5 if x > 3",
-        "the answer is not 5", "maybe 5", "anything but 5", "5 thousand maniacs", "5 wrong", "5 never", "5 x wide",
+        "at least 5",
+        "everything except 5",
+        "the wrong answer is 5",
+        "not 5",
+        "5 is not the answer",
+        "5 is wrong",
+        "twice the answer is 5",
+        "the opposite of the answer is 5",
+        "the last digit of the answer is 5",
+        "either 5 or 7",
+        "about 5",
+        "more than 5",
+        "5 or so",
+        "5, I think",
+        "answer: e, answer: 5",
+        "the answer is A is 5",
+        "5 if x > 3",
+        "the answer is not 5",
+        "maybe 5",
+        "anything but 5",
+        "5 thousand maniacs",
+        "5 wrong",
+        "5 never",
+        "5 x wide",
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("grader", RULES)
 def test_prose_that_is_not_understood_whole_is_no_value(text: str, grader: str) -> None:
     for gold in ("5", "7", "5000", "A", "e"):
@@ -44,11 +64,30 @@ def test_prose_that_is_not_understood_whole_is_no_value(text: str, grader: str) 
 
 @pytest.mark.parametrize(
     ("text", "letter"),
-    [("(B)", "B"), ("B.", "B"), (r"\text{B}", "B"), ("b", "B"), ("Option A", "A"), ("The answer is C", "C"), ("(D) 12", "D"),
-     (r"\textbf{(E)}\ 12", "E"), ("B. Angle X is acute", "B"), ("A. or B.", None), ("A) B) C) D)", None), ("A/B", None),
-     ("B. The value $17$ is 23", None), ("B. not C", None), ("B. wrong", None), ("(d)^2", None), ("A:B=1", None), ("AB", None),
-     ("not B", None), ("B or C", None), ("B, C", None)],
-)  # fmt: skip
+    [
+        ("(B)", "B"),
+        ("B.", "B"),
+        (r"\text{B}", "B"),
+        ("b", "B"),
+        ("Option A", "A"),
+        ("The answer is C", "C"),
+        ("(D) 12", "D"),
+        (r"\textbf{(E)}\ 12", "E"),
+        ("B. Angle X is acute", "B"),
+        ("A. or B.", None),
+        ("A) B) C) D)", None),
+        ("A/B", None),
+        ("B. The value $17$ is 23", None),
+        ("B. not C", None),
+        ("B. wrong", None),
+        ("(d)^2", None),
+        ("A:B=1", None),
+        ("AB", None),
+        ("not B", None),
+        ("B or C", None),
+        ("B, C", None),
+    ],
+)
 def test_an_options_letter_may_have_brackets_and_one_options_text(text: str, letter: str | None) -> None:
     assert read(text).letter == letter
 
@@ -73,7 +112,9 @@ def test_an_option_with_its_text_is_the_letter_and_not_the_text() -> None:
         ("5 for x = 1", "5 for x = 1", (), ""),
     ],
 )
-def test_a_condition_stands_behind_a_value_that_depends_on_it(text: str, value: str, conditions: object, indices: str) -> None:
+def test_a_condition_stands_behind_a_value_that_depends_on_it(
+    text: str, value: str, conditions: object, indices: str
+) -> None:
     reading = read(text)
     assert (reading.text, reading.conditions, "".join(reading.indices)) == (value, conditions, indices)
 

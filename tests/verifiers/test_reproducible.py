@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="ne
 # A comparison's prediction says what it does: `burn 0.3` uses 0.3 s of processor time; `log FILE 0.3` also writes when
 # it began and ended, and in which process.
 COMPARE = """
-import os, random, time
+import os, random, signal, time
 from types import SimpleNamespace
 from gmpo_mm.verifiers import supervisor
 
@@ -50,6 +50,8 @@ def compare(prediction, gold):
         log(*arguments)
     elif kind == "sleep":
         time.sleep(float(arguments[0]))
+    elif kind == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
     elif kind == "random":
         return random.random() == float(gold)
     elif kind == "hash":
@@ -156,7 +158,11 @@ def test_a_worker_that_waits_without_computing_is_stalled_and_told_apart(
 ) -> None:
     monkeypatch.setattr(pool, "WALL_SECONDS", 0.3)
     monkeypatch.setattr(pool, "WALL_SHARE", 0.0)
-    assert own.check([("sleep 60", ""), ("burn 0.05", "")], 1.0) == ["stalled", "equal"]
+    assert own.check([("sleep 60", ""), ("stop", ""), ("burn 0.05", "")], 1.0) == [
+        "stalled",
+        "stalled",
+        "equal",
+    ]
     monkeypatch.setattr(pool, "WALL_SECONDS", 60.0)
     assert own.check([("sleep 0.5", "")], 0.1) == ["equal"]
 
@@ -223,7 +229,7 @@ def test_a_batch_of_hostile_pairs_has_a_bound_and_the_good_ones_in_it_are_graded
 @pytest.mark.timeout(240)
 def test_who_is_asked_within_the_bound_does_not_depend_on_the_order_of_a_batch(own: VerifierPool) -> None:
     """One slow pair stands for a problem of its own; twenty hostile ones, all for another problem, take no room from it."""
-    slow, hostile = ("burn 0.25", "its own gold"), [(f"burn 9{i:03}", "another") for i in range(20)]
+    slow, hostile = ("burn 0.2500", "its own gold"), [(f"burn 9{i:03}", "another") for i in range(20)]
     for pairs in ([*hostile, slow], [*hostile[10:], slow, *hostile[9::-1]]):
         verdicts = dict(zip(pairs, own.check(pairs, 0.4), strict=True))
         assert verdicts[slow] == "equal"

@@ -38,7 +38,22 @@ def test_units_and_their_exponents(text: str, rest: str, unit: dict[str, int]) -
 
 
 @pytest.mark.parametrize(
-    "text", [r"2\pi h", "3 k", "5 m", "5 wrong", "5 never", "3 x", "7 squared", "5 mod 7", "x cm", "cm", "5 cm wrong", "12 pi", "5 or"]
+    "text",
+    [
+        r"2\pi h",
+        "3 k",
+        "5 m",
+        "5 wrong",
+        "5 never",
+        "3 x",
+        "7 squared",
+        "5 mod 7",
+        "x cm",
+        "cm",
+        "5 cm wrong",
+        "12 pi",
+        "5 or",
+    ],
 )
 def test_variables_and_other_words_are_no_units(text: str) -> None:
     assert split_unit(canonical(text))[1] is None
@@ -47,14 +62,31 @@ def test_variables_and_other_words_are_no_units(text: str) -> None:
 @pytest.mark.parametrize(
     ("a", "b", "equal"),
     [
-        ("5 cm", "5", True), ("5 cm", "5 inches", False), ("100 cm", "1 m", False), ("5 m^2", r"5 \text{ m}", False),
-        ("3 fourths", "0.75", True), ("3 fourths", "3", False), ("5 dozens", "60", True), ("5 dozens", "5", False),
-        ("twenty-one", "21", True), ("5 million", "5000000", True), ("5 million", "5", False), ("12th", "12", True),
-        (r"12^{\text{th}}", "12", True), (r"2\pi h", r"2\pi", False), ("5 apples", "5 oranges", False), ("30°", "30", True),
-        ("30° C", "30 K", False), ("12 square units", "12", True), ("145 3", "148", False), ("17 23", "17", False),
+        ("5 cm", "5", True),
+        ("5 cm", "5 inches", False),
+        ("100 cm", "1 m", False),
+        ("5 m^2", r"5 \text{ m}", False),
+        ("3 fourths", "0.75", True),
+        ("3 fourths", "3", False),
+        ("5 dozens", "60", True),
+        ("5 dozens", "5", False),
+        ("twenty-one", "21", True),
+        ("5 million", "5000000", True),
+        ("5 million", "5", False),
+        ("12th", "12", True),
+        (r"12^{\text{th}}", "12", True),
+        (r"2\pi h", r"2\pi", False),
+        ("5 apples", "5 oranges", False),
+        ("30°", "30", True),
+        ("30° C", "30 K", False),
+        ("12 square units", "12", True),
+        ("145 3", "148", False),
+        ("17 23", "17", False),
     ],
-)  # fmt: skip
-def test_a_unit_that_one_side_writes_does_not_count_and_number_words_are_numbers(a: str, b: str, equal: bool) -> None:
+)
+def test_a_unit_that_one_side_writes_does_not_count_and_number_words_are_numbers(
+    a: str, b: str, equal: bool
+) -> None:
     assert decide(a, b).equal is equal
     assert decide(b, a).equal is equal
 
