@@ -60,7 +60,10 @@ def same_equation(a: tuple[str, str], b: tuple[str, str]) -> bool:
 
 
 def proportional(a: tuple[str, str], b: tuple[str, str], positive: bool = False) -> bool:
-    """Whether `a[0] - a[1]` is a constant times `b[0] - b[1]`, or a positive one, as inequalities need."""
+    """Whether `a[0] - a[1]` is a constant times `b[0] - b[1]`.
+
+    `positive` asks for a positive constant, as two forms of one inequality need.
+    """
     try:
         return _proportional(difference(a), difference(b), positive)
     except NotExpression:
@@ -125,13 +128,42 @@ def _settings(names: list[str]) -> Iterator[dict[str, int]]:
 
 def _zeros(tree: Tree, name: str, environment: dict[str, int]) -> Polynomial:
     """The polynomial with the solutions in one variable, each once; empty where every number is one."""
-    pairs = [_quotient(tree, {**environment, name: node}) for node in range(MAX_DEGREE + 4)]
+    degree = max(_degrees(tree, name))
+    if degree > MAX_DEGREE:
+        raise _NotRational("degree")
+    pairs = [_quotient(tree, {**environment, name: node}) for node in range(degree + 1)]
     top, bottom = (_interpolated([pair[side] for pair in pairs]) for side in (0, 1))
     if not bottom:
         raise _NotRational("division by zero")
     solutions = _square_free(top)
     common = _common(solutions, bottom) if solutions else [Fraction(1)]
     return _monic(_divided(solutions, common)[0])  # without the zeros of a denominator
+
+
+def _degrees(tree: Tree, name: str) -> tuple[int, int]:
+    """Bounds for the degrees in one variable of the two parts of a quotient."""
+    kind = tree[0]
+    if kind in ("num", "var"):
+        return int(kind == "var" and tree[1] == name), 0
+    if kind == "neg":
+        return _degrees(tree[1], name)
+    if kind == "pow":
+        n = _whole_exponent(tree)
+        top, bottom = (degree * abs(n) for degree in _degrees(tree[1], name))
+        return (top, bottom) if n > 0 else (bottom, top)
+    if kind not in ("add", "mul", "div"):
+        raise _NotRational(kind)
+    (a, b), (c, d) = (_degrees(child, name) for child in tree[1:])
+    if kind == "add":
+        return max(a + d, c + b), b + d
+    return (a + c, b + d) if kind == "mul" else (a + d, b + c)
+
+
+def _whole_exponent(tree: Tree) -> int:
+    exponent = constant_of(tree[2])
+    if not isinstance(exponent, Fraction) or exponent.denominator != 1 or abs(exponent) > MAX_DEGREE:
+        raise _NotRational("power")
+    return exponent.numerator
 
 
 def _quotient(tree: Tree, environment: dict[str, int]) -> tuple[int, int]:
@@ -146,17 +178,13 @@ def _quotient(tree: Tree, environment: dict[str, int]) -> tuple[int, int]:
         top, bottom = _quotient(tree[1], environment)
         return -top, bottom
     if kind == "pow":
-        exponent = constant_of(tree[2])
-        if not isinstance(exponent, Fraction) or exponent.denominator != 1 or abs(exponent) > MAX_DEGREE:
-            raise _NotRational("power")
+        exponent = _whole_exponent(tree)
         top, bottom = _quotient(tree[1], environment)
-        n = abs(exponent.numerator)
+        n = abs(exponent)
         return _bounded(top**n, bottom**n) if exponent > 0 else _bounded(bottom**n, top**n)
-    if kind not in ("add", "mul", "div"):
-        raise _NotRational(kind)
     (a, b), (c, d) = (_quotient(child, environment) for child in tree[1:])
     if kind == "add":
-        return (a + c, b) if b == d else _bounded(a * d + c * b, b * d)
+        return _bounded(a * d + c * b, b * d)
     return _bounded(a * c, b * d) if kind == "mul" else _bounded(a * d, b * c)
 
 
@@ -167,15 +195,13 @@ def _bounded(top: int, bottom: int) -> tuple[int, int]:
 
 
 def _interpolated(values: list[int]) -> Polynomial:
-    """Coefficients of the polynomial with these values at 0, 1, 2 ...; _NotRational beyond MAX_DEGREE."""
+    """Coefficients of the polynomial of smallest degree with these values at 0, 1, 2 ..."""
     steps = []  # Newton's forward differences
     while values:
         steps.append(values[0])
         values = [after - before for before, after in itertools.pairwise(values)]
-    if any(steps[MAX_DEGREE + 1 :]):
-        raise _NotRational("degree")
     result: Polynomial = []
-    for k in range(MAX_DEGREE, -1, -1):  # result * (x - k) / (k + 1) + step
+    for k in range(len(steps) - 1, -1, -1):  # result * (x - k) / (k + 1) + step
         shifted = [Fraction(0), *result]
         for place, coefficient in enumerate(result):
             shifted[place] -= k * coefficient
@@ -213,7 +239,7 @@ def _divided(a: Polynomial, b: Polynomial) -> tuple[Polynomial, Polynomial]:
     rest = list(a)
     while len(rest) >= len(b):
         factor, shift = rest[-1] / b[-1], len(rest) - len(b)
-        spend(len(b) * (1 + factor.denominator.bit_length() // 256))
+        spend(len(b) * (1 + factor.denominator.bit_length() // 64))
         quotient[shift] = factor
         rest = _trimmed([c - (factor * b[k - shift] if k >= shift else 0) for k, c in enumerate(rest)][:-1])
     return _trimmed(quotient), rest

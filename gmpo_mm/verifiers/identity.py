@@ -132,19 +132,9 @@ def _same_constant(first: Tree, second: Tree, in_complex: bool) -> bool:
     try:
         return values_equal(first, second, {}, in_complex)
     except TooLarge:
-        return _same_spelling(first, second) or _same_shape(first, second)
+        return _same_spelling(first, second)
     except OutsideDomain:
         return not in_complex and _same_constant(first, second, True)
-
-
-def _same_shape(first: Tree, second: Tree) -> bool:
-    """Whether two constants beyond computing are built in the same way of parts that are equal."""
-    if first[0] != second[0] or len(first) != len(second):
-        return False
-    for a, b in zip(first[1:], second[1:], strict=True):
-        if a != b and not (isinstance(a, tuple) and isinstance(b, tuple) and _same_constant(a, b, False)):
-            return False
-    return True
 
 
 def _same_spelling(first: Tree, second: Tree) -> bool:

@@ -172,15 +172,8 @@ def _half_line(operator: str, bound: End) -> RealSet:
 
 def _solve_absolute(inside: str, operator: str, bound_text: str) -> tuple[RealSet, str] | None:
     bound = endpoint(bound_text)
-    at_zero = _solve(inside, "=", "0")
-    if bound is None or bound.value is None or at_zero is None or operator in ("=", "!="):
+    if bound is None or bound.value is None or operator in ("=", "!="):
         return None
-    if bound.value.sign() < 0:
-        return (() if operator in ("<", "<=") else EVERYTHING), at_zero[1]
-    if bound.value.sign() == 0:
-        zero = at_zero[0]
-        solutions = {"<": (), "<=": zero, ">": complement(zero), ">=": EVERYTHING}
-        return solutions[operator], at_zero[1]
     minus = f"-({bound_text})"
     if operator in ("<", "<="):
         return from_inequality([minus, inside, bound_text], [operator, operator])

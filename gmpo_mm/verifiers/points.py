@@ -95,12 +95,12 @@ def _critical_values(name: str, first: Tree, second: Tree) -> list[Fraction]:
         values = [value for value in base + near if value.denominator == 1]
     else:
         values = base[:5] + between[:3] + base[5:] + between[3:] + near
-    return [value for value in values if value > 0] if name[:1] in "rR" else values
+    return [value for value in dict.fromkeys(values) if value > 0 or name[:1] not in "rR"]
 
 
 @lru_cache(maxsize=256)
 def _constants(first: Tree, second: Tree) -> list[Fraction]:
-    """The smallest and the largest constants in the formulas, an irrational one as the integer below it."""
+    """The largest constants in the formulas, an irrational one as the integer below it."""
     found = set()
     for tree in (first, second):
         for node in subtrees(tree):
@@ -110,7 +110,7 @@ def _constants(first: Tree, second: Tree) -> list[Fraction]:
                 if 1 < number <= 10**500 and number.denominator < 10**6:
                     found.add(number)
     ordered = sorted(found)
-    return ordered if len(ordered) <= 6 else ordered[:3] + ordered[-3:]
+    return ordered[-6:]
 
 
 def _is_integer(name: str, first: Tree, second: Tree) -> bool:

@@ -19,6 +19,7 @@ from gmpo_mm.verifiers.intervals import (
 )
 
 SAME = [
+    (r"[0, \sqrt{4})", r"0 \leq x < 2"), ("|x| > -1", r"\mathbb{R}"),
     (r"[0, \sqrt{2}\sqrt{3})", r"[0, \sqrt{6})"), (r"\sqrt{2}x < \sqrt{6}", r"x < \sqrt{3}"),
     (r"\pi x < 1", r"x < \frac{1}{\pi}"), ("10^{-50}x < 10^{-50}", "x < 1"), (r"[1,2] \cup [2,3]", "[1,3]"),
     (r"[1,2) \cup [2,3]", "[1,3]"), (r"(1,2) \cup (2,3)", r"(1,3) \setminus \{2\}"),
@@ -57,6 +58,12 @@ def test_one_number_more_makes_another_set(a: str, b: str) -> None:
 def test_ends_that_make_no_interval_are_refused(ends: str) -> None:
     low, high = ends[1:-1].split(",")
     assert interval(ends[0], low, high, ends[-1]) is None
+
+
+def test_ends_that_agree_to_a_hundred_digits_still_have_an_order() -> None:
+    near = r"\sqrt{2}", r"\sqrt{2}+10^{-100}"
+    assert interval("(", *near, ")") is not None
+    assert interval("(", *reversed(near), ")") is None
 
 
 NUMBERS = [str(k) for k in range(4)] + [r"\sqrt{2}", r"\pi", r"\frac{5}{2}"]
