@@ -72,6 +72,7 @@ EQUAL_FORMULAS = [
     (r"\lfloor -x \rfloor", r"-\lceil x \rceil"),
 ]  # fmt: skip
 DIFFERENT_FORMULAS = [
+    (r"\ln a+\ln b+\ln c+\ln d+\ln x+2\ln y+3\ln z", r"\ln a+\ln b+\ln c+\ln d+\ln x+3\ln y+2\ln z"),
     (r"\ln(1+10^{-300}x)", "0"), (r"\arctan\frac{1}{x-100}+\arctan(x-100)", r"-\frac{\pi}{2}"),
     (r"\gcd(n+2-2+3-3+4-4+5-5+6-6+7-7, 2^{61}-1)", "1"),
     (r"\lfloor\sqrt{n}\rfloor", r"\lfloor\sqrt{n-1}\rfloor"), (r"\lfloor n/100\rfloor", "0"),
