@@ -91,8 +91,6 @@ def _node(text: str) -> Node:
 
 def _is_list_for_interval(answer: str, gold: str) -> bool:
     """Whether `a, b` is given for a gold `(a, b)`, which may be an interval; the other way round it is accepted."""
-    return (
-        _node(gold).kind == "sequence"
-        and _node(answer).kind == "list"
-        and canonical(answer) != canonical(gold)
-    )
+    node = _node(answer)
+    bare = node.kind == "list" and any(assigned_name(item) is None for item in node.items)
+    return bare and _node(gold).kind == "sequence" and canonical(answer) != canonical(gold)
