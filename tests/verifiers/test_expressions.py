@@ -6,8 +6,9 @@ from fractions import Fraction
 import pytest
 
 from gmpo_mm.verifiers.evaluation import OutsideDomain, evaluate_tree
-from gmpo_mm.verifiers.expressions import NotExpression, Tree, canonical_tree, parse_expression, variables
+from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
 from gmpo_mm.verifiers.normalize import canonical
+from gmpo_mm.verifiers.trees import Tree, canonical_tree, variables
 
 
 def tree(text: str) -> Tree:
