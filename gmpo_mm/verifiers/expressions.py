@@ -61,7 +61,7 @@ _FUNCTIONS = _INVERTIBLE | _RARE.keys() | _RENAMED.keys() | set(_RENAMED.values(
 _FUNCTIONS |= set(str.split("ln exp abs floor ceil log lg"))
 _UNKNOWN_FUNCTIONS = frozenset("fgFG")
 _USUAL_ARGUMENTS = frozenset("xyztnksuabeifgFG")  # `g(L - x)` is the product that physics has in mind
-# What makes an application of a name before a bracket that holds nothing else, its tokens joined without braces.
+# What makes an application of a name before it, alone in a bracket, its tokens joined without braces.
 _NUMBER_ALONE = re.compile(r"-?(?:(?:[\d.]+|\d*\\pi)(?:/\d+)?|\\frac(?:\d+|\d*\\pi\d+)|\\infty)")
 _NAME_ALONE = re.compile(rf"(?:[A-Za-z]|\\(?:{'|'.join(GREEK)}))(?:_\w+)?")
 _PROPER_FRACTION = re.compile(r"(?:\\frac (?:{ (\d+) } { (\d+) }|(\d)(\d))|(\d+) / (\d+))(?= |$)")

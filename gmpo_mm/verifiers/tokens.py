@@ -12,8 +12,9 @@ MAX_DEPTH = 40  # brackets and commands within each other
 OF_SEVERAL = frozenset({"max", "min", "gcd", "lcm"})
 GREEK = frozenset(
     str.split(
-        "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho varrho sigma "
-        "tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell hbar"
+        "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho "
+        "varrho sigma tau upsilon phi varphi chi psi omega "
+        "Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell hbar"
     )
 )
 MARKS = {"dot": 1, "ddot": 2, "dddot": 3, "tilde": 0}  # over a name, with the order of the derivative
