@@ -2,18 +2,16 @@ r"""A formula in LaTeX or plain text as a small tree (see `trees`), by recursive
 
 Conventions, where two readings are possible:
 
-- A name before a bracket is a function where the bracket holds a single number without an exponent, a single
-  other name or a list with commas, as in `y(0)`, `x(t)`, `y'(\pi)`, `M(x, y)`; else it is a factor, as in
-  `n(n+1)`, `a(b+c)`, `n(-1)^n`. `C(n, k)` is a binomial coefficient. `f`, `g`, `F`, `G` are functions
-  of a formula too where it has the usual arguments, as in `f(x+1)`; `g(\sin\theta - \mu)`, `G(M+m)` are
-  products.
+- A name before a bracket is a function where the bracket holds a number without an exponent, another name
+  or a list, as in `y(0)`, `x(t)`, `y'(\pi)`, `M(x, y)`; else it is a factor, as in `n(n+1)`, `n(-1)^n`.
+  `C(n, k)` is a binomial coefficient. `f`, `g`, `F`, `G` are functions of a formula too where it has the
+  usual arguments: `f(x+1)`, but `g(\sin\theta - \mu)` and `G(M+m)` are products.
 - On one line, `t/RC` is `t/(RC)`, while `1/2x` is `x/2`.
-- Numbers side by side are an error: `145 3`, `x 3`, `2{3}`; so is an integer before an improper fraction. `4
-  \frac{1}{2}` and `4 1/2` are mixed numbers. A number may follow a factor where it has an exponent: `n 2^n`,
-  `2^6 3^5`.
+- Numbers side by side are an error: `145 3`, `x 3`, `2{3}`; so is an integer before an improper fraction.
+  `4 \frac{1}{2}` and `4 1/2` are mixed numbers. A number with an exponent may follow a factor: `n 2^n`.
 - The argument of a function without brackets ends before `+`, `-`, `*`, a bracket, another function, and
   before `/` unless a number follows: `\sin 2x/3` is `\sin(2x/3)`, `\ln 8 / \ln 2` is a quotient.
-- `\log` and `\lg` without a base are to base 10. `\sin^{-1}` is the arc sine, `\sin^2 x` a square.
+- `\log` and `\lg` are to base 10. `\sin^{-1}` is the arc sine, `\sin^2 x` a square.
 - A sum, product or limit reaches to the next `+` or `-` outside brackets, an integral to its `dx`.
 
 Length, depth and literals are bounded; what lies outside raises `NotExpression`.
@@ -28,15 +26,13 @@ from gmpo_mm.verifiers.calculus import Calculus
 from gmpo_mm.verifiers.tokens import (
     CLOSING,
     GREEK,
-    MARKS,
-    OF_SEVERAL,
     NotExpression,
-    is_letter,
     is_number,
     is_symbol,
+    starts_name,
     tokens_of,
 )
-from gmpo_mm.verifiers.trees import ONE, TWO, Tree, depth, replaced
+from gmpo_mm.verifiers.trees import OF_SEVERAL, ONE, TWO, Tree, depth, replaced
 
 __all__ = ["NotExpression", "parse_expression"]
 
@@ -45,16 +41,11 @@ MAX_PARTS = 150  # of one sum or product: each is one level of the tree, which r
 
 _INVERTIBLE = frozenset(str.split("sin cos tan cot sec csc sinh cosh tanh"))  # `\sin^{-1}` is the arc sine
 _RARE = {
-    "coth": r"\frac{1}{\tanh(x)}",
-    "sech": r"\frac{1}{\cosh(x)}",
-    "csch": r"\frac{1}{\sinh(x)}",
-    "arcsec": r"\arccos(\frac{1}{x})",
-    "arccsc": r"\arcsin(\frac{1}{x})",
-    "arccot": r"\frac{\pi}{2} - \arctan(x)",
-    "arcsinh": r"\ln(x + \sqrt{x^2 + 1})",
-    "arccosh": r"\ln(x + \sqrt{x^2 - 1})",
-    "arctanh": r"\frac{\ln(\frac{1 + x}{1 - x})}{2}",
-}
+    "coth": r"\frac{1}{\tanh(x)}", "sech": r"\frac{1}{\cosh(x)}", "csch": r"\frac{1}{\sinh(x)}",
+    "arcsec": r"\arccos(\frac{1}{x})", "arccsc": r"\arcsin(\frac{1}{x})",
+    "arccot": r"\frac{\pi}{2} - \arctan(x)", "arcsinh": r"\ln(x + \sqrt{x^2 + 1})",
+    "arccosh": r"\ln(x + \sqrt{x^2 - 1})", "arctanh": r"\frac{\ln(\frac{1 + x}{1 - x})}{2}",
+}  # fmt: skip
 _RENAMED = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
 _RENAMED |= {"arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh"}
 _FUNCTIONS = _INVERTIBLE | _RARE.keys() | _RENAMED.keys() | set(_RENAMED.values())
@@ -194,7 +185,7 @@ class _Parser(Calculus):
 
     def script(self) -> Tree:
         """What stands above or below: a group, or one atom with its sign; the 0 of `x^n_0` is below the x."""
-        if is_letter(self.peek()) and self.peek(1) == "_":
+        if is_symbol(self.peek()) and self.peek(1) == "_":
             return ("var", self.take())
         return self.group() if self.peek() == "{" else self.signed(self.atom)
 
@@ -224,7 +215,7 @@ class _Parser(Calculus):
             tree = ("fn", "abs", self.sum())
             self.bars -= 1
             self.take("|")
-        elif is_symbol(token) or token == "\\pi" or token[1:] in MARKS:
+        elif starts_name(token):
             tree = self.named()
         elif token[:1] == "\\":
             tree = self.command()
@@ -339,7 +330,7 @@ class _Parser(Calculus):
         if (derivative := self.derivative()) is not None:
             return derivative
         match self.tokens[self.position : self.position + 4]:
-            case ["{", "d", name, "}"] if self.differentials and is_letter(name):
+            case ["{", "d", name, "}"] if self.differentials and is_symbol(name):
                 self.differentials[-1] = name  # `\int \frac{dx}{x}`
                 self.position += 4
                 return ("div", ONE, self.argument())

@@ -27,7 +27,7 @@ WARM_UP = (
 )
 # Where a factorial, a binomial coefficient, a floor or a sum's bound has them.
 INTEGER_NAMES = frozenset("nmkijlNMKpqr")
-_NEEDS_INTEGERS = frozenset({"floor", "ceil", "factorial", "binom", "sum", "product", "gcd", "lcm", "mod"})
+_NEEDS_INTEGERS = frozenset({"floor", "ceil", "factorial", "binom", "sum", "product"})
 _DIGITS = 30  # of values; twenty of them must agree
 _POINTS = 8
 _LARGEST = 10**100
@@ -60,8 +60,7 @@ class _Converter:
             "neg": operator.neg, "add": sympy.Add, "mul": sympy.Mul, "factorial": sympy.factorial,
             "div": self._quotient, "pow": self._power, "root": self._root, "binom": sympy.binomial,
             "log": lambda value, base: self._quotient(sympy.log(value), sympy.log(base)),
-            "degrees": sympy.rad, "mod": self._remainder, "max": sympy.Max, "min": sympy.Min,
-            "gcd": sympy.igcd, "lcm": sympy.ilcm,
+            "degrees": sympy.rad, "max": sympy.Max, "min": sympy.Min,
         }  # fmt: skip
 
     def convert(self, tree: Tree) -> Any:
@@ -116,12 +115,6 @@ class _Converter:
         if not (degree.is_Integer and degree > 1):
             raise NoValue("degree of a root")
         return self._power(base, 1 / degree)
-
-    def _remainder(self, value: Any, modulus: Any) -> Any:
-        if not (value.is_integer and modulus.is_integer):
-            raise NoValue("a remainder of what is no integer")
-        self.denominators.append(modulus)
-        return self.sympy.Mod(value, modulus)
 
     def _bound(self, body: Tree, name: str, **assumptions: bool) -> tuple[Any, Any, list[Any]]:
         """A new symbol for a bound name, the body, and those divisors in the body that depend on it."""

@@ -6,10 +6,11 @@ r"""The tokens of a formula: numbers, letters, LaTeX commands, brackets and sign
 import re
 from collections.abc import Callable
 
+from gmpo_mm.verifiers.trees import OF_SEVERAL
+
 MAX_TOKENS = 400
 MAX_DIGITS = 200  # characters of one number
 MAX_DEPTH = 40  # brackets and commands within each other
-OF_SEVERAL = frozenset({"max", "min", "gcd", "lcm"})
 GREEK = frozenset(
     str.split(
         "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho "
@@ -68,6 +69,11 @@ def is_letter(token: str) -> bool:
 def is_symbol(token: str) -> bool:
     """A letter of the Latin or the Greek alphabet."""
     return is_letter(token) or token[1:] in GREEK
+
+
+def starts_name(token: str) -> bool:
+    """Whether a name starts with it."""
+    return is_symbol(token) or token == "\\pi" or token[1:] in MARKS
 
 
 def derivative_name(name: str, by: str, order: int = 1, sign: str = "d") -> str:
@@ -134,10 +140,10 @@ class Reader:
     def head(self) -> str:
         """A name without its subscript and primes."""
         token = self.take()
-        if is_symbol(token) or token == "\\pi":
-            return token
-        if token[1:] not in MARKS:
+        if not starts_name(token):
             raise NotExpression(f"{token} is no name")
+        if token[1:] not in MARKS:
+            return token
         self.deeper()
         inside = self.in_braces(self.name)
         self.depth -= 1

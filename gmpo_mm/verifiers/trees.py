@@ -13,7 +13,7 @@ Trees are nested tuples, the kind first:
   are the variable `dx/dt`, and `x'` is the variable `x'`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -25,7 +25,7 @@ ZERO: Tree = ("num", Fraction(0))
 ONE: Tree = ("num", Fraction(1))
 MINUS_ONE: Tree = ("num", Fraction(-1))
 TWO: Tree = ("num", Fraction(2))
-_IN_ANY_ORDER = frozenset({"max", "min", "gcd", "lcm"})
+OF_SEVERAL = frozenset({"max", "min", "gcd", "lcm"})  # in any order
 
 
 def children(tree: Tree) -> list[Tree]:
@@ -38,18 +38,13 @@ def with_children(tree: Tree, change: Callable[[Tree], Tree]) -> Tree:
     return (tree[0], *(change(child) if isinstance(child, tuple) else child for child in tree[1:]))
 
 
-@lru_cache(maxsize=4096)
 def variables(tree: Tree) -> frozenset[str]:
     """Names of the variables and unknown functions in a tree; a bound name is none of its formula's."""
-    return frozenset(_names(tree))
-
-
-def _names(tree: Tree) -> set[str]:
-    names: set[str] = {tree[1]} if tree[0] in ("var", "call", "index") else set()
+    names = frozenset({tree[1]} if tree[0] in ("var", "call", "index") else ())
     below = children(tree)
     if tree[0] in BINDERS:
-        names = _names(below.pop(0)) - {tree[2]}
-    return names.union(*map(_names, below))
+        names = variables(below.pop(0)) - {tree[2]}
+    return names.union(*map(variables, below))
 
 
 def depth(tree: Tree) -> int:
@@ -90,9 +85,8 @@ def canonical_tree(tree: Tree) -> Tree:
 
     The same for every order of terms and factors, every bracket that changes nothing, `\frac{a}{b}`, `a/b`
     and `a b^{-1}`, `\sqrt{a}` and `a^{1/2}`, `-(a - b)` and `b - a`, every name of a bound variable, and with
-    or without `+ 0`, `* 1`, `^1`. Sums are `("add", ...)` and products `("mul", ...)` of two or more parts; a
-    quotient has a factor `("inverse", b)`, a minus is a factor -1. So `99^2 + 99 + 1` and `1 + 99 * 1 + 99^2`
-    are one tree, and 9901 is another.
+    or without `+ 0`, `* 1`, `^1`. Sums and products have two or more parts; a quotient has a factor
+    `("inverse", b)`, a minus is a factor -1. `99^2 + 99 + 1` and `1 + 99 * 1 + 99^2` are one tree, not 9901.
     """
     return _canonical(tree, 0)
 
@@ -115,7 +109,7 @@ def _canonical(tree: Tree, level: int) -> Tree:
         return _power(tree[1], ("inverse", tree[2]))
     if kind == "fn" and tree[1] == "exp":
         return _power(("const", "e"), tree[2])
-    return (kind, *sorted(tree[1:], key=repr)) if kind in _IN_ANY_ORDER else tree
+    return (kind, *sorted(tree[1:], key=repr)) if kind in OF_SEVERAL else tree
 
 
 def _sum(tree: Tree, level: int) -> Tree:
@@ -163,7 +157,7 @@ def _inverse(factor: Tree) -> Tree:
     return tuple(factor[1]) if factor[0] == "inverse" and factor[1] != ZERO else ("inverse", factor)
 
 
-def _product(negative: bool, factors: list[Tree]) -> Tree:
+def _product(negative: bool, factors: Sequence[Tree]) -> Tree:
     parts = ([MINUS_ONE] if negative else []) + sorted(factors, key=repr)
     return ONE if not parts else parts[0] if len(parts) == 1 else ("mul", *parts)
 
@@ -174,5 +168,5 @@ def _power(base: Tree, exponent: Tree) -> Tree:
     if exponent == MINUS_ONE:
         return _product(False, [_inverse(factor) for factor in (base[1:] if base[0] == "mul" else (base,))])
     if exponent[0] == "mul" and exponent[1] == MINUS_ONE:
-        return ("inverse", ("pow", base, exponent[2] if len(exponent) == 3 else ("mul", *exponent[2:])))
+        return ("inverse", ("pow", base, _product(False, exponent[2:])))
     return ("pow", base, exponent)

@@ -169,6 +169,13 @@ def test_different_formulas_are_different_trees_and_nothing_is_evaluated(text: s
     assert not same(text, other)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"), [("\\gcd(12, 8)", 4), ("\\lcm(4, 6)", 12), ("17 \\bmod 5", 2), ("\\max(1, 2)", 2)]
+)
+def test_functions_of_whole_numbers_are_read_with_their_values(text: str, value: int) -> None:
+    assert evaluate_tree(tree(text), {}, False, 192) == value
+
+
 def test_a_bound_name_is_none_of_a_formulas_variables() -> None:
     assert variables(tree("\\sum_{k=1}^{n} k x")) == {"n", "x"}
     assert variables(tree("\\sum_{i=0}^{n} F_{n-i}")) == {"F", "n"}
