@@ -194,7 +194,7 @@ def _subscripted(tree: Tree, name: str) -> Tree:
 def _joined(tree: Tree, letters: list[Tree], name: Tree) -> Tree:
     parts: list[Tree] = []
     for part in _parts(tree, "mul"):
-        parts.append(with_children(part, lambda child: _joined(child, letters, name)))
+        parts.append(with_children(part, _joined, letters, name))
         if parts[-len(letters) :] == letters:
             parts[-len(letters) :] = [name]
     return _product(parts)

@@ -196,7 +196,7 @@ def _is_zero(sympy: Any, difference: Any) -> bool:
     steps: tuple[Callable[[Any], Any], ...] = (
         lambda one: one,
         sympy.expand,
-        lambda one: sympy.simplify(one),
+        sympy.simplify,
         lambda one: sympy.simplify(sympy.expand_log(sympy.combsimp(sympy.gammasimp(one)), force=True)),
         lambda one: sympy.simplify(one.rewrite(sympy.exp)),
     )

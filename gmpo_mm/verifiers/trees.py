@@ -33,9 +33,13 @@ def children(tree: Tree) -> list[Tree]:
     return [child for child in tree[1:] if isinstance(child, tuple)]
 
 
-def with_children(tree: Tree, change: Callable[[Tree], Tree]) -> Tree:
-    """The tree with each of its children changed."""
-    return (tree[0], *(change(child) if isinstance(child, tuple) else child for child in tree[1:]))
+def with_children(tree: Tree, change: Callable[..., Tree], *how: Any) -> Tree:
+    """The tree with each of its children changed; one frame of the stack a level, for trees are deep."""
+    changed = list(tree)
+    for place, child in enumerate(tree):
+        if isinstance(child, tuple):
+            changed[place] = change(child, *how)
+    return tuple(changed)
 
 
 def variables(tree: Tree) -> frozenset[str]:
@@ -76,7 +80,7 @@ def replaced(tree: Tree, values: dict[str, Tree]) -> Tree:
         values = {name: value for name, value in values.items() if name != tree[2]}
     elif kind in ("call", "index") and values.get(tree[1], ("",))[0] == "var":
         tree = (kind, values[tree[1]][1], *tree[2:])
-    return with_children(tree, lambda child: replaced(child, values))
+    return with_children(tree, replaced, values)
 
 
 @lru_cache(maxsize=4096)
@@ -100,9 +104,9 @@ def _canonical(tree: Tree, level: int) -> Tree:
     if kind in BINDERS:
         name = f"#{level}"
         body = _canonical(replaced(tree[1], {tree[2]: ("var", name)}), level + 1)
-        outside = with_children((kind, *tree[3:]), lambda child: _canonical(child, level))
+        outside = with_children((kind, *tree[3:]), _canonical, level)
         return (kind, body, name, *outside[1:])
-    tree = with_children(tree, lambda child: _canonical(child, level))
+    tree = with_children(tree, _canonical, level)
     if kind == "pow":
         return _power(tree[1], tree[2])
     if kind == "root":
