@@ -6,8 +6,9 @@ from fractions import Fraction
 import pytest
 
 from gmpo_mm.verifiers.evaluation import OutsideDomain, evaluate_tree
-from gmpo_mm.verifiers.expressions import NotExpression, Tree, canonical_tree, parse_expression, variables
+from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
 from gmpo_mm.verifiers.normalize import canonical
+from gmpo_mm.verifiers.trees import Tree, canonical_tree, variables
 
 
 def tree(text: str) -> Tree:
@@ -166,6 +167,13 @@ def test_spellings_of_one_formula_are_one_tree(text: str, other: str) -> None:
 )  # fmt: skip
 def test_different_formulas_are_different_trees_and_nothing_is_evaluated(text: str, other: str) -> None:
     assert not same(text, other)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("\\gcd(12, 8)", 4), ("\\lcm(4, 6)", 12), ("17 \\bmod 5", 2), ("\\max(1, 2)", 2)]
+)
+def test_functions_of_whole_numbers_are_read_with_their_values(text: str, value: int) -> None:
+    assert evaluate_tree(tree(text), {}, False, 192) == value
 
 
 def test_a_bound_name_is_none_of_a_formulas_variables() -> None:
