@@ -23,7 +23,7 @@ from gmpo_mm.verifiers.identity import same_trees
 from gmpo_mm.verifiers.normalize import canonical, text_key
 from gmpo_mm.verifiers.reading import read
 from gmpo_mm.verifiers.structure import Node, asks_for, parse, split
-from gmpo_mm.verifiers.trees import MINUS_ONE, ONE, Tree, canonical_tree, subtrees, variables
+from gmpo_mm.verifiers.trees import BINDERS, MINUS_ONE, ONE, Tree, canonical_tree, subtrees, variables
 from gmpo_mm.verifiers.units import split_unit
 
 MAX_PROBLEM = 20_000  # characters of a problem that are searched
@@ -110,7 +110,7 @@ def _is_repeating_decimal(prediction: str, gold: str, problem: str) -> bool:
 def _groups(node: Node, decimal_asked: bool = False) -> Iterator[tuple[Tree, ...]]:
     """Canonical trees of an answer's parts: one for a formula, and the sides together for an equation or inequality.
 
-    A chain of equations is its last value, and nothing where a value in it is worked out. What is no formula is left out.
+    A chain of numbers is the value in it that is worked out, else the last. What is no formula is left out.
     """
     tree = _formula(node)
     if tree is not None:
@@ -126,8 +126,8 @@ def _groups(node: Node, decimal_asked: bool = False) -> Iterator[tuple[Tree, ...
     sides = [side for item in items if (side := _formula(item))]
     if len(sides) == len(items) and (set(node.operators) - {"=", "\\approx"} or any(map(variables, sides))):
         yield tuple(sides)
-    elif sides and not any(_is_worked_out(side, decimal_asked) for side in sides):
-        yield (sides[-1],)
+    elif sides:
+        yield (next((side for side in sides if _is_worked_out(side, decimal_asked)), sides[-1]),)
 
 
 def _formula(node: Node) -> Tree | None:
@@ -168,14 +168,15 @@ def _is_copied(
 
 
 def _holds_copy(side: Tree, values: Sequence[Tree], problem: str, decimal_asked: bool) -> bool:
-    """Whether a part of a formula stands in the problem, is not worked out, and has one of the values."""
+    """Whether a part of a formula stands in the problem, is not worked out, and has one of the values but for its sign."""
     parts = dict.fromkeys(_copied_parts(side, problem))
     parts_left = [part for part in parts if not _is_worked_out(part, decimal_asked)][:MAX_PARTS]
     try:
         return any(
-            same_trees(_plain(part), _plain(value)) is not False
+            same_trees(_plain(part), signed) is not False
             for part in parts_left
             for value in values[:MAX_PARTS]
+            for signed in (_plain(value), ("neg", _plain(value)))
         )
     except OverBudget:
         return True
@@ -281,6 +282,8 @@ def _copied_parts(form: Tree, problem: str) -> Iterator[Tree]:
     """Parts of a formula that stand in the problem, with what a sum or product has in common with one of the problem."""
     forms, wholes = _forms_of(problem)
     for part in subtrees(form):
+        if part[0] in BINDERS:  # its bound name is named for its place
+            part = canonical_tree(_plain(part))
         if part in forms:
             yield part
         for whole in wholes:

@@ -32,11 +32,31 @@ COPIES = [
     (r"0.\overline{73}", r"\frac{73}{99}", r"Express $0.\overline{73}$ as a common fraction."),
     ("x(x+10) = 10(-10-x)", "x = -10", "Solve $x(x+10) = 10(-10-x)$."),
     ("3x + 2 > 4(x - 1)", r"(-\infty, 6)", "Solve $3x+2>4(x-1)$."),
+    ("x^2 + 20x = -100", "x = -10", "Solve $x(x+10) = 10(-10-x)$."),
+    ("2x < 12", "x < 6", "Solve $3x+2>4(x-1)$."),
+    ("(2^3, 5)", "(8, 5)", "Find the point $(2^3, b)$."),
+    (r"1 \cdot 0.\overline{73}", r"\frac{73}{99}", r"Express $0.\overline{73}$ as a common fraction."),
+    ("x^2 + 5x + 6 + 1 - 1", "(x+2)(x+3)", "Factor $x^2 + 5x + 6$."),
+    ("x^2 + 5x + 6 = 6 + 5x + x^2", "(x+2)(x+3)", "Factor $x^2 + 5x + 6$."),
+    (r"\frac{2 + 2\sqrt{5}}{4}", r"\frac{1+\sqrt5}{2}", r"Simplify $\frac{2+2\sqrt5}{4}$."),
+    (r"\sum_{n=1}^{9} n", "45", r"Compute $\sum_{n=1}^{9} n.$"),
+    (r"\gcd(12, 18)", "6", r"Find $\gcd(12, 18)$."),
     (r"2^{10} \text{ cm}", "1024", "A cable is $2^{10}$ cm long. How long is it?"),
 ]
 ANSWERS = [
     ("9901", "9901", "What is $99^2+99+1$?"),
     ("99^2+99+1 = 9901", "9901", "What is $99^2+99+1$?"),
+    ("9901 = 99^2+99+1", "9901", "What is $99^2+99+1$? (A) 9901"),
+    ("99^2+99+1 = 9901", "9901", "What is $99^2+99+1$? (A) $9901$ (B) $9900$"),
+    (r"0.\overline{73} = \frac{73}{99}", r"\frac{73}{99}", r"Express $0.\overline{73}$ as a common fraction."),
+    ("x^2 + 5x + 6 = (x+2)(x+3)", "(x+2)(x+3)", "Factor $x^2 + 5x + 6$."),
+    ("x^2 = 4y", "x^2 - 4y = 0", "A parabola opens upwards."),
+    ("-10 = x", "x = -10", "Let $x = -10$ or not."),
+    (r"\frac{1+\sqrt{5}}{2}", r"\frac12 + \frac{\sqrt5}{2}", r"The golden ratio is $\frac{1+\sqrt5}{2}$."),
+    (r"\frac{\pi^2}{6}", r"\pi^2/6", r"Is $\frac{\pi^2}{6}$ it?"),
+    (r"25\%", "25", r"It grew by $25\%$."),
+    (r"60^\circ", "60", r"The angle is $60^\circ$."),
+    (r"\frac{x}{2}", r"\frac12 x", r"Is it $\frac{x}{2}$?"),
     ("100^2-99", "9901", "What is $99^2+99+1$?"),
     (r"\frac12", "0.5", r"A stick is $\frac12$ m long ..."),
     (r"2\sqrt{13}", r"\sqrt{52}", r"The side is $2\sqrt{13}$. Find the other side."),
@@ -48,6 +68,17 @@ ANSWERS = [
     ("x", "x", "Let $x$ be a number."),
     ("B", "B", "Is it A, B or $C$?"),
     ("1, 2", "2, 1", "The pairs 1, 2 and $2, 1$ ..."),
+]
+WRAPPINGS = [
+    "({})", "N = {}", "= {}", "{} + 0", r"1 \cdot ({})", r"\frac{{{}}}{{1}}", "({})^1", r"\text{{The answer is }} {}",
+    "{0} = {0}", r"{0} \approx {0}", "-(-({}))", r"\frac{{2({})}}{{2}}", "5 + {} - 5", r"\sqrt{{({})^2}}", "|{}|",
+    r"\lfloor {} \rfloor", "2^0 ({})", "(2 - 1)({})", r"\{{ {} \}}", r"\max({0}, {0})", "({0} + {0})/2",
+    r"\sum_{{k=1}}^{{1}} ({})", "-i^2({})", r"({})^{{\sin 90^\circ}}",
+]  # fmt: skip
+WRAPPED = [
+    ("99^2 + 99 + 1", "9901", "What is $99^2+99+1$?"),
+    (r"\sum_{n=1}^{9} n", "45", r"Compute $\sum_{n=1}^{9} n.$"),
+    (r"\gcd(12, 18)", "x = 6", r"Solve $x = \gcd(12, 18)$."),
 ]
 POSSIBLE = {"accept": True, "reject": False}
 
@@ -64,6 +95,16 @@ def test_a_copy_of_the_problems_own_expression_is_not_evaluated(
     assert grade_responses(grader, [prediction], [gold], kind="answer")[0].correct, (
         "without a problem nothing changes"
     )
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_a_copy_in_what_changes_nothing_is_a_copy(wrapping: str) -> None:
+    copies = [wrapping.format(copy) for copy, _, _ in WRAPPED]
+    golds, problems = [gold for _, gold, _ in WRAPPED], [problem for _, _, problem in WRAPPED]
+    accepted = grade_responses("math", copies, golds, kind="answer", problems=problems, unevaluated="accept")
+    rejected = grade_responses("math", copies, golds, kind="answer", problems=problems)
+    assert accepted[0].correct and not any(grade.correct for grade in rejected)
+    assert [grade.correct for grade in accepted] == [grade.status == "not_evaluated" for grade in rejected]
 
 
 @pytest.mark.parametrize(("prediction", "gold", "problem"), ANSWERS)
