@@ -15,7 +15,7 @@ from gmpo_mm.verifiers.evaluation import Environment
 from gmpo_mm.verifiers.trees import Tree, contains, subtrees, variables
 from gmpo_mm.verifiers.values import constant_of
 
-INTEGER_LETTERS = frozenset("nmkjlNMK")  # names of integers by convention, where a floor or a modulus occurs
+INTEGER_LETTERS = frozenset("nmN")  # names of integers by convention, where a floor or a modulus occurs
 _NEED_INTEGERS = frozenset({"factorial", "binom", "gcd", "lcm", "mod"})
 _ROUNDING = frozenset({"floor", "ceil"}) | _NEED_INTEGERS
 
