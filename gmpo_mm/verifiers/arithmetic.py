@@ -8,8 +8,9 @@ from functools import cached_property
 
 from gmpo_mm.verifiers.evaluation import OutsideDomain
 from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
-from gmpo_mm.verifiers.identity import same_trees, settled_value
+from gmpo_mm.verifiers.identity import same_trees
 from gmpo_mm.verifiers.trees import Tree, contains, variables
+from gmpo_mm.verifiers.values import settled_value
 
 _CONTEXT = Context(prec=60, Emax=100_000, Emin=-100_000)
 _NO_REAL_NUMBER = frozenset(

@@ -1,4 +1,4 @@
-"""A bound of the work on one pair, in steps and not in time: a grade must not depend on how busy the machine is."""
+"""A bound of work, in steps and not in time: a grade must not depend on how busy the machine is."""
 
 import contextlib
 import threading
@@ -13,13 +13,17 @@ class OverBudget(Exception):
 
 @contextlib.contextmanager
 def budget(steps: int | None) -> Iterator[None]:
-    """Within it, `spend` raises OverBudget once `steps` are used up; without one, work is not bounded."""
+    """Within it, `spend` raises OverBudget once `steps` are used up; None sets no bound.
+
+    A budget within a budget has no more than the outer one has left, and what it spends is taken from both.
+    """
     outer = getattr(_local, "left", None)
-    _local.left = steps
+    given = min((one for one in (steps, outer) if one is not None), default=None)
+    _local.left = given
     try:
         yield
     finally:
-        _local.left = outer
+        _local.left = outer if outer is None or given is None else outer - (given - max(_local.left, 0))
 
 
 def spend(steps: int) -> None:

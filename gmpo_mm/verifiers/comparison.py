@@ -266,7 +266,11 @@ def _lists(a: Node, b: Node, rules: Rules) -> Verdict:
     if a.kind not in ("list", "set"):
         return UNTOLD
     if b.kind not in ("list", "set", "sequence"):
-        return _same_item(a.items[0], b, rules) if a.kind == "set" and len(a.items) == 1 else False
+        return (
+            compare(a.items[0], b, rules)
+            if a.kind == "set" and len(a.items) == 1 and b.kind == "scalar"
+            else False
+        )
     if b.kind == "sequence":
         if a.kind == "list" and b.brackets == "()" and len(a.items) == len(b.items) > 1:
             return _in_order(_values(a, rules), b.items, rules)

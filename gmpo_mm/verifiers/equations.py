@@ -1,7 +1,8 @@
 """Do two equations or inequalities say the same? By a constant factor between them, or by their solutions.
 
-Solutions are compared in every variable, not in the first one that tells: `x(y-1) = 0` and `x(y-2) = 0` agree in x.
-For that, both must be rational in all their variables; whatever is not is equal only up to a constant factor.
+Solutions are compared in every variable, not in the first one that tells: `x(y-1) = 0` and `x(y-2) = 0`
+agree in x. For that, both must be rational in all their variables; others are the same only up to a
+constant factor.
 """
 
 import itertools
@@ -10,14 +11,19 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
-from gmpo_mm.verifiers.evaluation import FIRST_BITS, MAX_BITS_AT_A_POINT, Evaluator, OutsideDomain
+from gmpo_mm.verifiers.budget import spend
+from gmpo_mm.verifiers.evaluation import FIRST_BITS, Evaluator, OutsideDomain
 from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
-from gmpo_mm.verifiers.identity import MAX_VARIABLES, constant_of, same_trees, sample_points
+from gmpo_mm.verifiers.identity import MAX_VARIABLES, same_trees
+from gmpo_mm.verifiers.points import sample_points
 from gmpo_mm.verifiers.trees import Tree, contains, replaced, variables
+from gmpo_mm.verifiers.values import constant_of
 
 MAX_DEGREE = 12
+MAX_BITS = 1 << 13  # of a value at a point
 _SETTINGS = 3  # of the other variables, at which the solutions in one are compared
 _COMPLEX = frozenset({"i"})
+_RATIONAL = frozenset({"num", "neg", "add", "mul", "div"})
 _SMALL = 1e-30
 
 Polynomial = list[Fraction]  # coefficients from the constant on, the last one not 0
@@ -33,7 +39,7 @@ def difference(sides: tuple[str, str]) -> Tree:
 
 
 def same_equation(a: tuple[str, str], b: tuple[str, str]) -> bool:
-    """Whether two equations, each as left and right side, have the same solutions, as far as can be shown here."""
+    """Whether two equations, each as left and right side, are shown to have the same solutions."""
     try:
         first, second = difference(a), difference(b)
     except NotExpression:
@@ -54,7 +60,10 @@ def same_equation(a: tuple[str, str], b: tuple[str, str]) -> bool:
 
 
 def proportional(a: tuple[str, str], b: tuple[str, str], positive: bool = False) -> bool:
-    """Whether `a[0] - a[1]` is a constant times `b[0] - b[1]`; `positive`: a positive one, as an inequality needs."""
+    """Whether `a[0] - a[1]` is a constant times `b[0] - b[1]`.
+
+    `positive` asks for a positive constant, as two forms of one inequality need.
+    """
     try:
         return _proportional(difference(a), difference(b), positive)
     except NotExpression:
@@ -91,8 +100,8 @@ def _small(value: Any) -> bool:
 
 
 def _named_constants(tree: Tree) -> Tree:
-    r"""The tree with a name for each irrational constant: `x = \sqrt2/y` and `xy = \sqrt2` agree for any number there."""
-    if not variables(tree):
+    r"""The tree with a name for each irrational constant: `x = a/y` and `xy = a` agree for any number a."""
+    if tree[0] not in _RATIONAL and not variables(tree):
         value = constant_of(tree)
         if isinstance(value, Fraction):
             return ("num", value)
@@ -101,7 +110,7 @@ def _named_constants(tree: Tree) -> Tree:
 
 
 def _same_solutions(first: Tree, second: Tree, name: str, others: list[str]) -> bool | None:
-    """Whether both have the same solutions in one variable at several values of the others; None where none has any."""
+    """Whether both have the same solutions in one variable at values of the others; None where none has."""
     found = False
     for environment in _settings(others):
         zeros = [_zeros(tree, name, environment) for tree in (first, second)]
@@ -118,8 +127,11 @@ def _settings(names: list[str]) -> Iterator[dict[str, int]]:
 
 
 def _zeros(tree: Tree, name: str, environment: dict[str, int]) -> Polynomial:
-    """The polynomial, with each solution once, whose solutions are those in one variable; empty where all numbers are."""
-    pairs = [_quotient(tree, {**environment, name: node}) for node in range(MAX_DEGREE + 4)]
+    """The polynomial with the solutions in one variable, each once; empty where every number is one."""
+    degree = max(_degrees(tree, name))
+    if degree > MAX_DEGREE:
+        raise _NotRational("degree")
+    pairs = [_quotient(tree, {**environment, name: node}) for node in range(degree + 1)]
     top, bottom = (_interpolated([pair[side] for pair in pairs]) for side in (0, 1))
     if not bottom:
         raise _NotRational("division by zero")
@@ -128,9 +140,36 @@ def _zeros(tree: Tree, name: str, environment: dict[str, int]) -> Polynomial:
     return _monic(_divided(solutions, common)[0])  # without the zeros of a denominator
 
 
-def _quotient(tree: Tree, environment: dict[str, int]) -> tuple[int, int]:
-    """Value at a point as a quotient that is not reduced, both parts of which are polynomials in every variable."""
+def _degrees(tree: Tree, name: str) -> tuple[int, int]:
+    """Bounds for the degrees in one variable of the two parts of a quotient."""
     kind = tree[0]
+    if kind in ("num", "var"):
+        return int(kind == "var" and tree[1] == name), 0
+    if kind == "neg":
+        return _degrees(tree[1], name)
+    if kind == "pow":
+        n = _whole_exponent(tree)
+        top, bottom = (degree * abs(n) for degree in _degrees(tree[1], name))
+        return (top, bottom) if n > 0 else (bottom, top)
+    if kind not in ("add", "mul", "div"):
+        raise _NotRational(kind)
+    (a, b), (c, d) = (_degrees(child, name) for child in tree[1:])
+    if kind == "add":
+        return max(a + d, c + b), b + d
+    return (a + c, b + d) if kind == "mul" else (a + d, b + c)
+
+
+def _whole_exponent(tree: Tree) -> int:
+    exponent = constant_of(tree[2])
+    if not isinstance(exponent, Fraction) or exponent.denominator != 1 or abs(exponent) > MAX_DEGREE:
+        raise _NotRational("power")
+    return exponent.numerator
+
+
+def _quotient(tree: Tree, environment: dict[str, int]) -> tuple[int, int]:
+    """Value at a point as a quotient that is not reduced: both parts are polynomials in every variable."""
+    kind = tree[0]
+    spend(1)
     if kind == "num":
         return tree[1].numerator, tree[1].denominator
     if kind == "var":
@@ -139,36 +178,30 @@ def _quotient(tree: Tree, environment: dict[str, int]) -> tuple[int, int]:
         top, bottom = _quotient(tree[1], environment)
         return -top, bottom
     if kind == "pow":
-        exponent = constant_of(tree[2])
-        if not isinstance(exponent, Fraction) or exponent.denominator != 1 or abs(exponent) > MAX_DEGREE:
-            raise _NotRational("power")
+        exponent = _whole_exponent(tree)
         top, bottom = _quotient(tree[1], environment)
-        n = abs(exponent.numerator)
+        n = abs(exponent)
         return _bounded(top**n, bottom**n) if exponent > 0 else _bounded(bottom**n, top**n)
-    if kind not in ("add", "mul", "div"):
-        raise _NotRational(kind)
     (a, b), (c, d) = (_quotient(child, environment) for child in tree[1:])
     if kind == "add":
-        return (a + c, b) if b == d else _bounded(a * d + c * b, b * d)
+        return _bounded(a * d + c * b, b * d)
     return _bounded(a * c, b * d) if kind == "mul" else _bounded(a * d, b * c)
 
 
 def _bounded(top: int, bottom: int) -> tuple[int, int]:
-    if max(top.bit_length(), bottom.bit_length()) > MAX_BITS_AT_A_POINT:
+    if max(top.bit_length(), bottom.bit_length()) > MAX_BITS:
         raise _NotRational("too large")
     return top, bottom
 
 
 def _interpolated(values: list[int]) -> Polynomial:
-    """Coefficients of the polynomial with these values at 0, 1, 2 ...; _NotRational where its degree is too high."""
+    """Coefficients of the polynomial of smallest degree with these values at 0, 1, 2 ..."""
     steps = []  # Newton's forward differences
     while values:
         steps.append(values[0])
         values = [after - before for before, after in itertools.pairwise(values)]
-    if any(steps[MAX_DEGREE + 1 :]):
-        raise _NotRational("degree")
     result: Polynomial = []
-    for k in range(MAX_DEGREE, -1, -1):  # result * (x - k) / (k + 1) + step
+    for k in range(len(steps) - 1, -1, -1):  # result * (x - k) / (k + 1) + step
         shifted = [Fraction(0), *result]
         for place, coefficient in enumerate(result):
             shifted[place] -= k * coefficient
@@ -206,6 +239,7 @@ def _divided(a: Polynomial, b: Polynomial) -> tuple[Polynomial, Polynomial]:
     rest = list(a)
     while len(rest) >= len(b):
         factor, shift = rest[-1] / b[-1], len(rest) - len(b)
+        spend(len(b) * (1 + factor.denominator.bit_length() // 64))
         quotient[shift] = factor
         rest = _trimmed([c - (factor * b[k - shift] if k >= shift else 0) for k, c in enumerate(rest)][:-1])
     return _trimmed(quotient), rest

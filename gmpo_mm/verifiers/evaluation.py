@@ -1,8 +1,8 @@
 """Value of a formula's tree at a point: exact where it is rational, else to as many bits as are asked for.
 
-Sizes are bounded: integers and rationals to MAX_BITS (MAX_BITS_AT_A_POINT where a name has a value), factorials to
-MAX_FACTORIAL, other values to MAX_MAGNITUDE bits before or after the binary point. What lies beyond raises
-`TooLarge`; where there is no value, `OutsideDomain`.
+Sizes are bounded: integers and rationals to MAX_BITS, factorials to MAX_FACTORIAL, other values to
+MAX_MAGNITUDE bits before or after the binary point; where names have values, to less. What lies beyond
+raises `TooLarge`; where there is no value, `OutsideDomain`.
 """
 
 import math
@@ -55,16 +55,17 @@ def context(bits: int) -> Any:
 
 
 def evaluate_tree(tree: Tree, environment: Environment, in_complex: bool, bits: int) -> Any:
-    """A Fraction where the value is rational and known, else an mpmath number; OutsideDomain where there is none."""
+    """A Fraction where the value is rational and known, else a number of mpmath."""
     return Evaluator(environment, in_complex, bits).evaluate(tree)
 
 
 class Evaluator:
     """Values of trees at one point, in the reals or in the complex numbers with principal values.
 
-    After an evaluation, `spread` is the largest number of bits before or after the binary point that any value on
-    the way needs. `unsure` says that an irrational value was taken for the integer or the zero next to it, which
-    more bits may undo. `branches` has a pair for each node that decides between cases: the node's id, and its case.
+    After an evaluation, `spread` is the largest number of bits before or after the binary point that any
+    value on the way needs. `unsure` says that an irrational value was taken for the integer or the zero
+    next to it, which more bits may undo. `branches` has the id of each node that decides between cases, and
+    its case.
     """
 
     def __init__(self, environment: Environment, in_complex: bool, bits: int) -> None:
@@ -80,7 +81,7 @@ class Evaluator:
         self.branches: list[tuple[int, Any]] = []
 
     def evaluate(self, tree: Tree) -> Any:
-        """The value of a tree; OutsideDomain where there is none. Its steps are taken from the budget of the pair."""
+        """The value of a tree; OutsideDomain where there is none. Its steps are the budget's to bound."""
         try:
             value = self.value(tree)
             spend(self.steps * (1 + self.context.prec // 512))
@@ -149,7 +150,7 @@ class Evaluator:
         return size
 
     def noise(self) -> Any:
-        """What is smaller may be what rounding left of zero: a square root of a rounding error is not larger."""
+        """What is smaller may be what rounding left of zero, or the square root of that."""
         return self.context.mpf(2) ** (-9 * self.context.prec // 20)
 
     def is_zero(self, value: Any) -> bool:
@@ -317,7 +318,7 @@ class Evaluator:
         return self.number(self.value(tree[1])) * self.context.pi / 180
 
     def _call(self, tree: Tree) -> Any:
-        """An unknown function: a smooth value that depends on its name and on every argument, and is no sum of parts."""
+        """An unknown function: some smooth one of its name and all arguments, and no sum over them."""
         seed = zlib.crc32(str(tree[1]).encode()) % 1_000_003 + 1
         total = self.context.mpf(seed) / 997
         for place, argument in enumerate(tree[2:], start=2):

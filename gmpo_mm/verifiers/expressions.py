@@ -2,18 +2,16 @@ r"""A formula in LaTeX or plain text as a small tree (see `trees`), by recursive
 
 Conventions, where two readings are possible:
 
-- A name before a bracket is a function where the bracket holds a single number without an exponent, a single
-  other name or a list with commas, as in `y(0)`, `x(t)`, `y'(\pi)`, `M(x, y)`; else it is a factor, as in
-  `n(n+1)`, `a(b+c)`, `n(-1)^n`. `C(n, k)` is a binomial coefficient. `f`, `g`, `F`, `G` are functions
-  of a formula too where it has the usual arguments, as in `f(x+1)`; `g(\sin\theta - \mu)`, `G(M+m)` are
-  products.
+- A name before a bracket is a function where the bracket holds a number without an exponent, another name
+  or a list, as in `y(0)`, `x(t)`, `y'(\pi)`, `M(x, y)`; else it is a factor, as in `n(n+1)`, `n(-1)^n`.
+  `C(n, k)` is a binomial coefficient. `f`, `g`, `F`, `G` are functions of a formula too where it has the
+  usual arguments: `f(x+1)`, but `g(\sin\theta - \mu)` and `G(M+m)` are products.
 - On one line, `t/RC` is `t/(RC)`, while `1/2x` is `x/2`.
-- Numbers side by side are an error: `145 3`, `x 3`, `2{3}`; so is an integer before an improper fraction. `4
-  \frac{1}{2}` and `4 1/2` are mixed numbers. A number may follow a factor where it has an exponent: `n 2^n`,
-  `2^6 3^5`.
+- Numbers side by side are an error: `145 3`, `x 3`, `2{3}`; so is an integer before an improper fraction.
+  `4 \frac{1}{2}` and `4 1/2` are mixed numbers. A number with an exponent may follow a factor: `n 2^n`.
 - The argument of a function without brackets ends before `+`, `-`, `*`, a bracket, another function, and
   before `/` unless a number follows: `\sin 2x/3` is `\sin(2x/3)`, `\ln 8 / \ln 2` is a quotient.
-- `\log` and `\lg` without a base are to base 10. `\sin^{-1}` is the arc sine, `\sin^2 x` a square.
+- `\log` and `\lg` are to base 10. `\sin^{-1}` is the arc sine, `\sin^2 x` a square.
 - A sum, product or limit reaches to the next `+` or `-` outside brackets, an integral to its `dx`.
 
 Length, depth and literals are bounded; what lies outside raises `NotExpression`.
@@ -25,40 +23,47 @@ from fractions import Fraction
 from functools import lru_cache
 
 from gmpo_mm.verifiers.calculus import Calculus
-from gmpo_mm.verifiers.functions import FUNCTIONS, RENAMED, TRIGONOMETRIC, known_function
 from gmpo_mm.verifiers.tokens import (
     CLOSING,
     GREEK,
-    MARKS,
-    OF_SEVERAL,
     NotExpression,
-    is_digits,
-    is_letter,
     is_number,
+    is_symbol,
+    starts_name,
     tokens_of,
 )
-from gmpo_mm.verifiers.trees import ONE, TWO, Tree, canonical_tree, contains, depth, replaced, variables
+from gmpo_mm.verifiers.trees import OF_SEVERAL, ONE, TWO, Tree, depth, replaced
 
-__all__ = ["NotExpression", "Tree", "canonical_tree", "contains", "parse_expression", "replaced", "variables"]
+__all__ = ["NotExpression", "parse_expression"]
 
 MAX_EXPONENT_OF_TEN = 400
 MAX_PARTS = 150  # of one sum or product: each is one level of the tree, which recursive functions walk
 
-_BINDING = {"sum": "sum", "prod": "product", "int": "integral", "lim": "limit"}
+_INVERTIBLE = frozenset(str.split("sin cos tan cot sec csc sinh cosh tanh"))  # `\sin^{-1}` is the arc sine
+_RARE = {
+    "coth": r"\frac{1}{\tanh(x)}", "sech": r"\frac{1}{\cosh(x)}", "csch": r"\frac{1}{\sinh(x)}",
+    "arcsec": r"\arccos(\frac{1}{x})", "arccsc": r"\arcsin(\frac{1}{x})",
+    "arccot": r"\frac{\pi}{2} - \arctan(x)", "arcsinh": r"\ln(x + \sqrt{x^2 + 1})",
+    "arccosh": r"\ln(x + \sqrt{x^2 - 1})", "arctanh": r"\frac{\ln(\frac{1 + x}{1 - x})}{2}",
+}  # fmt: skip
+_RENAMED = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
+_RENAMED |= {"arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh"}
+_FUNCTIONS = _INVERTIBLE | _RARE.keys() | _RENAMED.keys() | set(_RENAMED.values())
+_FUNCTIONS |= set(str.split("ln exp abs floor ceil log lg"))
 _UNKNOWN_FUNCTIONS = frozenset("fgFG")
 _USUAL_ARGUMENTS = frozenset("xyztnksuabeifgFG")  # `g(L - x)` is the product that physics has in mind
-# What makes an application of a name before a bracket that holds nothing else, its tokens joined.
-_NUMBER_ALONE = re.compile(
-    r"-?(?:\d[\d.]*|\.\d+|\d+/\d+|\\frac\{?\d+\}?\{?\d+\}?"
-    r"|\d*\\pi(?:/\d+)?|\\frac\{\d*\\pi\}\{?\d+\}?|\\infty)"
-)
-_NAME_ALONE = re.compile(r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_\w+|_\{\w+\})?")
-_ENDS_PRODUCT = frozenset(
-    ["+", "-", ")", "}", "]", "|", ",", "⌋", "⌉", "⟭", "=", "\\choose", "\\pmod", "\\to", "\\rightarrow"]
-)
-_ENDS_ARGUMENT = frozenset("\\" + name for name in (*FUNCTIONS, *OF_SEVERAL, *_BINDING, "log", "lg")) | {
-    "(",
-    "*",
+# What makes an application of a name before it, alone in a bracket, its tokens joined without braces.
+_NUMBER_ALONE = re.compile(r"-?(?:(?:[\d.]+|\d*\\pi)(?:/\d+)?|\\frac(?:\d+|\d*\\pi\d+)|\\infty)")
+_NAME_ALONE = re.compile(rf"(?:[A-Za-z]|\\(?:{'|'.join(GREEK)}))(?:_\w+)?")
+_PROPER_FRACTION = re.compile(r"(?:\\frac (?:{ (\d+) } { (\d+) }|(\d)(\d))|(\d+) / (\d+))(?= |$)")
+_ENDS_PRODUCT = frozenset(["", *"+-^)}],⌋⌉⟭=", "\\choose", "\\pmod", "\\to", "\\rightarrow"])
+_ENDS_ARGUMENT = frozenset("\\" + name for name in (*_FUNCTIONS, *OF_SEVERAL, "sum", "prod", "int", "lim"))
+_ENDS_ARGUMENT |= {"(", "*"}
+_SIDE_OF_LIMIT = re.compile(r"\^(?:[+-]|{[+-]})}")
+_POSTFIX: dict[str, Callable[[Tree], Tree]] = {
+    "!": lambda tree: ("factorial", tree),
+    "%": lambda tree: ("div", tree, ("num", Fraction(100))),
+    "°": lambda tree: ("degrees", tree),
 }
 
 
@@ -72,8 +77,7 @@ def _literal(token: str) -> Tree:
     mantissa, _, exponent = token.lower().partition("e")
     if exponent and abs(int(exponent)) > MAX_EXPONENT_OF_TEN:
         raise NotExpression("exponent out of bounds")
-    value = Fraction(mantissa.rstrip(".") if mantissa.endswith(".") else mantissa)
-    return ("num", value * Fraction(10) ** int(exponent) if exponent else value)
+    return ("num", Fraction(mantissa.rstrip(".")) * Fraction(10) ** int(exponent or 0))
 
 
 def _is_named(tree: Tree) -> bool:
@@ -86,38 +90,28 @@ def _is_named(tree: Tree) -> bool:
 class _Parser(Calculus):
     """sum := product (+|- product)*; product := factor (*|/|factor)*; factor := atom (^ atom | !)*."""
 
-    def __init__(self, tokens: list[str]) -> None:
-        super().__init__(tokens)
-        self.bars = 0  # how many `|` are open in this bracket
-
     def parse(self) -> Tree:
         tree = self.sum_or_choice()
-        if self.peek() == "\\pmod":
-            self.take()
-            tree = ("residue", tree, self.group() if self.peek() in ("{", "(") else self.atom())
-        if self.position != len(self.tokens):
-            raise NotExpression("text after the formula")
-        if depth(tree) > MAX_PARTS:
-            raise NotExpression("too many terms or factors")
+        if self.skips("\\pmod"):
+            tree = ("residue", tree, self.atom())
+        if self.peek() or depth(tree) > MAX_PARTS:
+            raise NotExpression("text after the formula, or too many terms or factors")
         return tree
 
     def sum_or_choice(self) -> Tree:
         r"""A sum, or `2n \choose n`."""
         tree = self.sum()
-        if self.peek() == "\\choose":
-            self.take()
-            tree = ("binom", tree, self.sum())
-        return tree
+        return ("binom", tree, self.sum()) if self.skips("\\choose") else tree
 
     def sum(self) -> Tree:
-        self.deeper()
-        tree = self.signed(self.product)
+        tree = self.term()
         while self.peek() in ("+", "-"):
-            operator = self.take()
-            term = self.signed(self.product)
+            operator, term = self.take(), self.term()
             tree = ("add", tree, term if operator == "+" else ("neg", term))
-        self.depth -= 1
         return tree
+
+    def term(self) -> Tree:
+        return self.signed(self.product)
 
     def signed(self, rest: Callable[[], Tree]) -> Tree:
         negative = False
@@ -129,15 +123,20 @@ class _Parser(Calculus):
     def product(self, in_argument: bool = False) -> Tree:
         """Factors; in the argument of a function written without brackets, only those that belong to it."""
         tree = self.factor()
-        while (
-            (token := self.peek()) is not None and token not in _ENDS_PRODUCT and not self.at_differential()
-        ):
+        while (token := self.peek()) not in _ENDS_PRODUCT and not self.at_differential():
+            if token == "|" and (self.bars or in_argument):
+                break
             if in_argument and (token in _ENDS_ARGUMENT or (token == "/" and not is_number(self.peek(1)))):
                 break
             if token in ("*", "/"):
                 self.take()
                 right = self.signed(self.factor)
-                while token == "/" and self.at_name() and _is_named(right):
+                while (
+                    token == "/"
+                    and is_symbol(self.peek())
+                    and not self.at_differential()
+                    and _is_named(right)
+                ):
                     right = ("mul", right, self.factor())
                 tree = ("mul" if token == "*" else "div", tree, right)
             elif token in ("\\bmod", "\\mod"):
@@ -146,65 +145,55 @@ class _Parser(Calculus):
             else:
                 self.check_no_number_follows()
                 tree = ("mul", tree, self.factor())
-        if self.peek() == "|" and not self.bars and not in_argument:
-            tree = ("mul", tree, self.factor())
         return tree
-
-    def at_name(self) -> bool:
-        """Whether a letter is ahead that is not the d of a differential."""
-        token = self.peek()
-        return token is not None and (is_letter(token) or token[1:] in GREEK) and not self.at_differential()
 
     def check_no_number_follows(self) -> None:
         """`n 2^n` and `2^6 3^5` are products; `2 3`, `x 3` and `2{3x}` are two things side by side."""
-        ahead = 0
-        while self.peek(ahead) == "{":
-            ahead += 1
-        if not is_number(self.peek(ahead)):
-            return
-        before = self.tokens[self.position - 2] if self.position >= 2 else None
-        follows_number = is_number(self.tokens[self.position - 1]) and before not in ("^", "_")
-        if follows_number or self.peek(1) != "^":
-            raise NotExpression("two numbers side by side")
+        braces = 0
+        while self.peek(braces) == "{":
+            braces += 1
+        if is_number(self.peek(braces)):
+            *before, last = ["", *self.tokens[: self.position]][-2:]
+            follows_number = is_number(last) and before not in (["^"], ["_"])
+            behind = self.tokens[self.position + braces + 1 :][: braces + 1]
+            if follows_number or behind != [*"}" * braces, "^"]:
+                raise NotExpression("two numbers side by side")
 
     def factor(self) -> Tree:
         tree = self.atom()
-        while (token := self.peek()) in ("^", "!", "°", "%"):
-            self.take()
-            if token == "^":
+        while True:
+            if self.peek() in _POSTFIX:
+                tree = _POSTFIX[self.take()](tree)
+                if self.peek() in _POSTFIX:
+                    raise NotExpression("two signs behind a value")
+            elif self.peek() == "^" and not _SIDE_OF_LIMIT.match("".join(self.tokens[self.position :][:5])):
+                self.take()
                 exponent = self.exponent()
                 if self.peek() == "_" and tree[0] == "var" and "_" not in tree[1]:  # `v^2_0`
                     tree = ("var", tree[1] + self.suffix())
                 tree = ("pow", tree, exponent)
-                continue
-            tree = {
-                "!": ("factorial", tree),
-                "%": ("div", tree, ("num", Fraction(100))),
-                "°": ("degrees", tree),
-            }[str(token)]
-            if self.peek() in ("!", "°", "%"):
-                raise NotExpression("two signs behind a value")
-        return tree
+            else:
+                return tree
 
     def exponent(self) -> Tree:
         self.deeper()
         tree = self.script()
-        if self.peek() == "^":  # right-associative: a tower
-            self.take()
+        if self.skips("^"):  # right-associative: a tower
             tree = ("pow", tree, self.exponent())
         self.depth -= 1
         return tree
 
     def script(self) -> Tree:
         """What stands above or below: a group, or one atom with its sign; the 0 of `x^n_0` is below the x."""
-        if is_letter(self.peek()) and self.peek(1) == "_":
+        if is_symbol(self.peek()) and self.peek(1) == "_":
             return ("var", self.take())
         return self.group() if self.peek() == "{" else self.signed(self.atom)
 
     def group(self) -> Tree:
+        """What is in brackets; the bars and integrals around them do not end in there."""
         opening = self.take(*CLOSING)
-        bars, self.bars = self.bars, 0
-        integrals, self.differentials = self.differentials, []
+        bars, integrals = self.bars, self.differentials
+        self.bars, self.differentials = 0, []
         tree = self.sum_or_choice()
         self.bars, self.differentials = bars, integrals
         self.take(CLOSING[opening])
@@ -212,205 +201,158 @@ class _Parser(Calculus):
 
     def atom(self) -> Tree:
         self.deeper()
+        if self.peek() == "{" and is_number(self.peek(1)) and self.peek(2) == "}":
+            del self.tokens[self.position + 2], self.tokens[self.position]  # LaTeX shows `2{3}` as `23`
         token = self.peek()
-        if token is None:
-            raise NotExpression("formula ends early")
         if is_number(token):
             tree = self.number()
         elif token in ("(", "{", "["):
             tree = self.group()
         elif token in ("⌊", "⌈"):
             tree = ("fn", "floor" if token == "⌊" else "ceil", self.group())
-        elif token == "|":
-            self.take()
+        elif self.skips("|"):
             self.bars += 1
             tree = ("fn", "abs", self.sum())
             self.bars -= 1
             self.take("|")
-        elif token[0] == "\\":
+        elif starts_name(token):
+            tree = self.named()
+        elif token[:1] == "\\":
             tree = self.command()
-        elif token.isalpha():
-            tree = self.name()
         else:
-            raise NotExpression(f"unexpected {token}")
+            raise NotExpression("no value")
         self.depth -= 1
         return tree
 
     # Names and functions
 
-    def name(self) -> Tree:
+    def named(self) -> Tree:
         """A variable, a constant, the value of an unknown function or a derivative."""
-        if (by_slash := self.slashed_derivative()) is not None:
-            return by_slash
+        if (derivative := self.slashed_derivative()) is not None:
+            return derivative
         head = self.head()
-        if self.peek() == "_" and self.is_bound_index():
-            return ("index", head, *self.index())
+        if indices := self.indices():
+            return ("index", head, *indices)
         name = head + self.suffix()
-        if name in self.bound:
-            return ("var", name)
-        if name in ("e", "i", "\\pi"):
+        if name in ("e", "i", "\\pi") and name not in self.bound:
             return ("const", name.lstrip("\\"))
-        inverse = ["^", "{", "-", "1", "}", "("]
-        if head in _UNKNOWN_FUNCTIONS and [self.peek(i) for i in range(6)] == inverse:
+        if head in _UNKNOWN_FUNCTIONS and self.tokens[self.position :][:6] == [*"^{-1}("]:
             self.position += 5
             return ("call", name + "^-1", *self.arguments())
-        if self.peek() == "(" and self.is_application(name):
-            arguments = self.arguments()
-            return (
-                ("binom", *arguments) if name == "C" and len(arguments) == 2 else ("call", name, *arguments)
-            )
-        return ("var", name)
+        if self.peek() != "(" or name in self.bound or not self.is_application(name):
+            return ("var", name)
+        arguments = self.arguments()
+        return ("binom", *arguments) if name == "C" and len(arguments) == 2 else ("call", name, *arguments)
 
     def is_application(self, name: str) -> bool:
         """Whether the bracket ahead is an argument: see the conventions above."""
-        depth, ahead, inside = 0, 0, ""
+        depth, inside = 0, ""
         usual = name.rstrip("'").partition("_")[0] in _UNKNOWN_FUNCTIONS
-        while (token := self.peek(ahead)) is not None:
+        ahead = iter(self.tokens[self.position :])
+        for token in ahead:
             depth += (token in ("(", "[", "{")) - (token in (")", "]", "}"))
             if depth == 0:
                 break
             if token == "," and depth == 1:
                 return True
-            inside += token if ahead else ""
-            usual &= not (is_letter(token) or token[1:] in GREEK) or token in _USUAL_ARGUMENTS
-            ahead += 1
+            inside += token.strip("{}")
+            usual &= not is_symbol(token) or token in _USUAL_ARGUMENTS
+        inside = inside[1:]
         if usual:
             return True
         if _NUMBER_ALONE.fullmatch(inside):
-            return self.peek(ahead + 1) != "^" or inside == "0"
-        is_name = _NAME_ALONE.fullmatch(inside) and (inside[0] != "\\" or inside[1:].split("_")[0] in GREEK)
-        return bool(is_name) and inside not in (name, "e", "i")
+            return next(ahead, "") != "^" or inside == "0"
+        return bool(_NAME_ALONE.fullmatch(inside)) and inside not in (name, "e", "i")
 
     def arguments(self) -> list[Tree]:
         opening = self.take("(", "{", "⟬")
         arguments = [self.sum()]
-        while self.peek() == ",":
-            self.take()
+        while self.skips(","):
             arguments.append(self.sum())
         self.take(CLOSING[opening])
         return arguments
 
-    def index(self) -> list[Tree]:
-        """A subscript as formulas: `F_{n-k}` has one, `a_{ij}` and `a_{i,j}` have two."""
-        self.take("_")
-        if self.peek() != "{":
-            return [self.atom()]
+    def indices(self) -> list[Tree]:
+        """A subscript with a bound name as formulas: `F_{n-k}` has one, `a_{ij}` and `a_{i,j}` have two."""
         start = self.position
+        if not (self.bound and self.skips("_")):
+            return []
         inside = self.subscript()
-        if all(is_letter(piece) or is_digits(piece) for piece in inside):
-            return [_literal(piece) if is_digits(piece) else ("var", piece) for piece in inside]
-        self.position = start
+        if not set(self.bound).intersection(inside):
+            self.position = start
+            return []
+        if all(is_symbol(piece) or piece.isdecimal() for piece in inside):
+            return [_literal(piece) if piece.isdecimal() else ("var", piece) for piece in inside]
+        self.position = start + 1
         return self.arguments()
 
     def command(self) -> Tree:
-        name = self.peek()
-        assert name is not None
-        name = name[1:]
-        if name in GREEK or name in MARKS or name == "pi":
-            return self.name()
-        self.take()
-        if name == "frac":
-            return self.fraction()
-        if name == "binom":
-            top = self.fraction_argument()
-            return ("binom", top, self.fraction_argument())
-        if name == "sqrt":
-            degree = self.group() if self.peek() == "[" else TWO
-            return ("root", self.root_argument(), degree)
-        if name == "infty":
-            return ("infinity",)
-        if name in ("log", "lg"):
-            return self.logarithm()
+        match name := self.take()[1:]:
+            case "frac":
+                return self.fraction()
+            case "binom":
+                return ("binom", self.argument(), self.argument())
+            case "sqrt":
+                degree = self.group() if self.peek() == "[" else TWO
+                return ("root", self.argument(all_digits=True), degree)
+            case "infty":
+                return ("infinity",)
+            case "lim":
+                return self.limit()
+            case "int":
+                return self.integral()
+            case "sum" | "prod":
+                return self.series("sum" if name == "sum" else "product")
         if name in OF_SEVERAL:
             return (name, *self.arguments())
-        if name in FUNCTIONS:
-            return self.function(RENAMED.get(name, name))
-        if name in _BINDING:
-            return (
-                self.limit()
-                if name == "lim"
-                else self.integral()
-                if name == "int"
-                else self.series(_BINDING[name])
-            )
+        if name in _FUNCTIONS:
+            return self.function(_RENAMED.get(name, name))
         raise NotExpression(f"unknown command {name}")
 
     def function(self, name: str) -> Tree:
-        exponent = None
-        if self.peek() == "^":
-            self.take()
-            exponent = self.exponent()
-        if exponent == ("neg", ONE) and (name in TRIGONOMETRIC or name in ("sinh", "cosh", "tanh")):
+        base: Tree | None = ("num", Fraction(10)) if name in ("log", "lg") else None
+        if base and self.skips("_"):
+            base = self.argument()
+        exponent = self.exponent() if self.skips("^") else None
+        if exponent == ("neg", ONE) and name in _INVERTIBLE:
             name, exponent = "arc" + name, None
-        tree = known_function(name, self.function_argument())
-        return tree if exponent is None else ("pow", tree, exponent)
-
-    def logarithm(self) -> Tree:
-        base: Tree = ("num", Fraction(10))
-        if self.peek() == "_":
-            self.take()
-            base = self.fraction_argument()
-        exponent = None
-        if self.peek() == "^":
-            self.take()
-            exponent = self.exponent()
-        tree: Tree = ("log", self.function_argument(), base)
-        return tree if exponent is None else ("pow", tree, exponent)
-
-    def function_argument(self) -> Tree:
         if self.peek() in ("(", "{", "["):
-            return self.group()
-        return self.signed(lambda: self.product(in_argument=True))
-
-    def root_argument(self) -> Tree:
-        r"""A group, a whole number as in `\sqrt 13` (people mean 13, not 1), or one symbol."""
-        if self.peek() in ("(", "{"):
-            return self.group()
-        return _literal(self.take()) if is_number(self.peek()) else self.atom()
+            argument = self.group()
+        else:
+            argument = self.signed(lambda: self.product(in_argument=True))
+        tree: Tree = ("log", argument, base) if base else ("fn", name, argument)
+        if name in _RARE:
+            tree = replaced(parse_expression(_RARE[name]), {"x": argument})
+        return tree if exponent is None else ("pow", tree, exponent)
 
     def fraction(self) -> Tree:
         r"""A quotient, or the derivative that `\frac{dv}{dt}` or `\frac{d}{dx} (...)` is."""
-        derivative = self.derivative()
-        if derivative is not None:
+        if (derivative := self.derivative()) is not None:
             return derivative
-        ahead = [self.peek(i) for i in range(4)]
-        if self.differentials and ahead[:2] == ["{", "d"] and is_letter(ahead[2]) and ahead[3] == "}":
-            self.differentials[-1] = ahead[2]  # `\int \frac{dx}{x}`
-            self.position += 4
-            return ("div", ONE, self.fraction_argument())
-        top = self.fraction_argument()
-        return ("div", top, self.fraction_argument())
+        match self.tokens[self.position : self.position + 4]:
+            case ["{", "d", name, "}"] if self.differentials and is_symbol(name):
+                self.differentials[-1] = name  # `\int \frac{dx}{x}`
+                self.position += 4
+                return ("div", ONE, self.argument())
+        return ("div", self.argument(), self.argument())
 
-    def fraction_argument(self) -> Tree:
-        r"""A group or, as TeX reads `\frac12`, one digit; the rest stays for the next argument."""
+    def argument(self, all_digits: bool = False) -> Tree:
+        r"""A group or, as TeX reads `\frac12`, one digit; all of `\sqrt 13`, where people mean 13."""
         token = self.peek()
         if token == "{":
             return self.group()
-        if is_digits(token):
-            assert token is not None
-            if len(token) > 1:
-                self.tokens[self.position : self.position + 1] = [token[0], token[1:]]
-            return _literal(self.take())
-        return self.atom()
+        if token.isdecimal() and not all_digits:
+            self.tokens[self.position : self.position + 1] = [token[0], *filter(None, [token[1:]])]
+        return _literal(self.take()) if is_number(token) else self.atom()
 
     def number(self) -> Tree:
         r"""A literal, or `4 \frac{4}{11}` and `4 4/11`: an integer and a proper fraction are added."""
         whole = self.take()
-        tree = _literal(whole)
-        if not is_digits(whole):
-            return tree
-        ahead = [self.peek(i) for i in range(7)]
-        if ahead[0] == "\\frac" and ahead[1] == ahead[4] == "{" and ahead[3] == ahead[6] == "}":
-            top, bottom, length = ahead[2], ahead[5], 7
-        elif ahead[0] == "\\frac" and is_digits(ahead[1]) and len(str(ahead[1])) == 2:  # `1\\frac12`
-            top, bottom, length = str(ahead[1])[0], str(ahead[1])[1], 2
-        elif is_digits(ahead[0]) and ahead[1] == "/":
-            top, bottom, length = ahead[0], ahead[2], 3
-        else:
-            return tree
-        if not (is_digits(top) and is_digits(bottom)):
-            return tree
-        if not 0 < int(str(top)) < int(str(bottom)):
+        match = _PROPER_FRACTION.match(" ".join(self.tokens[self.position : self.position + 7]))
+        if not (whole.isdecimal() and match):
+            return _literal(whole)
+        top, bottom = (int(digits) for digits in match.groups() if digits)
+        if not 0 < top < bottom:
             raise NotExpression("neither a mixed number nor clearly a product")
-        self.position += length
-        return ("add", tree, ("num", Fraction(int(str(top)), int(str(bottom)))))
+        self.position += match.group().count(" ") + 1
+        return ("add", _literal(whole), ("num", Fraction(top, bottom)))

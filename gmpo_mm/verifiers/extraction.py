@@ -20,7 +20,8 @@ def remove_invisible(text: str) -> str:
 
 
 _SHOWS_NOTHING = re.compile(
-    r"\\(?:text|textbf|textit|mathrm|mathbf|boxed|mbox|phantom|quad|qquad|displaystyle|left|right)(?![A-Za-z])|\\[,;:! ]|[\s{}$.~]|\\"
+    r"\\(?:text|textbf|textit|mathrm|mathbf|boxed|mbox|phantom|quad|qquad|displaystyle|left|right)(?![A-Za-z])"
+    r"|\\[,;:! ]|[\s{}$.~]|\\"
 )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gmpo_mm.verifiers.budget import budget
 from gmpo_mm.verifiers.equivalence import RULES, decide
 from gmpo_mm.verifiers.extraction import Extraction, extract_answer, remove_invisible
 from gmpo_mm.verifiers.normalize import canonical, text_key
@@ -12,6 +13,9 @@ from gmpo_mm.verifiers.pool import STATUS, shared_pool
 Status = Literal["graded", "no_answer", "timeout", "error", "not_evaluated"]
 Gold = str | Sequence[str]
 DEFAULT_TIMEOUT = 3.0
+# Steps (see `budget`) that the pairs of one call may take here, some 10 microseconds each: what is left open
+# beyond them is for the workers, whose verdict is the same.
+BATCH_STEPS, BATCH_STEPS_PER_PAIR = 400_000, 2_000
 MAX_UNBOXED = 200  # characters of a response without a box that may be the answer itself
 
 
@@ -23,7 +27,7 @@ class Grade:
     status: Status
     extracted: str | None
     why: str = field(default="", compare=False)
-    """How it was decided, in a few words: `equal as text`, `equal as numbers`, `algebra: equal`, `different`."""
+    """How it was decided, in a few words: `equal as text`, `algebra: equal`, `different`."""
 
 
 def grade_batch(
@@ -37,12 +41,12 @@ def grade_batch(
 ) -> list[Grade]:
     """Grade each prediction against its gold; a gold that is a sequence is right when any of its texts is.
 
-    `kind="response"` extracts the answer first (see `extract_answer`). `timeout` bounds the computer algebra of
-    one pair, in seconds of processor time and not on the wall, so that a grade does not depend on how busy the machine
-    is; a pair beyond it is not correct and has status `timeout`. All pairs of a call have a bound too, stated in
-    `pool`: hostile answers beyond it have status `timeout` after a shorter try. A comparison that the machine did not
-    let run has status `error`, and `why` says so. No text can make this raise or hang; VerifierUnavailableError means
-    that computer algebra can't run here at all.
+    `kind="response"` extracts the answer first (see `extract_answer`). `timeout` bounds the computer algebra
+    of one pair, in seconds of processor time and not on the wall, so that a grade does not depend on how busy
+    the machine is; a pair beyond it is not correct and has status `timeout`. All pairs of a call have a bound
+    too, stated in `pool`: hostile answers beyond it have status `timeout` after a shorter try. A comparison
+    that the machine did not let run has status `error`, and `why` says so. No text can make this raise or
+    hang; VerifierUnavailableError means that computer algebra can't run here at all.
     """
     if len(predictions) != len(golds):
         raise ValueError(
@@ -68,7 +72,7 @@ def grade_batch(
 
 
 def answer_of(prediction: object, gold: Gold, kind: str, extraction: Extraction) -> str | None:
-    """What is compared: the answer extracted from a response; a whole response only where it is the gold's own text."""
+    """What is compared: the answer extracted from a response; all of it only if it is the gold's text."""
     if not isinstance(prediction, str):
         return None
     if kind != "response":
@@ -96,22 +100,20 @@ def _compare_unique(
     pairs: list[list[tuple[str, str]]], timeout: float, rules: str
 ) -> dict[tuple[str, str], _Outcome]:
     """Outcome of each distinct pair. Undecided pairs beside one that was found equal here are left out."""
-    outcomes: dict[tuple[str, str], _Outcome] = {}
-    undecided: dict[tuple[str, str], None] = {}
-    for row_pairs in pairs:
-        for pair in row_pairs:
-            if pair not in outcomes and pair not in undecided:
-                decision = decide(*pair, RULES[rules])
-                if decision.equal is None:
-                    undecided[pair] = None
-                else:
-                    outcomes[pair] = _Outcome("equal" if decision.equal else "different", decision.why)
+    distinct = dict.fromkeys(pair for row_pairs in pairs for pair in row_pairs)
+    with budget(BATCH_STEPS + BATCH_STEPS_PER_PAIR * len(distinct)):
+        decisions = {pair: decide(*pair, RULES[rules]) for pair in distinct}
+    outcomes = {
+        pair: _Outcome("equal" if decision.equal else "different", decision.why)
+        for pair, decision in decisions.items()
+        if decision.equal is not None
+    }
     needed = {
         pair: None
         for row_pairs in pairs
         if not any(pair in outcomes and outcomes[pair].verdict == "equal" for pair in row_pairs)
         for pair in row_pairs
-        if pair in undecided
+        if pair not in outcomes
     }
     if needed:
         verdicts = shared_pool().check(list(needed), timeout, method=rules)

@@ -65,7 +65,7 @@ def endpoint(text: str) -> End | None:
 
 
 def interval(opening: str, low_text: str, high_text: str, closing: str) -> RealSet | None:
-    """Interval notation; `[a, a]` is one number. None where an end is no constant or the ends are out of order."""
+    """Interval notation; `[a, a]` is one number. None where an end is no constant or the order is wrong."""
     low, high = endpoint(low_text), endpoint(high_text)
     low_in, high_in = opening == "[", closing == "]"
     if low is None or high is None or (low_in and low.value is None) or (high_in and high.value is None):
@@ -133,7 +133,7 @@ def same_set(a: RealSet, b: RealSet) -> bool:
 
 
 def from_inequality(sides: Sequence[str], operators: Sequence[str]) -> tuple[RealSet, str] | None:
-    """Solutions of a chain of linear inequalities in one variable, and the variable; None for anything else."""
+    """Solutions of a chain of linear inequalities in one variable, and its name; None for anything else."""
     result, name = EVERYTHING, None
     for left, operator, right in zip(sides[:-1], operators, sides[1:], strict=True):
         if operator == "=" and len(operators) > 1:
@@ -172,15 +172,8 @@ def _half_line(operator: str, bound: End) -> RealSet:
 
 def _solve_absolute(inside: str, operator: str, bound_text: str) -> tuple[RealSet, str] | None:
     bound = endpoint(bound_text)
-    at_zero = _solve(inside, "=", "0")
-    if bound is None or bound.value is None or at_zero is None or operator in ("=", "!="):
+    if bound is None or bound.value is None or operator in ("=", "!="):
         return None
-    if bound.value.sign() < 0:
-        return (() if operator in ("<", "<=") else EVERYTHING), at_zero[1]
-    if bound.value.sign() == 0:
-        zero = at_zero[0]
-        solutions = {"<": (), "<=": zero, ">": complement(zero), ">=": EVERYTHING}
-        return solutions[operator], at_zero[1]
     minus = f"-({bound_text})"
     if operator in ("<", "<="):
         return from_inequality([minus, inside, bound_text], [operator, operator])

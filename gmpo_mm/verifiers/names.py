@@ -18,90 +18,96 @@ that are allowed:
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
 
-from gmpo_mm.verifiers.trees import ONE, Tree, contains, replaced, variables
+from gmpo_mm.verifiers.trees import ONE, Tree, contains, replaced, variables, with_children
 
 MAX_RENAMINGS = 24
 MAX_CONSTANTS = 4
 
 _ARBITRARY = re.compile(r"[Cc](?:_\d)?|[ABKk](?:_\d)?")
+# Of a pair of names, one has to be such a factor or such a term; the c of `x^2 + c` may be given.
 _FACTOR = re.compile(r"[Cc](?:_\d)?")
 _ADDED = re.compile(r"C(?:_\d)?|c_\d")
 _NUMBERED = re.compile(r"[A-Za-z]_\d")
 _INDEX = re.compile(r"[a-zN]")
-_DERIVATIVE = re.compile(r"d(\d?)(.+)/d(\\?[A-Za-z]+)(\d?)")
+_DERIVATIVE = re.compile(r"d(\d?)(.+)/d\\?[A-Za-z]+\d?")
 _VARIABLES = frozenset("xyztursv") | {"\\theta", "\\phi"}  # of functions that an added constant goes with
 _WAVES = frozenset({"sin", "cos", "sinh", "cosh", "exp"})
 
 
 def renamings(first: Tree, second: Tree, indices: frozenset[str]) -> Iterator[Tree]:
     """At most MAX_RENAMINGS versions of `second`; `indices` are names that either side declares integers."""
-    return itertools.islice(_renamings(first, second, indices), MAX_RENAMINGS)
+    respelled = _respelled(first, second)
+    if respelled != second:
+        yield respelled
+    here, there = variables(respelled) - variables(first), variables(first) - variables(respelled)
+    of_indices = _bijections(
+        filter(_INDEX.fullmatch, here),
+        filter(_INDEX.fullmatch, there),
+        lambda name, other: name in indices or other in indices,
+    )
+    allowed = itertools.chain(of_indices, _of_constants(first, respelled))
+    for renaming in itertools.islice(allowed, MAX_RENAMINGS - 1):
+        yield replaced(respelled, renaming)
 
 
-def _renamings(first: Tree, second: Tree, indices: frozenset[str]) -> Iterator[Tree]:
-    for respelled in (_respelled(first, second), second):
-        if respelled is None:
-            continue
-        if respelled is not second:
-            yield respelled
-        for renaming in itertools.chain(
-            _of_indices(first, respelled, indices), _of_constants(first, respelled)
-        ):
-            yield replaced(respelled, {name: ("var", other) for name, other in renaming.items()})
-
-
-def _bijections(here: list[str], there: list[str]) -> Iterator[dict[str, str]]:
+def _bijections(
+    here: Iterable[str], there: Iterable[str], fits: Callable[[str, str], bool]
+) -> Iterator[dict[str, Tree]]:
+    """Ways to give the names here those there, each pair a fit, some name a new one."""
+    here, there = sorted(here), sorted(there)
     if len(here) == len(there) <= MAX_CONSTANTS:
         for order in itertools.permutations(there):
-            if list(order) != here:
-                yield dict(zip(here, order, strict=True))
+            if list(order) != here and all(map(fits, here, order)):
+                yield {name: ("var", other) for name, other in zip(here, order, strict=True)}
 
 
-def _of_indices(first: Tree, second: Tree, indices: frozenset[str]) -> Iterator[dict[str, str]]:
-    names, others = variables(second) - variables(first), variables(first) - variables(second)
-    here, there = (sorted(name for name in some if _INDEX.fullmatch(name)) for some in (names, others))
-    for renaming in _bijections(here, there) if indices else ():
-        if all(name in indices or other in indices for name, other in renaming.items()):
-            yield renaming
+def _parts(tree: Tree, kind: str) -> list[Tree]:
+    """The terms of a sum ("add"), the factors of a product ("mul"), in their order."""
+    return [part for child in tree[1:] for part in _parts(child, kind)] if tree[0] == kind else [tree]
+
+
+def _factors(tree: Tree) -> list[Tree]:
+    """Factors in their order, without signs; a divisor as a quotient of its own."""
+    match tree:
+        case ("mul", left, right):
+            return _factors(left) + _factors(right)
+        case ("div", top, bottom) if top != ONE:
+            return [*_factors(top), ("div", ONE, bottom)]
+        case ("neg", positive):
+            return _factors(positive)
+    return [] if tree == ONE else [tree]
+
+
+def _product(factors: list[Tree]) -> Tree:
+    return reduce(lambda left, right: ("mul", left, right), factors) if factors else ONE
 
 
 # Arbitrary constants
 
 
-def _of_constants(first: Tree, second: Tree) -> Iterator[dict[str, str]]:
+def _of_constants(first: Tree, second: Tree) -> Iterator[dict[str, Tree]]:
     here, there = _constants(second), _constants(first)
     taken = (variables(first) - there.keys()) & here.keys() | (variables(second) - here.keys()) & there.keys()
-    if taken or (here.keys() == there.keys() and not all(_NUMBERED.fullmatch(name) for name in here)):
+    if taken or (here.keys() == there.keys() and not all(map(_NUMBERED.fullmatch, here))):
         return
-    for renaming in _bijections(sorted(here), sorted(there)):
-        if all(
-            name == other or _may_be(name, other, here[name] or there[other])
-            for name, other in renaming.items()
-        ):
-            yield renaming
 
+    def fits(name: str, other: str) -> bool:
+        pattern = _ADDED if here[name] or there[other] else _FACTOR
+        return name == other or any(map(pattern.fullmatch, (name, other)))
 
-def _may_be(name: str, other: str, added: bool) -> bool:
-    """Whether one of two names can only be an arbitrary constant; the c of `x^2 + c` may be given."""
-    pattern = _ADDED if added else _FACTOR
-    return bool(pattern.fullmatch(name) or pattern.fullmatch(other))
+    yield from _bijections(here, there, fits)
 
 
 def _constants(tree: Tree) -> dict[str, bool]:
     """The names in a sum that may be arbitrary constants, each in one term, and whether it is all of it."""
-    candidates = {name for name in variables(tree) if _ARBITRARY.fullmatch(name)}
-    if not candidates:
-        return {}
-    coefficients: dict[str, Tree | None] = {}
-    for term in _expanded(tree):
-        factors = _factors(term)
-        for name in candidates & variables(term):
-            rest = [factor for factor in factors if factor != ("var", name)]
-            alone = len(factors) == len(rest) + 1
-            coefficients[name] = _product(rest) if alone and name not in coefficients else None
-    known = {name: rest for name, rest in coefficients.items() if rest is not None}
+    terms, known = _expanded(tree), {}
+    for name in filter(_ARBITRARY.fullmatch, variables(tree)):
+        around = [_factors(term) for term in terms if name in variables(term)]
+        if len(around) == 1 and around[0].count(("var", name)) == 1:
+            known[name] = _product([factor for factor in around[0] if factor != ("var", name)])
     names = {name: rest for name, rest in known.items() if not variables(rest) & known.keys()}
     others = variables(tree) - names.keys()
     shared = bool(names) and bool(frozenset.intersection(*map(variables, names.values())))
@@ -119,129 +125,84 @@ def _is_arbitrary(name: str, rest: Tree, others: frozenset[str], shared: bool) -
 
 
 def _has_wave(tree: Tree) -> bool:
-    if tree[0] == "pow" and not variables(tree[1]) and variables(tree[2]):
-        return True
-    if tree[0] == "fn" and tree[1] in _WAVES and variables(tree[2]):
-        return True
-    return tree[0] in ("mul", "neg", "div") and any(_has_wave(child) for child in tree[1:])
+    match tree:
+        case ("pow", base, exponent):
+            return bool(variables(exponent)) and not variables(base)
+        case ("fn", name, argument):
+            return name in _WAVES and bool(variables(argument))
+        case ("mul" | "neg" | "div", *below):
+            return any(map(_has_wave, below))
+    return False
 
 
 def _expanded(tree: Tree) -> list[Tree]:
     """Terms of a sum, a factor that is a sum with constants multiplied out: `e^x (A \\cos x + B)`."""
-    terms, stack = [], [tree]
-    while stack:
-        node = stack.pop()
-        if node[0] == "add":
-            stack += node[1:]
-            continue
-        factors = _factors(node)
-        sums = [
-            factor
-            for factor in factors
-            if factor[0] == "add" and any(map(_ARBITRARY.fullmatch, variables(factor)))
-        ]
+    terms: list[Tree] = []
+    for term in _parts(tree, "add"):
+        factors = _factors(term)
+        sums = [one for one in factors if one[0] == "add" and any(map(_ARBITRARY.fullmatch, variables(one)))]
         if len(sums) == 1:
             rest = _product([factor for factor in factors if factor is not sums[0]])
-            stack += [("mul", rest, term) for term in sums[0][1:]]
+            terms += [one for part in _parts(sums[0], "add") for one in _expanded(("mul", rest, part))]
         else:
-            terms.append(node)
+            terms.append(term)
     return terms
-
-
-def _factors(tree: Tree) -> list[Tree]:
-    """Factors in their order, without signs; a divisor as a quotient of its own."""
-    factors: list[Tree] = []
-    stack = [tree]
-    while stack:
-        node = stack.pop()
-        if node[0] == "mul":
-            stack += [node[2], node[1]]
-        elif node[0] == "div" and node[1] != ONE:
-            stack += [("div", ONE, node[2]), node[1]]
-        elif node[0] == "neg":
-            stack.append(node[1])
-        elif node != ONE:
-            factors.append(node)
-    return factors
-
-
-def _product(factors: list[Tree]) -> Tree:
-    product = ONE
-    for factor in factors:
-        product = factor if product == ONE else ("mul", product, factor)
-    return product
 
 
 # Spellings
 
 
-def _respelled(first: Tree, second: Tree) -> Tree | None:
-    """`second` with the subscripts and derivatives as `first` writes them; None where they are so already."""
+def _respelled(first: Tree, second: Tree) -> Tree:
+    """`second` with the subscripts and derivatives as `first` writes them."""
     here, there = variables(second), variables(first)
-    changed = second
-    for name in sorted(there - here):
-        changed = _subscripted(changed, name) or changed
     values: dict[str, Tree] = {}
-    for name in sorted(here - there):
+    for name in sorted(there - here):
+        second = _subscripted(second, name)
+    for name in here - there:
         letters = _letters(name)
-        if letters and _subscripted(first, name) and not set(letters) & here:
-            values[name] = _product([_letter(letter) for letter in letters])
+        if _subscripted(first, name) != first and not {letter[1] for letter in letters} & here:
+            values[name] = _product(letters)
     pairs = [
-        (name, other) for name in here - there for other in there - here if _same_derivative(name, other)
+        (name, other)
+        for name in here - there
+        for other in there - here
+        if name.endswith("'") != other.endswith("'") and _derivative(name) == _derivative(other)
     ]
     for name, other in pairs:
         if sum(name in pair or other in pair for pair in pairs) == 1:
             values[name] = ("var", other)
-    changed = replaced(changed, values)
-    return None if changed == second else changed
+    return replaced(second, values)
 
 
-def _letters(name: str) -> list[str]:
-    """`X_d` as X, d; nothing where a name is no letter with letters below it."""
-    match = re.fullmatch(r"([A-Za-z])_([A-Za-z]{1,3})", name)
-    return [match.group(1), *match.group(2)] if match else []
+def _letters(name: str) -> list[Tree]:
+    """The factors X, d that `X_d` might be; none where a name is no letter with letters below it."""
+    if not re.fullmatch(r"[A-Za-z]_[A-Za-z]{1,3}", name):
+        return []
+    return [("const" if letter in "ei" else "var", letter) for letter in name.replace("_", "")]
 
 
-def _letter(letter: str) -> Tree:
-    return ("const", letter) if letter in ("e", "i") else ("var", letter)
-
-
-def _subscripted(tree: Tree, name: str) -> Tree | None:
-    """The tree with `X_d` for each `Xd`; None where it has none, or an X or a d besides."""
-    letters = [_letter(letter) for letter in _letters(name)]
+def _subscripted(tree: Tree, name: str) -> Tree:
+    """The tree with `X_d` for each `Xd`; as it is where it has none, or an X or a d besides."""
+    letters = _letters(name)
     if not letters or name in variables(tree):
-        return None
+        return tree
     changed = _joined(tree, letters, ("var", name))
-    besides = any(
-        letter[1] in variables(changed) or contains(changed, frozenset({letter[1]})) for letter in letters
-    )
-    return None if changed == tree or besides else changed
+    names = frozenset(letter[1] for letter in letters)
+    return tree if names & variables(changed) or contains(changed, names) else changed
 
 
 def _joined(tree: Tree, letters: list[Tree], name: Tree) -> Tree:
-    if tree[0] != "mul":
-        return (
-            tree[0],
-            *(_joined(child, letters, name) if isinstance(child, tuple) else child for child in tree[1:]),
-        )
     parts: list[Tree] = []
-    stack = [tree]
-    while stack:
-        node = stack.pop()
-        if node[0] == "mul":
-            stack += [node[2], node[1]]
-        else:
-            parts.append(_joined(node, letters, name) if node[0] != "var" else node)
-            if parts[-len(letters) :] == letters:
-                parts[-len(letters) :] = [name]
+    for part in _parts(tree, "mul"):
+        parts.append(with_children(part, _joined, letters, name))
+        if parts[-len(letters) :] == letters:
+            parts[-len(letters) :] = [name]
     return _product(parts)
 
 
-def _same_derivative(name: str, other: str) -> bool:
-    """`x'` and `dx/dt`, in either order; a dot and a prime of one quantity, whatever the variable."""
-    prime, named = (name, other) if name.endswith("'") else (other, name)
-    match = _DERIVATIVE.fullmatch(named)
-    if not match or not prime.endswith("'"):
-        return False
-    order = len(prime) - len(prime.rstrip("'"))
-    return prime.rstrip("'") == match.group(2) and order == int(match.group(1) or 1)
+def _derivative(name: str) -> tuple[str, int] | None:
+    """The quantity and the order in `x''` or `d2x/dt2`; a dot and a prime are by whatever variable."""
+    if name.endswith("'"):
+        return name.rstrip("'"), len(name) - len(name.rstrip("'"))
+    match = _DERIVATIVE.fullmatch(name)
+    return (match.group(2), int(match.group(1) or 1)) if match else None

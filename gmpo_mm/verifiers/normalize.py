@@ -59,7 +59,8 @@ _UPRIGHT_WRAPPERS = frozenset(
 _ENDS_NUMBER = re.compile(r"[\d})°]\s*$")
 _BRACE_TOKEN = re.compile(r"\\([A-Za-z]+)\*?\s*\{|\\.|[{}]", re.DOTALL)
 _SPACING = re.compile(
-    r"\\[,;:! ]|~|\\q?quad|\\(?:displaystyle|textstyle|limits|[bB]igg?[lr]?|left|right|hfill|rm|it|bf|sf|tt|phantom ?\{ ?\})(?![A-Za-z])"
+    r"\\[,;:! ]|~|\\q?quad|\\(?:displaystyle|textstyle|limits|[bB]igg?[lr]?|left|right|hfill)(?![A-Za-z])"
+    r"|\\(?:rm|it|bf|sf|tt|phantom ?\{ ?\})(?![A-Za-z])"
 )
 _DECIMAL = r"(?<![\d.,])(-?)(\d{0,12})\.(\d{0,24})"
 _REPEATING = (
@@ -69,7 +70,10 @@ _REPEATING = (
 )
 # The shortest period that stands there three times, or twice where it is longer than one digit.
 _REPEATED_DIGITS = re.compile(r"(?:(\d)\1\1+|(\d{2,6}?)\2+)$")
-_FUNCTION_NAMES = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|pi|theta|alpha|beta|gamma|lambda|phi|omega"
+_FUNCTION_NAMES = (
+    "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt"
+    "|pi|theta|alpha|beta|gamma|lambda|phi|omega"
+)
 _BOLD = re.compile(r"^([\s$]*)\*\*([^*]+)\*\*[\s$]*$")  # Markdown's, around all of it
 _RENAMED = (
     (re.compile(r"\\(?:text)?color\s*\{[^{}]*\}"), ""),
@@ -195,7 +199,9 @@ def unwrap(text: str) -> str:
                 pieces += [text[last : token.start()], " "]
                 last = token.end()
         elif symbol.endswith("{") and symbol != "\\{":
-            is_wrapper = token.group(1) in _WRAPPERS or bool(_SEGMENT.match(text, token.start()))
+            is_wrapper = (
+                token.group(1) in _WRAPPERS and not _MARKED_NUMBER.match(text, token.start())
+            ) or bool(_SEGMENT.match(text, token.start()))
             wrapped.append(is_wrapper)
             if is_wrapper:
                 pieces += [text[last : token.start()], _mark(text, token)]
@@ -203,6 +209,7 @@ def unwrap(text: str) -> str:
     return "".join([*pieces, text[last:]]) if pieces else text
 
 
+_MARKED_NUMBER = re.compile(r"\\(?:hat|widehat|vec|underline)\s*\{\s*-?[\d.]")
 _SEGMENT = re.compile(
     r"\\(?:overline|bar)\s*\{\s*[A-Z](?:\s*[A-Z])+\s*\}"
 )  # a bar over one letter is another name

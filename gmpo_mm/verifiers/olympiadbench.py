@@ -27,7 +27,7 @@ from gmpo_mm.verifiers.extraction import Extraction, all_boxes, remove_invisible
 from gmpo_mm.verifiers.grading import DEFAULT_TIMEOUT, Gold, Grade, answer_of, grade_batch
 from gmpo_mm.verifiers.normalize import canonical
 from gmpo_mm.verifiers.reading import read
-from gmpo_mm.verifiers.structure import Node, parse
+from gmpo_mm.verifiers.structure import Node, assigned_name, parse
 
 VERSION = 2
 MAX_LENGTH = 2000  # characters; a longer answer is compared as a whole
@@ -91,8 +91,6 @@ def _node(text: str) -> Node:
 
 def _is_list_for_interval(answer: str, gold: str) -> bool:
     """Whether `a, b` is given for a gold `(a, b)`, which may be an interval; the other way round it is accepted."""
-    return (
-        _node(gold).kind == "sequence"
-        and _node(answer).kind == "list"
-        and canonical(answer) != canonical(gold)
-    )
+    node = _node(answer)
+    bare = node.kind == "list" and any(assigned_name(item) is None for item in node.items)
+    return bare and _node(gold).kind == "sequence" and canonical(answer) != canonical(gold)

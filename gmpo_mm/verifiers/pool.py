@@ -1,11 +1,13 @@
-"""The parent's side of the verifier's processes: started on first need, shared by all threads, one per process.
+"""The parent's side of the verifier's processes: started on first need, shared by all threads.
 
-What a batch may cost, so that a grade depends on the answers and not on how busy the machine is: all limits are seconds
-of processor time that a worker itself has used. The pairs of one call are asked in ROUNDS, each with a longer limit and
-for fewer pairs: what a round leaves open is asked again in the next. The last round gives the whole limit, to one pair
-at a time. A batch of n pairs thus takes at most (5 + n / 15) * timeout seconds of processor time in workers. What
-is asked first where a round has room for some only follows from the set of pairs, not from their order: the shortest
-prediction of each gold, then the second of each, so that hostile answers to one problem leave room for the others.
+What a batch may cost, so that a grade depends on the answers and not on how busy the machine is: all limits
+are seconds of processor time that a worker itself has used. The pairs of one call are asked in ROUNDS, each
+with a longer limit and for fewer pairs: what a round leaves open is asked again in the next. The last round
+gives the whole limit, to one pair at a time. A batch of n pairs thus takes at most (5 + n / 15) * timeout
+seconds of processor time in workers (with a timeout of 3 s or more; a pair whose worker was killed or ran out
+of memory is asked twice). Who is asked where a round has room for some only follows from the set of pairs,
+not from their order: the shortest prediction of each gold, then the second of each, so that hostile answers
+to one problem leave room for the others.
 """
 
 import atexit
@@ -36,7 +38,7 @@ OPEN = ("timeout", "stalled")  # what a later round asks again
 
 
 class Round(NamedTuple):
-    """One round of a batch: its limit as a share of the whole one, and how many of n pairs it has room for."""
+    """One round of a batch: its limit as a share of the whole one, and how many pairs it has room for."""
 
     share: float
     pairs: int
@@ -50,14 +52,15 @@ class Round(NamedTuple):
 
 ROUNDS = (Round(1 / 30, 0, 1, False), Round(1 / 4, 8, 16, False), Round(1, 3, 64, True))
 SHORTEST_LIMIT = (
-    0.1  # seconds of processor time, where `timeout` itself is no shorter; a fresh worker's start takes 0.01
+    0.1  # seconds of processor time of a round, unless `timeout` is shorter; a fresh start takes 0.01
 )
 WALL_SHARE, WALL_SECONDS = 20.0, 60.0  # a worker may be on the wall: 20 times its limit and a minute
 STALL_SECONDS = 120.0  # silence after which the supervisor counts as dead; it tells each second that it works
 
 MAX_WORKERS = 8
 
-# The module path is handed over as it is here; the main program is not imported again, as multiprocessing would.
+# The module path is handed over as it is here; the main program is not imported again, as multiprocessing
+# would.
 _BOOTSTRAP = (
     "import json, sys; arguments = json.loads(sys.argv[1]); sys.path[:] = arguments['path']; "
     "from gmpo_mm.verifiers.supervisor import main; main(arguments['workers'], arguments['parent'])"
@@ -113,7 +116,7 @@ class _Connection:
     def submit(
         self, pairs: Sequence[tuple[str, str]], cpu: float, method: str, alone: bool
     ) -> list[Future[Verdict]]:
-        """Queue comparisons of (prediction, gold); their futures raise when the supervisor goes or lacks the method."""
+        """Queue comparisons of (prediction, gold); futures raise when the supervisor goes or lacks it."""
         futures: list[Future[Verdict]] = []
         with self.lock:
             if not self.alive:
@@ -195,7 +198,7 @@ class VerifierPool:
             if self.connection is None or not self.connection.alive:
                 if self.connection is not None and self.connection.failure:
                     raise VerifierUnavailableError(
-                        "the answer verifier could not start; are this package's requirements installed here?\n"
+                        "the answer verifier could not start; are the package's requirements installed?\n"
                         + self.connection.failure
                     )
                 self.connection = _Connection(self.workers)
@@ -256,7 +259,7 @@ class VerifierPool:
 
 
 def _in_fair_order(pairs: Sequence[tuple[str, str]]) -> list[int]:
-    """Positions of the pairs: the shortest prediction of each gold, then the second of each; the same in any order."""
+    """Positions of the pairs: the shortest prediction of each gold, then the second of each, and so on."""
     of_gold: Counter[str] = Counter()
     rank = {}
     for i in sorted(range(len(pairs)), key=lambda i: (len(pairs[i][0]), pairs[i])):
@@ -280,7 +283,7 @@ def shared_pool() -> VerifierPool:
 
 
 def warm_up(*, wait: bool = True) -> None:
-    """Start the verifier's processes now, so that the first step does not pay for the import of computer algebra."""
+    """Start the verifier's processes now, so that the first step does not pay for the import of sympy."""
     if wait:
         shared_pool().warm_up()
     else:

@@ -1,14 +1,14 @@
-"""The verifier's own process: imports computer algebra once, forks workers that compare, ends those that overrun.
+"""The verifier's own process: imports sympy once, forks workers that compare, ends those that overrun.
 
-Runs as a separate program (`pool.py` starts it), never as an import of the training process. It has one thread and runs
-no untrusted input itself, so forking a fresh worker is safe and takes milliseconds. Both pipes carry one JSON object
-a line. Each job names its method of comparison; one that is not loaded yet is imported here, between two jobs, and
-workers forked before are replaced.
+Runs as a separate program (`pool.py` starts it), never as an import of the training process. It has one
+thread and runs no untrusted input itself, so forking a fresh worker is safe and takes milliseconds. Both
+pipes carry one JSON object a line. Each job names its method of comparison; one that is not loaded yet is
+imported here, between two jobs, and workers forked before are replaced.
 
-A job has two limits in seconds. `cpu` is of the processor time that its worker itself uses, from when the worker has
-taken the job: the kernel keeps that clock and ends the worker (ITIMER_PROF, on Linux and macOS), so that other
-programs on the machine do not shorten it. `wall` is of the clock on the wall, for a worker that waits without
-computing. A job that is `alone` runs in a fresh worker and while no other job does.
+A job has two limits in seconds. `cpu` is of the processor time that its worker itself uses, from when the
+worker has taken the job: the kernel keeps that clock and ends the worker (ITIMER_PROF, on Linux and macOS),
+so that other programs on the machine do not shorten it. `wall` is of the clock on the wall, for a worker that
+waits without computing. A job that is `alone` runs in a fresh worker and while no other job does.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ class Worker:
 
 
 def die_with_parent(parent: int) -> None:
-    """On Linux, have the kernel end this process with its parent, even inside an operation that runs no Python code."""
+    """On Linux, have the kernel end this process with its parent, even inside one long operation."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the call
@@ -69,8 +69,8 @@ def run_worker(compares: Mapping[str, Compare], requests: int, replies: int) -> 
     for count, line in enumerate(lines, start=1):
         job = json.loads(line)
         _seed()
-        # The kernel's clocks, and no Python handler, which a long integer operation would never let run. The supervisor
-        # ends a worker before the second one does, unless it is gone or stopped itself.
+        # The kernel's clocks, and no Python handler, which a long integer operation would never let run. The
+        # supervisor ends a worker before the second one does, unless it is gone or stopped itself.
         signal.setitimer(signal.ITIMER_PROF, job["cpu"])
         signal.setitimer(signal.ITIMER_REAL, job["wall"] + 2.0)
         try:
@@ -170,7 +170,7 @@ class Supervisor:
                 self.remove(worker)
 
     def idle_worker(self, fresh: bool) -> Worker | None:
-        """A worker without a job, forked where there is none; None where all are busy. Fresh: it has had no job before."""
+        """A worker without a job, forked where there is none; None where all are busy. Fresh: had no job."""
         idle = [worker for worker in self.workers if worker.job is None]
         suitable = [worker for worker in idle if not (fresh and worker.used)]
         if suitable:
@@ -182,7 +182,7 @@ class Supervisor:
         return self.fork()
 
     def load(self, method: str) -> bool:
-        """Import a further method and retire the workers that lack it; False when that is not possible here."""
+        """Import a further method, retire the workers that lack it; False when that is not possible here."""
         if method in self.unavailable:
             return False
         try:
@@ -237,7 +237,7 @@ class Supervisor:
                 self.remove(worker)
 
     def lose(self, worker: Worker) -> None:
-        """A worker ended with its job open: at its limit, or it was killed or out of memory and the job is asked once more."""
+        """A worker ended with its job open: at a limit; or killed, or out of memory: it is asked again."""
         job, status = worker.job, self.remove(worker)
         ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         if ended_by == signal.SIGPROF:
@@ -272,7 +272,7 @@ class Supervisor:
         return status
 
     def tell_that_it_works(self) -> None:
-        """A sign of life in each second with open jobs, so that the parent tells a long comparison from a hung process."""
+        """A sign of life in each second with open jobs: the parent tells a long job from a hung process."""
         if time.monotonic() - self.last_sent >= PARENT_CHECK_SECONDS:
             self.send({"working": True})
 

@@ -1,30 +1,25 @@
 r"""The tokens of a formula: numbers, letters, LaTeX commands, brackets and signs, in bounded number.
 
-Two conventions of spelling live here: `x1`, a letter with digits right behind it, is `x_1` (but `n2^n` is a
-product), and braces around one number show nothing in LaTeX, so that `2{3}` is two numbers side by side.
+`x1`, a letter with digits right behind it, is `x_1`, but `n2^n` is a product.
 """
 
 import re
+from collections.abc import Callable
+
+from gmpo_mm.verifiers.trees import OF_SEVERAL
 
 MAX_TOKENS = 400
 MAX_DIGITS = 200  # characters of one number
-OF_SEVERAL = frozenset({"max", "min", "gcd", "lcm"})
+MAX_DEPTH = 40  # brackets and commands within each other
 GREEK = frozenset(
     str.split(
         "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho "
-        "varrho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi "
-        "Sigma Upsilon Phi Psi Omega "
-        "ell hbar"
+        "varrho sigma tau upsilon phi varphi chi psi omega "
+        "Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell hbar"
     )
 )
-MARKS = {
-    "dot": 1,
-    "ddot": 2,
-    "dddot": 3,
-    "tilde": 0,
-}  # over a name: the order of the derivative that it stands for
+MARKS = {"dot": 1, "ddot": 2, "dddot": 3, "tilde": 0}  # over a name, with the order of the derivative
 CLOSING = {"(": ")", "{": "}", "[": "]", "⌊": "⌋", "⌈": "⌉", "⟬": "⟭"}
-MAX_DEPTH = 60  # brackets and commands within each other count two
 
 _TOKEN = re.compile(
     r"\s*(\d+(?:\.\d*)?(?:[eE][+-]?\d{1,3}(?![\d.]))?|\.\d+|\\[A-Za-z]+"
@@ -34,8 +29,7 @@ _TOKEN = re.compile(
 )
 # A power of a power of a name, as in `x1^2`; `n2^n` and `a3^{n}` are a name times a power.
 _INDEX = re.compile(r"(\d{1,3})(?![\d.])(?!\s*\^\s*(?!\{?\s*\d))")
-_PLAIN_SUM = re.compile(r"[+-]?\w+(?:[+-]\w+)+")
-_TERM = re.compile(r"[+-]\w+")
+_PLAIN_SUM = re.compile(r"(?:[+-]\w+){2,}")
 _TAKES_GROUPS = frozenset({"^", "_", "}", "]", "\\frac", "\\binom", "\\sqrt"})
 
 
@@ -51,51 +45,35 @@ def tokens_of(text: str) -> list[str]:
         match = _TOKEN.match(text, position)
         if match is None or len(tokens) >= MAX_TOKENS or len(match.group(1)) > MAX_DIGITS:
             raise NotExpression("not a formula")
-        token = match.group(1)
-        position = match.end()
-        before = tokens[-1] if tokens else ""
-        tokens.append("\\" + token if len(token) > 1 and token.isalpha() else token)
-        if is_letter(token) and token not in ("e", "i") and before not in _TAKES_GROUPS:
-            index = _INDEX.match(text, position)
-            if index:
-                tokens += ["_", index.group(1)]
-                position = index.end()
-    return _without_empty_braces(tokens)
-
-
-def _without_empty_braces(tokens: list[str]) -> list[str]:
-    """Tokens without the braces around one number that are no command's argument."""
-    kept: list[str] = []
-    position = 0
-    while position < len(tokens):
-        before = kept[-1] if kept else ""
-        alone = tokens[position : position + 3]
-        shows_nothing = len(alone) == 3 and alone[0] == "{" and is_number(alone[1]) and alone[2] == "}"
-        is_argument = (
-            before in _TAKES_GROUPS or before.startswith("\\") or kept[-2:-1] in (["\\frac"], ["\\binom"])
+        token, position = match.group(1), match.end()
+        may_have_index = (
+            is_letter(token) and token not in "ei" and not _TAKES_GROUPS.intersection(tokens[-1:])
         )
-        if shows_nothing and not is_argument:
-            kept.append(alone[1])
-            position += 3
-        else:
-            kept.append(tokens[position])
-            position += 1
-    return kept
+        tokens.append("\\" + token if len(token) > 1 and token.isalpha() else token)
+        if may_have_index and (index := _INDEX.match(text, position)):
+            tokens += ["_", index.group(1)]
+            position = index.end()
+    return tokens
 
 
-def is_number(token: str | None) -> bool:
+def is_number(token: str) -> bool:
     """A number without a sign."""
-    return token is not None and (token[0].isdigit() or token[0] == ".")
+    return token[:1].isdecimal() or token[:1] == "."
 
 
-def is_digits(token: str | None) -> bool:
-    """A whole number in ASCII digits."""
-    return token is not None and token.isdigit() and token.isascii()
-
-
-def is_letter(token: str | None) -> bool:
+def is_letter(token: str) -> bool:
     """One letter of the alphabet."""
-    return token is not None and len(token) == 1 and token.isascii() and token.isalpha()
+    return len(token) == 1 and token.isascii() and token.isalpha()
+
+
+def is_symbol(token: str) -> bool:
+    """A letter of the Latin or the Greek alphabet."""
+    return is_letter(token) or token[1:] in GREEK
+
+
+def starts_name(token: str) -> bool:
+    """Whether a name starts with it."""
+    return is_symbol(token) or token == "\\pi" or token[1:] in MARKS
 
 
 def derivative_name(name: str, by: str, order: int = 1, sign: str = "d") -> str:
@@ -104,12 +82,12 @@ def derivative_name(name: str, by: str, order: int = 1, sign: str = "d") -> str:
     return f"{sign}{power}{name}/{sign}{by}{power}"
 
 
-def _in_order(subscript: list[str]) -> str:
-    """A subscript as text, the terms of a plain sum sorted: `a_{1+n}` is `a_{n+1}`."""
-    text = "".join(subscript)
-    if "+" not in subscript[1:] or not _PLAIN_SUM.fullmatch(text):
-        return text
-    return "".join(sorted(_TERM.findall(text if text[0] in "+-" else "+" + text))).removeprefix("+")
+def _in_order(subscript: str) -> str:
+    """A subscript, the terms of a plain sum sorted: `a_{1+n}` is `a_{n+1}`."""
+    signed = subscript if subscript[0] in "+-" else "+" + subscript
+    if not _PLAIN_SUM.fullmatch(signed):
+        return subscript
+    return "".join(sorted(re.findall(r"[+-]\w+", signed))).removeprefix("+")
 
 
 class Reader:
@@ -119,77 +97,77 @@ class Reader:
         self.tokens = tokens
         self.position = 0
         self.depth = 0
+        self.bars = 0  # how many `|` are open in this bracket
         self.bound: list[str] = []  # names that the sums and products around this place bind
+        # Of each integral around this place: the name, where `\frac{dx}{x}` has said it.
+        self.differentials: list[str | None] = []
 
-    def peek(self, ahead: int = 0) -> str | None:
-        index = self.position + ahead
-        return self.tokens[index] if index < len(self.tokens) else None
+    def peek(self, ahead: int = 0) -> str:
+        """A token, empty behind the last one."""
+        return "".join(self.tokens[self.position + ahead : self.position + ahead + 1])
 
     def take(self, *expected: str) -> str:
+        """The next token, which must be one of those expected; any, where none is named."""
         token = self.peek()
-        if token is None or (expected and token not in expected):
+        if not token or (expected and token not in expected):
             raise NotExpression("formula ends early")
         self.position += 1
         return token
+
+    def skips(self, token: str) -> bool:
+        """Whether a token is ahead; it is taken."""
+        found = self.peek() == token
+        self.position += found
+        return found
 
     def deeper(self) -> None:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise NotExpression("nested too deep")
 
+    def in_braces(self, read: Callable[[], str]) -> str:
+        """What is read with or without braces around it."""
+        braces = self.skips("{")
+        found = read()
+        if braces:
+            self.take("}")
+        return found
+
+    def name(self) -> str:
+        r"""A letter, a Greek letter, `\dot x` or `\tilde x`, with its subscript and primes."""
+        return self.head() + self.suffix()
+
     def head(self) -> str:
-        r"""A letter, a Greek letter, `\dot x` or `\tilde x`, without its subscript."""
+        """A name without its subscript and primes."""
         token = self.take()
-        if is_letter(token):
+        if not starts_name(token):
+            raise NotExpression(f"{token} is no name")
+        if token[1:] not in MARKS:
             return token
-        command = token[1:]
-        if command in GREEK or command == "pi":
-            return token
-        if command in MARKS:
-            self.deeper()
-            in_braces = self.peek() == "{"
-            if in_braces:
-                self.take("{")
-            inside = self.head() + self.suffix()
-            if in_braces:
-                self.take("}")
-            self.depth -= 1
-            return token + inside if command == "tilde" else derivative_name(inside, "t", MARKS[command])
-        raise NotExpression(f"{token} is no name")
+        self.deeper()
+        inside = self.in_braces(self.name)
+        self.depth -= 1
+        return token + inside if token == "\\tilde" else derivative_name(inside, "t", MARKS[token[1:]])
 
     def suffix(self) -> str:
         """Subscript and primes of a name."""
         suffix = ""
         while (token := self.peek()) in ("_", "'"):
             self.take()
-            if token == "'":
-                suffix += "'"
-            elif "_" in suffix:
+            if token == "_" and "_" in suffix:
                 raise NotExpression("two subscripts")
-            else:
-                suffix += "_" + _in_order(
-                    [piece.lstrip("\\") if piece[1:] in OF_SEVERAL else piece for piece in self.subscript()]
-                )
+            suffix += "'" if token == "'" else "_" + _in_order("".join(self.subscript()))
         return suffix
 
     def subscript(self) -> list[str]:
         """The tokens of a subscript, without braces."""
-        if self.peek() != "{":
-            return [self.take()]
-        self.take()
-        depth, inside = 1, []
-        while depth:
+        depth = 0
+        inside: list[str] = []
+        while depth or not inside:
             piece = self.take()
             depth += (piece == "{") - (piece == "}")
             if piece not in ("{", "}"):
-                inside.append(piece)
-        if not inside:
-            raise NotExpression("empty subscript")
+                inside.append(piece[1:] if piece[1:] in OF_SEVERAL else piece)
+            elif not (depth or inside):
+                raise NotExpression("empty subscript")
         return inside
-
-    def is_bound_index(self) -> bool:
-        start = self.position
-        self.take("_")
-        inside = self.subscript()
-        self.position = start
-        return any(name in inside for name in self.bound)

@@ -13,7 +13,7 @@ Trees are nested tuples, the kind first:
   are the variable `dx/dt`, and `x'` is the variable `x'`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -25,46 +25,43 @@ ZERO: Tree = ("num", Fraction(0))
 ONE: Tree = ("num", Fraction(1))
 MINUS_ONE: Tree = ("num", Fraction(-1))
 TWO: Tree = ("num", Fraction(2))
-_IN_ANY_ORDER = frozenset({"max", "min", "gcd", "lcm"})
+OF_SEVERAL = frozenset({"max", "min", "gcd", "lcm"})  # in any order
 
 
-@lru_cache(maxsize=4096)
+def children(tree: Tree) -> list[Tree]:
+    """The trees right below a tree."""
+    return [child for child in tree[1:] if isinstance(child, tuple)]
+
+
+def with_children(tree: Tree, change: Callable[..., Tree], *how: Any) -> Tree:
+    """The tree with each of its children changed; one frame of the stack a level, for trees are deep."""
+    changed = list(tree)
+    for place, child in enumerate(tree):
+        if isinstance(child, tuple):
+            changed[place] = change(child, *how)
+    return tuple(changed)
+
+
 def variables(tree: Tree) -> frozenset[str]:
     """Names of the variables and unknown functions in a tree; a bound name is none of its formula's."""
-    kind = tree[0]
-    if kind in BINDERS:
-        outside = [child for child in tree[3:] if isinstance(child, tuple)]
-        return variables(tree[1]) - {tree[2]} | frozenset().union(*map(variables, outside))
-    names: set[str] = set()
-    stack = [tree]
-    while stack:
-        node = stack.pop()
-        if node[0] in BINDERS:
-            names |= variables(node)
-            continue
-        if node[0] in ("var", "call", "index"):
-            names.add(node[1])
-        stack += [child for child in node[1:] if isinstance(child, tuple)]
-    return frozenset(names)
+    names = frozenset({tree[1]} if tree[0] in ("var", "call", "index") else ())
+    below = children(tree)
+    if tree[0] in BINDERS:
+        names = variables(below.pop(0)) - {tree[2]}
+    return names.union(*map(variables, below))
 
 
 def depth(tree: Tree) -> int:
     """How many nodes are within each other."""
-    deepest, stack = 0, [(tree, 1)]
-    while stack:
-        node, level = stack.pop()
-        deepest = max(deepest, level)
-        stack += [(child, level + 1) for child in node[1:] if isinstance(child, tuple)]
-    return deepest
+    return 1 + max(map(depth, children(tree)), default=0)
 
 
 def subtrees(tree: Tree) -> Iterator[Tree]:
     """The tree and all trees in it."""
     stack = [tree]
     while stack:
-        node = stack.pop()
-        yield node
-        stack += [child for child in node[1:] if isinstance(child, tuple)]
+        yield (node := stack.pop())
+        stack += children(node)
 
 
 def contains(tree: Tree, kinds: frozenset[str]) -> bool:
@@ -79,13 +76,11 @@ def replaced(tree: Tree, values: dict[str, Tree]) -> Tree:
     kind = tree[0]
     if kind == "var":
         return values.get(tree[1], tree)
-    if kind in BINDERS and tree[2] in values:
+    if kind in BINDERS:
         values = {name: value for name, value in values.items() if name != tree[2]}
-        outside = [replaced(child, values) if isinstance(child, tuple) else child for child in tree[3:]]
-        return (kind, replaced(tree[1], values), tree[2], *outside)
-    if kind in ("call", "index") and values.get(tree[1], ("", ""))[0] == "var":
+    elif kind in ("call", "index") and values.get(tree[1], ("",))[0] == "var":
         tree = (kind, values[tree[1]][1], *tree[2:])
-    return (kind, *(replaced(child, values) if isinstance(child, tuple) else child for child in tree[1:]))
+    return with_children(tree, replaced, values)
 
 
 @lru_cache(maxsize=4096)
@@ -94,9 +89,8 @@ def canonical_tree(tree: Tree) -> Tree:
 
     The same for every order of terms and factors, every bracket that changes nothing, `\frac{a}{b}`, `a/b`
     and `a b^{-1}`, `\sqrt{a}` and `a^{1/2}`, `-(a - b)` and `b - a`, every name of a bound variable, and with
-    or without `+ 0`, `* 1`, `^1`. Sums are `("add", ...)` and products `("mul", ...)` of two or more parts; a
-    quotient has a factor `("inverse", b)`, a minus is a factor -1. So `99^2 + 99 + 1` and `1 + 99 * 1 + 99^2`
-    are one tree, and 9901 is another.
+    or without `+ 0`, `* 1`, `^1`. Sums and products have two or more parts; a quotient has a factor
+    `("inverse", b)`, a minus is a factor -1. `99^2 + 99 + 1` and `1 + 99 * 1 + 99^2` are one tree, not 9901.
     """
     return _canonical(tree, 0)
 
@@ -106,25 +100,20 @@ def _canonical(tree: Tree, level: int) -> Tree:
     if kind in ("add", "neg"):
         return _sum(tree, level)
     if kind in ("mul", "div"):
-        negative, factors = _factors(tree, level)
-        return _product(negative, factors)
-    if kind == "pow":
-        return _power(_canonical(tree[1], level), _canonical(tree[2], level))
-    if kind == "root":
-        return _power(_canonical(tree[1], level), ("inverse", _canonical(tree[2], level)))
-    if kind == "fn" and tree[1] == "exp":
-        return _power(("const", "e"), _canonical(tree[2], level))
+        return _product(*_factors(tree, level))
     if kind in BINDERS:
         name = f"#{level}"
         body = _canonical(replaced(tree[1], {tree[2]: ("var", name)}), level + 1)
-        return (
-            kind,
-            body,
-            name,
-            *(_canonical(child, level) if isinstance(child, tuple) else child for child in tree[3:]),
-        )
-    children = [_canonical(child, level) if isinstance(child, tuple) else child for child in tree[1:]]
-    return (kind, *(sorted(children, key=repr) if kind in _IN_ANY_ORDER else children))
+        outside = with_children((kind, *tree[3:]), _canonical, level)
+        return (kind, body, name, *outside[1:])
+    tree = with_children(tree, _canonical, level)
+    if kind == "pow":
+        return _power(tree[1], tree[2])
+    if kind == "root":
+        return _power(tree[1], ("inverse", tree[2]))
+    if kind == "fn" and tree[1] == "exp":
+        return _power(("const", "e"), tree[2])
+    return (kind, *sorted(tree[1:], key=repr)) if kind in OF_SEVERAL else tree
 
 
 def _sum(tree: Tree, level: int) -> Tree:
@@ -172,7 +161,7 @@ def _inverse(factor: Tree) -> Tree:
     return tuple(factor[1]) if factor[0] == "inverse" and factor[1] != ZERO else ("inverse", factor)
 
 
-def _product(negative: bool, factors: list[Tree]) -> Tree:
+def _product(negative: bool, factors: Sequence[Tree]) -> Tree:
     parts = ([MINUS_ONE] if negative else []) + sorted(factors, key=repr)
     return ONE if not parts else parts[0] if len(parts) == 1 else ("mul", *parts)
 
@@ -183,5 +172,5 @@ def _power(base: Tree, exponent: Tree) -> Tree:
     if exponent == MINUS_ONE:
         return _product(False, [_inverse(factor) for factor in (base[1:] if base[0] == "mul" else (base,))])
     if exponent[0] == "mul" and exponent[1] == MINUS_ONE:
-        return ("inverse", ("pow", base, exponent[2] if len(exponent) == 3 else ("mul", *exponent[2:])))
+        return ("inverse", ("pow", base, _product(False, exponent[2:])))
     return ("pow", base, exponent)

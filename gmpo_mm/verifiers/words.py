@@ -38,7 +38,7 @@ AROUND = frozenset(
         "option count students people ways roots root letter digits digit number's"
     )
 )
-"""Words of sentences that only say that an answer follows. None of them changes a value: no `not`, `twice`, `except`, `wrong`."""
+"""Words of sentences that only say that an answer follows; none changes a value, as `not`, `twice` or `except` would."""
 
 _CARDINALS = {
     word: value

@@ -6,8 +6,9 @@ from fractions import Fraction
 import pytest
 
 from gmpo_mm.verifiers.evaluation import OutsideDomain, evaluate_tree
-from gmpo_mm.verifiers.expressions import NotExpression, Tree, canonical_tree, parse_expression, variables
+from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
 from gmpo_mm.verifiers.normalize import canonical
+from gmpo_mm.verifiers.trees import Tree, canonical_tree, replaced, variables
 
 
 def tree(text: str) -> Tree:
@@ -85,7 +86,7 @@ def test_a_value_of_an_unknown_function_is_not_a_multiple_of_it() -> None:
     "text",
     ["145 3", "2 3", "17 23", "x 3", "1.5 2.5", "1.5.2", "2{3}", "{2}3", "2{3x}", "\\frac{1}{2} 3",
     "2^3 4", "(B) 7", "(1)(2) 3",
-     "x^2 3", "\\sqrt{2} 3", "n! 3", "3 to 4", "1\\frac{5}{4}", "2 3/2", "5 3 2^n"],
+     "x^2 3", "\\sqrt{2} 3", "n! 3", "3 to 4", "1\\frac{5}{4}", "2 3/2", "5 3 2^n", "2 3^n", "{2} 3^n"],
 )  # fmt: skip
 def test_numbers_side_by_side_are_no_formula(text: str) -> None:
     with pytest.raises(NotExpression):
@@ -168,6 +169,19 @@ def test_different_formulas_are_different_trees_and_nothing_is_evaluated(text: s
     assert not same(text, other)
 
 
+def test_a_bound_name_is_not_replaced() -> None:
+    values: dict[str, Tree] = {"k": ("var", "m")}
+    assert replaced(tree("k + \\sum_{k=1}^{n} k"), values) == tree("m + \\sum_{k=1}^{n} k")
+    assert replaced(tree("\\sum_{j=1}^{k} k"), values) == tree("\\sum_{j=1}^{m} m")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("\\gcd(12, 8)", 4), ("\\lcm(4, 6)", 12), ("17 \\bmod 5", 2), ("\\max(1, 2)", 2)]
+)
+def test_functions_of_whole_numbers_are_read_with_their_values(text: str, value: int) -> None:
+    assert evaluate_tree(tree(text), {}, False, 192) == value
+
+
 def test_a_bound_name_is_none_of_a_formulas_variables() -> None:
     assert variables(tree("\\sum_{k=1}^{n} k x")) == {"n", "x"}
     assert variables(tree("\\sum_{i=0}^{n} F_{n-i}")) == {"F", "n"}
@@ -182,7 +196,7 @@ def test_a_bound_name_is_none_of_a_formulas_variables() -> None:
     "text",
     ["n!!", "\\sum_{k=1} k", "\\sum^n k", "\\sum_{k=1}_{k=2} k", "\\int_0 x dx", "\\int x", "\\lim x",
     "\\frac{d}{dx}", "x_{}",
-    "x_1_2", "5%%", "\\foo x", "a = b",
+    "x_1_2", "x_{} y", "5%%", "\\foo x", "a = b",
      "1,234", "x(", "\\nabla f", "\\frac{1}", "^2", "", "|x", "\\sqrt", "1e999"],
 )  # fmt: skip
 def test_what_is_not_understood_whole_is_no_formula(text: str) -> None:

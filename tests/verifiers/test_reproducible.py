@@ -15,14 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from gmpo_mm.verifiers import grade_batch, pool
+from gmpo_mm.verifiers import grade_batch, grading, pool
+from gmpo_mm.verifiers.budget import OverBudget, budget, spend
 from gmpo_mm.verifiers.grading import Grade
 from gmpo_mm.verifiers.pool import ROUNDS, VerifierPool
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
-# A comparison's prediction says what it does: `burn 0.3` uses 0.3 s of processor time; `log FILE 0.3` also writes when
-# it began and ended, and in which process.
+# A comparison's prediction says what it does: `burn 0.3` uses 0.3 s of processor time; `log FILE 0.3` also
+# writes when it began and ended, and in which process.
 COMPARE = """
 import os, random, signal, time
 from types import SimpleNamespace
@@ -192,7 +193,7 @@ def test_a_stalled_comparison_is_an_error_that_says_so_and_never_a_plain_wrong_a
 def test_what_a_short_limit_leaves_open_is_asked_again_alone_in_a_fresh_process(
     own: VerifierPool, tmp_path: Path
 ) -> None:
-    """`slow` needs more than the second round's limit; other pairs are asked at the same time, from other threads."""
+    """`slow` needs more than the second round's limit; other threads ask for other pairs at the same time."""
     slow, others = tmp_path / "slow", tmp_path / "others"
     with ThreadPoolExecutor(4) as threads:
         asked = threads.submit(own.check, [(f"log {slow} 0.8", "")], 2.0)
@@ -228,7 +229,7 @@ def test_a_batch_of_hostile_pairs_has_a_bound_and_the_good_ones_in_it_are_graded
 
 @pytest.mark.timeout(240)
 def test_who_is_asked_within_the_bound_does_not_depend_on_the_order_of_a_batch(own: VerifierPool) -> None:
-    """One slow pair stands for a problem of its own; twenty hostile ones, all for another problem, take no room from it."""
+    """Twenty hostile pairs for one problem take no room from a slow pair for another."""
     slow, hostile = ("burn 0.2500", "its own gold"), [(f"burn 9{i:03}", "another") for i in range(20)]
     for pairs in ([*hostile, slow], [*hostile[10:], slow, *hostile[9::-1]]):
         verdicts = dict(zip(pairs, own.check(pairs, 0.4), strict=True))
@@ -283,6 +284,36 @@ def test_a_supervisor_that_falls_silent_is_replaced_and_its_pairs_are_asked_agai
     assert own.connection.process.pid != silent
 
 
+def test_what_a_batch_leaves_open_in_the_callers_process_is_graded_the_same_by_the_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Twenty pairs, and steps for some of them only; the first is decided without steps."""
+    golds = ["7", *(f"(x + {i})^2" for i in range(20)), "x y"]
+    answers = ["7", *(f"x^2 + {2 * i} x + {i * i}" for i in range(20)), "x z"]
+    usual = grade_batch(answers, golds)
+    assert [grade.why for grade in usual] == ["equal as text"] + ["equal as formulas"] * 20 + ["different"]
+    monkeypatch.setattr(grading, "BATCH_STEPS", 600)
+    monkeypatch.setattr(grading, "BATCH_STEPS_PER_PAIR", 0)
+    bounded = grade_batch(answers, golds)
+    assert bounded == usual
+    assert {grade.why for grade in bounded[1:-1]} == {"equal as formulas", "algebra: equal"}
+    assert bounded[-1].why == "algebra: different"
+
+
+def test_a_budget_within_a_budget_spends_both() -> None:
+    with budget(100):
+        with budget(30):
+            spend(20)
+        with pytest.raises(OverBudget), budget(30):
+            spend(40)
+        spend(50)
+        with budget(30), pytest.raises(OverBudget):
+            spend(1)
+    with budget(10), budget(None), pytest.raises(OverBudget):
+        spend(11)
+    spend(10**9)
+
+
 REAL = [
     (r"\int_0^1 2x dx", "1"),
     (r"\int_0^1 3x dx", "1"),
@@ -294,7 +325,7 @@ REAL = [
 
 @pytest.mark.timeout(240)
 def test_grades_by_computer_algebra_are_the_same_beside_busy_loops() -> None:
-    """The real comparison, with the processes started while the processor is shared by four other programs."""
+    """The real comparison, its processes started while four other programs share the processor."""
 
     def graded() -> list[tuple[bool, str]]:
         pool.shut_down()
