@@ -22,7 +22,7 @@ from gmpo_mm.verifiers.grading import Gold, Grade
 from gmpo_mm.verifiers.identity import same_trees
 from gmpo_mm.verifiers.normalize import canonical, text_key
 from gmpo_mm.verifiers.reading import read
-from gmpo_mm.verifiers.structure import Node, asks_for, parse, split
+from gmpo_mm.verifiers.structure import Node, asks_for, parse, scalars, split
 from gmpo_mm.verifiers.trees import BINDERS, MINUS_ONE, ONE, Tree, canonical_tree, subtrees, variables
 from gmpo_mm.verifiers.units import split_unit
 
@@ -89,10 +89,12 @@ def stands_unevaluated(prediction: str, gold: str, problem: str) -> bool:
     if text_key(canonical(prediction)) == text_key(canonical(gold)):
         return False
     decimal_asked = bool(_DECIMAL.search(gold)) and "decimal" in problem
-    asked = list(_groups(parse(read(gold).text)))
+    asked_node = parse(read(gold).text)
+    asked = list(_groups(asked_node))
+    solved = not any(_has_work(tree) for text in scalars(asked_node) if (tree := _parsed(text)))
     with budget(MAX_STEPS):
         return any(
-            _is_copied(group, asked, problem, decimal_asked)
+            _is_copied(group, asked, solved, problem, decimal_asked)
             for group in _groups(parse(read(prediction).text), decimal_asked)
         )
 
@@ -150,19 +152,22 @@ def _read(text: str) -> Tree | None:
 
 
 def _is_copied(
-    sides: tuple[Tree, ...], asked: Sequence[tuple[Tree, ...]], problem: str, decimal_asked: bool
+    sides: tuple[Tree, ...],
+    asked: Sequence[tuple[Tree, ...]],
+    solved: bool,
+    problem: str,
+    decimal_asked: bool,
 ) -> bool:
     if any({*sides} == {*group} or (len(group) == 1 and group[0] in sides) for group in asked):
         return False
     worked_out = [_is_worked_out(side, decimal_asked) for side in sides]
     if all(worked_out):
         return False
-    asked_sides = [side for group in asked for side in group]
-    if len(sides) > 1 and any(map(_has_work, sides)) and not any(map(_has_work, asked_sides)):
+    if solved and len(sides) > 1 and any(map(_has_work, sides)):
         return True
     values = [group[0] for group in asked if len(group) == 1]
     return all(
-        done or _stands_in(side, problem) or _holds_copy(side, values, problem, decimal_asked)
+        done or side in _forms_of(problem)[0] or _holds_copy(side, values, problem, decimal_asked)
         for side, done in zip(sides, worked_out, strict=True)
     )
 
@@ -265,17 +270,6 @@ def _is_free_root(tree: Tree) -> bool:
 
 
 # Does it stand in the problem?
-
-
-@lru_cache(maxsize=4096)
-def _stands_in(form: Tree, problem: str) -> bool:
-    forms, wholes = _forms_of(problem)
-    if form in forms:
-        return True
-    if form[0] not in ("add", "mul"):
-        return False
-    wanted = Counter(form[1:])  # some terms of a longer sum
-    return any(whole[0] == form[0] and not wanted - Counter(whole[1:]) for whole in wholes)
 
 
 def _copied_parts(form: Tree, problem: str) -> Iterator[Tree]:

@@ -40,6 +40,8 @@ COPIES = [
     ("x^2 + 5x + 6 = 6 + 5x + x^2", "(x+2)(x+3)", "Factor $x^2 + 5x + 6$."),
     (r"\frac{2 + 2\sqrt{5}}{4}", r"\frac{1+\sqrt5}{2}", r"Simplify $\frac{2+2\sqrt5}{4}$."),
     (r"\sum_{n=1}^{9} n", "45", r"Compute $\sum_{n=1}^{9} n.$"),
+    (r"2 \cdot 3", "6", r"Compute $2 \cdot 3$."),
+    (r"-i^2 \cdot 2^5 \cdot (-3)^3", "-864", r"Compute $2^5 \cdot (-3)^3$."),
     (r"\gcd(12, 18)", "6", r"Find $\gcd(12, 18)$."),
     (r"2^{10} \text{ cm}", "1024", "A cable is $2^{10}$ cm long. How long is it?"),
 ]
@@ -50,7 +52,11 @@ ANSWERS = [
     ("99^2+99+1 = 9901", "9901", "What is $99^2+99+1$? (A) $9901$ (B) $9900$"),
     (r"0.\overline{73} = \frac{73}{99}", r"\frac{73}{99}", r"Express $0.\overline{73}$ as a common fraction."),
     ("x^2 + 5x + 6 = (x+2)(x+3)", "(x+2)(x+3)", "Factor $x^2 + 5x + 6$."),
-    ("x^2 = 4y", "x^2 - 4y = 0", "A parabola opens upwards."),
+    ("x^2 + 5x + 6 = (x+2)(x+3)", "(x+2)(x+3)", "Is $x^2+5x+6$ equal to $(x+2)(x+3)$ or to $(x+1)(x+6)$?"),
+    ("2x - 2y = 2", "x - y = 1", "A line has slope 1."),
+    ("2y = x - 1", "x - 1 = 2y", "The line $x - 1 = 2y$ is reflected twice."),
+    ("10^2 - 99^0", "99", "Let $a = 10^2$."),
+    ("9901 + 7 - 7", "9901", "What is $99^2+99+1$? (A) $9901$"),
     ("-10 = x", "x = -10", "Let $x = -10$ or not."),
     (r"\frac{1+\sqrt{5}}{2}", r"\frac12 + \frac{\sqrt5}{2}", r"The golden ratio is $\frac{1+\sqrt5}{2}$."),
     (r"\frac{\pi^2}{6}", r"\pi^2/6", r"Is $\frac{\pi^2}{6}$ it?"),
@@ -113,6 +119,19 @@ def test_what_is_worked_out_or_not_from_the_problem_is_an_answer(
 ) -> None:
     assert not stands_unevaluated(prediction, gold, problem)
     assert grade_responses("math", [prediction], [gold], kind="answer", problems=[problem])[0].correct
+
+
+def test_a_copy_that_is_one_of_several_golds_is_an_answer() -> None:
+    problem = "What is $99^2+99+1$?"
+    golds = [["9901", "99^2+99+1"], ["9901", "9901.0"]]
+    grades = grade_responses("minerva", ["99^2+99+1"] * 2, golds, kind="answer", problems=[problem] * 2)
+    assert [grade.status for grade in grades] == ["graded", "not_evaluated"]
+
+
+def test_graders_that_reproduce_another_project_do_not_look_at_the_problem() -> None:
+    pytest.importorskip("pylatexenc")
+    grades = grade_responses("drgrpo_fast", [r"\boxed{x^2+5x+6}"], ["(x+2)(x+3)"], problems=["Factor $x^2+5x+6$."])
+    assert grades[0].correct
 
 
 def test_a_problem_for_each_response_and_a_known_option_are_asked_for() -> None:
