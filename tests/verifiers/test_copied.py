@@ -41,7 +41,8 @@ COPIES = [
     (r"\frac{2 + 2\sqrt{5}}{4}", r"\frac{1+\sqrt5}{2}", r"Simplify $\frac{2+2\sqrt5}{4}$."),
     (r"\sum_{n=1}^{9} n", "45", r"Compute $\sum_{n=1}^{9} n.$"),
     (r"2 \cdot 3", "6", r"Compute $2 \cdot 3$."),
-    (r"-i^2 \cdot 2^5 \cdot (-3)^3", "-864", r"Compute $2^5 \cdot (-3)^3$."),
+    (r"-i^2 \cdot 2^5 \cdot (-27)", "-864", r"Compute $2^5 \cdot (-27)$."),
+    ("2x - 2y = 2", "x - y = 1", "Simplify the equation $2x - 2y = 2$."),
     (r"\gcd(12, 18)", "6", r"Find $\gcd(12, 18)$."),
     (r"2^{10} \text{ cm}", "1024", "A cable is $2^{10}$ cm long. How long is it?"),
 ]
