@@ -33,6 +33,7 @@ SHARES = (
     ("no_answer", "no answer"),
     ("timeout", "grading timed out"),
     ("error", "grader failed"),
+    ("not_evaluated", "copied, not worked out"),
 )
 
 FILTERS = (
@@ -44,6 +45,7 @@ FILTERS = (
     ("no_answer", "∅ no answer"),
     ("timeout", "◷ timed out"),
     ("error", "! error"),
+    ("not_evaluated", "⧉ not worked out"),
 )
 
 
@@ -119,8 +121,9 @@ def _tiles(summary: dict[str, Any], result: Result) -> list[dict[str, str]]:
     if n > 1:
         tiles.append(_tile(f"majority@{n}", f"{percent(summary['majority'])} %", "most frequent answer"))
     for key, name in SHARES:
-        if key != "error" or summary[key] > 0:
-            tiles.append(_tile(name, f"{percent(summary[key])} %", "of the samples"))
+        share = summary.get(key, 0.0)  # a summary of an earlier version has no `not_evaluated`
+        if key not in ("error", "not_evaluated") or share > 0:
+            tiles.append(_tile(name, f"{percent(share)} %", "of the samples"))
     tokens = summary["tokens"]
     note = f"median {tokens['median']:,.0f}, longest {tokens['max']:,}"
     return [*tiles, _tile("mean length", f"{tokens['mean']:,.0f} tokens", note)]
@@ -140,6 +143,7 @@ def _facts(spec: Spec) -> list[tuple[str, str]]:
         ("seed", str(spec.seed)),
         ("grader", f"{grader.name}, version {grader.version}" + (f" ({packages})" if packages else "")),
         ("extraction", f"{grader.extraction}, at most {grader.timeout:g} s for one comparison"),
+        ("copies of the problem", "rejected where not worked out" if grader.unevaluated == "reject" else ""),
         ("problems", f"{spec.problems:,}, SHA-256 {spec.problem_set[:16]}"),
         ("model", spec.model + (f", SHA-256 {spec.model_hash[:16]}" if spec.model_hash else "")),
         ("sampled by", spec.backend),

@@ -15,7 +15,7 @@ from gmpo_mm.evaluation.answer_forms import answer_form
 from gmpo_mm.evaluation.latex import Formula, matching_brace, split_answer, split_math, to_mathml
 from gmpo_mm.evaluation.results import Problem, Result, Sample
 
-STATES = ("right", "wrong", "no_answer", "timeout", "error")
+STATES = ("right", "wrong", "no_answer", "timeout", "error", "not_evaluated")
 """What a sample can be, exactly one of them; truncated is another question."""
 
 MAX_TYPESET = 60_000
@@ -87,7 +87,7 @@ def state_of(sample: Sample) -> str:
     """The one of STATES that a sample is in; `wrong` was graded, the others were not."""
     if sample.correct:
         return "right"
-    return {"no_answer": "no_answer", "timeout": "timeout", "error": "error"}.get(sample.status, "wrong")
+    return sample.status if sample.status in STATES else "wrong"
 
 
 def page_data(result: Result) -> tuple[dict[str, Any], list[str]]:

@@ -1,8 +1,10 @@
 """Reward for mathematics with text answers (MATH, AIME, AMC and alike): accuracy plus format.
 
 In an EasyR1 config: `worker.reward.reward_function: PATH/gmpo_mm/rewards/math.py:compute_score`. The `grader` under
-`reward_function_kwargs` is math (the default), minerva, olympiadbench, drgrpo_fast, drgrpo_slow or geometry3k. EasyR1's own rows carry no
-problem, so that a copied expression cannot be told there; the rows of `gmpo-mm train` do, on every engine but EasyR1's.
+`reward_function_kwargs` is math (the default), minerva, olympiadbench, drgrpo_fast, drgrpo_slow or geometry3k.
+
+Whether a copy of the problem's own expression can be told depends on who calls: rows of `gmpo-mm train` carry the problem on
+every engine; those that EasyR1 itself hands to a reward function hold no problem, and nothing is `not_evaluated` there.
 """
 
 from typing import Any
@@ -26,7 +28,10 @@ def compute_score(
     unevaluated: str = "reject",
     format_rule: str = "strict",
 ) -> list[dict[str, float]]:
-    """Scores with overall, format, accuracy, no_answer, verifier_timeout, verifier_error, not_evaluated; see `score_answers`."""
+    """Scores with overall, format, accuracy, no_answer, verifier_timeout, verifier_error and not_evaluated.
+
+    The arguments are those of `score_answers`.
+    """
     return score_answers(
         reward_inputs, format_weight, accuracy_weight, format, timeout, grader, unevaluated, format_rule
     )

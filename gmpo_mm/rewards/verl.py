@@ -9,7 +9,8 @@ In a verl config (in releases before it had a section `reward`, without that pre
 verl calls `compute_score(data_source=, solution_str=, ground_truth=, extra_info=, **reward_kwargs)` for each row
 (`NaiveRewardManager`), or with the plural names for a batch (`BatchRewardManager`), and takes a float or a dict with `score`;
 the dict's other entries become its metrics, so every row has the same keys. The grader is chosen by keyword and never guessed
-from `data_source`. A problem's text in `extra_info` (`problem` or `question`) lets copied expressions be told. Grades and scores are those of `gmpo_mm/rewards/math.py` and, for `grader="countdown"`, `countdown.py`.
+from `data_source`. Grades and scores are those of `gmpo_mm/rewards/math.py` and, for `grader="countdown"`, `countdown.py`.
+A problem's text in `extra_info` (`problem`, or `question` as in verl's own data sets) lets copied expressions be told.
 """
 
 import inspect

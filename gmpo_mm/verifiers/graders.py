@@ -147,9 +147,10 @@ def grade_responses(
     """Grade each response against its gold (or any of its golds) with the grader of that name.
 
     `extraction` says where a response's answer stands (see `extract_answer`; Dr. GRPO's graders take `auto` for `boxed`);
-    `kind="answer"` takes the texts as the answers themselves. `timeout` bounds each comparison, in
-    seconds of CPU time. Where `problems` are given, a right expression that is only copied out of its problem has status
-    `not_evaluated` with `unevaluated="reject"`; Dr. GRPO's graders and CountDown's know no such status. No response can make this raise or hang; ValueError for an argument that is not known.
+    `kind="answer"` takes the texts as the answers themselves. `timeout` bounds each comparison, in seconds of CPU time.
+    Where `problems` are given, a right expression that is only copied out of its problem has status `not_evaluated` with
+    `unevaluated="reject"` (see `copied`); Dr. GRPO's graders and CountDown's know no such status. No response can make
+    this raise or hang; ValueError for an argument that is not known.
     """
     check_grader(grader)
     if extraction not in EXTRACTIONS:

@@ -307,6 +307,21 @@ def test_the_paper_s_numbers_are_marked_and_stand_beside_their_own_protocol_only
     ]  # fmt: skip
 
 
+def test_a_copy_of_the_problem_is_a_state_of_its_own(browser: Browser, tmp_path: Path) -> None:
+    problems = [Problem(0, "p", "What is $2^{10}$?", ("1024",))]
+    copied = sample(0, 0, r"\boxed{2^{10}}", "2^{10}", status="not_evaluated")
+    with_copy = write_page(write_result(tmp_path / "with", problems, [copied]))
+    without = write_page(write_result(tmp_path / "without", problems, [sample(0, 0, "7", "7")]))
+    for page, has_copy in ((with_copy, True), (without, False)):
+        opened = browser.tab()
+        opened.open(page.as_uri() + "#show=not_evaluated")
+        assert opened.value("document.querySelector('[data-show=not_evaluated]').hidden") is not has_copy
+        assert ("copied, not worked out" in page.read_text(encoding="utf-8").split("<script")[0]) is has_copy
+        assert opened.value("document.documentElement.dataset.shown") == str(int(has_copy))
+        assert (opened.contents(".group .state") == ["⧉ not worked out"]) is has_copy
+        assert opened.errors == []
+
+
 def test_a_picture_is_scaled_flattened_and_small() -> None:
     transparent = Image.new("RGBA", (1600, 400), (0, 0, 0, 0))
     transparent.paste((255, 0, 0, 255), (800, 0, 1600, 400))

@@ -35,6 +35,7 @@ def test_benchmarks_may_be_a_text_with_commas() -> None:
         ("batch=0", "give at least 1"),
         ("backend=server", "needs server=URL"),
         ("grade_timeout=0", "positive number of seconds"),
+        ("unevaluated=maybe", "use accept or reject"),
         ("model=", "a text is expected"),
     ],
 )

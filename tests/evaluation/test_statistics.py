@@ -234,13 +234,14 @@ def test_the_summary_is_json_and_the_same_each_time() -> None:
 def test_shares_and_lengths_count_samples() -> None:
     result = make_result([[True, False], [False, False]])
     samples = (
-        replace(result.samples[0], tokens=4),
+        replace(result.samples[0], status="not_evaluated", tokens=4),
         replace(result.samples[1], status="timeout", tokens=7),
         replace(result.samples[2], status="no_answer", extracted=None, stop_reason="length", tokens=100),
         replace(result.samples[3], status="error", stop_reason="length", tokens=1),
     )
     summary = summarise(replace(result, samples=samples))
     assert [summary[key] for key in ("truncated", "no_answer", "timeout", "error")] == [0.5, 0.25, 0.25, 0.25]
+    assert summary["not_evaluated"] == 0.25
     assert summary["tokens"] == {"mean": 28.0, "median": 5.5, "max": 100, "total": 112}
 
 

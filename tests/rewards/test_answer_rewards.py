@@ -1,9 +1,11 @@
 """The math and Geometry3K rewards: EasyR1's contract, formats, weights, and responses that would stop a run."""
 
 import importlib.util
+import re
 import sys
 from functools import partial
 from pathlib import Path
+from random import Random
 from types import ModuleType
 from typing import Any
 
@@ -108,6 +110,15 @@ def test_the_answer_stands_where_the_format_says() -> None:
         (r"<think>a</think>\boxed{$\,$}", False),
         ("<think>a</think>\\boxed{\u200b}", False),
         (r"<think></think> <think>a</think>\boxed{1}", False),
+        (r"<think>\quad\,</think>\boxed{1}", False),
+        (r"<think>a</think><think>b</think>\boxed{1}", False),
+        (r"<think>a<think>b</think></think>\boxed{1}", False),
+        (r"<think>a</think>\boxed{1}</think>", False),
+        (r"<think>a</think>\boxed{\text{}}", False),
+        (r"<think>a</think>\boxed{{}}", False),
+        (r"<think>a</think>\boxed{1} so \boxed{}", False),
+        (r"<think>\frac{a}{b}</think>\boxed{0}", True),
+        (r"<think>思考</think>\boxed{\pi}", True),
         (r"<think>a \boxed{1}</think>", False),
         (r"a <think>b</think>\boxed{1}", False),
         (r"<think>a\boxed{1}", False),
@@ -130,6 +141,12 @@ def test_think_boxed_wants_a_complete_box_after_the_thought(response: str, kept:
         ("<think>a</think><answer>1</answer> done", False),
         ("<think>a</think><answer>1</answer><answer>2</answer>", False),
         ("<answer>1</answer><think>a</think>", False),
+        ("<think></think><answer>1</answer>", False),
+        ("<think>a</think><answer> </answer>", False),
+        (r"<think>a</think><answer>\boxed{ }</answer>", False),
+        (r"<think>a</think><answer>\boxed{1}</answer>", True),
+        ("<think>a<think>b</think></think><answer>1</answer>", False),
+        ("<think>a<answer></think><answer>1</answer>", False),
         ("<think>a<answer>1</answer></think>", False),
         ("<answer>1</answer>", False),
         ("", False),
@@ -176,12 +193,34 @@ def test_a_timeout_is_counted_apart_from_a_wrong_answer() -> None:
     assert [score["accuracy"] for score in scores] == [0.0] * 3
 
 
+def test_easyr1s_rule_says_what_its_own_patterns_say() -> None:
+    pieces = [
+        "<think>", "</think>", "<answer>", "</answer>", "\\boxed{", "}", "{", " ", "\n", "a", "<", "/", "think", ">",
+        "< / think >",
+    ]  # fmt: skip
+    random, found = Random(15), [0, 0]
+    good = [r"<think>a</think>\boxed{1}", "<think>a</think><answer>1</answer>", r"<think></think>\boxed{}"]
+    for i in range(20_000):
+        text = "".join(random.choices(pieces, k=random.randint(1, 9)))
+        if i % 2:  # close to a form: one piece put in
+            place = random.randrange(30)
+            text = good[i % 3][:place] + random.choice(pieces) + good[i % 3][place:]
+        spaces_removed = re.sub(r"\s*(<|>|/)\s*", r"\1", text)
+        boxed = re.fullmatch(r"<think>.*</think>.*\\boxed\{.*\}.*", spaces_removed, re.DOTALL) is not None
+        tags = re.fullmatch(r"<think>.*?</think>\s*<answer>.*?</answer>", text, re.DOTALL) is not None
+        assert think_boxed(text, strict=False) is boxed, text
+        assert answer_tags(text, strict=False) is tags, text
+        found = [found[0] + boxed, found[1] + tags]
+    assert min(found) > 300
+
+
 def test_easyr1s_own_rule_takes_an_empty_thought_and_an_empty_box_for_a_form() -> None:
     compute_score = load_as_easyr1_does("math").compute_score
     rows = [row(r"<think></think>\boxed{}"), row(r"<think>a</think>\boxed{1}")]
     assert [score["format"] for score in compute_score(rows)] == [0.0, 1.0]
     assert [score["format"] for score in compute_score(rows, format_rule="easyr1")] == [1.0, 1.0]
     tags = [row("<think> </think> <answer> </answer>"), row("<think>a</think><answer>5</answer>")]
+    assert compute_score([row("{}")], format="qwen_math", format_rule="easyr1")[0]["format"] == 0.0
     assert [score["format"] for score in compute_score(tags, format="answer_tags")] == [0.0, 1.0]
     assert [score["format"] for score in compute_score(tags, format="answer_tags", format_rule="easyr1")] == [1.0, 1.0]
     with pytest.raises(ConfigError, match="format_rule='loose' is not known; use one of strict, easyr1"):

@@ -96,6 +96,19 @@ def test_verls_batch_is_the_easyr1_reward_of_the_same_rows() -> None:
     assert [score["acc"] for score in batch] == [1.0, 0.0, 1.0, 0.0]
 
 
+def test_verls_extra_info_may_hold_the_problem() -> None:
+    compute_score = load_by_path("verl").compute_score
+    problem = "What is $2^{10}$?"
+    for extra_info, told in (
+        ({"problem": problem}, 1.0), ({"question": problem}, 1.0), ({"question": "Which one?"}, 0.0), ({"question": None}, 0.0),
+        ({}, 0.0), (None, 0.0),
+    ):  # fmt: skip
+        score = compute_score("any", BOX % "2^{10}", "1024", extra_info)
+        assert (score["not_evaluated"], score["acc"]) == (told, 1.0 - told)
+    accepted = compute_score("any", BOX % "2^{10}", "1024", {"problem": problem}, unevaluated="accept")
+    assert (accepted["not_evaluated"], accepted["acc"]) == (0.0, 1.0)
+
+
 def test_the_grader_is_never_guessed_from_the_data_source() -> None:
     module = load_by_path("verl")
     assert module.compute_score("minerva", r"\boxed{9.65}", "9.6", None)["acc"] == 0.0

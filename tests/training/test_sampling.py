@@ -71,6 +71,19 @@ def tokens(groups: Sequence[SampledGroup]) -> list[tuple[tuple[int, ...], ...]]:
     return [tuple(tuple(r.token_ids_T.tolist()) for r in group.responses) for group in groups]
 
 
+def test_a_reward_function_is_given_each_rows_own_problem(sampler: Sampler) -> None:
+    given: list[dict] = []
+    listening = replace(sampler, reward_function=lambda rows: given.extend(rows) or score(rows))
+    prompts = [
+        replace(prompt, record=replace(prompt.record, problem=f"problem {i}"))
+        for i, prompt in enumerate(make_prompts(2, equal=False))
+    ]
+    listening.sample(prompts, PARAMS, [1, 2])
+    assert [(row["problem"], row["ground_truth"]) for row in given] == [
+        ("problem 0", "0"), ("problem 0", "0"), ("problem 1", "1"), ("problem 1", "1"),
+    ]  # fmt: skip
+
+
 def test_seeds_differ_between_calls_and_steps(sampler: Sampler) -> None:
     """The same prompt everywhere: equal responses could only come from equal seeds."""
     equal = make_prompts(4, equal=True)

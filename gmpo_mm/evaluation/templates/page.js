@@ -14,7 +14,8 @@
   }
 
   const data = JSON.parse(byId("data").textContent);
-  const words = { right: "✓ right", wrong: "✗ wrong", no_answer: "∅ no answer", timeout: "◷ timed out", error: "! error" };
+  const words = { right: "✓ right", wrong: "✗ wrong", no_answer: "∅ no answer", timeout: "◷ timed out", error: "! error",
+    not_evaluated: "⧉ not worked out" };
   const SAMPLE = 0, STATE = 1, TRUNCATED = 2, ANSWER = 3, WHY = 4, TOKENS = 5; // places in a sample's row
   const stateNumber = Object.fromEntries(data.states.map((name, number) => [name, number]));
   const PAGE = 20; // problems that are drawn at once
@@ -88,6 +89,7 @@
     no_answer: (sample) => sample[STATE] === stateNumber.no_answer,
     timeout: (sample) => sample[STATE] === stateNumber.timeout,
     error: (sample) => sample[STATE] === stateNumber.error,
+    not_evaluated: (sample) => sample[STATE] === stateNumber.not_evaluated,
   };
   let responseTexts = null; // problem -> its responses in lower case, once a search has asked for them
   const problemTexts = problems.map((problem) => [problem.id, source(problem.text, data.math),
@@ -262,7 +264,7 @@
     for (const button of document.querySelectorAll("[data-show]")) {
       const count = counts[button.dataset.show];
       button.setAttribute("aria-pressed", String(button.dataset.show === state.show));
-      button.hidden = button.dataset.show === "error" && !anyError;
+      button.hidden = RARE.includes(button.dataset.show) && !seen.has(stateNumber[button.dataset.show]);
       button.disabled = count.problems === 0 && button.dataset.show !== state.show && button.dataset.show !== "all";
       const small = button.querySelector("small");
       const byProblem = data.n === 1 || ["all", "disagreed"].includes(button.dataset.show);
@@ -287,7 +289,8 @@
     }
     document.documentElement.dataset.shown = String(matches.length);
   }
-  const anyError = problems.some((problem) => problem.samples.some((sample) => sample[STATE] === stateNumber.error));
+  const RARE = ["error", "not_evaluated"]; // offered only where a sample is one
+  const seen = new Set(problems.flatMap((problem) => problem.samples.map((sample) => sample[STATE])));
   const sampleCount = problems.reduce((sum, problem) => sum + problem.samples.length, 0);
 
   /* --- the address's part after #, which keeps what is looked for --- */
