@@ -32,7 +32,8 @@ from gmpo_mm.verifiers.structure import Node, assigned_name, parse
 VERSION = 2
 MAX_LENGTH = 2000  # characters; a longer answer is compared as a whole
 
-_NAMED_INTERVAL = re.compile(r"^\$?[A-Za-z] ?(\(.*\]|\[.*\)|\[.*\])\$?$", re.DOTALL)
+_NAMED_INTERVAL = re.compile(r"^[A-Za-z] ?(\(.*\]|\[.*\)|\[.*\])$", re.DOTALL)
+_WHERE = re.compile(r"\bwhere\b")
 
 
 def grade_olympiadbench(
@@ -44,7 +45,7 @@ def grade_olympiadbench(
     timeout: float = DEFAULT_TIMEOUT,
 ) -> list[Grade]:
     """Grades of a batch by the rules above; a gold that is a sequence is right when any of its texts is."""
-    texts = [[_gold(text) for text in ([gold] if isinstance(gold, str) else gold)] for gold in golds]
+    texts = [[_interval(text) for text in ([gold] if isinstance(gold, str) else gold)] for gold in golds]
     answers = [
         _answer(prediction, text[0] if text else "", kind, extraction)
         for prediction, text in zip(predictions, texts, strict=True)
@@ -56,14 +57,16 @@ def grade_olympiadbench(
     return grade_batch(answers, possible, timeout=timeout, rules="olympiadbench")
 
 
-def _gold(text: object) -> str:
-    named = _NAMED_INTERVAL.match(str(text).strip())
+def _interval(text: object) -> str:
+    """`(0,4]` where the text is `t(0,4]`; any other text as it is."""
+    named = _NAMED_INTERVAL.match(read(str(text)).text) if len(str(text)) <= MAX_LENGTH else None
     return named.group(1) if named else str(text)
 
 
 def _answer(prediction: object, gold: str, kind: str, extraction: Extraction) -> str | None:
     """The answer's text; several boxes of the last line that has one, where the gold has as many parts."""
     answer = answer_of(prediction, gold, kind, extraction)
+    answer = None if answer is None else _interval(answer)
     if not isinstance(prediction, str) or kind != "response":
         return answer
     last = max(prediction.rfind("\\boxed"), prediction.rfind("\\fbox"))
@@ -80,9 +83,9 @@ def _answer(prediction: object, gold: str, kind: str, extraction: Extraction) ->
 
 
 def number_of_parts(text: str) -> int:
-    """Parts of an answer in this benchmark's sense; one where it is no list."""
+    """Parts of an answer in this benchmark's sense; one where it is no list: what `where` defines is no part."""
     node = _node(text)
-    return len(node.items) if node.kind in ("list", "set") else 1
+    return len(node.items) if node.kind in ("list", "set") and not _WHERE.search(text) else 1
 
 
 def _node(text: str) -> Node:
