@@ -39,7 +39,7 @@ from gmpo_mm.training.offload import Offload
 from gmpo_mm.training.optimizer import build_optimizer
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_directory import RunDirectory
-from gmpo_mm.training.sampling import BatchMaker, Sampler
+from gmpo_mm.training.sampling import EVALUATION_SEED, BatchMaker, Sampler
 from gmpo_mm.training.trackers import Trackers, check_trackers
 from gmpo_mm.training.trainer import Trainer
 from gmpo_mm.training.update_config import UpdateConfig
@@ -285,11 +285,12 @@ def _batch_maker(
 def _validator(config: Config, sampler: Sampler, dataset: PromptDataset, policy: PolicyModel) -> Validator:
     size = config.data.val_batch_size
     params = validation_params(config)
+    seed = config.worker.rollout.val_override_config.get("seed", EVALUATION_SEED)
     return Validator(
         sampler=sampler,
         dataset=dataset,
         params=params,
-        seed=params.seed,
+        seed=seed,
         prompts_a_call=size if size > 0 else len(dataset),
         forget_images=policy.forget_images,
     )

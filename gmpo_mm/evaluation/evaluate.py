@@ -42,7 +42,7 @@ from gmpo_mm.training.environment import describe_environment
 from gmpo_mm.training.files import write_atomically
 from gmpo_mm.training.lock import DirectoryLock
 from gmpo_mm.training.progress import Progress
-from gmpo_mm.training.sampling import prompt_seed
+from gmpo_mm.training.sampling import evaluation_seed
 from gmpo_mm.verifiers import warm_up
 from gmpo_mm.verifiers.graders import grade_responses
 
@@ -196,7 +196,7 @@ def _sample(
     """Sample the missing problems; grade and append whenever enough are there."""
     protocol = spec.protocol
     warm_up(wait=False)
-    seeds = [prompt_seed(settings.seed, 2 << 32, i) for i in missing]
+    seeds = [evaluation_seed(settings.seed, i) for i in missing]
     waiting: list[tuple[int, list[Generated]]] = []
     with (
         (task.path / "samples.jsonl").open("a", encoding="utf-8") as file,

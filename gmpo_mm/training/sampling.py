@@ -26,6 +26,14 @@ def prompt_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+EVALUATION_SEED = 1  # of validations too: a run's validation gives the number that `evaluate` gives by the same protocol
+
+
+def evaluation_seed(seed: int, problem: int) -> int:
+    """The seed of a problem's samples in a validation or an evaluation: no prompt of training ever has it."""
+    return prompt_seed(seed, 2 << 32, problem)
+
+
 @dataclass
 class Sampler:
     """Turns prompts into graded groups."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from gmpo_mm.data import PromptDataset
 from gmpo_mm.rollout.protocol import SamplingParams
 from gmpo_mm.training.batch import SampledGroup, mean_of_scores
-from gmpo_mm.training.sampling import Progress, Sampler, prompt_seed
+from gmpo_mm.training.sampling import Progress, Sampler, evaluation_seed
 
 
 @dataclass
 class Validator:
-    """Samples a data set with fixed seeds, so that two validations differ by the weights alone."""
+    """Samples a data set with fixed seeds, so that two validations, of other runs too, differ by the weights alone."""
 
     sampler: Sampler
     dataset: PromptDataset
@@ -33,7 +33,7 @@ class Validator:
             end = min(start + self.prompts_a_call, len(self.dataset))
             after = min(end + self.prompts_a_call, len(self.dataset))
             prompts = self.dataset.batch(range(start, end), range(end, after))
-            seeds = [prompt_seed(self.seed, 1 << 32, i) for i in range(start, end)]
+            seeds = [evaluation_seed(self.seed, i) for i in range(start, end)]
             groups += self.sampler.sample(prompts, self.params, seeds, progress)
             self.forget_images()
             if progress is not None:

@@ -20,6 +20,8 @@ from gmpo_mm.evaluation import generators
 from gmpo_mm.evaluation.evaluate import evaluate
 from gmpo_mm.evaluation.results import Result, read_result
 from gmpo_mm.evaluation.task import find_model
+from gmpo_mm.training.metrics_file import read_metrics
+from tests.engine.runs import arguments, run_here, write_data
 from tests.evaluation.evaluations import BUNDLED_FOLDER, evaluate_one, settings
 
 
@@ -203,3 +205,14 @@ def test_auto_does_not_sample_long_answers_on_a_gpu_without_vllm(tmp_path: Path,
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "vllm" else real(name, *rest))
     with pytest.raises(ConfigError, match=r"backend = 'auto'.*responses of 2048 tokens.*set backend=hf"):
         evaluate_one(tmp_path / "long", max_tokens=2048)
+
+
+def test_a_validation_gives_the_number_of_an_evaluation_by_the_same_protocol(tmp_path: Path) -> None:
+    """The quickstart prints both; `worker.rollout.seed` is the training's alone."""
+    data = write_data(tmp_path / "data", train_size=4, test_size=24)
+    overrides = ("trainer.val_only=true", "trainer.val_before_train=true", "worker.rollout.seed=7", "data.train_files=''")
+    protocol = "worker.rollout.val_override_config={n: 8, temperature: 0.5}"
+    run_dir = run_here(arguments(data, tmp_path / "run", *overrides, protocol))
+    (line,) = read_metrics(run_dir / "metrics.jsonl")
+    result = evaluate_one(tmp_path / "out", limit=24, n=8)
+    assert 0.1 < line["val/accuracy_reward"] == pytest.approx(result.summary["pass_at_1"]["value"], abs=1e-12)
