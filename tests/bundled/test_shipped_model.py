@@ -14,6 +14,7 @@ from gmpo_mm.models.processing import load_processor
 from gmpo_mm.models.tiny import vocabulary
 from gmpo_mm.rollout.hf import HFRollout
 from gmpo_mm.rollout.protocol import SamplingParams
+from gmpo_mm.training.sampling import EVALUATION_SEED, evaluation_seed
 from tests.bundled.encoding import FOLDER, encode
 
 RESPONSE = re.compile(r"<think>(\d)([*+])(\d)(/2)?=(\d+)</think>\\boxed\{(\d+)\}<\|im_end\|>")
@@ -35,7 +36,8 @@ def sample():
         problems = [make_problem(split, index) for index in range(64)]
         prompts = [encode(problem, processor) for problem in problems]
         params = SamplingParams(n=n, temperature=temperature, max_tokens=24)
-        found = HFRollout(policy).generate(prompts, params, range(len(prompts)))
+        seeds = [evaluation_seed(EVALUATION_SEED, i) for i in range(len(prompts))]  # those of `gmpo-mm evaluate`
+        found = HFRollout(policy).generate(prompts, params, seeds)
         decode = processor.tokenizer.decode
         return [(p, decode(r.token_ids_T)) for p, responses in zip(problems, found) for r in responses]
 
