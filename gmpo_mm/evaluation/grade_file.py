@@ -299,10 +299,11 @@ class _AtomicFile:
             self.file.close()
             if kind is None:
                 self.temporary.replace(self.path)
+            else:
+                self.temporary.unlink(missing_ok=True)
         except OSError as failure:
-            raise GMPOError(f"--out {self.path}: can't be written ({failure.strerror}); free some space") from failure
-        finally:
             self.temporary.unlink(missing_ok=True)
+            raise GMPOError(f"--out {self.path}: can't be written ({failure.strerror}); free some space") from failure
 
 
 def _has_bytes(value: Any) -> bool:

@@ -119,7 +119,7 @@ def prepare_directory(task: Task, overwrite: bool) -> bool:
                 + "\nGive another out=FOLDER, or overwrite=true to replace it"
             )
         return (path / "summary.json").is_file()
-    ours = ("problems.jsonl", "pictures", ".lock")
+    ours = ("problems.jsonl", "pictures", ".lock", ".problems.jsonl.tmp", ".evaluation.json.tmp")  # killed at its beginning
     foreign = sorted(item.name for item in path.iterdir() if item.name not in ours) if path.is_dir() else []
     if foreign:
         raise ConfigError(f"out: {path} holds {', '.join(foreign[:5])} and no evaluation; give another out=FOLDER")
