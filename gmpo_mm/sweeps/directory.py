@@ -108,12 +108,12 @@ class SweepDirectory:
 
     def begin(self) -> None:
         """Make the folders and write what the sweep is."""
+        text = yaml.safe_dump(self.sweep.to_dict(), sort_keys=False, allow_unicode=True, width=120)
+        write_atomically(self.path / "sweep.yaml", text)  # first: it says whose the folders are
         for record in self.records.values():
             for name in (record.directory, record.evaluation_folder) if self.tasks else (record.directory,):
                 (self.path / name).parent.mkdir(parents=True, exist_ok=True)
         (self.path / "logs").mkdir(exist_ok=True)
-        text = yaml.safe_dump(self.sweep.to_dict(), sort_keys=False, allow_unicode=True, width=120)
-        write_atomically(self.path / "sweep.yaml", text)
         self.save()
 
     def save(self, durable: bool = True) -> None:
@@ -145,7 +145,8 @@ class SweepDirectory:
         """Seeds and variants may be added; what was there before has to be there unchanged."""
         file = self.path / "sweep.yaml"
         if not file.is_file():
-            foreign = sorted(item.name for item in self.path.iterdir() if item.name != ".lock") if self.path.is_dir() else []
+            ours = (".lock", ".sweep.yaml.tmp")
+            foreign = sorted(item.name for item in self.path.iterdir() if item.name not in ours) if self.path.is_dir() else []
             if foreign:
                 raise ConfigError(f"--out {self.path} holds {', '.join(foreign[:5])} and no sweep; give another --out")
             return

@@ -28,7 +28,7 @@ from gmpo_mm.models.processing import Processor
 from gmpo_mm.rollout.protocol import RolloutBackend
 from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import Batch, SampledGroup, mean_of_scores, sample_rows
-from gmpo_mm.training.checkpoint import CheckpointData, load_optimizer_tensors
+from gmpo_mm.training.checkpoint import CheckpointData, load_optimizer_tensors, prune_checkpoints
 from gmpo_mm.training.checkpoint_saver import CheckpointSaver
 from gmpo_mm.training.gpu_metrics import UpdateMeter, memory_metrics, meter_of, start_step
 from gmpo_mm.training.model_files import load_weights
@@ -102,6 +102,8 @@ class Trainer:
         data = self.run.load_checkpoint()
         if data is not None:
             self._load(data)
+            # a kill may have come between the last save and its pruning
+            prune_checkpoints(self.run.checkpoints_dir, trainer.save_limit, self._protected())
         self._last_saved = self.run.from_step
         self._hand_over()
         stop = StopRequest(self.progress)
@@ -294,9 +296,11 @@ class Trainer:
             "best_step": self.best_step,
             "skipped_in_a_row": self.actor.skipped_in_a_row,
         }
-        protect = {self.best_step} if self.best_step is not None else set()
-        self._saver.save(step, state, protect, background=background)
+        self._saver.save(step, state, self._protected(), background=background)
         self._last_saved = step
+
+    def _protected(self) -> set[int]:
+        return set() if self.best_step is None else {self.best_step}
 
     def _load(self, data: CheckpointData) -> None:
         self.progress.log(f"going on after step {data.step} from {data.path}")
