@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,15 +13,16 @@ from typing import TYPE_CHECKING
 
 from gmpo_mm.config.schema import Config
 from gmpo_mm.data.images import load_image
-from gmpo_mm.errors import ConfigError
+from gmpo_mm.errors import ConfigError, DataError
 from gmpo_mm.evaluation.benchmark import load_benchmark, to_problem
 from gmpo_mm.evaluation.generators import Generated, Generator, LocalGenerator, LocalModel
 from gmpo_mm.evaluation.page import scale_picture, write_page
 from gmpo_mm.evaluation.results import (
+    SUMMARY,
     Result,
     Sample,
     Spec,
-    read_lines,
+    file_facts,
     read_result,
     read_spec,
     spec_to_json,
@@ -36,12 +38,14 @@ from gmpo_mm.evaluation.task import (
     model_hash,
     prepare_directory,
     prompt_options,
+    set_damaged_aside,
     without_secrets,
 )
 from gmpo_mm.training.environment import describe_environment
 from gmpo_mm.training.files import write_atomically
 from gmpo_mm.training.lock import DirectoryLock
 from gmpo_mm.training.progress import Progress
+from gmpo_mm.training.reading import read_rows
 from gmpo_mm.training.sampling import evaluation_seed
 from gmpo_mm.verifiers import warm_up
 from gmpo_mm.verifiers.graders import grade_responses
@@ -70,6 +74,8 @@ def evaluate(settings: EvaluateSettings, command: Sequence[str] = (), progress: 
             tasks = [replace(task, spec=replace(task.spec, model_hash=weights)) for task in tasks]
         open_tasks = []
         for task in tasks:
+            if not settings.overwrite and (what := set_damaged_aside(task.path)):
+                progress.warn(f"{task.path}: finished, but {what}; what is missing is sampled again")
             if prepare_directory(task, settings.overwrite):
                 progress.log(f"{task.spec.name}: finished before, in {task.path}; overwrite=true would start again")
             else:
@@ -116,7 +122,7 @@ def _evaluate_task(
     spec = replace(task.spec, backend=generator.name, environment=environment)
     with _locked(task.path):
         _begin(task, spec)
-        done = keep_whole_problems(task.path / "samples.jsonl", spec.protocol.n)
+        done = keep_whole_problems(task.path / "samples.jsonl", spec.protocol.n, progress)
         missing = [i for i in range(len(task.records)) if i not in done]
         if done:
             progress.log(f"{spec.name}: going on in {task.path}; {len(done)} of {len(task.records)} problems are there")
@@ -154,9 +160,10 @@ def _local_model(settings: EvaluateSettings, tasks: Sequence[Task], model: str, 
 
 
 def _begin(task: Task, spec: Spec) -> None:
-    """Write what is asked for and the problems; on going on, check that the sampler is the same."""
+    """Write what is asked for and the problems, where they are not there; on going on, check that the sampler is the same."""
     path = task.path
-    if (path / "evaluation.json").is_file():
+    going_on = (path / "evaluation.json").is_file()
+    if going_on:
         old = read_spec(path)
         for key in ("backend", "model"):
             if getattr(old, key) != getattr(spec, key):
@@ -164,29 +171,37 @@ def _begin(task: Task, spec: Spec) -> None:
                     f"{path}: {key} was {getattr(old, key)!r} when the evaluation began and is {getattr(spec, key)!r} now; "
                     "restore it, or give overwrite=true or another out=FOLDER"
                 )
-        return
     (path / "pictures").mkdir(parents=True, exist_ok=True)
     lines = []
     for index, record in enumerate(task.records):
-        names = []
-        for number, image in enumerate(record.images):
-            names.append(f"pictures/{index:05d}_{number}.png")
-            (path / names[-1]).write_bytes(scale_picture(load_image(image, None, None, record.where)))
+        names = [f"pictures/{index:05d}_{number}.png" for number in range(len(record.images))]
+        for name, image in zip(names, record.images, strict=True):
+            if not (going_on and (path / name).is_file()):
+                (path / name).write_bytes(scale_picture(load_image(image, None, None, record.where)))
         lines.append(to_json_line(to_problem(index, record, task.benchmark.type_key, tuple(names))))
-    write_atomically(path / "problems.jsonl", "".join(lines))
-    write_atomically(path / "evaluation.json", spec_to_json(spec))
+    text = "".join(lines)
+    file = path / "problems.jsonl"
+    if not (going_on and file.is_file() and file.read_bytes() == text.encode()):
+        write_atomically(file, text)
+    if not going_on:
+        write_atomically(path / "evaluation.json", spec_to_json(spec))
 
 
-def keep_whole_problems(path: Path, n: int) -> set[int]:
-    """The problems whose `n` samples are all on the disk; lines of others, cut short by a kill, are removed."""
-    rows = list(read_lines(path))
-    count: dict[int, int] = {}
-    for row in rows:
-        count[row["index"]] = count.get(row["index"], 0) + 1
-    whole = {index for index, samples in count.items() if samples == n}
-    kept = [to_json_line(Sample(**row)) for row in rows if row["index"] in whole]
+def keep_whole_problems(path: Path, n: int, progress: Progress) -> set[int]:
+    """The problems whose `n` samples are all on the disk; lines of others, cut short by a kill, are removed.
+
+    A damaged file is kept as samples.jsonl.damaged, and nothing of it is used.
+    """
+    try:
+        samples = read_rows(path, Sample, "it is set aside, and all is sampled again")
+    except DataError as error:
+        progress.warn(str(error))
+        path.replace(path.with_name(f"{path.name}.damaged"))
+        return set()
+    count = Counter(sample.index for sample in samples)
+    whole = {index for index, there in count.items() if there == n}
     if path.is_file():
-        write_atomically(path, "".join(kept))
+        write_atomically(path, "".join(to_json_line(sample) for sample in samples if sample.index in whole))
     return whole
 
 
@@ -254,5 +269,6 @@ def finish(path: Path, progress: Progress) -> Result:
         write_atomically(path / "samples.jsonl", "".join(map(to_json_line, result.samples)))
         summary = summarise(result, seed=result.spec.seed)
         write_page(path)
-        write_atomically(path / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        summary["files"] = file_facts(path)
+        write_atomically(path / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     return result

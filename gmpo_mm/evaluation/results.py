@@ -4,23 +4,31 @@
     problems.jsonl    the problems: id, text, golds, type, picture files (written second, before any sampling)
     pictures/         the problems' pictures, scaled down, for the page
     samples.jsonl     one line a sample, appended as they are graded
-    summary.json      the numbers (written last; an evaluation without it is not finished)
+    summary.json      the numbers, and bytes and SHA-256 of problems and samples (written last; not finished without it)
     page.html         the numbers and every sample, to look at
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from pydantic import with_config
+from typing_extensions import NotRequired, TypedDict
 
 from gmpo_mm.errors import DataError
+from gmpo_mm.training.files import sha256
+from gmpo_mm.training.reading import read_json, read_rows
 
 FORMAT = 1
 """Raised when a file of a result changes its meaning; results of two formats are not compared."""
+
+SUMMARY = "summary.json"
+SUMMARISED = ("problems.jsonl", "samples.jsonl")
+REPAIR = "the command of the evaluation, given again, samples what is missing (overwrite=true starts again)"
 
 
 @dataclass(frozen=True)
@@ -140,11 +148,29 @@ class Result:
             groups[sample.index].append(sample)
         return groups
 
-    @property
+    @cached_property
     def summary(self) -> dict[str, Any]:
         """summary.json; {} before the evaluation has finished."""
-        path = self.path / "summary.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return read_summary(self.path)
+
+
+class _FileFacts(TypedDict):
+    bytes: int
+    sha256: str
+
+
+class _Score(TypedDict):
+    value: float
+    low: float | None
+    high: float | None
+
+
+@with_config(extra="allow")
+class _Summary(TypedDict):
+    problems: int
+    samples: int
+    pass_at_1: _Score
+    files: NotRequired[dict[str, _FileFacts]]
 
 
 def to_json_line(row: Problem | Sample) -> str:
@@ -162,46 +188,51 @@ def spec_to_json(spec: Spec) -> str:
     return json.dumps(asdict(spec), ensure_ascii=False, indent=2) + "\n"
 
 
+def read_summary(path: Path) -> dict[str, Any]:
+    """summary.json of a result's directory; {} before the evaluation has finished. Raises DataError for a damaged one."""
+    file = path / SUMMARY
+    return cast("dict[str, Any]", read_json(file, _Summary, REPAIR)) if file.is_file() else {}
+
+
+def file_facts(path: Path) -> dict[str, dict[str, Any]]:
+    """Bytes and SHA-256 of the files that a summary is made from."""
+    return {name: {"bytes": (path / name).stat().st_size, "sha256": sha256(path / name)} for name in SUMMARISED}
+
+
+def damage(path: Path) -> str | None:
+    """What a finished result's files have become since its summary was written; None where all are as they were."""
+    for name, facts in read_summary(path).get("files", {}).items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if (size := file.stat().st_size) != facts["bytes"]:
+            return f"{name} has {size:,} bytes, and {facts['bytes']:,} were written"
+        if sha256(file) != facts["sha256"]:
+            return f"{name} has other contents than were written"
+    return None
+
+
 def read_spec(path: Path) -> Spec:
     """Read evaluation.json of a result's directory. Raises DataError when there is none or it is of another format."""
     file = path / "evaluation.json"
     if not file.is_file():
         raise DataError(f"{path}: no evaluation.json there; give the directory that `gmpo-mm evaluate` wrote for one benchmark")
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        if data.get("format") != FORMAT:
-            raise DataError(
-                f"{file}: format {data.get('format')!r}, and this version reads {FORMAT}; evaluate again with this version"
-            )
-        protocol = Protocol(**{**data["protocol"], "stop": tuple(data["protocol"]["stop"])})
-        return Spec(
-            **{**data, "protocol": protocol, "grader": GraderInfo(**data["grader"]), "command": tuple(data["command"])}
-        )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{file}: can't be read ({error}); restore it, or evaluate into another directory") from error
+    if (found := read_json(file, dict[str, Any], REPAIR).get("format")) != FORMAT:
+        raise DataError(f"{file}: format {found!r}, and this version reads {FORMAT}; evaluate again with this version")
+    return read_json(file, Spec, REPAIR)
 
 
 def read_result(path: Path) -> Result:
-    """Read a result's directory; samples that a killed evaluation had not written are missing (see `Result.complete`)."""
+    """Read a result's directory; samples that a killed evaluation had not written are missing (see `Result.complete`).
+
+    Raises DataError for a finished one whose files are not those that its numbers were made from.
+    """
     spec = read_spec(path)
-    problems = tuple(
-        Problem(**{**row, "golds": tuple(row["golds"]), "pictures": tuple(row["pictures"])})
-        for row in read_lines(path / "problems.jsonl")
-    )
-    samples = [Sample(**row) for row in read_lines(path / "samples.jsonl")]
+    if what := damage(path):
+        raise DataError(f"{path}: its numbers can't be trusted, for {what}; {REPAIR}")
+    problems = tuple(read_rows(path / "problems.jsonl", Problem, REPAIR))
+    samples = read_rows(path / "samples.jsonl", Sample, REPAIR)
+    if wrong := next((s for s in samples if not (0 <= s.index < len(problems) and 0 <= s.sample < spec.protocol.n)), None):
+        raise DataError(f"{path}: samples.jsonl has a sample {wrong.sample} of problem {wrong.index}, which is none; {REPAIR}")
     samples.sort(key=lambda sample: (sample.index, sample.sample))
     return Result(path, spec, problems, tuple(samples))
-
-
-def read_lines(path: Path) -> Iterable[dict[str, Any]]:
-    """Objects of a JSON Lines file; a last line that a kill cut in half is left out, any other broken line raises."""
-    if not path.is_file():
-        return []
-    *lines, _cut = path.read_bytes().split(b"\n")
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise DataError(f"{path}: line {number} can't be read ({error}); remove it and evaluate again") from None
-    return rows

@@ -11,10 +11,10 @@ from typing import Any
 
 from gmpo_mm.config import resolve_model_path
 from gmpo_mm.data.records import Record, check_records
-from gmpo_mm.errors import ConfigError
+from gmpo_mm.errors import ConfigError, DataError
 from gmpo_mm.evaluation.benchmark import Benchmark, Template, load_template, make_protocol, open_benchmark, problem_set_hash
 from gmpo_mm.evaluation.generators import PromptOptions
-from gmpo_mm.evaluation.results import GraderInfo, Spec, read_spec
+from gmpo_mm.evaluation.results import SUMMARY, GraderInfo, Spec, damage, read_spec
 from gmpo_mm.evaluation.settings import EvaluateSettings, protocol_changes
 from gmpo_mm.training.checkpoint import latest_checkpoint
 from gmpo_mm.training.fsdp_checkpoint import find_fsdp_checkpoint, merged_model
@@ -108,7 +108,7 @@ def prepare_directory(task: Task, overwrite: bool) -> bool:
     path = task.path
     if (path / "evaluation.json").is_file():
         if overwrite:
-            for name in ("summary.json", "samples.jsonl", "page.html", "evaluation.json"):
+            for name in (SUMMARY, "samples.jsonl", "page.html", "evaluation.json"):
                 (path / name).unlink(missing_ok=True)
             return False
         different = spec_differences(read_spec(path), task.spec)
@@ -118,12 +118,28 @@ def prepare_directory(task: Task, overwrite: bool) -> bool:
                 + "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, old, new in different)
                 + "\nGive another out=FOLDER, or overwrite=true to replace it"
             )
-        return (path / "summary.json").is_file()
+        return (path / SUMMARY).is_file()
     ours = ("problems.jsonl", "pictures", ".lock", ".problems.jsonl.tmp", ".evaluation.json.tmp")  # killed at its beginning
     foreign = sorted(item.name for item in path.iterdir() if item.name not in ours) if path.is_dir() else []
     if foreign:
         raise ConfigError(f"out: {path} holds {', '.join(foreign[:5])} and no evaluation; give another out=FOLDER")
     return False
+
+
+def set_damaged_aside(path: Path) -> str | None:
+    """Make a finished evaluation whose files were damaged an unfinished one; what was wrong, or None.
+
+    Damaged samples are kept as samples.jsonl.damaged: which of them are still right is not known.
+    """
+    try:
+        what = damage(path) if (path / SUMMARY).is_file() else None
+    except DataError as error:
+        what = str(error)
+    if what is not None:
+        if (path / "samples.jsonl").exists() and "samples.jsonl" in what:
+            (path / "samples.jsonl").replace(path / "samples.jsonl.damaged")
+        (path / SUMMARY).unlink()
+    return what
 
 
 def spec_differences(old: Spec, new: Spec) -> list[tuple[str, Any, Any]]:

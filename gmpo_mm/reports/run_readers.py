@@ -8,16 +8,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gmpo_mm.errors import DataError
 from gmpo_mm.reports.study import UNKNOWN, Run, Series
 from gmpo_mm.training.metrics_file import FILE_NAME as METRICS_FILE
 from gmpo_mm.training.metrics_file import read_metrics
+from gmpo_mm.training.reading import read_bytes, read_json, read_yaml
 
 EASYR1_LOG = "experiment_log.jsonl"
 EASYR1_CONFIG = "experiment_config.json"
 EVENT_FILES = "*tfevents*"
+LEAVE_OUT = "restore it, or leave this run out"
 SEED_KEYS = (("worker", "rollout", "seed"), ("data", "seed"))
 
 
@@ -32,13 +32,13 @@ def is_run_directory(path: Path) -> bool:
 
 def read_run(path: Path, **known: Any) -> Run:
     """A run directory; `known` are fields of `Run` that a sweep knows better. A run that has not begun has no series."""
-    state = _read_json(path / "run.json")
-    config = _read_config(path / "config.yaml")
+    state = read_json(path / "run.json", dict[str, Any], LEAVE_OUT) if (path / "run.json").exists() else {}
+    config = read_yaml(path / "config.yaml", LEAVE_OUT) if (path / "config.yaml").exists() else None
     lines = read_metrics(path) if (path / METRICS_FILE).is_file() else []
     fields: dict[str, Any] = {
         "path": path, "seed": seed_of(config), "source": "gmpo-mm", "config": config,
         "series": _series((line["step"], line) for line in lines if line["kind"] in ("train", "validation")),
-        "state": _STATES.get(state.get("state", "waiting"), state.get("state")), "reason": state.get("exit_reason"),
+        "state": _STATES.get(str(state.get("state", "waiting")), state.get("state")), "reason": state.get("exit_reason"),
     }  # fmt: skip
     return Run(**(fields | known))
 
@@ -46,7 +46,7 @@ def read_run(path: Path, **known: Any) -> Run:
 def read_easyr1_log(file: Path) -> Run:
     """EasyR1's own log: one JSON object a step, its metrics nested at each `/` of their names."""
     config_file = file.with_name(EASYR1_CONFIG)
-    config = _read_json(config_file) or None
+    config = read_json(config_file, dict[str, Any], LEAVE_OUT) if config_file.exists() else None
     series = _series(_easyr1_lines(file))
     if not series:
         raise DataError(f"{file}: no step with a metric in it; give the log of a run of EasyR1 that has begun to train")
@@ -95,7 +95,7 @@ def seed_of(config: Mapping[str, Any] | None) -> str | None:
 
 
 def _easyr1_lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    *lines, last = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    *lines, last = read_bytes(file, LEAVE_OUT).decode("utf-8", errors="replace").split("\n")
     for number, text in enumerate([*lines, last], start=1):
         if not text.strip():
             continue
@@ -104,7 +104,7 @@ def _easyr1_lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             step = line.pop("step")
             if not isinstance(step, int):
                 raise TypeError(f"step is {step!r}")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if number > len(lines):  # a kill tore the last line: it has no newline
                 return
             raise DataError(
@@ -129,23 +129,3 @@ def _series(lines: Iterable[tuple[int, Mapping[str, Any]]]) -> dict[str, Series]
             if name not in ("step", "kind") and isinstance(value, (int, float)) and not isinstance(value, bool):
                 pairs.setdefault(name, []).append((step, float(value)))
     return {name: Series.of(found) for name, found in pairs.items() if any(math.isfinite(value) for _, value in found)}
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise DataError(f"{file} can't be read ({error}); restore it, or leave this run out") from None
-    return data if isinstance(data, dict) else {}
-
-
-def _read_config(file: Path) -> dict[str, Any] | None:
-    if not file.is_file():
-        return None
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, OSError) as error:
-        raise DataError(f"{file} can't be read ({error}); restore it, or leave this run out") from None
-    return data if isinstance(data, dict) else None

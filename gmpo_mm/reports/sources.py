@@ -20,6 +20,7 @@ from gmpo_mm.reports.run_readers import (
     tensorboard_folders,
 )
 from gmpo_mm.reports.study import Run, Study, Variant
+from gmpo_mm.training.reading import read_json
 from gmpo_mm.training.run_directory import yaml_differences
 
 SWEEP_FILE = "sweep.json"
@@ -94,8 +95,8 @@ def _read_runs(path: Path) -> list[Run]:
 
 def _read_sweep(path: Path) -> Study:
     file = path / SWEEP_FILE
+    data = read_json(file, dict[str, Any], "restore it, or run `gmpo-mm sweep` again")
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
         if data["format"] != SWEEP_FORMAT:
             raise DataError(f"{file}: format {data['format']!r}, and this version reads {SWEEP_FORMAT}; run the sweep again")
         variants = tuple(_sweep_variant(path, variant, data["runs"]) for variant in data["variants"])
@@ -180,7 +181,8 @@ def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
     """The experiment's name where it tells the variants apart, else the folder's."""
     names = []
     for group in groups:
-        found = {str((run.config or {}).get("trainer", {}).get("experiment_name") or "") for run in group}
+        trainers = [(run.config or {}).get("trainer") for run in group]
+        found = {str(trainer.get("experiment_name") or "") if isinstance(trainer, dict) else "" for trainer in trainers}
         names.append(found.pop() if len(found) == 1 else "")
     if all(names) and len(set(names)) == len(names):
         return names

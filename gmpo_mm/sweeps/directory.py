@@ -12,12 +12,15 @@ sweep.yaml changes only when seeds or variants are added, or what decides no run
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from pydantic import with_config
+from typing_extensions import NotRequired, TypedDict
 
 from gmpo_mm.config import to_yaml
 from gmpo_mm.errors import ConfigError
@@ -27,11 +30,13 @@ from gmpo_mm.sweeps.planning import PlannedRun, task_of
 from gmpo_mm.sweeps.sweep_file import Sweep
 from gmpo_mm.training.files import write_atomically
 from gmpo_mm.training.lock import DirectoryLock
+from gmpo_mm.training.reading import read_json, read_yaml
 from gmpo_mm.training.run_directory import FREE_KEYS, yaml_differences
 
 FORMAT = 1
 State = Literal["waiting", "running", "finished", "failed", "interrupted", "out_of_budget"]
 _ABSENT = "(not set)"
+RESTORE = "restore the file, or give another --out"
 
 
 @dataclass
@@ -150,10 +155,7 @@ class SweepDirectory:
             if foreign:
                 raise ConfigError(f"--out {self.path} holds {', '.join(foreign[:5])} and no sweep; give another --out")
             return
-        try:
-            old = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file} can't be read ({error}); give another --out, or restore the file") from error
+        old = read_yaml(file, RESTORE, ConfigError, _SweepFile)
         lines = [f"  {key}: {there!r} there, {now!r} now" for key, there, now in sweep_differences(old, self.sweep.to_dict())]
         if lines:
             raise ConfigError(
@@ -166,7 +168,7 @@ class SweepDirectory:
         file = self.path / "runs" / run.variant.name / f"seed_{run.seed}" / "config.yaml"
         if not file.is_file():
             return
-        changed = yaml_differences(file.read_text(encoding="utf-8"), to_yaml(run.config))
+        changed = yaml_differences(read_yaml(file, RESTORE, ConfigError), to_yaml(run.config))
         lines = [f"  {key}: {old!r} there, {new!r} now" for key, (old, new) in changed.items() if key not in FREE_KEYS]
         if lines:
             raise ConfigError(
@@ -217,21 +219,39 @@ def sweep_differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[st
     return [item for item in found if item[1] != item[2]]
 
 
-def read_sweep_json(path: Path) -> dict[str, Any]:
-    """sweep.json, {} where there is none. Raises ConfigError for one that is no JSON."""
-    return _read_json(path / "sweep.json")
+@with_config(extra="allow")
+class _SweepFile(TypedDict):
+    seeds: list[int]
+    variants: dict[str, dict[str, Any]]
 
 
-def read_run_json(run_directory: Path) -> dict[str, Any]:
-    """run.json of a run directory, {} where no run has begun. Raises ConfigError for one that is no JSON."""
-    return _read_json(run_directory / "run.json")
+@with_config(extra="allow")
+class _Run(TypedDict):
+    variant: str
+    seed: int
+    seconds: NotRequired[float | None]
+    evaluation_seconds: NotRequired[float | None]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ConfigError(f"{path} can't be read ({error}); give another --out, or restore the file") from error
-    return content if isinstance(content, dict) else {}
+@with_config(extra="allow")
+class _SweepState(TypedDict):
+    runs: NotRequired[list[_Run]]
+
+
+@with_config(extra="allow")
+class _RunState(TypedDict):
+    state: NotRequired[str]
+    step: NotRequired[int]
+    exit_reason: NotRequired[str | None]
+
+
+def read_sweep_json(path: Path) -> Mapping[str, Any]:
+    """sweep.json, {} where there is none. Raises ConfigError for a damaged one."""
+    file = path / "sweep.json"
+    return read_json(file, _SweepState, RESTORE, ConfigError) if os.path.lexists(file) else {}
+
+
+def read_run_json(run_directory: Path) -> Mapping[str, Any]:
+    """run.json of a run directory, {} where no run has begun. Raises ConfigError for a damaged one."""
+    file = run_directory / "run.json"
+    return read_json(file, _RunState, RESTORE, ConfigError) if os.path.lexists(file) else {}

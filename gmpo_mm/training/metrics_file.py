@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gmpo_mm.errors import DataError, TrainingError
+from gmpo_mm.training.reading import read_bytes
 
 FILE_NAME = "metrics.jsonl"
 
@@ -88,9 +89,11 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     entries: dict[tuple[str, int], dict[str, Any]] = {}
     for number, line in enumerate(lines, start=1):
         if line.get("event") == "resume":
+            if not isinstance(line.get("from_step"), int):
+                raise DataError(f"{file}, line {number}: a resume without from_step; was the file edited? Remove the line")
             entries = {key: entry for key, entry in entries.items() if key[1] <= line["from_step"]}
         elif "event" not in line and line:
-            if "step" not in line or "kind" not in line:
+            if not (isinstance(line.get("step"), int) and isinstance(line.get("kind"), str)):
                 raise DataError(f"{file}, line {number}: metrics without step and kind; was the file edited? Remove the line")
             key = (line["kind"], line["step"])
             entries.pop(key, None)
@@ -106,10 +109,9 @@ def read_events(path: str | Path) -> list[dict[str, Any]]:
 def _read_lines(path: str | Path) -> tuple[list[dict[str, Any]], Path]:
     """Every line as a dict, an empty one for a half line that a kill explains."""
     file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
-    try:
-        raw = file.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        raise DataError(f"{file} does not exist; give a run directory that has begun to train") from None
+    if not file.exists():
+        raise DataError(f"{file} does not exist; give a run directory that has begun to train")
+    raw = read_bytes(file, "restore it, or leave this run out").split(b"\n")
     lines: list[dict[str, Any]] = []
     torn: int | None = None
     for number, data in enumerate(raw if raw[-1] else raw[:-1], start=1):
@@ -127,7 +129,7 @@ def _read_lines(path: str | Path) -> tuple[list[dict[str, Any]], Path]:
 def _parse(data: bytes) -> dict[str, Any] | None:
     try:
         line = json.loads(data)
-    except ValueError:  # includes a torn multi-byte character
+    except (ValueError, RecursionError):  # includes a torn multi-byte character
         return None
     return line if isinstance(line, dict) else None
 
