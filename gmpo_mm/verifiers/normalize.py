@@ -104,7 +104,7 @@ _IN_LATEX = str.maketrans(
 
 
 def normalise(text: str) -> str:
-    r"""One spelling of an answer, still LaTeX: spaces collapsed, no wrappers such as `\text{}`, no final period."""
+    r"""One spelling of an answer, still LaTeX: no wrappers such as `\text{}`, no final period."""
     marked = canonical(text)
     return marked if marked.isascii() else re.sub(r"\s+", " ", marked.translate(_IN_LATEX)).strip()
 
@@ -154,7 +154,7 @@ def _repeating_fraction(match: "re.Match[str]") -> str:
 
 
 def _unwrapped(text: str) -> str:
-    r"""Drop `\text{...}` and its like around their contents, however nested; UPRIGHT before a unit's letter."""
+    r"""Drop `\text{...}` and its like around their contents, however nested; a unit's letter gets UPRIGHT."""
     pieces: list[str] = []
     wrapped: list[bool] = []
     last = 0
