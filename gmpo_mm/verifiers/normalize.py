@@ -71,32 +71,22 @@ _GROUP = re.compile(
 )
 _UPRIGHT_LETTER = re.compile(r"\s*[mgsAKNJWVCFTHLlhdΩ]\s*\}")
 _ENDS_NUMBER = re.compile(r"[\d})°]\s*$")
-_RENAMED = tuple(
+_RENAMED = [
     (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"\\(?:text)?color\s*\{[^{}]*\}", ""),
-        (r"[µμ](?![mgsAFLCVWN](?![a-z]))", r" \\mu "),
-        (r"\^\s*(?:\{\s*(?:\\circ|°)\s*\}|\\circ(?![A-Za-z])|°)", "°"),
-        (r"(?<![A-Za-z\\])(?:degrees?|deg)(?![A-Za-z])", "°"),
-        (r"\^\s*\{\s*(')\s*('?)\s*\}|\^\s*(?=')", r"\1\2"),
-        (r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))", " * "),
-        (r"\*\*", "^"),
-        (r"=<", " <= "),
-        (r"=>", " >= "),
-        (r"\\not\s*=", " != "),
-        (r"==", "="),
-        (r"(?i)(?<![A-Za-z\\])(?:infinity|infty|oo)(?![A-Za-z])", r" \\infty "),
-        (r"\$", " "),
-        (r"\{,\}", ","),
-        (r"(?<=[)\]⟭])\s*U\s*(?=[(\[⟬])", r" \\cup "),
-        (
-            r"(?<![A-Za-z\\])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt"
-            r"|pi|theta|alpha|beta|gamma|lambda|phi|omega)(?![A-Za-z])",
-            r"\\\1",
-        ),
-        (r"\s+", " "),
-    )
-)
+    for pattern, replacement in {
+        r"\\(?:text)?color\s*\{[^{}]*\}": "", r"[µμ](?![mgsAFLCVWN](?![a-z]))": r" \\mu ",
+        r"\^\s*(?:\{\s*(?:\\circ|°)\s*\}|\\circ(?![A-Za-z])|°)": "°",
+        r"(?<![A-Za-z\\])(?:degrees?|deg)(?![A-Za-z])": "°",
+        r"\^\s*\{\s*(')\s*('?)\s*\}|\^\s*(?=')": r"\1\2",
+        r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))": " * ", r"\*\*": "^", r"=<": " <= ", r"=>": " >= ",
+        r"\\not\s*=": " != ", r"==": "=", r"\$": " ", r"\{,\}": ",",
+        r"(?i)(?<![A-Za-z\\])(?:infinity|infty|oo)(?![A-Za-z])": r" \\infty ",
+        r"(?<=[)\]⟭])\s*U\s*(?=[(\[⟬])": r" \\cup ",
+        r"(?<![A-Za-z\\])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt"
+        r"|pi|theta|alpha|beta|gamma|lambda|phi|omega)(?![A-Za-z])": r"\\\1",
+        r"\s+": " ",
+    }.items()
+]  # fmt: skip
 _IN_LATEX = str.maketrans(
     {"⟬": "\\{", "⟭": "\\}", "⟨": r" \langle ", "⟩": r" \rangle ", "⌊": r" \lfloor ", "⌋": r" \rfloor "}
     | {"⌈": r" \lceil ", "⌉": r" \rceil ", ROW_END: "\\\\", DOLLAR: "", UPRIGHT: ""}
@@ -114,7 +104,12 @@ def canonical(text: str) -> str:
     """As `normalise`, with one character for each bracket, row end and currency sign."""
     text = _BOLD.sub(r"\1", remove_invisible(text)).translate(_CHARACTERS)
     if "\\" in text:
-        text = re.sub(r",\s*\\!\s*", ",", _rows(text))
+        if r"\\begin" in text:  # escaped once too often
+            text = text.replace("\\\\", "\\")
+        if r"\begin" in text:
+            text = text.replace("\\\\", f" {ROW_END} ")
+        text = re.sub(r"\\\\+(?=[A-Za-z{}])", r"\\", text)
+        text = re.sub(r",\s*\\!\s*", ",", text)
     if "." in text:
         text = _REPEATING.sub(_repeating_fraction, text)
     if "\\" in text:
@@ -130,15 +125,6 @@ def canonical(text: str) -> str:
     while text.endswith("}") and text.count("}") > text.count("{"):
         text = text[:-1].rstrip()
     return text
-
-
-def _rows(text: str) -> str:
-    r"""Mark the ends of rows; a doubled backslash elsewhere is one that was escaped once too often."""
-    if r"\\begin" in text:
-        text = text.replace("\\\\", "\\")
-    if r"\begin" in text:
-        return text.replace("\\\\", f" {ROW_END} ")
-    return re.sub(r"\\\\+(?=[A-Za-z{}])", r"\\", text)
 
 
 def _repeating_fraction(match: "re.Match[str]") -> str:

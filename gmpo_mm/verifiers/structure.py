@@ -21,21 +21,13 @@ _BRACKET = (
     r"(\\begin ?\{ ?(?:[bpvV]?matrix|smallmatrix|array|cases|aligned)\*? ?\}|\\end ?\{ ?\w+\*? ?\}"
     r"|[(\[{⟬⟨⌊⌈)\]}⟭⟩⌋⌉])"
 )
-_SPLITTERS = {
-    name: re.compile(f"{_BRACKET}|(?:{separator})", re.IGNORECASE)
-    for name, separator in {
-        "connector": r"(?<![A-Za-z\\])(?:or|and)(?![A-Za-z])|(?<=\d)or(?=[A-Z]\()"
-        r"|\\(?:lor|vee|land|wedge)(?![A-Za-z])|;",
-        "relation": r"<=|>=|!=|<|>|=|\\approx(?![A-Za-z])|\\in(?![A-Za-z])",
-        "union": r"\\cup(?![A-Za-z])",
-        "intersection": r"\\cap(?![A-Za-z])",
-        "without": r"\\setminus(?![A-Za-z])",
-        "such that": "[|:]",
-        "comma": ",",
-        "row": "␞",
-        "cell": "&",
-    }.items()
-}
+_SEPARATORS = {
+    "comma": ",", "row": "␞", "cell": "&", "such that": "[|:]", "union": r"\\cup(?![A-Za-z])",
+    "intersection": r"\\cap(?![A-Za-z])", "without": r"\\setminus(?![A-Za-z])",
+    "relation": r"<=|>=|!=|<|>|=|\\approx(?![A-Za-z])|\\in(?![A-Za-z])",
+    "connector": r"(?<![A-Za-z\\])(?:or|and)(?![A-Za-z])|(?<=\d)or(?=[A-Z]\()|\\(?:lor|vee|land|wedge)(?![A-Za-z])|;",
+}  # fmt: skip
+_SPLITTERS = {at: re.compile(f"{_BRACKET}|{pattern}", re.IGNORECASE) for at, pattern in _SEPARATORS.items()}
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:, ?\d{3})+(?:\.\d+)?|\D?\d{1,3}(?:,\d{3})+\D*")
 _MATRIX = re.compile(
     r"\\begin ?\{ ?([bp]?matrix|smallmatrix|array)\*? ?\}(?: ?\{[lcr| ]*\})?(.*)\\end ?\{ ?\1\*? ?\}", re.S
@@ -194,9 +186,13 @@ def _bracketed(text: str, depth: int) -> Node | None:
     if (brackets in ("{}", "()") and not separators) or _MATRIX.fullmatch(inside):
         return parse(inside, depth)
     if brackets == "⟬⟭":
-        condition, bars = split(inside, "such that")
-        if len(bars) == 1 and split(condition[1], "relation")[1]:
-            return _builder(text, condition[0].strip(), parse(condition[1], depth))
+        parts, bars = split(inside, "such that")
+        if len(bars) == 1 and split(parts[1], "relation")[1]:
+            condition = parse(parts[1], depth)
+            element = re.sub(r" ?\\in ?\\reals$", "", parts[0].strip())
+            # `\\{x : x > 3\\}` is the inequality; `\\{2x : x > 3\\}` is another set, compared part by part.
+            is_member = condition.kind == "relation" and is_variable(element)
+            return Node("member" if is_member else "builder", text, (Node("scalar", element), condition))
         return Node("set", text, _flat(split(inside, "comma")[0], depth))
     if not separators:
         return None
@@ -205,14 +201,6 @@ def _bracketed(text: str, depth: int) -> Node | None:
     if opening == "(" and _PLUS_MINUS.search(text):
         return _plus_minus(text, depth)
     return Node("sequence", text, _parts(pieces, depth), "()" if opening == "⟨" else brackets)
-
-
-def _builder(text: str, element: str, condition: Node) -> Node:
-    r"""`\\{x : x > 3\\}` is the inequality; `\\{2x : x > 3\\}` is another set, compared part by part."""
-    name = re.sub(r" ?\\in ?\\reals$", "", element).strip()
-    if condition.kind == "relation" and is_variable(name):
-        return Node("member", text, (Node("scalar", name), condition))
-    return Node("builder", text, (Node("scalar", element), condition))
 
 
 def _matrix(text: str, depth: int) -> Node | None:
