@@ -14,7 +14,7 @@ _INVISIBLE = dict.fromkeys(
     map(ord, "\u00ad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff")
 )
 _SHOWS_NOTHING = re.compile(
-    r"\\(?:text|textbf|textit|mathrm|mathbf|boxed|mbox|phantom|quad|qquad|displaystyle|left|right)(?![A-Za-z])"
+    r"\\(?:text(?:bf|it)?|math(?:rm|bf)|boxed|mbox|phantom|q?quad|displaystyle|left|right)(?![A-Za-z])"
     r"|\\[,;:! ]|[\s{}$.~]|\\"
 )
 _BARE_BOX = re.compile(r"\\boxed[ \t]+(?=[^\s{])|\\boxed(?=[\d-])")
@@ -32,10 +32,7 @@ def is_empty(text: str) -> bool:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Content of the last complete `\boxed{...}` (nested braces kept) or `\boxed 5`; None when there is none.
-
-    Of two boxes the one that opens last counts: `\boxed{a} and \boxed{b}` is b, and a box within a box is its inside.
-    """
+    r"""Content of the complete `\boxed{...}` that opens last, nested braces kept, or of `\boxed 5`."""
     last = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
     if last < 0:
         return None
@@ -93,21 +90,16 @@ def all_boxes(text: str) -> list[tuple[int, int]]:
 def extract_answer(response: str, extraction: Extraction = "auto") -> str | None:
     r"""The final answer of a response, stripped, or None when it gives none (an empty box gives none).
 
-    `boxed` takes the last `\boxed{}`; `answer_tags` the last `<answer>` pair and a box within it; `auto` takes the
-    box and, where there is none, the tags. A box before the last `</think>` counts only where nothing behind it
-    gives an answer.
+    `boxed` takes the last `\boxed{}`; `answer_tags` the last `<answer>` pair and a box within it; `auto` the
+    box and, where there is none, the tags. Behind the last `</think>` first, before it where nothing is there.
     """
     if extraction not in EXTRACTIONS:
         raise ValueError(f"extraction={extraction!r} is not known; use one of {', '.join(EXTRACTIONS)}")
     thought, _, rest = response.rpartition("</think>")
-    answer = _answer_in(rest, extraction)
-    if answer is None:
-        answer = _answer_in(thought, extraction)
-    return None if answer is None else remove_invisible(answer).strip() or None
-
-
-def _answer_in(text: str, extraction: Extraction) -> str | None:
-    answer = last_boxed(text) if extraction != "answer_tags" else None
-    if answer is None and extraction != "boxed" and (tagged := last_answer_tag(text)) is not None:
-        return last_boxed(tagged) or tagged
-    return answer
+    for text in (rest, thought):
+        answer = last_boxed(text) if extraction != "answer_tags" else None
+        if answer is None and extraction != "boxed" and (tagged := last_answer_tag(text)) is not None:
+            answer = last_boxed(tagged) or tagged
+        if answer is not None:
+            return remove_invisible(answer).strip() or None
+    return None

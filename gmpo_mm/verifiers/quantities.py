@@ -16,10 +16,7 @@ _DECIMAL_COMMA = re.compile(r"(?!-?[1-9]\d{0,2},\d{3}$)(-?\d+),(\d+)")
 _DECIMAL = re.compile(
     r"[-+]?([\d,]*)(?:\.(\d+))?(?: ?\* ?10 ?\^ ?\{? ?([-+]?\d{1,3}) ?\}?|[eE]([-+]?\d{1,3}))?"
 )
-_WRITTEN_AS_DECIMAL = re.compile(r"\d?\.\d|\d[eE][-+]?\d")
 _TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))? ?(?:([ap])\.? ?m\.?)?", re.IGNORECASE)
-_RATIO = re.compile(r":|(?<=\d) to (?=\d)")
-_ORDINAL = re.compile(r"(?<=\d) ?(?:\^ ?\{? ?)?(?:st|nd|rd|th)(?: ?\})?$")
 PRINTED_DIGITS = (
     13  # from which on a decimal is taken for a computed value's print-out, right to its last place
 )
@@ -39,13 +36,14 @@ class Quantity:
 def quantity(text: str, bare_units: bool = False) -> Quantity | None:
     """The canonical text as a number with its unit, or None when it is anything else."""
     number, unit = split_unit(text, bare_units)
-    number, multiplier = split_multiplier(_ORDINAL.sub("", number))
+    number = re.sub(r"(?<=\d) ?(?:\^ ?\{? ?)?(?:st|nd|rd|th)(?: ?\})?$", "", number)
+    number, multiplier = split_multiplier(number)
     if number[-1:].isalpha() and (in_words := number_in_words(number)) is not None:
         number = str(in_words)
     if "(" not in number and "[" not in number:
         number = _THOUSANDS.sub(lambda match: re.sub("[, ]", "", match.group()), number)
     try:
-        values = [evaluate(part) for part in _RATIO.split(number)]
+        values = [evaluate(part) for part in re.split(r":|(?<=\d) to (?=\d)", number)]
         if len(values) > 1 and multiplier != 1:
             return None
         if len(values) == 2:  # a ratio of two is their quotient: 4:6 is 2:3 is 2/3
@@ -57,7 +55,7 @@ def quantity(text: str, bare_units: bool = False) -> Quantity | None:
         return None
     digits = re.sub(r"[eE*].*|\D", "", number).lstrip("0")
     place = last_place(number) if "." in number and len(digits) >= PRINTED_DIGITS else None
-    return Quantity(tuple(values), unit, place, bool(_WRITTEN_AS_DECIMAL.search(number)))
+    return Quantity(tuple(values), unit, place, bool(re.search(r"\.\d|\d[eE][-+]?\d", number)))
 
 
 def last_place(text: str) -> Decimal | None:
@@ -98,7 +96,7 @@ def decimal_comma(text: str) -> Quantity | None:
 
 
 def times_equal(a: str, b: str) -> bool | None:
-    """Two times of day; None unless both are, and one says a.m. or p.m. or seconds, or has no value as a ratio."""
+    """Two times of day; None unless both are, and a.m., seconds or `00` say that they are no ratio."""
     first, second = _TIME.fullmatch(a), _TIME.fullmatch(b)
     if first is None or second is None:
         return None

@@ -25,7 +25,8 @@ _SEPARATORS = {
     "comma": ",", "row": "␞", "cell": "&", "such that": "[|:]", "union": r"\\cup(?![A-Za-z])",
     "intersection": r"\\cap(?![A-Za-z])", "without": r"\\setminus(?![A-Za-z])",
     "relation": r"<=|>=|!=|<|>|=|\\approx(?![A-Za-z])|\\in(?![A-Za-z])",
-    "connector": r"(?<![A-Za-z\\])(?:or|and)(?![A-Za-z])|(?<=\d)or(?=[A-Z]\()|\\(?:lor|vee|land|wedge)(?![A-Za-z])|;",
+    "connector": r"(?<![A-Za-z\\])(?:or|and)(?![A-Za-z])|(?<=\d)or(?=[A-Z]\()"
+    r"|\\(?:lor|vee|land|wedge)(?![A-Za-z])|;",
 }  # fmt: skip
 _SPLITTERS = {at: re.compile(f"{_BRACKET}|{pattern}", re.IGNORECASE) for at, pattern in _SEPARATORS.items()}
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:, ?\d{3})+(?:\.\d+)?|\D?\d{1,3}(?:,\d{3})+\D*")

@@ -1,4 +1,4 @@
-"""Units of measure and counted things behind (or currency before) a number. What is not on the lists is no unit."""
+"""Units of measure and counted things behind (or currency before) a number; nothing else is a unit."""
 
 import re
 from functools import lru_cache
@@ -6,7 +6,7 @@ from functools import lru_cache
 from gmpo_mm.verifiers.normalize import DOLLAR, UPRIGHT
 
 Unit = tuple[tuple[str, int], ...]
-"""Sorted (name, exponent); `kcal m^{-2}` and `kcal/m^2` are the same. Nothing is converted: 1 m is not 100 cm."""
+"""Sorted (name, exponent): `kcal m^{-2}` and `kcal/m^2` are the same. Nothing is converted."""
 
 _PREFIXES = {
     "k": "kilo", "m": "milli", "c": "centi", "d": "deci", "n": "nano", "p": "pico", "f": "femto", "M": "mega",
@@ -20,28 +20,30 @@ _SCALED = (
 )
 # name=spellings
 _UNITS = (
-    "in=in,inch,inches ft=ft,foot,feet yd=yd,yard mi=mi,mile lb=lb,lbs,pound oz=oz,ounce min=min,mins,minute "
-    "h=h,hr,hrs,hour s=sec,secs d=day week=week,wk month=month yr=yr,yrs,year mph=mph kph=kph,kmh,kmph L=l "
-    "mL=ml,cc kg=Kg,KG,kgs g=gm,gms kHz=khz acre=acre ha=hectare gal=gal,gallon qt=quart pt=pint cup=cup "
-    "t=ton,tonne AU=AU,au ly=lightyear Å=Å,angstrom dB=dB,decibel rpm=rpm rev=revolution atm=atm microm=micron "
-    "arcsec=arcsec,arcsecond arcmin=arcmin,arcminute sr=sr,steradian erg=erg dyn=dyne M_\\odot=M_\\odot "
-    "L_\\odot=L_\\odot R_\\odot=R_\\odot unit=unit °=°,degree,deg,degs ppm=ppm M=molar knot=knot kn=kts "
-    f"mmHg=mmHg torr=torr hp=horsepower USD={DOLLAR},dollar,USD,usd,buck EUR=€,euro,EUR GBP=£,GBP "
-    "JPY=¥,yen,JPY cent=¢,cent CNY=yuan,RMB INR=rupee,Rs peso=peso ruble=ruble penny=penny,pennies "
-    "person=person,people child=child,children man=man,men woman=woman,women vertex=vertex,vertices die=die,dice"
+    "in=in,inch,inches ft=ft,foot,feet yd=yd,yard mi=mi,mile lb=lb,lbs,pound oz=oz,ounce "
+    "min=min,mins,minute h=h,hr,hrs,hour s=sec,secs d=day week=week,wk month=month yr=yr,yrs,year mph=mph "
+    "kph=kph,kmh,kmph L=l mL=ml,cc kg=Kg,KG,kgs g=gm,gms kHz=khz acre=acre ha=hectare gal=gal,gallon "
+    "qt=quart pt=pint cup=cup t=ton,tonne AU=AU,au ly=lightyear Å=Å,angstrom dB=dB,decibel rpm=rpm "
+    "rev=revolution atm=atm microm=micron arcsec=arcsec,arcsecond arcmin=arcmin,arcminute sr=sr,steradian "
+    "erg=erg dyn=dyne M_\\odot=M_\\odot L_\\odot=L_\\odot R_\\odot=R_\\odot unit=unit °=°,degree,deg,degs "
+    f"ppm=ppm M=molar knot=knot kn=kts mmHg=mmHg torr=torr hp=horsepower USD={DOLLAR},dollar,USD,usd,buck "
+    "EUR=€,euro,EUR GBP=£,GBP JPY=¥,yen,JPY cent=¢,cent CNY=yuan,RMB INR=rupee,Rs peso=peso ruble=ruble "
+    "penny=penny,pennies person=person,people child=child,children man=man,men woman=woman,women "
+    "vertex=vertex,vertices die=die,dice"
 )
 _COUNTED = (
-    "student boy girl member player team point way coin marble ball card book page apple orange egg tree car "
-    "house room seat table chair bag pair set group row column element solution root value digit number integer "
-    "prime factor divisor multiple term side edge face diagonal angle triangle square circle line segment region "
-    "path step move game win vote word letter question problem test handshake color colour song cookie candy "
-    "pencil pen paper bin ticket stamp piece slice flower rose dog cat horse cow sheep chicken duck fish bird "
-    "animal shirt shoe sock hat jar bottle can cube block tile brick stick toy box bus class match loss dish "
-    "glass berry city penalty nickel dime arrangement combination permutation outcome subset function sequence "
-    "pattern possibility case chocolate sandwich pizza pancake muffin cupcake worker teacher adult friend guest "
-    "passenger citizen resident plant seed acorn balloon sticker photo picture video chip bead button crayon "
-    "marker lap trip mark turn cycle period shelf rod hole peach pear banana lemon grape watermelon "
-    "strawberry potato tomato carrot onion bean zero lattice pirate goat rabbit zebra lion tiger"
+    "student boy girl member player team point way coin marble ball card book page apple orange egg tree "
+    "car house room seat table chair bag pair set group row column element solution root value digit number "
+    "integer prime factor divisor multiple term side edge face diagonal angle triangle square circle line "
+    "segment region path step move game win vote word letter question problem test handshake color colour "
+    "song cookie candy pencil pen paper bin ticket stamp piece slice flower rose dog cat horse cow sheep "
+    "chicken duck fish bird animal shirt shoe sock hat jar bottle can cube block tile brick stick toy box "
+    "bus class match loss dish glass berry city penalty nickel dime arrangement combination permutation "
+    "outcome subset function sequence pattern possibility case chocolate sandwich pizza pancake muffin "
+    "cupcake worker teacher adult friend guest passenger citizen resident plant seed acorn balloon sticker "
+    "photo picture video chip bead button crayon marker lap trip mark turn cycle period shelf rod hole "
+    "peach pear banana lemon grape watermelon strawberry potato tomato carrot onion bean zero lattice "
+    "pirate goat rabbit zebra lion tiger"
 )
 _SQUARES = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 _COMPOUND = {"mph": (("mi", 1), ("h", -1)), "kph": (("kilom", 1), ("h", -1))}
@@ -92,7 +94,7 @@ _KNOWN = _known()
 def split_unit(text: str, bare: bool = False) -> tuple[str, Unit | None]:
     r"""The text without its unit, and the unit; None where there is none.
 
-    A single letter is a unit only where LaTeX sets it upright (`5 \text{ m}`), within a compound (`5 m/s`) or, with
+    A single letter is a unit only where LaTeX sets it upright (`5 \text{ m}`), in a compound (`5 m/s`) or, with
     `bare`, behind a plain number: `2\pi h` and `3 k` are products.
     """
     text = text.strip()
@@ -152,7 +154,7 @@ def _read(tokens: "list[re.Match[str]]", plain: bool, bare: bool) -> Unit | None
 
 
 def same_unit(a: Unit | None, b: Unit | None) -> bool:
-    """Whether one of two units is missing, or they are the same; `unit` and `°` go with others of their kind."""
+    """Whether one of two units is missing, or they are the same; `°` is any angle's or temperature's."""
     if a is None or b is None or a == b or "unit" in [unit[0][0] for unit in (a, b) if len(unit) == 1]:
         return True  # `12 square units` says no more than 12
     degrees = [((name, 1),) for name in ("°", "°C", "°F")]

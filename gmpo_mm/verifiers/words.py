@@ -12,54 +12,51 @@ _LETTERS = re.compile(
 _GEOMETRY = re.compile(r"\\(?:angle|cong|parallel|perp|triangle|sim)(?![A-Za-z])")
 _FUNCTIONS = frozenset(
     str.split(
-        "sin cos tan cot sec csc arcsin arccos arctan log exp sinh cosh tanh min max lim mod gcd lcm det floor "
-        "ceil binom sqrt coth sech csch arcsec arccsc arccot arcsinh arccosh arctanh arsinh arcosh artanh"
+        "sin cos tan cot sec csc arcsin arccos arctan log exp sinh cosh tanh min max lim mod gcd lcm det "
+        "floor ceil binom sqrt coth sech csch arcsec arccsc arccot arcsinh arccosh arctanh arsinh arcosh "
+        "artanh"
     )
 )
 _NEXT_TO_LETTERS = frozenset("{}()[]^_+-*/=|<>,")
 
-# Words of sentences that only say that an answer follows; none changes a value, as `not`, `twice` or `except` would.
+# Words that only say that an answer follows; none changes a value, as `not`, `twice` or `except` would.
 AROUND = frozenset(
     str.split(
-        "a an the this that these our your its we i so thus hence therefore then finally and since when is are was "
-        "be equals equal to of for in by from with which here as follows get have find obtain gives give conclude "
-        "see it there exist exists answer answers final correct exact required desired requested asked total value "
-        "values solution solutions result results number numbers sum product difference quotient ratio length width "
-        "height area volume perimeter circumference radius diameter distance angle measure degree slope probability "
-        "expected average mean median mode range cost price time speed velocity acceleration force energy mass age "
-        "amount quantity coordinates point points vertex center equation function expression formula polynomial "
-        "matrix vector interval domain set identity zero special unique only smallest largest greatest least minimum "
-        "maximum possible real integer positive triangle rectangle circle polygon line segment side base surface "
-        "units simplified simplify form interest rate percent fraction fractions multiplying adding computing "
-        "solving must can written multiplication general distinct last first determinant sequence term terms "
-        "remainder coefficient coefficients limit integral derivative choice option count students people ways "
-        "roots root letter digits digit number's"
+        "a an the this that these our your its we i so thus hence therefore then finally and since when is "
+        "are was be equals equal to of for in by from with which here as follows get have find obtain gives "
+        "give conclude see it there exist exists answer answers final correct exact required desired "
+        "requested asked total value values solution solutions result results number numbers sum product "
+        "difference quotient ratio length width height area volume perimeter circumference radius diameter "
+        "distance angle measure degree slope probability expected average mean median mode range cost price "
+        "time speed velocity acceleration force energy mass age amount quantity coordinates point points "
+        "vertex center equation function expression formula polynomial matrix vector interval domain set "
+        "identity zero special unique only smallest largest greatest least minimum maximum possible real "
+        "integer positive triangle rectangle circle polygon line segment side base surface units simplified "
+        "simplify form interest rate percent fraction fractions multiplying adding computing solving must "
+        "can written multiplication general distinct last first determinant sequence term terms remainder "
+        "coefficient coefficients limit integral derivative choice option count students people ways roots "
+        "root letter digits digit number's"
     )
 )
 
-_NUMBERS = dict(
-    zip(
-        str.split(
-            "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-            "sixteen seventeen eighteen nineteen"
-        ),
-        range(20),
-        strict=True,
-    )
+_ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen"
 )
+_NUMBERS = {word: n for n, word in enumerate(_ONES.split())}
 for _i, _ten in enumerate(str.split("twenty thirty forty fifty sixty seventy eighty ninety"), 2):
     _NUMBERS |= {f"{_ten} {word}": 10 * _i + n for word, n in _NUMBERS.items() if 0 < n < 10}
     _NUMBERS[_ten] = 10 * _i
 _PARTS = str.split("half third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth")
 # What a word behind a number multiplies it by: `3 fourths`, `5 million`, `2 dozens`.
 _MULTIPLIERS = {
-    part + plural: Fraction(1, n)
-    for n, part in [*enumerate(_PARTS, 2), (4, "quarter"), (100, "hundredth"), (1000, "thousandth")]
-    for plural in ("", "s")
-}
-_MULTIPLIERS |= {"halves": Fraction(1, 2), "dozen": Fraction(12), "dozens": Fraction(12)}
-_MULTIPLIERS |= {"hundred": Fraction(100), "thousand": Fraction(10**3), "million": Fraction(10**6)}
-_MULTIPLIERS |= {"billion": Fraction(10**9), "trillion": Fraction(10**12)}
+    **{part + plural: Fraction(1, n) for n, part in enumerate(_PARTS, 2) for plural in ("", "s")},
+    "halves": Fraction(1, 2), "quarter": Fraction(1, 4), "quarters": Fraction(1, 4),
+    "hundredth": Fraction(1, 100), "hundredths": Fraction(1, 100), "thousandth": Fraction(1, 1000),
+    "thousandths": Fraction(1, 1000), "dozen": Fraction(12), "dozens": Fraction(12), "hundred": Fraction(100),
+    "thousand": Fraction(10**3), "million": Fraction(10**6), "billion": Fraction(10**9),
+    "trillion": Fraction(10**12),
+}  # fmt: skip
 
 
 @lru_cache(maxsize=8192)
@@ -72,7 +69,7 @@ def has_words(canonical: str) -> bool:
 
 
 def _is_word(text: str, run: "re.Match[str]") -> bool:
-    """`odd`, but neither `abc` and `xyz`, letters in a row or without a vowel, nor `mga` in `\\frac{mga}{2}`."""
+    r"""`odd`, but neither `abc` and `xyz`, letters in a row or without a vowel, nor the `mga` of `{mga}`."""
     letters = run.group().lower()
     if letters in ("and", "not", "or", "no"):
         return True
