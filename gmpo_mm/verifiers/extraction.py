@@ -17,8 +17,11 @@ _SHOWS_NOTHING = re.compile(
     r"\\(?:text(?:bf|it)?|math(?:rm|bf)|boxed|mbox|phantom|q?quad|displaystyle|left|right)(?![A-Za-z])"
     r"|\\[,;:! ]|[\s{}$.~]|\\"
 )
-_BARE_BOX = re.compile(r"\\boxed[ \t]+(?=[^\s{])|\\boxed(?=[\d-])")
-_BARE_END = re.compile(r"[{}\s$]|</")
+_NESTED = r"\{[^{}]*\}"
+for _ in range(4):
+    _NESTED = rf"\{{(?:[^{{}}]|{_NESTED})*\}}"
+# `\boxed 5` and `\boxed \frac{1}{2}`, up to the first space or `$` outside braces.
+_BARE_BOX = re.compile(rf"\\boxed(?:[ \t]+|(?=[\d-]))((?:[^{{}}\s$<]|<(?!/)|{_NESTED})+)(?=[}}\s$]|</|\Z)")
 
 
 def remove_invisible(text: str) -> str:
@@ -37,7 +40,10 @@ def last_boxed(text: str) -> str | None:
     if last < 0:
         return None
     # Nearly every response is decided here; the full pass is for a text that ends in the middle of a box.
-    span = max(_boxes(text, last), default=None) or _bare_box(text, last) or max(_boxes(text), default=None)
+    span = max(_boxes(text, last), default=None)
+    if span is None and (bare := _BARE_BOX.match(text, last)) and (content := bare[1].rstrip(".,;:")):
+        return content
+    span = span or max(_boxes(text), default=None)
     return None if span is None else text[span[0] : span[1]]
 
 
@@ -50,24 +56,6 @@ def _boxes(text: str, start: int = 0) -> Iterator[tuple[int, int]]:
             opened.append(token.end() if token[1] else 0)
         elif token[0] == "}" and opened and (content := opened.pop()):
             yield content, token.start()
-
-
-def _bare_box(text: str, start: int) -> tuple[int, int] | None:
-    r"""`\boxed 5` and `\boxed \frac{1}{2}`: up to the first space or `$` outside braces."""
-    opening = _BARE_BOX.match(text, start)
-    if opening is None:
-        return None
-    depth, end = 0, len(text)
-    for token in _BARE_END.finditer(text, opening.end()):
-        if token[0] == "{":
-            depth += 1
-        elif depth == 0:
-            end = token.start()
-            break
-        elif token[0] == "}":
-            depth -= 1
-    end = opening.end() + len(text[opening.end() : end].rstrip(".,;:"))
-    return (opening.end(), end) if depth == 0 and end > opening.end() else None
 
 
 def last_answer_tag(text: str) -> str | None:
@@ -91,7 +79,7 @@ def extract_answer(response: str, extraction: Extraction = "auto") -> str | None
     r"""The final answer of a response, stripped, or None when it gives none (an empty box gives none).
 
     `boxed` takes the last `\boxed{}`; `answer_tags` the last `<answer>` pair and a box within it; `auto` the
-    box and, where there is none, the tags. Behind the last `</think>` first, before it where nothing is there.
+    box and, where there is none, the tags. The thinking before `</think>` counts where nothing behind it does.
     """
     if extraction not in EXTRACTIONS:
         raise ValueError(f"extraction={extraction!r} is not known; use one of {', '.join(EXTRACTIONS)}")

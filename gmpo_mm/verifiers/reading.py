@@ -38,15 +38,9 @@ _SAYS_MORE = re.compile(
     r"|incorrect|false|unless|instead|isn't|aren't)(?![A-Za-z])"
 )
 _TOKEN = re.compile(r"[A-Za-z]+(?:'s)?|\\[A-Za-z]+(?: ?_ ?\{? ?\w+ ?\}?)?|\S")
-_SAYS, _COPULAS, _BEFORE_NAMES = (
-    frozenset(words.split())
-    for words in (
-        "is are was be equals equal : get have find obtain gives give thus so hence therefore then that "
-        "answer",
-        "is are was be equals equal :",
-        "of to by from for in triangle angle segment line point circle number and side",
-    )
-)
+_COPULAS = frozenset(str.split("is are was be equals equal :"))
+_SAYS = _COPULAS.union(str.split("get have find obtain gives give thus so hence therefore then that answer"))
+_NAMED_BY = set(str.split("of to by from for in triangle angle segment line point circle number and side"))
 _OF_AN_ANSWER = re.compile(r"(?i)\bof (?:(?:the|my|our|this|a) )?(?:\w+ )?(?:answer|result|solution|value)\b")
 _NAME_PIECE = re.compile(
     r"[A-Za-z]|[A-Z]{2,5}|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|triangle|angle)(?: ?_.*)?"
@@ -120,13 +114,13 @@ def _value_in_prose(text: str) -> str:
         piece = token.group()
         word = piece if piece == "A" and before else piece.lower()
         # `the answer is C, ...` says C, it names nothing; `the answer is A is 5` says nothing
-        if name and (before in _COPULAS or not (word in _COPULAS or before in _BEFORE_NAMES)):
+        if name and (before in _COPULAS or not (word in _COPULAS or before in _NAMED_BY)):
             break
         before, name = (before, piece) if _NAME_PIECE.fullmatch(piece) and word not in AROUND else (word, "")
         if not (name or piece in ",:." or word in AROUND):
             break
         named |= bool(name)
-        if word in _SAYS or shorter[: token.end()].lower().endswith("equal to"):
+        if word in _SAYS or shorter[token.start() - 6 : token.end()].lower() == "equal to":
             value_from = token.end()
     value = shorter[value_from:].strip(" ,:")
     if (named and re.fullmatch(r"\(?[A-Ja-j]\)?", value)) or _OF_AN_ANSWER.search(shorter[:value_from]):
@@ -146,7 +140,7 @@ def _without_conditions(text: str) -> Reading:
         while first and _is_condition(pieces[first - 1]):
             first -= 1
         value, behind = ",".join(pieces[:first]).strip(), ",".join(pieces[first:])
-        if not behind or not value or _RELATION.search(pieces[0]):
+        if not behind or _RELATION.search(pieces[0]):
             return whole
     conditions: list[str] = []
     indices: frozenset[str] = frozenset()
@@ -160,7 +154,9 @@ def _without_conditions(text: str) -> Reading:
             conditions.append(piece)
         else:
             return whole
-    return Reading(value, tuple(conditions), indices) if not indices or _has_name(value, indices) else whole
+    if not value or (indices and not _has_name(value, indices)):
+        return whole
+    return Reading(value, tuple(conditions), indices)
 
 
 def _declared(piece: str) -> frozenset[str]:

@@ -45,18 +45,16 @@ _FUNCTION_VALUE = re.compile(
 _NOT_IN_NAMES = re.compile(
     r"\\(?:pi|infty|emptyset|reals|integers|naturals|sin|cos|tan|ln|log|sqrt|pm|exp)(?![A-Za-z])"
 )
-_SPECIAL_SETS = {
-    spelling: name
-    for name, spellings in {
-        "reals": r"all real numbers|all reals|all real x|real numbers|reals|\reals",
-        "empty": "no solution|no solutions|no real solution|no real solutions|empty set|the empty set|none"
-        r"|⟬⟭|⟬ ⟭|\emptyset",
-        "undefined": "dne|does not exist|undefined|not defined",
-        "infinity": r"\infty|+\infty|+ \infty",
-        "-infinity": r"-\infty|- \infty",
-    }.items()
-    for spelling in spellings.split("|")
-}
+_SPECIAL_SETS = (
+    dict.fromkeys(
+        ("all real numbers", "all reals", "all real x", "real numbers", "reals", "\\reals"), "reals"
+    )
+    | dict.fromkeys(("no solution", "no solutions", "no real solution", "no real solutions"), "empty")
+    | dict.fromkeys(("empty set", "the empty set", "none", "⟬⟭", "⟬ ⟭", "\\emptyset"), "empty")
+    | dict.fromkeys(("dne", "does not exist", "undefined", "not defined"), "undefined")
+    | {"\\infty": "infinity", "+\\infty": "infinity", "+ \\infty": "infinity"}
+    | {"-\\infty": "-infinity", "- \\infty": "-infinity"}
+)
 
 
 @dataclass(frozen=True)
@@ -245,9 +243,8 @@ def is_name(text: str) -> bool:
         return all(map(is_name, split(found[1], "comma")[0]))
     if len(text) > 2 and text[0] == text[-1] == "|":
         return is_name(text[1:-1])
-    if fraction := re.fullmatch(r"\\frac ?\{([^{}]*)\} ?\{([^{}]*)\}", text):
-        return all(map(is_name, fraction.groups()))
-    if len(parts := re.split(r" ?[:/] ?", text)) in (2, 3):
+    parts = re.split(r" ?[:/] ?", re.sub(r"^\\frac ?\{([^{}]*)\} ?\{([^{}]*)\}$", r"\1/\2", text))
+    if len(parts) in (2, 3):
         return all(map(is_name, parts))
     if _FUNCTION_VALUE.fullmatch(text) and enclosed(re.sub(r"^[^(\[]*", "", text)):
         return True

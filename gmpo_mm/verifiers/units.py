@@ -94,7 +94,7 @@ _KNOWN = _known()
 def split_unit(text: str, bare: bool = False) -> tuple[str, Unit | None]:
     r"""The text without its unit, and the unit; None where there is none.
 
-    A single letter is a unit only where LaTeX sets it upright (`5 \text{ m}`), in a compound (`5 m/s`) or, with
+    A single letter is one only where LaTeX sets it upright (`5 \text{ m}`), in a compound (`5 m/s`) or, with
     `bare`, behind a plain number: `2\pi h` and `3 k` are products.
     """
     text = text.strip()
