@@ -79,7 +79,7 @@ def extract_answer(response: str, extraction: Extraction = "auto") -> str | None
     r"""The final answer of a response, stripped, or None when it gives none (an empty box gives none).
 
     `boxed` takes the last `\boxed{}`; `answer_tags` the last `<answer>` pair and a box within it; `auto` the
-    box and, where there is none, the tags. The thinking before `</think>` counts where nothing behind it does.
+    box and, where there is none, the tags. The thinking counts where nothing behind `</think>` does.
     """
     if extraction not in EXTRACTIONS:
         raise ValueError(f"extraction={extraction!r} is not known; use one of {', '.join(EXTRACTIONS)}")

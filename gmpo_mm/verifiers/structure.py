@@ -46,14 +46,12 @@ _NOT_IN_NAMES = re.compile(
     r"\\(?:pi|infty|emptyset|reals|integers|naturals|sin|cos|tan|ln|log|sqrt|pm|exp)(?![A-Za-z])"
 )
 _SPECIAL_SETS = (
-    dict.fromkeys(
-        ("all real numbers", "all reals", "all real x", "real numbers", "reals", "\\reals"), "reals"
-    )
+    dict.fromkeys(("all real numbers", "all reals", "all real x", "real numbers", "reals"), "reals")
     | dict.fromkeys(("no solution", "no solutions", "no real solution", "no real solutions"), "empty")
     | dict.fromkeys(("empty set", "the empty set", "none", "⟬⟭", "⟬ ⟭", "\\emptyset"), "empty")
     | dict.fromkeys(("dne", "does not exist", "undefined", "not defined"), "undefined")
-    | {"\\infty": "infinity", "+\\infty": "infinity", "+ \\infty": "infinity"}
-    | {"-\\infty": "-infinity", "- \\infty": "-infinity"}
+    | dict.fromkeys(("\\infty", "+\\infty", "+ \\infty"), "infinity")
+    | {"\\reals": "reals", "-\\infty": "-infinity", "- \\infty": "-infinity"}
 )
 
 
