@@ -22,11 +22,13 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 
-from gmpo_mm.verifiers.calculus import Calculus
 from gmpo_mm.verifiers.tokens import (
     CLOSING,
     GREEK,
+    SIDES,
     NotExpression,
+    Reader,
+    derivative_name,
     is_number,
     is_symbol,
     starts_name,
@@ -36,7 +38,6 @@ from gmpo_mm.verifiers.trees import OF_SEVERAL, ONE, TWO, Tree, depth, replaced
 
 __all__ = ["NotExpression", "parse_expression"]
 
-MAX_EXPONENT_OF_TEN = 400
 MAX_PARTS = 150  # of one sum or product: each is one level of the tree, which recursive functions walk
 
 _INVERTIBLE = frozenset(str.split("sin cos tan cot sec csc sinh cosh tanh"))  # `\sin^{-1}` is the arc sine
@@ -56,10 +57,10 @@ _USUAL_ARGUMENTS = frozenset("xyztnksuabeifgFG")  # `g(L - x)` is the product th
 _NUMBER_ALONE = re.compile(r"-?(?:(?:[\d.]+|\d*\\pi)(?:/\d+)?|\\frac(?:\d+|\d*\\pi\d+)|\\infty)")
 _NAME_ALONE = re.compile(rf"(?:[A-Za-z]|\\(?:{'|'.join(GREEK)}))(?:_\w+)?")
 _PROPER_FRACTION = re.compile(r"(?:\\frac (?:{ (\d+) } { (\d+) }|(\d)(\d))|(\d+) / (\d+))(?= |$)")
-_ENDS_PRODUCT = frozenset(["", *"+-^)}],⌋⌉⟭=", "\\choose", "\\pmod", "\\to", "\\rightarrow"])
+_ENDS_PRODUCT = SIDES.union(["", *"+-^)}],⌋⌉⟭=", "\\choose", "\\pmod", "\\to", "\\rightarrow"])
 _ENDS_ARGUMENT = frozenset("\\" + name for name in (*_FUNCTIONS, *OF_SEVERAL, "sum", "prod", "int", "lim"))
 _ENDS_ARGUMENT |= {"(", "*"}
-_SIDE_OF_LIMIT = re.compile(r"\^(?:[+-]|{[+-]})}")
+_OPERATORS = {"*": "mul", "/": "div", "\\bmod": "mod", "\\mod": "mod"}
 _POSTFIX: dict[str, Callable[[Tree], Tree]] = {
     "!": lambda tree: ("factorial", tree),
     "%": lambda tree: ("div", tree, ("num", Fraction(100))),
@@ -73,13 +74,6 @@ def parse_expression(text: str) -> Tree:
     return _Parser(tokens_of(text)).parse()
 
 
-def _literal(token: str) -> Tree:
-    mantissa, _, exponent = token.lower().partition("e")
-    if exponent and abs(int(exponent)) > MAX_EXPONENT_OF_TEN:
-        raise NotExpression("exponent out of bounds")
-    return ("num", Fraction(mantissa.rstrip(".")) * Fraction(10) ** int(exponent or 0))
-
-
 def _is_named(tree: Tree) -> bool:
     """Whether a tree is a name, a power of one, or a product of such."""
     if tree[0] == "pow":
@@ -87,8 +81,15 @@ def _is_named(tree: Tree) -> bool:
     return tree[0] in ("var", "const") or (tree[0] == "mul" and _is_named(tree[1]) and _is_named(tree[2]))
 
 
-class _Parser(Calculus):
+class _Parser(Reader):
     """sum := product (+|- product)*; product := factor (*|/|factor)*; factor := atom (^ atom | !)*."""
+
+    def __init__(self, tokens: list[str]) -> None:
+        super().__init__(tokens)
+        self.bars = 0  # how many `|` are open in this bracket
+        self.bound: list[str] = []  # names that the sums and products around this place bind
+        # Of each integral around this place: the name, where `\frac{dx}{x}` has said it.
+        self.differentials: list[str | None] = []
 
     def parse(self) -> Tree:
         tree = self.sum_or_choice()
@@ -106,8 +107,7 @@ class _Parser(Calculus):
     def sum(self) -> Tree:
         tree = self.term()
         while self.peek() in ("+", "-"):
-            operator, term = self.take(), self.term()
-            tree = ("add", tree, term if operator == "+" else ("neg", term))
+            tree = ("add", tree, self.term())
         return tree
 
     def term(self) -> Tree:
@@ -128,23 +128,15 @@ class _Parser(Calculus):
                 break
             if in_argument and (token in _ENDS_ARGUMENT or (token == "/" and not is_number(self.peek(1)))):
                 break
-            if token in ("*", "/"):
-                self.take()
-                right = self.signed(self.factor)
-                while (
-                    token == "/"
-                    and is_symbol(self.peek())
-                    and not self.at_differential()
-                    and _is_named(right)
-                ):
-                    right = ("mul", right, self.factor())
-                tree = ("mul" if token == "*" else "div", tree, right)
-            elif token in ("\\bmod", "\\mod"):
-                self.take()
-                tree = ("mod", tree, self.factor())
-            else:
+            if token not in _OPERATORS:
                 self.check_no_number_follows()
                 tree = ("mul", tree, self.factor())
+                continue
+            self.take()
+            right = self.signed(self.factor)
+            while token == "/" and is_symbol(self.peek()) and not self.at_differential() and _is_named(right):
+                right = ("mul", right, self.factor())
+            tree = (_OPERATORS[token], tree, right)
         return tree
 
     def check_no_number_follows(self) -> None:
@@ -161,19 +153,18 @@ class _Parser(Calculus):
 
     def factor(self) -> Tree:
         tree = self.atom()
-        while True:
-            if self.peek() in _POSTFIX:
-                tree = _POSTFIX[self.take()](tree)
+        while (token := self.peek()) == "^" or token in _POSTFIX:
+            self.take()
+            if token in _POSTFIX:
+                tree = _POSTFIX[token](tree)
                 if self.peek() in _POSTFIX:
                     raise NotExpression("two signs behind a value")
-            elif self.peek() == "^" and not _SIDE_OF_LIMIT.match("".join(self.tokens[self.position :][:5])):
-                self.take()
-                exponent = self.exponent()
-                if self.peek() == "_" and tree[0] == "var" and "_" not in tree[1]:  # `v^2_0`
-                    tree = ("var", tree[1] + self.suffix())
-                tree = ("pow", tree, exponent)
-            else:
-                return tree
+                continue
+            exponent = self.exponent()
+            if self.peek() == "_" and tree[0] == "var" and "_" not in tree[1]:  # `v^2_0`
+                tree = ("var", tree[1] + self.suffix())
+            tree = ("pow", tree, exponent)
+        return tree
 
     def exponent(self) -> Tree:
         self.deeper()
@@ -192,10 +183,10 @@ class _Parser(Calculus):
     def group(self) -> Tree:
         """What is in brackets; the bars and integrals around them do not end in there."""
         opening = self.take(*CLOSING)
-        bars, integrals = self.bars, self.differentials
+        around = self.bars, self.differentials
         self.bars, self.differentials = 0, []
         tree = self.sum_or_choice()
-        self.bars, self.differentials = bars, integrals
+        self.bars, self.differentials = around
         self.take(CLOSING[opening])
         return tree
 
@@ -217,10 +208,8 @@ class _Parser(Calculus):
             self.take("|")
         elif starts_name(token):
             tree = self.named()
-        elif token[:1] == "\\":
-            tree = self.command()
         else:
-            raise NotExpression("no value")
+            tree = self.command()
         self.depth -= 1
         return tree
 
@@ -228,8 +217,10 @@ class _Parser(Calculus):
 
     def named(self) -> Tree:
         """A variable, a constant, the value of an unknown function or a derivative."""
-        if (derivative := self.slashed_derivative()) is not None:
-            return derivative
+        match self.tokens[self.position : self.position + 5]:
+            case ["d", name, "/", "d", by] if is_symbol(name) and is_symbol(by):
+                self.position += 5
+                return ("var", derivative_name(name, by))
         head = self.head()
         if indices := self.indices():
             return ("index", head, *indices)
@@ -258,11 +249,9 @@ class _Parser(Calculus):
             inside += token.strip("{}")
             usual &= not is_symbol(token) or token in _USUAL_ARGUMENTS
         inside = inside[1:]
-        if usual:
-            return True
-        if _NUMBER_ALONE.fullmatch(inside):
+        if _NUMBER_ALONE.fullmatch(inside) and not usual:
             return next(ahead, "") != "^" or inside == "0"
-        return bool(_NAME_ALONE.fullmatch(inside)) and inside not in (name, "e", "i")
+        return usual or (bool(_NAME_ALONE.fullmatch(inside)) and inside not in (name, "e", "i"))
 
     def arguments(self) -> list[Tree]:
         opening = self.take("(", "{", "⟬")
@@ -282,7 +271,7 @@ class _Parser(Calculus):
             self.position = start
             return []
         if all(is_symbol(piece) or piece.isdecimal() for piece in inside):
-            return [_literal(piece) if piece.isdecimal() else ("var", piece) for piece in inside]
+            return [("num", Fraction(piece)) if piece.isdecimal() else ("var", piece) for piece in inside]
         self.position = start + 1
         return self.arguments()
 
@@ -325,34 +314,118 @@ class _Parser(Calculus):
             tree = replaced(parse_expression(_RARE[name]), {"x": argument})
         return tree if exponent is None else ("pow", tree, exponent)
 
-    def fraction(self) -> Tree:
-        r"""A quotient, or the derivative that `\frac{dv}{dt}` or `\frac{d}{dx} (...)` is."""
-        if (derivative := self.derivative()) is not None:
-            return derivative
-        match self.tokens[self.position : self.position + 4]:
-            case ["{", "d", name, "}"] if self.differentials and is_symbol(name):
-                self.differentials[-1] = name  # `\int \frac{dx}{x}`
-                self.position += 4
-                return ("div", ONE, self.argument())
-        return ("div", self.argument(), self.argument())
-
     def argument(self, all_digits: bool = False) -> Tree:
         r"""A group or, as TeX reads `\frac12`, one digit; all of `\sqrt 13`, where people mean 13."""
         token = self.peek()
         if token == "{":
             return self.group()
         if token.isdecimal() and not all_digits:
-            self.tokens[self.position : self.position + 1] = [token[0], *filter(None, [token[1:]])]
-        return _literal(self.take()) if is_number(token) else self.atom()
+            self.tokens[self.position : self.position + 1] = filter(None, (token[0], token[1:]))
+        return ("num", Fraction(self.take())) if is_number(token) else self.atom()
 
     def number(self) -> Tree:
         r"""A literal, or `4 \frac{4}{11}` and `4 4/11`: an integer and a proper fraction are added."""
         whole = self.take()
+        tree: Tree = ("num", Fraction(whole))
         match = _PROPER_FRACTION.match(" ".join(self.tokens[self.position : self.position + 7]))
         if not (whole.isdecimal() and match):
-            return _literal(whole)
+            return tree
         top, bottom = (int(digits) for digits in match.groups() if digits)
         if not 0 < top < bottom:
             raise NotExpression("neither a mixed number nor clearly a product")
         self.position += match.group().count(" ") + 1
-        return ("add", _literal(whole), ("num", Fraction(top, bottom)))
+        return ("add", tree, ("num", Fraction(top, bottom)))
+
+    # What binds names
+
+    def body(self, name: str) -> Tree:
+        """What a name is bound in: to the next plus or minus."""
+        self.bound.append(name)
+        tree = self.term()
+        self.bound.pop()
+        return tree
+
+    def series(self, kind: str) -> Tree:
+        r"""`\sum_{k=1}^{n} ...` and `\prod`."""
+        name, first, last = "", None, None
+        for _ in range(2):
+            if self.take("_", "^") == "^":
+                last = self.script()
+            else:
+                self.take("{")
+                name = self.name()
+                self.take("=")
+                first = self.sum()
+                self.take("}")
+        if first is None or last is None:
+            raise NotExpression("a sum without a bound")
+        return (kind, self.body(name), name, first, last)
+
+    def integral(self) -> Tree:
+        r"""`\int_a^b ... dx`, or without bounds."""
+        ends: dict[str, Tree] = {}
+        while self.peek() in ("_", "^"):
+            sign = self.take()
+            ends[sign] = self.script()
+        if len(ends) == 1:
+            raise NotExpression("an integral with one bound")
+        self.differentials.append(None)
+        body = ONE if self.at_differential() else self.sum()
+        name = self.differentials.pop()
+        if name is None:
+            self.take("d")
+            name = self.name()
+        return ("integral", body, name, ends.get("_"), ends.get("^"))
+
+    def at_differential(self) -> bool:
+        """Whether the `dx` of an integral is ahead."""
+        return bool(self.differentials) and self.peek() == "d" and is_symbol(self.peek(1))
+
+    def limit(self) -> Tree:
+        r"""`\lim_{x \to a} ...`; the side is the sign in `0^+`, empty where it is both."""
+        self.take("_")
+        self.take("{")
+        name = self.name()
+        self.take("\\to", "\\rightarrow")
+        point = self.sum()
+        side = self.take().strip("^{}") if self.peek() in SIDES else ""
+        self.take("}")
+        return ("limit", self.body(name), name, point, side)
+
+    def fraction(self) -> Tree:
+        r"""A quotient, or the derivative that `\frac{dv}{dt}`, `\frac{d^2 x}{dt^2}`, `\frac{d}{dx} (...)` is."""
+        start = self.position
+        try:
+            sign, order, name, one = self.differential("d", "\\partial")
+            _, uno, by, again = self.differential(sign)
+            if not by or (one, uno, again) != (1, 1, order):
+                raise NotExpression("no derivative")
+        except NotExpression:
+            self.position = start
+            return self.quotient()
+        if not name:
+            body = self.term()
+            if body[0] != "var" or body[1] == by:
+                return ("derivative", body, by, order)
+            name = body[1]
+        return ("var", derivative_name(name, by, order, "d" if sign == "d" else "∂"))
+
+    def differential(self, *signs: str) -> tuple[str, int, str, int]:
+        """`{d^2 x}` and `{dx^2}`: the sign, the name, and the order before and behind it."""
+        self.take("{")
+        sign, before = self.take(*signs), self.order()
+        name = "" if self.peek() == "}" else self.name()
+        behind = self.order()
+        self.take("}")
+        return sign, before, name, behind
+
+    def order(self) -> int:
+        return int(self.in_braces(lambda: self.take("2", "3", "4"))) if self.skips("^") else 1
+
+    def quotient(self) -> Tree:
+        match self.tokens[self.position : self.position + 4]:
+            case ["{", "d", name, "}"] if self.differentials and is_symbol(name):
+                self.differentials[-1] = name  # `\int \frac{dx}{x}`
+                self.position += 4
+                return ("div", ONE, self.argument())
+        return ("div", self.argument(), self.argument())

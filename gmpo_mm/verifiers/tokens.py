@@ -20,15 +20,16 @@ GREEK = frozenset(
 )
 MARKS = {"dot": 1, "ddot": 2, "dddot": 3, "tilde": 0}  # over a name, with the order of the derivative
 CLOSING = {"(": ")", "{": "}", "[": "]", "⌊": "⌋", "⌈": "⌉", "⟬": "⟭"}
+SIDES = frozenset({"^+", "^-", "^{+}", "^{-}"})  # of the point of a limit
 
 _TOKEN = re.compile(
     r"\s*(\d+(?:\.\d*)?(?:[eE][+-]?\d{1,3}(?![\d.]))?|\.\d+|\\[A-Za-z]+"
     r"|(?<![A-Za-z\\])(?:max|min|gcd|lcm|floor|ceil|abs)(?= ?[({⟬])"
     r"|(?<![A-Za-z\\])(?:arc?(?:sin|cos|tan)h|arc(?:sec|csc|cot)|coth|sech|csch)(?![A-Za-z])"
-    r"|[A-Za-z]|[-+*/^_(){}\[\]|!',°⌊⌋⌈⌉%=⟬⟭])"
+    r"|\^(?:[+-]|\{[+-]\})(?=\})|[A-Za-z]|[-+*/^_(){}\[\]|!',°⌊⌋⌈⌉%=⟬⟭])"
+    # An index; not in `n2^n` and `a3^{n}`, a name times a power, but in `x1^2`.
+    r"((?<=[A-Za-z])\d{1,3}(?![\d.])(?!\s*\^\s*(?!\{?\s*\d)))?"
 )
-# A power of a power of a name, as in `x1^2`; `n2^n` and `a3^{n}` are a name times a power.
-_INDEX = re.compile(r"(\d{1,3})(?![\d.])(?!\s*\^\s*(?!\{?\s*\d))")
 _PLAIN_SUM = re.compile(r"(?:[+-]\w+){2,}")
 _TAKES_GROUPS = frozenset({"^", "_", "}", "]", "\\frac", "\\binom", "\\sqrt"})
 
@@ -45,14 +46,12 @@ def tokens_of(text: str) -> list[str]:
         match = _TOKEN.match(text, position)
         if match is None or len(tokens) >= MAX_TOKENS or len(match.group(1)) > MAX_DIGITS:
             raise NotExpression("not a formula")
-        token, position = match.group(1), match.end()
-        may_have_index = (
-            is_letter(token) and token not in "ei" and not _TAKES_GROUPS.intersection(tokens[-1:])
-        )
+        token, index = match.groups()
+        has_index = is_letter(token) and token not in "ei" and not _TAKES_GROUPS.intersection(tokens[-1:])
         tokens.append("\\" + token if len(token) > 1 and token.isalpha() else token)
-        if may_have_index and (index := _INDEX.match(text, position)):
-            tokens += ["_", index.group(1)]
-            position = index.end()
+        if index:
+            tokens += ["_", index] if has_index else [index]
+        position = match.end()
     return tokens
 
 
@@ -82,14 +81,6 @@ def derivative_name(name: str, by: str, order: int = 1, sign: str = "d") -> str:
     return f"{sign}{power}{name}/{sign}{by}{power}"
 
 
-def _in_order(subscript: str) -> str:
-    """A subscript, the terms of a plain sum sorted: `a_{1+n}` is `a_{n+1}`."""
-    signed = subscript if subscript[0] in "+-" else "+" + subscript
-    if not _PLAIN_SUM.fullmatch(signed):
-        return subscript
-    return "".join(sorted(re.findall(r"[+-]\w+", signed))).removeprefix("+")
-
-
 class Reader:
     """A place in the tokens of a formula, and the names that are read there."""
 
@@ -97,10 +88,6 @@ class Reader:
         self.tokens = tokens
         self.position = 0
         self.depth = 0
-        self.bars = 0  # how many `|` are open in this bracket
-        self.bound: list[str] = []  # names that the sums and products around this place bind
-        # Of each integral around this place: the name, where `\frac{dx}{x}` has said it.
-        self.differentials: list[str | None] = []
 
     def peek(self, ahead: int = 0) -> str:
         """A token, empty behind the last one."""
@@ -150,24 +137,33 @@ class Reader:
         return token + inside if token == "\\tilde" else derivative_name(inside, "t", MARKS[token[1:]])
 
     def suffix(self) -> str:
-        """Subscript and primes of a name."""
+        """Subscript and primes of a name; `a_{1+n}` is `a_{n+1}`."""
         suffix = ""
         while (token := self.peek()) in ("_", "'"):
             self.take()
-            if token == "_" and "_" in suffix:
+            if token == "'":
+                suffix += token
+                continue
+            if "_" in suffix:
                 raise NotExpression("two subscripts")
-            suffix += "'" if token == "'" else "_" + _in_order("".join(self.subscript()))
+            below = "".join(self.subscript())
+            signed = below if below[0] in "+-" else "+" + below
+            if _PLAIN_SUM.fullmatch(signed):
+                below = "".join(sorted(re.findall(r"[+-]\w+", signed))).removeprefix("+")
+            suffix += "_" + below
         return suffix
 
     def subscript(self) -> list[str]:
         """The tokens of a subscript, without braces."""
-        depth = 0
-        inside: list[str] = []
-        while depth or not inside:
-            piece = self.take()
-            depth += (piece == "{") - (piece == "}")
-            if piece not in ("{", "}"):
-                inside.append(piece[1:] if piece[1:] in OF_SEVERAL else piece)
-            elif not (depth or inside):
+        self.deeper()
+        if self.skips("{"):
+            inside = self.subscript()
+            while not self.skips("}"):
+                inside += self.subscript()
+        else:
+            token = self.take()
+            if token == "}":
                 raise NotExpression("empty subscript")
+            inside = [token[1:] if token[1:] in OF_SEVERAL else token]
+        self.depth -= 1
         return inside

@@ -34,12 +34,8 @@ def children(tree: Tree) -> list[Tree]:
 
 
 def with_children(tree: Tree, change: Callable[..., Tree], *how: Any) -> Tree:
-    """The tree with each of its children changed; one frame of the stack a level, for trees are deep."""
-    changed = list(tree)
-    for place, child in enumerate(tree):
-        if isinstance(child, tuple):
-            changed[place] = change(child, *how)
-    return tuple(changed)
+    """The tree with each of its children changed."""
+    return tuple([change(child, *how) if isinstance(child, tuple) else child for child in tree])
 
 
 def variables(tree: Tree) -> frozenset[str]:
