@@ -22,24 +22,15 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 
-from gmpo_mm.verifiers.tokens import (
-    CLOSING,
-    GREEK,
-    SIDES,
-    NotExpression,
-    Reader,
-    derivative_name,
-    is_number,
-    is_symbol,
-    starts_name,
-    tokens_of,
-)
+from gmpo_mm.verifiers.tokens import SIDES, NotExpression, derivative_name, tokens_of
 from gmpo_mm.verifiers.trees import OF_SEVERAL, ONE, TWO, Tree, depth, replaced
 
 __all__ = ["NotExpression", "parse_expression"]
 
+MAX_DEPTH = 40  # brackets and commands within each other
 MAX_PARTS = 150  # of one sum or product: each is one level of the tree, which recursive functions walk
 
+_CLOSING = {"(": ")", "{": "}", "[": "]", "⌊": "⌋", "⌈": "⌉", "⟬": "⟭"}
 _INVERTIBLE = frozenset(str.split("sin cos tan cot sec csc sinh cosh tanh"))  # `\sin^{-1}` is the arc sine
 _RARE = {
     "coth": r"\frac{1}{\tanh(x)}", "sech": r"\frac{1}{\cosh(x)}", "csch": r"\frac{1}{\sinh(x)}",
@@ -53,9 +44,8 @@ _FUNCTIONS = _INVERTIBLE | _RARE.keys() | _RENAMED.keys() | set(_RENAMED.values(
 _FUNCTIONS |= set(str.split("ln exp abs floor ceil log lg"))
 _UNKNOWN_FUNCTIONS = frozenset("fgFG")
 _USUAL_ARGUMENTS = frozenset("xyztnksuabeifgFG")  # `g(L - x)` is the product that physics has in mind
-# What makes an application of a name before it, alone in a bracket, its tokens joined without braces.
+# Alone in a bracket, it makes an application of the name before it.
 _NUMBER_ALONE = re.compile(r"-?(?:(?:[\d.]+|\d*\\pi)(?:/\d+)?|\\frac(?:\d+|\d*\\pi\d+)|\\infty)")
-_NAME_ALONE = re.compile(rf"(?:[A-Za-z]|\\(?:{'|'.join(GREEK)}))(?:_\w+)?")
 _PROPER_FRACTION = re.compile(r"(?:\\frac (?:{ (\d+) } { (\d+) }|(\d)(\d))|(\d+) / (\d+))(?= |$)")
 _ENDS_PRODUCT = SIDES.union(["", *"+-^)}],⌋⌉⟭=", "\\choose", "\\pmod", "\\to", "\\rightarrow"])
 _ENDS_ARGUMENT = frozenset("\\" + name for name in (*_FUNCTIONS, *OF_SEVERAL, "sum", "prod", "int", "lim"))
@@ -81,15 +71,54 @@ def _is_named(tree: Tree) -> bool:
     return tree[0] in ("var", "const") or (tree[0] == "mul" and _is_named(tree[1]) and _is_named(tree[2]))
 
 
-class _Parser(Reader):
+def _is_number(token: str) -> bool:
+    return token[:1].isdecimal() or token[:1] == "."
+
+
+def _is_name(token: str) -> bool:
+    return token[:1] == "@"
+
+
+class _Parser:
     """sum := product (+|- product)*; product := factor (*|/|factor)*; factor := atom (^ atom | !)*."""
 
     def __init__(self, tokens: list[str]) -> None:
-        super().__init__(tokens)
+        self.tokens = tokens
+        self.position = 0
+        self.depth = 0
         self.bars = 0  # how many `|` are open in this bracket
         self.bound: list[str] = []  # names that the sums and products around this place bind
         # Of each integral around this place: the name, where `\frac{dx}{x}` has said it.
         self.differentials: list[str | None] = []
+
+    def peek(self, ahead: int = 0) -> str:
+        """A token, empty behind the last one."""
+        return "".join(self.tokens[self.position + ahead : self.position + ahead + 1])
+
+    def take(self, *expected: str) -> str:
+        """The next token, which must be one of those expected; any, where none is named."""
+        token = self.peek()
+        if not token or (expected and token not in expected):
+            raise NotExpression("formula ends early")
+        self.position += 1
+        return token
+
+    def skips(self, token: str) -> bool:
+        """Whether a token is ahead; it is taken."""
+        found = self.peek() == token
+        self.position += found
+        return found
+
+    def name(self) -> str:
+        token = self.take()
+        if not _is_name(token):
+            raise NotExpression(f"{token} is no name")
+        return token[1:]
+
+    def deeper(self) -> None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise NotExpression("nested too deep")
 
     def parse(self) -> Tree:
         tree = self.sum_or_choice()
@@ -126,7 +155,7 @@ class _Parser(Reader):
         while (token := self.peek()) not in _ENDS_PRODUCT and not self.at_differential():
             if token == "|" and (self.bars or in_argument):
                 break
-            if in_argument and (token in _ENDS_ARGUMENT or (token == "/" and not is_number(self.peek(1)))):
+            if in_argument and (token in _ENDS_ARGUMENT or (token == "/" and not _is_number(self.peek(1)))):
                 break
             if token not in _OPERATORS:
                 self.check_no_number_follows()
@@ -134,19 +163,22 @@ class _Parser(Reader):
                 continue
             self.take()
             right = self.signed(self.factor)
-            while token == "/" and is_symbol(self.peek()) and not self.at_differential() and _is_named(right):
+            while token == "/" and self.at_factor_below() and _is_named(right):
                 right = ("mul", right, self.factor())
             tree = (_OPERATORS[token], tree, right)
         return tree
+
+    def at_factor_below(self) -> bool:
+        return _is_name(self.peek()) and self.peek() != "@\\pi" and not self.at_differential()
 
     def check_no_number_follows(self) -> None:
         """`n 2^n` and `2^6 3^5` are products; `2 3`, `x 3` and `2{3x}` are two things side by side."""
         braces = 0
         while self.peek(braces) == "{":
             braces += 1
-        if is_number(self.peek(braces)):
+        if _is_number(self.peek(braces)):
             *before, last = ["", *self.tokens[: self.position]][-2:]
-            follows_number = is_number(last) and before not in (["^"], ["_"])
+            follows_number = _is_number(last) and before not in (["^"], ["_"])
             behind = self.tokens[self.position + braces + 1 :][: braces + 1]
             if follows_number or behind != [*"}" * braces, "^"]:
                 raise NotExpression("two numbers side by side")
@@ -160,10 +192,7 @@ class _Parser(Reader):
                 if self.peek() in _POSTFIX:
                     raise NotExpression("two signs behind a value")
                 continue
-            exponent = self.exponent()
-            if self.peek() == "_" and tree[0] == "var" and "_" not in tree[1]:  # `v^2_0`
-                tree = ("var", tree[1] + self.suffix())
-            tree = ("pow", tree, exponent)
+            tree = ("pow", tree, self.exponent())
         return tree
 
     def exponent(self) -> Tree:
@@ -175,27 +204,25 @@ class _Parser(Reader):
         return tree
 
     def script(self) -> Tree:
-        """What stands above or below: a group, or one atom with its sign; the 0 of `x^n_0` is below the x."""
-        if is_symbol(self.peek()) and self.peek(1) == "_":
-            return ("var", self.take())
+        """What stands above or below: a group, or one atom with its sign."""
         return self.group() if self.peek() == "{" else self.signed(self.atom)
 
     def group(self) -> Tree:
         """What is in brackets; the bars and integrals around them do not end in there."""
-        opening = self.take(*CLOSING)
+        opening = self.take(*_CLOSING)
         around = self.bars, self.differentials
         self.bars, self.differentials = 0, []
         tree = self.sum_or_choice()
         self.bars, self.differentials = around
-        self.take(CLOSING[opening])
+        self.take(_CLOSING[opening])
         return tree
 
     def atom(self) -> Tree:
         self.deeper()
-        if self.peek() == "{" and is_number(self.peek(1)) and self.peek(2) == "}":
+        if self.peek() == "{" and _is_number(self.peek(1)) and self.peek(2) == "}":
             del self.tokens[self.position + 2], self.tokens[self.position]  # LaTeX shows `2{3}` as `23`
         token = self.peek()
-        if is_number(token):
+        if _is_number(token):
             tree = self.number()
         elif token in ("(", "{", "["):
             tree = self.group()
@@ -206,7 +233,7 @@ class _Parser(Reader):
             tree = ("fn", "abs", self.sum())
             self.bars -= 1
             self.take("|")
-        elif starts_name(token):
+        elif _is_name(token):
             tree = self.named()
         else:
             tree = self.command()
@@ -216,18 +243,13 @@ class _Parser(Reader):
     # Names and functions
 
     def named(self) -> Tree:
-        """A variable, a constant, the value of an unknown function or a derivative."""
-        match self.tokens[self.position : self.position + 5]:
-            case ["d", name, "/", "d", by] if is_symbol(name) and is_symbol(by):
-                self.position += 5
-                return ("var", derivative_name(name, by))
-        head = self.head()
-        if indices := self.indices():
-            return ("index", head, *indices)
-        name = head + self.suffix()
+        """A variable, a constant or the value of an unknown function."""
+        name = self.name()
+        if indices := self.indices(name):
+            return ("index", name.partition("_")[0], *indices)
         if name in ("e", "i", "\\pi") and name not in self.bound:
             return ("const", name.lstrip("\\"))
-        if head in _UNKNOWN_FUNCTIONS and self.tokens[self.position :][:6] == [*"^{-1}("]:
+        if name[0] in _UNKNOWN_FUNCTIONS and self.tokens[self.position :][:6] == [*"^{-1}("]:
             self.position += 5
             return ("call", name + "^-1", *self.arguments())
         if self.peek() != "(" or name in self.bound or not self.is_application(name):
@@ -237,8 +259,8 @@ class _Parser(Reader):
 
     def is_application(self, name: str) -> bool:
         """Whether the bracket ahead is an argument: see the conventions above."""
-        depth, inside = 0, ""
-        usual = name.rstrip("'").partition("_")[0] in _UNKNOWN_FUNCTIONS
+        depth = 0
+        inside: list[str] = []
         ahead = iter(self.tokens[self.position :])
         for token in ahead:
             depth += (token in ("(", "[", "{")) - (token in (")", "]", "}"))
@@ -246,37 +268,38 @@ class _Parser(Reader):
                 break
             if token == "," and depth == 1:
                 return True
-            inside += token.strip("{}")
-            usual &= not is_symbol(token) or token in _USUAL_ARGUMENTS
-        inside = inside[1:]
-        if _NUMBER_ALONE.fullmatch(inside) and not usual:
-            return next(ahead, "") != "^" or inside == "0"
-        return usual or (bool(_NAME_ALONE.fullmatch(inside)) and inside not in (name, "e", "i"))
+            inside += [token] if token not in ("{", "}") else []
+        names = [token[1:] for token in inside if _is_name(token)]
+        alone = "".join(inside[1:]).replace("@", "")
+        if name[0] in _UNKNOWN_FUNCTIONS and all(
+            one[0] in _USUAL_ARGUMENTS or one == "\\pi" for one in names
+        ):
+            return True
+        if _NUMBER_ALONE.fullmatch(alone):
+            return next(ahead, "") != "^" or alone == "0"
+        return [alone] == names and alone not in (name, "e", "i") and not {"'", "/"}.intersection(alone)
 
     def arguments(self) -> list[Tree]:
         opening = self.take("(", "{", "⟬")
         arguments = [self.sum()]
         while self.skips(","):
             arguments.append(self.sum())
-        self.take(CLOSING[opening])
+        self.take(_CLOSING[opening])
         return arguments
 
-    def indices(self) -> list[Tree]:
+    def indices(self, name: str) -> list[Tree]:
         """A subscript with a bound name as formulas: `F_{n-k}` has one, `a_{ij}` and `a_{i,j}` have two."""
-        start = self.position
-        if not (self.bound and self.skips("_")):
+        inside = tokens_of(name.partition("_")[2]) if self.bound else []
+        if not {f"@{bound}" for bound in self.bound}.intersection(inside):
             return []
-        inside = self.subscript()
-        if not set(self.bound).intersection(inside):
-            self.position = start
-            return []
-        if all(is_symbol(piece) or piece.isdecimal() for piece in inside):
-            return [("num", Fraction(piece)) if piece.isdecimal() else ("var", piece) for piece in inside]
-        self.position = start + 1
+        if all(_is_name(token) or token.isdecimal() for token in inside):
+            return [("num", Fraction(token)) if token.isdecimal() else ("var", token[1:]) for token in inside]
+        self.tokens[self.position : self.position] = ["{", *inside, "}"]
         return self.arguments()
 
     def command(self) -> Tree:
-        match name := self.take()[1:]:
+        name = self.take()[1:]
+        match name:
             case "frac":
                 return self.fraction()
             case "binom":
@@ -296,6 +319,8 @@ class _Parser(Reader):
             return (name, *self.arguments())
         if name in _FUNCTIONS:
             return self.function(_RENAMED.get(name, name))
+        if name[:2] == "d ":
+            return self.derivative(*name.split()[1:])
         raise NotExpression(f"unknown command {name}")
 
     def function(self, name: str) -> Tree:
@@ -321,7 +346,7 @@ class _Parser(Reader):
             return self.group()
         if token.isdecimal() and not all_digits:
             self.tokens[self.position : self.position + 1] = filter(None, (token[0], token[1:]))
-        return ("num", Fraction(self.take())) if is_number(token) else self.atom()
+        return ("num", Fraction(self.take())) if _is_number(token) else self.atom()
 
     def number(self) -> Tree:
         r"""A literal, or `4 \frac{4}{11}` and `4 4/11`: an integer and a proper fraction are added."""
@@ -373,13 +398,13 @@ class _Parser(Reader):
         body = ONE if self.at_differential() else self.sum()
         name = self.differentials.pop()
         if name is None:
-            self.take("d")
+            self.take("@d")
             name = self.name()
         return ("integral", body, name, ends.get("_"), ends.get("^"))
 
     def at_differential(self) -> bool:
         """Whether the `dx` of an integral is ahead."""
-        return bool(self.differentials) and self.peek() == "d" and is_symbol(self.peek(1))
+        return bool(self.differentials) and self.peek() == "@d" and _is_name(self.peek(1))
 
     def limit(self) -> Tree:
         r"""`\lim_{x \to a} ...`; the side is the sign in `0^+`, empty where it is both."""
@@ -393,39 +418,16 @@ class _Parser(Reader):
         return ("limit", self.body(name), name, point, side)
 
     def fraction(self) -> Tree:
-        r"""A quotient, or the derivative that `\frac{dv}{dt}`, `\frac{d^2 x}{dt^2}`, `\frac{d}{dx} (...)` is."""
-        start = self.position
-        try:
-            sign, order, name, one = self.differential("d", "\\partial")
-            _, uno, by, again = self.differential(sign)
-            if not by or (one, uno, again) != (1, 1, order):
-                raise NotExpression("no derivative")
-        except NotExpression:
-            self.position = start
-            return self.quotient()
-        if not name:
-            body = self.term()
-            if body[0] != "var" or body[1] == by:
-                return ("derivative", body, by, order)
-            name = body[1]
-        return ("var", derivative_name(name, by, order, "d" if sign == "d" else "∂"))
-
-    def differential(self, *signs: str) -> tuple[str, int, str, int]:
-        """`{d^2 x}` and `{dx^2}`: the sign, the name, and the order before and behind it."""
-        self.take("{")
-        sign, before = self.take(*signs), self.order()
-        name = "" if self.peek() == "}" else self.name()
-        behind = self.order()
-        self.take("}")
-        return sign, before, name, behind
-
-    def order(self) -> int:
-        return int(self.in_braces(lambda: self.take("2", "3", "4"))) if self.skips("^") else 1
-
-    def quotient(self) -> Tree:
         match self.tokens[self.position : self.position + 4]:
-            case ["{", "d", name, "}"] if self.differentials and is_symbol(name):
-                self.differentials[-1] = name  # `\int \frac{dx}{x}`
+            case ["{", "@d", name, "}"] if self.differentials and _is_name(name):
+                self.differentials[-1] = name[1:]  # `\int \frac{dx}{x}`
                 self.position += 4
                 return ("div", ONE, self.argument())
         return ("div", self.argument(), self.argument())
+
+    def derivative(self, sign: str, order: str, by: str) -> Tree:
+        r"""What stands behind `\frac{d}{dx}`; of a name alone it is a name."""
+        body = self.term()
+        if body[0] != "var" or body[1] == by:
+            return ("derivative", body, by, int(order))
+        return ("var", derivative_name(body[1], by, int(order), sign))
