@@ -72,7 +72,7 @@ def evaluate(text: str) -> Real:
 
 def real(tree: Tree) -> Real:
     """Value of a tree without names; NotArithmetic where it has none."""
-    value = constant_of(tree)
+    value = tree[1] if tree[0] == "num" else constant_of(tree)
     if value is None:
         raise NotArithmetic("not a real number")
     return rational(value) if isinstance(value, Fraction) else Real(tree, value)

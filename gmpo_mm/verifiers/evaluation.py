@@ -222,7 +222,10 @@ class Evaluator:
             raise OutsideDomain("degree of a root")
         if not self.in_complex and base < 0 and degree % 2 == 0 and self.is_zero(base):
             return Fraction(0)
-        return self.power(base, Fraction(1, degree))
+        if self.in_complex or base <= 0:
+            return self.power(base, Fraction(1, degree))
+        exact = _exact_root(base, degree) if isinstance(base, Fraction) else None
+        return self.context.nthroot(self.number(base), degree) if exact is None else exact
 
     def ln(self, value: Any) -> Any:
         if value == 1:
@@ -335,7 +338,11 @@ def _bits(value: Fraction) -> int:
 
 def _exact_root(value: Fraction, degree: int) -> Fraction | None:
     """The rational root of a rational number that is not negative; None where there is none."""
-    parts = (value.numerator, value.denominator)
-    near = [mpf_nthroot(from_int(part), degree, part.bit_length() // degree + 32) for part in parts]
-    root = Fraction(*(to_int(part, round_nearest) for part in near))
-    return root if root**degree == value else None
+    roots = []
+    for part in (value.numerator, value.denominator):
+        bits = part.bit_length() // degree + 32
+        near = from_int(math.isqrt(part)) if degree == 2 else mpf_nthroot(from_int(part), degree, bits)
+        roots.append(to_int(near, round_nearest))
+        if roots[-1] ** degree != part:
+            return None
+    return Fraction(*roots)

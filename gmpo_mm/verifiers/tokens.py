@@ -23,6 +23,7 @@ _MARKED = rf"\\(?:d{{0,2}}dot|tilde)(?![A-Za-z])\s*(?:\{{\s*{_PLAIN}\s*\}}|{_HEA
 _NAME = rf"(?:{_MARKED}|{_HEAD}){_SUFFIX}"
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d{1,3}(?![\d.]))?|\.\d+)"
+    r"|[-+*/_(){}\[\]|!',°⌊⌋⌈⌉%=⟬⟭]|\^(?:(?:[+-]|\{[+-]\})(?=\}))?"
     rf"|\\frac\s*\{{\s*(?P<d>d|\\partial(?![A-Za-z]))(?:\s*\^\s*\{{?\s*(?P<order>[234])\s*\}}?)?\s*(?P<of>{_NAME})?"
     rf"\s*\}}\s*\{{\s*(?P=d)\s*(?P<by>{_NAME})(?(order)\s*\^\s*\{{?\s*(?P=order)\s*\}}?|)\s*\}}"
     rf"|d\s*(?P<top>{_HEAD})\s*/\s*d\s*(?P<bottom>{_HEAD})"
@@ -30,7 +31,7 @@ _TOKEN = re.compile(
     r"|(?:arc?(?:sin|cos|tan)h|arc(?:sec|csc|cot)|coth|sech|csch)(?![A-Za-z]))"
     # Digits are no index in `n2^n` and `a3^{n}`, a name times a power, but in `x1^2`.
     rf"|(?P<name>(?![ei])[A-Za-z](?P<index>\d{{1,3}}(?![\d.])(?!\s*\^\s*(?!\{{?\s*\d))){_SUFFIX}|{_NAME})"
-    r"|\\[A-Za-z]+|\^(?:[+-]|\{[+-]\})(?=\})|[-+*/^_(){}\[\]|!',°⌊⌋⌈⌉%=⟬⟭])"
+    r"|\\[A-Za-z]+)"
 )
 _NAME_PARTS = re.compile(rf"(?:\\(d*dot|tilde)\s*(?:\{{\s*({_PLAIN})\s*\}}|({_HEAD}))|({_HEAD}))({_SUFFIX})")
 _NO_PART_OF_SUBSCRIPTS = re.compile(r"[{}_\s]|\\(?=(?:max|min|gcd|lcm)(?![a-z]))")
@@ -53,25 +54,27 @@ def tokens_of(text: str) -> list[str]:
         match = _TOKEN.match(text, position)
         if match is None or len(tokens) >= MAX_TOKENS or len(match["number"] or "") > MAX_DIGITS:
             raise NotExpression("not a formula")
-        token, position = match.group().strip(), match.end()
-        if match["top"]:
-            token = "@" + derivative_name(match["top"], match["bottom"])
-        elif match["d"]:
-            order, sign = int(match["order"] or 1), "d" if match["d"] == "d" else "∂"
-            name = match["of"] and derivative_name(_name(match["of"]), _name(match["by"]), order, sign)
-            token = f"@{name}" if name else f"\\d {sign} {order} {_name(match['by'])}"
-        elif match["word"]:
-            token = "\\" + token
-        elif match["index"] and _TAKES_GROUPS.intersection(tokens[-1:]):
+        token, position, kind = match.group().strip(), match.end(), match.lastgroup
+        if kind == "name" and match["index"] and _TAKES_GROUPS.intersection(tokens[-1:]):
             token, position = "@" + token[0], match.start("index")
-        elif match["name"]:
+        elif kind == "name":
             token = "@" + _name(token[0] + "_" + token[1:] if match["index"] else token)
+        elif kind == "word":
+            token = "\\" + token
+        elif kind == "bottom":
+            token = "@" + derivative_name(match["top"], match["bottom"])
+        elif kind == "by":
+            by, order, sign = _name(match["by"]), int(match["order"] or 1), "d" if match["d"] == "d" else "∂"
+            of = match["of"] and derivative_name(_name(match["of"]), by, order, sign)
+            token = f"@{of}" if of else f"\\d {sign} {order} {by}"
         tokens.append(token)
     return tokens
 
 
 def _name(text: str) -> str:
     """A name in its one spelling; `a_{1+n}` is `a_{n+1}`."""
+    if len(text) == 1:
+        return text
     match = _NAME_PARTS.fullmatch(text)
     if match is None:
         raise NotExpression("not a name")

@@ -40,11 +40,17 @@ def with_children(tree: Tree, change: Callable[..., Tree], *how: Any) -> Tree:
 
 def variables(tree: Tree) -> frozenset[str]:
     """Names of the variables and unknown functions in a tree; a bound name is none of its formula's."""
-    names = frozenset({tree[1]} if tree[0] in ("var", "call", "index") else ())
-    below = children(tree)
-    if tree[0] in BINDERS:
-        names = variables(below.pop(0)) - {tree[2]}
-    return names.union(*map(variables, below))
+    names: set[str] = set()
+    stack = [tree]
+    while stack:
+        node = stack.pop()
+        if node[0] in BINDERS:
+            names |= variables(node[1]) - {node[2]}
+            node = node[2:]
+        elif node[0] in ("var", "call", "index"):
+            names.add(node[1])
+        stack += children(node)
+    return frozenset(names)
 
 
 def depth(tree: Tree) -> int:
