@@ -64,13 +64,6 @@ def parse_expression(text: str) -> Tree:
     return _Parser(tokens_of(text)).parse()
 
 
-def _is_named(tree: Tree) -> bool:
-    """Whether a tree is a name, a power of one, or a product of such."""
-    if tree[0] == "pow":
-        return _is_named(tree[1])
-    return tree[0] in ("var", "const") or (tree[0] == "mul" and _is_named(tree[1]) and _is_named(tree[2]))
-
-
 def _is_number(token: str) -> bool:
     return token[:1].isdecimal() or token[:1] == "."
 
@@ -121,23 +114,18 @@ class _Parser:
             raise NotExpression("nested too deep")
 
     def parse(self) -> Tree:
-        tree = self.sum_or_choice()
+        tree = self.sum()
         if self.skips("\\pmod"):
             tree = ("residue", tree, self.atom())
         if self.peek() or depth(tree) > MAX_PARTS:
             raise NotExpression("text after the formula, or too many terms or factors")
         return tree
 
-    def sum_or_choice(self) -> Tree:
-        r"""A sum, or `2n \choose n`."""
-        tree = self.sum()
-        return ("binom", tree, self.sum()) if self.skips("\\choose") else tree
-
     def sum(self) -> Tree:
         tree = self.term()
         while self.peek() in ("+", "-"):
             tree = ("add", tree, self.term())
-        return tree
+        return ("binom", tree, self.sum()) if self.skips("\\choose") else tree
 
     def term(self) -> Tree:
         return self.signed(self.product)
@@ -162,14 +150,16 @@ class _Parser:
                 tree = ("mul", tree, self.factor())
                 continue
             self.take()
+            over_names = token == "/" and _is_name(self.peek())
             right = self.signed(self.factor)
-            while token == "/" and self.at_factor_below() and _is_named(right):
+            while over_names and self.at_another_name():
                 right = ("mul", right, self.factor())
             tree = (_OPERATORS[token], tree, right)
         return tree
 
-    def at_factor_below(self) -> bool:
-        return _is_name(self.peek()) and self.peek() != "@\\pi" and not self.at_differential()
+    def at_another_name(self) -> bool:
+        behind_name = self.peek(-1) != ")" and self.peek(-1) not in _POSTFIX
+        return behind_name and _is_name(self.peek()) and self.peek() != "@\\pi" and not self.at_differential()
 
     def check_no_number_follows(self) -> None:
         """`n 2^n` and `2^6 3^5` are products; `2 3`, `x 3` and `2{3x}` are two things side by side."""
@@ -212,9 +202,9 @@ class _Parser:
         opening = self.take(*_CLOSING)
         around = self.bars, self.differentials
         self.bars, self.differentials = 0, []
-        tree = self.sum_or_choice()
-        self.bars, self.differentials = around
+        tree = self.sum()
         self.take(_CLOSING[opening])
+        self.bars, self.differentials = around
         return tree
 
     def atom(self) -> Tree:
@@ -314,13 +304,13 @@ class _Parser:
             case "int":
                 return self.integral()
             case "sum" | "prod":
-                return self.series("sum" if name == "sum" else "product")
-        if name in OF_SEVERAL:
-            return (name, *self.arguments())
-        if name in _FUNCTIONS:
-            return self.function(_RENAMED.get(name, name))
-        if name[:2] == "d ":
-            return self.derivative(*name.split()[1:])
+                return self.series({"prod": "product"}.get(name, name))
+            case _ if name in OF_SEVERAL:
+                return (name, *self.arguments())
+            case _ if name in _FUNCTIONS:
+                return self.function(_RENAMED.get(name, name))
+            case _ if name[:2] == "d ":
+                return self.derivative(*name.split()[1:])
         raise NotExpression(f"unknown command {name}")
 
     def function(self, name: str) -> Tree:
@@ -372,35 +362,30 @@ class _Parser:
 
     def series(self, kind: str) -> Tree:
         r"""`\sum_{k=1}^{n} ...` and `\prod`."""
-        name, first, last = "", None, None
-        for _ in range(2):
-            if self.take("_", "^") == "^":
-                last = self.script()
-            else:
-                self.take("{")
-                name = self.name()
-                self.take("=")
-                first = self.sum()
-                self.take("}")
-        if first is None or last is None:
-            raise NotExpression("a sum without a bound")
+        self.take("_")
+        self.take("{")
+        name = self.name()
+        self.take("=")
+        first = self.sum()
+        self.take("}")
+        self.take("^")
+        last = self.script()
         return (kind, self.body(name), name, first, last)
 
     def integral(self) -> Tree:
         r"""`\int_a^b ... dx`, or without bounds."""
-        ends: dict[str, Tree] = {}
-        while self.peek() in ("_", "^"):
-            sign = self.take()
-            ends[sign] = self.script()
-        if len(ends) == 1:
-            raise NotExpression("an integral with one bound")
+        first = last = None
+        if self.skips("_"):
+            first = self.script()
+            self.take("^")
+            last = self.script()
         self.differentials.append(None)
         body = ONE if self.at_differential() else self.sum()
         name = self.differentials.pop()
         if name is None:
             self.take("@d")
             name = self.name()
-        return ("integral", body, name, ends.get("_"), ends.get("^"))
+        return ("integral", body, name, first, last)
 
     def at_differential(self) -> bool:
         """Whether the `dx` of an integral is ahead."""

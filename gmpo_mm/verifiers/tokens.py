@@ -16,13 +16,14 @@ _GREEK = (
     "hbar|pi"
 )
 _HEAD = rf"(?:[A-Za-z]|\\(?:{_GREEK})(?![A-Za-z]))"
-_BELOW = r"\s*_\s*(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}|\\[A-Za-z]+|\d+|[A-Za-z*+-])"
+_BRACES = r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}"
+_BELOW = rf"\s*_\s*(?:{_BRACES}|\\[A-Za-z]+|\d+|[A-Za-z*+-])"
 _SUFFIX = rf"(?:{_BELOW}|\s*')*"
 _PLAIN = _HEAD + _SUFFIX
 _MARKED = rf"\\(?:d{{0,2}}dot|tilde)(?![A-Za-z])\s*(?:\{{\s*{_PLAIN}\s*\}}|{_HEAD})"
 _NAME = rf"(?:{_MARKED}|{_HEAD}){_SUFFIX}"
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d{1,3}(?![\d.]))?|\.\d+)"
+    r"\s*(?:(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?[0-3]?\d{1,2}(?![\d.]))?|\.\d+)"
     r"|[-+*/_(){}\[\]|!',°⌊⌋⌈⌉%=⟬⟭]|\^(?:(?:[+-]|\{[+-]\})(?=\}))?"
     rf"|\\frac\s*\{{\s*(?P<d>d|\\partial(?![A-Za-z]))(?:\s*\^\s*\{{?\s*(?P<order>[234])\s*\}}?)?\s*(?P<of>{_NAME})?"
     rf"\s*\}}\s*\{{\s*(?P=d)\s*(?P<by>{_NAME})(?(order)\s*\^\s*\{{?\s*(?P=order)\s*\}}?|)\s*\}}"
@@ -37,7 +38,7 @@ _NAME_PARTS = re.compile(rf"(?:\\(d*dot|tilde)\s*(?:\{{\s*({_PLAIN})\s*\}}|({_HE
 _NO_PART_OF_SUBSCRIPTS = re.compile(r"[{}_\s]|\\(?=(?:max|min|gcd|lcm)(?![a-z]))")
 _PLAIN_SUM = re.compile(r"(?:[+-]\w+){2,}")
 _POWER_FIRST = re.compile(
-    rf"({_HEAD}|\\(?:sum|prod|int)(?![A-Za-z]))(\s*\^\s*(?:\d|[A-Za-z]|\{{[^{{}}]*\}}))({_BELOW})"
+    rf"({_HEAD}|\\(?:sum|prod|int)(?![A-Za-z]))(\s*\^\s*(?:\d|[A-Za-z]|\\[a-z]+|{_BRACES}))({_BELOW})"
 )
 _TAKES_GROUPS = frozenset({"^", "_", "}", "]", "\\frac", "\\binom", "\\sqrt"})
 

@@ -197,7 +197,7 @@ def test_a_bound_name_is_none_of_a_formulas_variables() -> None:
     ["n!!", "\\sum_{k=1} k", "\\sum^n k", "\\sum_{k=1}_{k=2} k", "\\int_0 x dx", "\\int x", "\\lim x",
     "\\frac{d}{dx}", "x_{}",
     "x_1_2", "x_{} y", "5%%", "\\foo x", "a = b",
-     "1,234", "x(", "\\nabla f", "\\frac{1}", "^2", "", "|x", "\\sqrt"],
+     "1,234", "x(", "\\nabla f", "\\frac{1}", "^2", "", "|x", "\\sqrt", "1e999"],
 )  # fmt: skip
 def test_what_is_not_understood_whole_is_no_formula(text: str) -> None:
     with pytest.raises(NotExpression):
