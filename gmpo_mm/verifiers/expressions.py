@@ -76,7 +76,7 @@ class _Parser:
     """sum := product (+|- product)*; product := factor (*|/|factor)*; factor := atom (^ atom | !)*."""
 
     def __init__(self, tokens: list[str]) -> None:
-        self.tokens = tokens
+        self.tokens = [*tokens, "", "", ""]  # `peek` may look behind the last one
         self.position = 0
         self.depth = 0
         self.bars = 0  # how many `|` are open in this bracket
@@ -85,8 +85,7 @@ class _Parser:
         self.differentials: list[str | None] = []
 
     def peek(self, ahead: int = 0) -> str:
-        """A token, empty behind the last one."""
-        return "".join(self.tokens[self.position + ahead : self.position + ahead + 1])
+        return self.tokens[self.position + ahead]
 
     def take(self, *expected: str) -> str:
         """The next token, which must be one of those expected; any, where none is named."""

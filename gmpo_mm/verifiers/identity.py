@@ -5,21 +5,14 @@ Formulas that are analytic where they are defined need a few points. For all oth
 n/10^{400} \rfloor` is 0 at every point that is tried, which decides nothing.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
 from gmpo_mm.verifiers.evaluation import BRANCHING, Environment, OutsideDomain, TooLarge
 from gmpo_mm.verifiers.points import INTEGER_LETTERS, forced_integers, magnitudes, sample_points
-from gmpo_mm.verifiers.trees import (
-    Tree,
-    canonical_tree,
-    children,
-    contains,
-    subtrees,
-    variables,
-    with_children,
-)
+from gmpo_mm.verifiers.trees import Tree, canonical_tree, children, contains, subtrees, variables
 from gmpo_mm.verifiers.values import COMPLEX, OneSided, constant_of, settled_value, values_equal
 
 MAX_VARIABLES = 12
@@ -43,58 +36,47 @@ def same_trees(first: Tree, second: Tree) -> bool | None:
         return _same_constant(first, second, contains(pair, COMPLEX))
     if len(names) > MAX_VARIABLES:
         return _same_spelling(first, second)
-    return _Points(first, second).verdict()
+    return _same_at_points(pair)
 
 
-class _Points:
-    """Two formulas at one point after the other."""
+def _same_at_points(pair: Tree) -> bool | None:
+    first, second = pair[1:]
+    in_complex = contains(pair, COMPLEX)
+    seen: Counter[Any] = Counter()  # points: where both have a value, and by the error where not
+    branches: dict[int, set[Any]] = {}
 
-    def __init__(self, first: Tree, second: Tree) -> None:
-        self.trees = first, second
-        self.pair: Tree = ("pair", first, second)
-        self.informative = self.one_sided = 0
-        self.beyond = False
-        self.branches: dict[int, set[Any]] = {}
-
-    def differ_at(self, points: Iterator[Environment]) -> bool:
-        """Whether both have values at one of the points, and other ones."""
-        in_complex = contains(self.pair, COMPLEX)
+    def differ_at(points: Iterator[Environment]) -> bool:
         for environment in points:
-            careful = self.informative < _CAREFUL
             try:
-                if not values_equal(*self.trees, environment, in_complex, careful, self.branches):
+                if not values_equal(
+                    first, second, environment, in_complex, seen["both"] < _CAREFUL, branches
+                ):
                     return True
-                self.informative += 1
-            except TooLarge:
-                self.beyond = True
-            except OneSided:
-                self.one_sided += 1
-            except OutsideDomain:
-                pass
+                seen["both"] += 1
+            except OutsideDomain as error:
+                seen[type(error)] += 1
         return False
 
-    def verdict(self) -> bool | None:
-        if self.differ_at(sample_points(*self.trees)):
-            return False
-        undecided = self.informative < _ENOUGH or not self.all_cases_taken()
-        if undecided and self.differ_at(magnitudes(*self.trees)):
-            return False
-        if self.informative >= max(_ENOUGH, (self.informative + self.one_sided) / _SHARE):
-            return (self.all_cases_taken() and not self.hides_a_period()) or None
-        if _same_spelling(*self.trees):
-            return True
-        return False if self.beyond or (self.one_sided and not self.informative) else None
+    def all_cases_taken() -> bool:
+        return all(len(branches.get(id(node), ())) >= 2 for node in _branching(pair))
 
-    def all_cases_taken(self) -> bool:
-        """Whether each part that decides between cases has taken two of them."""
-        return all(len(self.branches.get(id(node), ())) >= 2 for node in _branching(self.pair))
+    if differ_at(sample_points(first, second)):
+        return False
+    if (seen["both"] < _ENOUGH or not all_cases_taken()) and differ_at(magnitudes(first, second)):
+        return False
+    if seen["both"] >= max(_ENOUGH, (seen["both"] + seen[OneSided]) / _SHARE):
+        return (all_cases_taken() and not _hides_a_period(pair)) or None
+    if _same_spelling(first, second):
+        return True
+    return False if seen[TooLarge] or (seen[OneSided] and not seen["both"]) else None
 
-    def hides_a_period(self) -> bool:
-        r"""Whether one formula asks for integers, as `x!` does, where the other, `\cos 2\pi x`, is alike."""
-        first, second = map(forced_integers, self.trees)
-        real = {name for name in first ^ second if name[:1] not in INTEGER_LETTERS}
-        waves = (node for node in subtrees(self.pair) if node[0] == "fn" and node[1] in _PERIODIC)
-        return any(variables(node) & real for node in waves)
+
+def _hides_a_period(pair: Tree) -> bool:
+    r"""Whether one formula asks for integers, as `x!` does, where the other, `\cos 2\pi x`, is alike."""
+    needed = forced_integers(pair[1]) ^ forced_integers(pair[2])
+    real = {name for name in needed if name[:1] not in INTEGER_LETTERS}
+    waves = (node for node in subtrees(pair) if node[0] == "fn" and node[1] in _PERIODIC)
+    return any(variables(node) & real for node in waves)
 
 
 def _branching(tree: Tree) -> Iterator[Tree]:
@@ -125,7 +107,7 @@ def _folded(tree: Tree) -> Tree:
     value = constant_of(tree)
     if isinstance(value, Fraction) and abs(value.numerator) + value.denominator < _MAX_FOLDED:
         return ("num", value)
-    return with_children(tree, _folded)
+    return (tree[0], *(_folded(child) if isinstance(child, tuple) else child for child in tree[1:]))
 
 
 def _may_have_value(tree: Tree) -> bool:
