@@ -176,12 +176,9 @@ class _Parser:
         tree = self.atom()
         while (token := self.peek()) == "^" or token in _POSTFIX:
             self.take()
-            if token in _POSTFIX:
-                tree = _POSTFIX[token](tree)
-                if self.peek() in _POSTFIX:
-                    raise NotExpression("two signs behind a value")
-                continue
-            tree = ("pow", tree, self.exponent())
+            tree = ("pow", tree, self.exponent()) if token == "^" else _POSTFIX[token](tree)
+            if token in _POSTFIX and self.peek() in _POSTFIX:
+                raise NotExpression("two signs behind a value")
         return tree
 
     def exponent(self) -> Tree:
@@ -222,10 +219,8 @@ class _Parser:
             tree = ("fn", "abs", self.sum())
             self.bars -= 1
             self.take("|")
-        elif _is_name(token):
-            tree = self.named()
         else:
-            tree = self.command()
+            tree = self.named() if _is_name(token) else self.command()
         self.depth -= 1
         return tree
 
@@ -260,20 +255,18 @@ class _Parser:
             inside += [token] if token not in ("{", "}") else []
         names = [token[1:] for token in inside if _is_name(token)]
         alone = "".join(inside[1:]).replace("@", "")
-        if name[0] in _UNKNOWN_FUNCTIONS and all(
-            one[0] in _USUAL_ARGUMENTS or one == "\\pi" for one in names
-        ):
+        usual = all(one[0] in _USUAL_ARGUMENTS or one == "\\pi" for one in names)
+        if name[0] in _UNKNOWN_FUNCTIONS and usual:
             return True
         if _NUMBER_ALONE.fullmatch(alone):
             return next(ahead, "") != "^" or alone == "0"
         return [alone] == names and alone not in (name, "e", "i") and not {"'", "/"}.intersection(alone)
 
     def arguments(self) -> list[Tree]:
-        opening = self.take("(", "{", "⟬")
+        closing = _CLOSING[self.take("(", "{", "⟬")]
         arguments = [self.sum()]
-        while self.skips(","):
+        while self.take(",", closing) == ",":
             arguments.append(self.sum())
-        self.take(_CLOSING[opening])
         return arguments
 
     def indices(self, name: str) -> list[Tree]:
@@ -298,10 +291,8 @@ class _Parser:
                 return ("root", self.argument(all_digits=True), degree)
             case "infty":
                 return ("infinity",)
-            case "lim":
-                return self.limit()
-            case "int":
-                return self.integral()
+            case "lim" | "int":
+                return self.limit() if name == "lim" else self.integral()
             case "sum" | "prod":
                 return self.series({"prod": "product"}.get(name, name))
             case _ if name in OF_SEVERAL:
@@ -359,13 +350,16 @@ class _Parser:
         self.bound.pop()
         return tree
 
-    def series(self, kind: str) -> Tree:
-        r"""`\sum_{k=1}^{n} ...` and `\prod`."""
+    def start(self, *sign: str) -> tuple[str, Tree]:
+        r"""`_{k = 1` and `_{x \to a`: the name and what it starts from or goes to."""
         self.take("_")
         self.take("{")
         name = self.name()
-        self.take("=")
-        first = self.sum()
+        self.take(*sign)
+        return name, self.sum()
+
+    def series(self, kind: str) -> Tree:
+        name, first = self.start("=")
         self.take("}")
         self.take("^")
         last = self.script()
@@ -392,11 +386,7 @@ class _Parser:
 
     def limit(self) -> Tree:
         r"""`\lim_{x \to a} ...`; the side is the sign in `0^+`, empty where it is both."""
-        self.take("_")
-        self.take("{")
-        name = self.name()
-        self.take("\\to", "\\rightarrow")
-        point = self.sum()
+        name, point = self.start("\\to", "\\rightarrow")
         side = self.take().strip("^{}") if self.peek() in SIDES else ""
         self.take("}")
         return ("limit", self.body(name), name, point, side)
