@@ -164,11 +164,9 @@ class Evaluator:
         return int(nearest)
 
     def real(self, value: Any) -> Any:
-        if isinstance(value, Fraction):
-            return value
-        if self.context.im(value) != 0:
+        if not isinstance(value, Fraction) and self.context.im(value) != 0:
             raise OutsideDomain("not real")
-        return self.context.re(value)
+        return value if isinstance(value, Fraction) else self.context.re(value)
 
     def branch(self, tree: Tree, case: Any) -> Any:
         self.branches.append((id(tree), case))
@@ -193,7 +191,7 @@ class Evaluator:
             whole = self.whole(exponent)
             exponent = exponent if whole is None else Fraction(whole)
         odd = isinstance(exponent, Fraction) and exponent.denominator % 2 == 1
-        negative = odd and exponent.numerator % 2 == 1
+        sign = -1 if odd and exponent.numerator % 2 else 1
         base, exponent = self.number(base), self.number(exponent)
         if self.magnitude(exponent) > 60 or self.magnitude(base) * abs(exponent) > self.max_magnitude:
             raise TooLarge("power too large")
@@ -201,20 +199,17 @@ class Evaluator:
             return base**exponent
         if not odd:
             raise OutsideDomain("power of a negative number")
-        size = (-base) ** exponent  # the real root of a negative number
-        return -size if negative else size
+        return sign * (-base) ** exponent  # the real root of a negative number
 
     def rational_power(self, base: Fraction, exponent: Fraction) -> Fraction | None:
         """The power where it is rational and that is known; bounded before it is computed."""
         power, degree = exponent.numerator, exponent.denominator
-        if degree != 1:
-            root = _exact_root(base, degree) if base > 0 and degree <= 64 else None
-            return None if root is None else self.rational_power(root, Fraction(power))
-        if base in (1, -1):
-            return base if power % 2 else Fraction(1)
-        if max(_bits(base) - 1, 1) * abs(power) > self.max_bits:
+        root = base if degree == 1 else _exact_root(base, degree) if base > 0 and degree <= 64 else None
+        if root is None or root in (1, -1):
+            return root if root is None or power % 2 else Fraction(1)
+        if max(_bits(root) - 1, 1) * abs(power) > self.max_bits:
             raise TooLarge("power too large")
-        return base**power
+        return root**power
 
     def root(self, tree: Tree) -> Any:
         base, (degree,) = self.value(tree[1]), self.integers(tree[2:], 64)
@@ -234,10 +229,6 @@ class Evaluator:
         if value == 0 or (not self.in_complex and value < 0):
             raise OutsideDomain("logarithm")
         return self.context.ln(value)
-
-    def logarithm(self, tree: Tree) -> Any:
-        top, bottom = (self.number(self.ln(self.value(child))) for child in tree[1:])
-        return top / bottom
 
     def binomial(self, tree: Tree) -> int:
         n, k = self.integers(tree[1:], self.max_factorial)
@@ -305,10 +296,11 @@ class Evaluator:
         whole = self.whole(value)
         if whole is not None:
             return whole
-        exact = isinstance(value, Fraction)
-        if not exact and self.magnitude(value) > self.context.prec // 2:
+        if isinstance(value, Fraction):
+            return math.floor(value) if name == "floor" else math.ceil(value)
+        if self.magnitude(value) > self.context.prec // 2:
             raise TooLarge("no digits behind the point are known")
-        return int(getattr(math if exact else self.context, name)(value))
+        return int(getattr(self.context, name)(value))
 
 
 _OPERATIONS: dict[str, Callable[[Evaluator, Tree], Any]] = {
@@ -318,7 +310,7 @@ _OPERATIONS: dict[str, Callable[[Evaluator, Tree], Any]] = {
     "div": Evaluator.quotient,
     "pow": lambda at, tree: at.power(at.value(tree[1]), at.value(tree[2])),
     "root": Evaluator.root,
-    "log": Evaluator.logarithm,
+    "log": lambda at, tree: operator.truediv(*(at.number(at.ln(at.value(child))) for child in tree[1:])),
     "factorial": lambda at, tree: math.factorial(*at.integers(tree[1:], at.max_factorial)),
     "binom": Evaluator.binomial,
     "mod": Evaluator.remainder,
