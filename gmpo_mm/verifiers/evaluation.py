@@ -73,7 +73,7 @@ class Evaluator:
         self.branches: list[tuple[int, Any]] = []
 
     def evaluate(self, tree: Tree) -> Any:
-        """A Fraction where the value is rational and known, else a number of mpmath; takes from the budget."""
+        """A Fraction where the value is rational and known, else mpmath's number; takes from the budget."""
         try:
             value = self.value(tree)
         except (ZeroDivisionError, ValueError, OverflowError, TypeError, RecursionError) as error:

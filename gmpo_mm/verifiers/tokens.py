@@ -1,7 +1,7 @@
 r"""The tokens of a formula: numbers, names, LaTeX commands, brackets and signs, in bounded number.
 
-A name is one token, an @ before it: `@x_1'`, `@\alpha_{max}`, `@dx/dt` for `\dot x` and `\frac{dx}{dt}`. `x1`,
-a letter with digits right behind it, is `x_1`, but `n2^n` is a product.
+A name is one token, an @ before it: `@x_1'`, `@\alpha_{max}`, `@dx/dt` for `\dot x` and `\frac{dx}{dt}`.
+`x1`, a letter with digits right behind it, is `x_1`, but `n2^n` is a product.
 """
 
 import re
@@ -25,8 +25,9 @@ _NAME = rf"(?:{_MARKED}|{_HEAD}){_SUFFIX}"
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?[0-3]?\d{1,2}(?![\d.]))?|\.\d+)"
     r"|[-+*/_(){}\[\]|!',°⌊⌋⌈⌉%=⟬⟭]|\^(?:(?:[+-]|\{[+-]\})(?=\}))?"
-    rf"|\\frac\s*\{{\s*(?P<d>d|\\partial(?![A-Za-z]))(?:\s*\^\s*\{{?\s*(?P<order>[234])\s*\}}?)?\s*(?P<of>{_NAME})?"
-    rf"\s*\}}\s*\{{\s*(?P=d)\s*(?P<by>{_NAME})(?(order)\s*\^\s*\{{?\s*(?P=order)\s*\}}?|)\s*\}}"
+    rf"|\\frac\s*\{{\s*(?P<d>d|\\partial(?![A-Za-z]))(?:\s*\^\s*\{{?\s*(?P<order>[234])\s*\}}?)?"
+    rf"\s*(?P<of>{_NAME})?\s*\}}\s*\{{\s*(?P=d)\s*(?P<by>{_NAME})"
+    rf"(?(order)\s*\^\s*\{{?\s*(?P=order)\s*\}}?|)\s*\}}"
     rf"|d\s*(?P<top>{_HEAD})\s*/\s*d\s*(?P<bottom>{_HEAD})"
     r"|(?<![A-Za-z\\])(?P<word>(?:max|min|gcd|lcm|floor|ceil|abs)(?= ?[({⟬])"
     r"|(?:arc?(?:sin|cos|tan)h|arc(?:sec|csc|cot)|coth|sech|csch)(?![A-Za-z]))"
