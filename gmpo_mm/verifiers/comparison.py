@@ -8,18 +8,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from gmpo_mm.verifiers import intervals
 from gmpo_mm.verifiers.equations import proportional, same_equation
+from gmpo_mm.verifiers.intervals import MIRRORED, same_reals
 from gmpo_mm.verifiers.matrices import matrix_sum
 from gmpo_mm.verifiers.normalize import text_key
 from gmpo_mm.verifiers.quantities import last_place, quantity
 from gmpo_mm.verifiers.scalars import ABOUT, EXACT, Rules, compare_scalars, is_constant, within_share
-from gmpo_mm.verifiers.sets import clearly_a_set, real_set
 from gmpo_mm.verifiers.structure import Node, asks_for, assigned_name, is_name
 from gmpo_mm.verifiers.words import has_words
 
 MAX_UNORDERED = 48  # items matched one by one; longer lists are matched by their texts
-_MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 
 
 def all_of(verdicts: Iterable[bool | None]) -> bool | None:
@@ -166,14 +164,8 @@ def _is_rounded(exact: Node, node: Node, rules: Rules) -> bool:
 
 def _sets(a: Node, b: Node, rules: Rules) -> Verdict:
     """`a` is clearly a set of reals (a union, an inequality, the reals, a half-open interval), `b` can be read as one."""
-    if not clearly_a_set(a):
-        return UNTOLD
-    first, second = real_set(a), real_set(b)
-    if first is None or second is None:
-        return UNTOLD
-    if first[1] is not None and second[1] is not None and first[1] != second[1]:
-        return False
-    return intervals.same_set(first[0], second[0])
+    verdict = same_reals(a, b)
+    return UNTOLD if verdict is None else verdict
 
 
 def _members(a: Node, b: Node, rules: Rules) -> Verdict:
@@ -199,7 +191,7 @@ def _inequalities(a: Node, b: Node, rules: Rules) -> Verdict:
         return False
     for items, operators in (
         (a.items, a.operators),
-        (a.items[::-1], tuple(_MIRRORED[op] for op in a.operators[::-1])),
+        (a.items[::-1], tuple(MIRRORED[op] for op in a.operators[::-1])),
     ):
         if operators == b.operators and all_of(
             compare(x, y, rules) for x, y in zip(items, b.items, strict=True)
@@ -210,7 +202,7 @@ def _inequalities(a: Node, b: Node, rules: Rules) -> Verdict:
     left = (a.items[0].text, a.items[1].text)
     if a.operators[0] != b.operators[0]:
         left = (left[1], left[0])
-        if _MIRRORED[a.operators[0]] != b.operators[0]:
+        if MIRRORED[a.operators[0]] != b.operators[0]:
             return False
     return proportional(left, (b.items[0].text, b.items[1].text), positive=a.operators[0] != "!=")
 

@@ -1,202 +1,166 @@
-"""Sets of real numbers as unions of intervals: from interval notation, from inequalities in one variable."""
+"""Sets of real numbers, from interval notation, from linear inequalities in one variable, and what joins such sets."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from functools import cmp_to_key
+from functools import cmp_to_key, lru_cache
 
 from gmpo_mm.verifiers.arithmetic import NotArithmetic, Real, evaluate, real
 from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
 from gmpo_mm.verifiers.identity import same_trees
+from gmpo_mm.verifiers.structure import Node
 from gmpo_mm.verifiers.trees import Tree, contains, replaced, variables
 
 _COMPLEX = frozenset({"i"})
-_INFINITE = re.compile(r"(\+|-)? ?\\infty")
+_INFINITE = re.compile(r"([+-]?) ?\\infty")
 _FUNCTION_VALUE = re.compile(r"[A-Za-z] ?\( ?[a-z] ?\)")
-_MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "!=": "!=", "=": "="}
+_ABSOLUTE = re.compile(r"\|([^|]*)\|")
+MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
+
+Cut = tuple[Real | None, int]  # right below (-1) or above (1) a number; an infinity (None) by its sign
+RealSet = tuple[
+    Cut, ...
+]  # from the lowest on: a number is in the set where an odd number of cuts is below it
+MINUS_INFINITY, INFINITY = (None, -1), (None, 1)
+EVERYTHING: RealSet = (MINUS_INFINITY, INFINITY)
 
 
-@dataclass(frozen=True)
-class End:
-    """An end of an interval: a real number, or an infinity by its sign."""
-
-    value: Real | None
-    infinite: int = 0
-
-    def same(self, other: "End") -> bool:
-        """Exactly the same."""
-        if self.value is None or other.value is None:
-            return self.infinite == other.infinite and self.value is other.value
-        return self.value.equals(other.value)
-
-    def less(self, other: "End") -> bool:
-        if self.value is None or other.value is None:
-            return self.infinite < other.infinite
-        return self.value.less(other.value)
+def _order(a: Cut, b: Cut) -> int:
+    """Negative where the first is lower, 0 where both are the same."""
+    if a[0] is None or b[0] is None:
+        return a[1] * (a[0] is None) - b[1] * (b[0] is None)
+    return a[1] - b[1] if a[0].equals(b[0]) else -1 if a[0].less(b[0]) else 1
 
 
-INFINITY, MINUS_INFINITY = End(None, 1), End(None, -1)
+def combined(sets: Sequence[RealSet], keep: Callable[[list[bool]], bool]) -> RealSet:
+    """The numbers that are kept by which of the sets they are in."""
+    inside = [False] * len(sets)
+    result: list[Cut] = []
+    cuts = [(cut, which) for which, one in enumerate(sets) for cut in one]
+    for cut, which in sorted(cuts, key=cmp_to_key(lambda a, b: _order(a[0], b[0]))):
+        inside[which] = not inside[which]
+        if keep(inside) != len(result) % 2:
+            if result and _order(cut, result[-1]) == 0:
+                result.pop()
+            else:
+                result.append(cut)
+    return tuple(result)
 
 
-@dataclass(frozen=True)
-class Interval:
-    """From `low` to `high`, each end in it or not."""
-
-    low: End
-    low_in: bool
-    high: End
-    high_in: bool
-
-
-RealSet = tuple[Interval, ...]  # in order, without overlap
-EVERYTHING: RealSet = (Interval(MINUS_INFINITY, False, INFINITY, False),)
-
-
-def endpoint(text: str) -> End | None:
-    """An interval's end; None where it is not a constant."""
-    match = _INFINITE.fullmatch(text.strip())
-    if match:
+def _end(text: str, side: int) -> Cut | None:
+    if match := _INFINITE.fullmatch(text.strip()):
         return MINUS_INFINITY if match.group(1) == "-" else INFINITY
     try:
-        return End(evaluate(text.strip().replace("°", "")))
+        return evaluate(text.strip().replace("°", "")), side
     except NotArithmetic:
         return None
 
 
 def interval(opening: str, low_text: str, high_text: str, closing: str) -> RealSet | None:
     """Interval notation; `[a, a]` is one number. None where an end is no constant or the order is wrong."""
-    low, high = endpoint(low_text), endpoint(high_text)
-    low_in, high_in = opening == "[", closing == "]"
-    if low is None or high is None or (low_in and low.value is None) or (high_in and high.value is None):
+    low, high = _end(low_text, -1 if opening == "[" else 1), _end(high_text, 1 if closing == "]" else -1)
+    if low is None or high is None or _order(low, high) >= 0:
         return None
-    if not low.less(high) and not (low_in and high_in and low.same(high)):
+    closed = (opening == "[" and low[0] is None) or (closing == "]" and high[0] is None)
+    return None if closed else (low, high)
+
+
+def same_reals(a: Node, b: Node) -> bool | None:
+    """Whether two structures are the same set of reals; None unless the first clearly is one and both can be read so."""
+    if not _clearly_a_set(a) or (first := _real_set(a)) is None or (second := _real_set(b)) is None:
         return None
-    return (Interval(low, low_in, high, high_in),)
-
-
-def points(texts: Sequence[str]) -> RealSet | None:
-    """A finite set of constants."""
-    ends = [endpoint(text) for text in texts]
-    known = [end for end in ends if end is not None and end.value is not None]
-    return union([_point(end) for end in known]) if len(known) == len(ends) else None
-
-
-def _point(end: End) -> RealSet:
-    return (Interval(end, True, end, True),)
-
-
-def _order(a: Interval, b: Interval) -> int:
-    if a.low.same(b.low):
-        return int(b.low_in) - int(a.low_in)
-    return -1 if a.low.less(b.low) else 1
-
-
-def union(sets: Sequence[RealSet]) -> RealSet:
-    """Union, with intervals that touch joined."""
-    merged: list[Interval] = []
-    for piece in sorted((piece for one in sets for piece in one), key=cmp_to_key(_order)):
-        last = merged[-1] if merged else None
-        meet = last is not None and piece.low.same(last.high)
-        if last is None or not ((piece.low_in or last.high_in) if meet else piece.low.less(last.high)):
-            merged.append(piece)
-        elif piece.high.same(last.high):
-            merged[-1] = Interval(last.low, last.low_in, last.high, last.high_in or piece.high_in)
-        elif last.high.less(piece.high):
-            merged[-1] = Interval(last.low, last.low_in, piece.high, piece.high_in)
-    return tuple(merged)
-
-
-def complement(one: RealSet) -> RealSet:
-    """All other real numbers."""
-    result, low, low_in = [], MINUS_INFINITY, False
-    for piece in one:
-        if low.less(piece.low) or (low.same(piece.low) and low_in and not piece.low_in):
-            result.append(Interval(low, low_in, piece.low, not piece.low_in))
-        low, low_in = piece.high, not piece.high_in
-    if low.less(INFINITY):
-        result.append(Interval(low, low_in, INFINITY, False))
-    return tuple(result)
-
-
-def intersection(a: RealSet, b: RealSet) -> RealSet:
-    """What both hold."""
-    return complement(union([complement(a), complement(b)]))
+    named_alike = first[1] is None or second[1] is None or first[1] == second[1]
+    return named_alike and same_set(first[0], second[0])
 
 
 def same_set(a: RealSet, b: RealSet) -> bool:
-    """Same intervals with the same ends."""
-    return len(a) == len(b) and all(
-        x.low.same(y.low) and x.high.same(y.high) and (x.low_in, x.high_in) == (y.low_in, y.high_in)
-        for x, y in zip(a, b, strict=True)
-    )
+    """The same numbers."""
+    return len(a) == len(b) and all(_order(x, y) == 0 for x, y in zip(a, b, strict=True))
 
 
-def from_inequality(sides: Sequence[str], operators: Sequence[str]) -> tuple[RealSet, str] | None:
-    """Solutions of a chain of linear inequalities in one variable, and its name; None for anything else."""
-    result, name = EVERYTHING, None
-    for left, operator, right in zip(sides[:-1], operators, sides[1:], strict=True):
-        if operator == "=" and len(operators) > 1:
+def _clearly_a_set(node: Node) -> bool:
+    if node.kind == "special":
+        return node.connector in ("reals", "empty")
+    if node.kind == "sequence":
+        unlike_a_point = node.brackets != "()" or any("\\infty" in item.text for item in node.items)
+        return len(node.items) == 2 and unlike_a_point
+    if node.kind == "list":
+        return all(item.kind == "relation" and _clearly_a_set(item) for item in node.items)
+    if node.kind == "relation":
+        return any(operator != "=" for operator in node.operators)
+    return node.kind in ("union", "intersection", "without", "member")
+
+
+@lru_cache(maxsize=1024)
+def _real_set(node: Node) -> tuple[RealSet, str | None] | None:
+    """The numbers and the variable that is named, if any; None where it is no set of reals."""
+    items, operators = node.items, node.operators
+    found: list[tuple[RealSet, str | None] | None]
+    keep: Callable[[list[bool]], bool] = all
+    if node.kind == "special":
+        return {"reals": (EVERYTHING, None), "empty": ((), None)}.get(node.connector)
+    if node.kind == "sequence" and len(items) == 2:
+        ends = interval(node.brackets[0], items[0].text, items[1].text, node.brackets[1])
+        return None if ends is None else (ends, None)
+    if node.kind == "set":
+        keep = any
+        points = [interval("[", item.text, item.text, "]") for item in items]
+        found = [None if point is None else (point, None) for point in points]
+    elif node.kind == "relation":
+        if "\\approx" in operators or ("=" in operators and len(operators) > 1):
             return None
-        solved = _solve(left, operator, right)
-        if solved is None or (name is not None and solved[1] != name):
+        texts = [item.text for item in items]
+        found = [_solve(*link) for link in zip(texts[:-1], operators, texts[1:], strict=True)]
+    elif node.kind == "member":
+        found = [_real_set(items[1]), (EVERYTHING, items[0].text.replace(" ", ""))]
+    elif node.kind in ("union", "intersection", "without", "list"):
+        if node.kind == "without":
+            keep = _in_the_first_alone
+        elif node.kind == "union" or node.connector == "or":
+            keep = any
+        elif node.kind == "list" and any(item.kind != "relation" for item in items):
             return None
-        result, name = intersection(result, solved[0]), solved[1]
-    return None if name is None else (result, name)
+        found = [_real_set(item) for item in items]
+    else:
+        return None
+    parts = [part for part in found if part is not None]
+    names = {name for _, name in parts if name is not None}
+    if not parts or len(parts) < len(found) or len(names) > 1:
+        return None
+    return combined([numbers for numbers, _ in parts], keep), next(iter(names), None)
+
+
+def _in_the_first_alone(inside: list[bool]) -> bool:
+    return inside[0] and not inside[1]
+
+
+# Inequalities
 
 
 def _solve(left: str, operator: str, right: str) -> tuple[RealSet, str] | None:
-    if left.strip().startswith("|") and left.strip().endswith("|") and left.count("|") == 2:
-        return _solve_absolute(left.strip()[1:-1], operator, right)
-    if right.strip().startswith("|") and right.strip().endswith("|") and right.count("|") == 2:
-        return _solve_absolute(right.strip()[1:-1], _MIRRORED[operator], left)
-    for infinite, other, facing in ((left, right, operator), (right, left, _MIRRORED[operator])):
-        match = _INFINITE.fullmatch(infinite.strip())
-        if match and facing in ("<", "<=", ">", ">="):
+    """Solutions where that is linear in its one variable or such an absolute value, and the variable."""
+    for one, other, facing in ((left.strip(), right, operator), (right.strip(), left, MIRRORED[operator])):
+        if match := _ABSOLUTE.fullmatch(one):
+            return _solve_absolute(match.group(1), facing, other)
+        match = _INFINITE.fullmatch(one)
+        if match and facing not in ("=", "!="):
+            tree = _parsed(other)
             trivial = (match.group(1) == "-") == (facing in ("<", "<="))
-            name = _only_variable(other)
-            return (EVERYTHING if trivial else (), name) if name else None
-    line = _line(left, right)
-    if line is None:
+            return (EVERYTHING if trivial else (), tree[1]) if tree is not None and tree[0] == "var" else None
+    return _solve_linear(left, operator, right)
+
+
+def _solve_absolute(inside: str, operator: str, bound: str) -> tuple[RealSet, str] | None:
+    end = _end(bound, 1)
+    if end is None or end[0] is None or operator in ("=", "!="):
         return None
-    slope, bound, name = line
-    return _half_line(operator if slope > 0 else _MIRRORED[operator], End(bound)), name
-
-
-def _half_line(operator: str, bound: End) -> RealSet:
-    below = (Interval(MINUS_INFINITY, False, bound, operator == "<="),)
-    above = (Interval(bound, operator == ">=", INFINITY, False),)
-    here = _point(bound)
-    return {"<": below, "<=": below, ">": above, ">=": above, "=": here, "!=": complement(here)}[operator]
-
-
-def _solve_absolute(inside: str, operator: str, bound_text: str) -> tuple[RealSet, str] | None:
-    bound = endpoint(bound_text)
-    if bound is None or bound.value is None or operator in ("=", "!="):
+    above, below = _solve(inside, operator, bound), _solve(inside, MIRRORED[operator], f"-({bound})")
+    if above is None or below is None:
         return None
-    minus = f"-({bound_text})"
-    if operator in ("<", "<="):
-        return from_inequality([minus, inside, bound_text], [operator, operator])
-    lower, upper = _solve(inside, _MIRRORED[operator], minus), _solve(inside, operator, bound_text)
-    return None if lower is None or upper is None else (union([lower[0], upper[0]]), upper[1])
+    return combined([above[0], below[0]], all if operator in ("<", "<=") else any), above[1]
 
 
-def _parsed(text: str) -> Tree | None:
-    if _FUNCTION_VALUE.fullmatch(text.strip()):
-        return ("var", text.replace(" ", ""))
-    try:
-        return parse_expression(text.replace("°", ""))
-    except NotExpression:
-        return None
-
-
-def _only_variable(text: str) -> str | None:
-    tree = _parsed(text)
-    return tree[1] if tree is not None and tree[0] == "var" else None
-
-
-def _line(left: str, right: str) -> tuple[int, Real, str] | None:
-    """Sign of the slope, and zero, of `left - right` where that is linear in its one variable."""
+def _solve_linear(left: str, operator: str, right: str) -> tuple[RealSet, str] | None:
     first, second = _parsed(left), _parsed(right)
     if first is None or second is None:
         return None
@@ -211,5 +175,24 @@ def _line(left: str, right: str) -> tuple[int, Real, str] | None:
         sign, zero = real(slope).sign(), real(("neg", ("div", at_0, slope)))
     except NotArithmetic:
         return None
-    straight = same_trees(difference, ("add", at_0, ("mul", slope, ("var", name))))
-    return (sign, zero, name) if straight and sign else None
+    if not sign or not same_trees(difference, ("add", at_0, ("mul", slope, ("var", name)))):
+        return None
+    below, above = (zero, -1), (zero, 1)
+    solutions: dict[str, RealSet] = {
+        "<": (MINUS_INFINITY, below),
+        "<=": (MINUS_INFINITY, above),
+        "=": (below, above),
+        "!=": (MINUS_INFINITY, below, above, INFINITY),
+        ">": (above, INFINITY),
+        ">=": (below, INFINITY),
+    }
+    return solutions[operator if sign > 0 else MIRRORED[operator]], name
+
+
+def _parsed(text: str) -> Tree | None:
+    if _FUNCTION_VALUE.fullmatch(text.strip()):
+        return ("var", text.replace(" ", ""))
+    try:
+        return parse_expression(text.replace("°", ""))
+    except NotExpression:
+        return None
