@@ -36,8 +36,9 @@ def combined(sets: Sequence[RealSet], keep: Callable[[list[bool]], bool]) -> Rea
     """The numbers that are kept by which of the sets they are in."""
     inside = [False] * len(sets)
     result: list[Cut] = []
+    order = cmp_to_key(_order)
     cuts = [(cut, which) for which, one in enumerate(sets) for cut in one]
-    for cut, which in sorted(cuts, key=cmp_to_key(lambda a, b: _order(a[0], b[0]))):
+    for cut, which in sorted(cuts, key=lambda entry: order(entry[0])):
         inside[which] = not inside[which]
         if keep(inside) != len(result) % 2:
             if result and _order(cut, result[-1]) == 0:
