@@ -3,19 +3,19 @@
 Every verdict is True, False or None, where None leaves the pair to computer algebra. All are symmetric.
 """
 
+import itertools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from gmpo_mm.verifiers.equations import proportional, same_equation
+from gmpo_mm.verifiers.equations import same_relation
 from gmpo_mm.verifiers.intervals import MIRRORED, same_reals
 from gmpo_mm.verifiers.matrices import matrix_sum
 from gmpo_mm.verifiers.normalize import text_key
 from gmpo_mm.verifiers.quantities import last_place, quantity
 from gmpo_mm.verifiers.scalars import ABOUT, EXACT, Rules, compare_scalars, is_constant, within_share
 from gmpo_mm.verifiers.structure import Node, asks_for, assigned_name, is_name
-from gmpo_mm.verifiers.words import has_words
 
 MAX_UNORDERED = 48  # items matched one by one; longer lists are matched by their texts
 
@@ -81,12 +81,13 @@ class Settled:
     r"""`forms` are forms of one value, such as `\frac13` and the 0.33 that it is about.
 
     `kind` is value, named (`x = 5`), equation (`x + 2y = 3`), broken (a chain whose links do not hold), or undecided.
+    `sides` are those of an equation, or the name and the value.
     """
 
     kind: str
-    node: Node
     forms: tuple[Node, ...] = ()
     name: str = ""
+    sides: tuple[Node, ...] = ()
 
 
 @lru_cache(maxsize=4096)
@@ -100,7 +101,7 @@ def settle(node: Node, rules: Rules) -> Settled:
             value = node.items[0]
     elif node.kind == "scalar" and "\\begin" in node.text:
         value = matrix_sum(node) or node
-    return Settled("broken" if node.kind == "broken" else "value", node, (value,))
+    return Settled("broken" if node.kind == "broken" else "value", (value,))
 
 
 def _settle_chain(node: Node, rules: Rules) -> Settled:
@@ -110,20 +111,17 @@ def _settle_chain(node: Node, rules: Rules) -> Settled:
     assigns = len(items) > 2 or is_name(items[0].text) or (asks_for(items[0].text) and is_constant(items[1]))
     while assigns and named < len(items) - 1 and asks_for(items[named].text):
         named += 1
-    values, operators = items[named:], node.operators[named:]
-    holds = all_of(
-        _link(operator, x, y, rules)
-        for operator, x, y in zip(operators, values[:-1], values[1:], strict=True)
-    )
+    parts = list(zip(("=", *node.operators[named:]), items[named:], strict=True))
+    holds = all_of(_link(operator, x, y, rules) for (_, x), (operator, y) in itertools.pairwise(parts))
     if not holds:
         equation = not assigns and not all(map(is_constant, items))
-        return Settled("equation" if equation else "undecided" if holds is None else "broken", node)
-    parts = list(zip(("=", *operators), values, strict=True))
+        kind = "equation" if equation else "undecided" if holds is None else "broken"
+        return Settled(kind, sides=node.items)
     exact = [value for operator, value in parts if operator == "="][-1]
     rounded = [value for operator, value in parts if operator != "=" and _is_rounded(exact, value, rules)]
-    return Settled(
-        "named" if named else "value", node, (exact, *rounded), items[0].text.strip() if named else ""
-    )
+    name = items[0].text.strip() if named else ""
+    sides = (Node("scalar", name), exact)
+    return Settled("named" if named else "value", (exact, *rounded), name, sides)
 
 
 def _link(operator: str, x: Node, y: Node, rules: Rules) -> bool | None:
@@ -152,22 +150,10 @@ def _compare_equations(a: Settled, b: Settled, rules: Rules) -> bool | None:
         return False
     if a.kind == b.kind == "named" and _same_name(a.name, b.name, a.forms[0], b.forms[0]):
         return any_of(compare(x, y, rules) for x in a.forms for y in b.forms)
-    first, second = (
-        (Node("scalar", one.name), one.forms[0])
-        if one.kind == "named"
-        else (one.node.items[0], one.node.items[-1])
-        for one in (a, b)
-    )
-    alike = _in_order(first, second, rules)
-    if any(side.kind != "scalar" for side in (*first, *second)):
-        return any_of([alike, _in_order(first, second[::-1], rules)])
-    return bool(alike) or _proved(same_equation, first, second)
-
-
-def _proved(proof: Callable[..., bool], a: Sequence[Node], b: Sequence[Node], **how: bool) -> bool:
-    """Whether a proof of `equations` holds for two equations or inequalities by their sides."""
-    first, second = tuple(side.text for side in a), tuple(side.text for side in b)
-    return not any(map(has_words, (*first, *second))) and proof(first, second, **how)
+    alike = _in_order(a.sides, b.sides, rules)
+    if any(side.kind != "scalar" for side in (*a.sides, *b.sides)):
+        return any_of([alike, _in_order(a.sides, b.sides[::-1], rules)])
+    return bool(alike) or same_relation(a.sides, b.sides, "=")
 
 
 def _same_name(first: str, second: str, *values: Node) -> bool:
@@ -189,7 +175,7 @@ def _relations(a: Node, b: Node, rules: Rules) -> bool | None:
     for sides, operators in ((a.items, a.operators), mirrored):
         if operators == b.operators and (
             _in_order(sides, b.items, rules)
-            or (len(sides) == 2 and _proved(proportional, sides, b.items, positive=operators != ("!=",)))
+            or (len(sides) == 2 and same_relation(sides, b.items, operators[0]))
         ):
             return True
     return False

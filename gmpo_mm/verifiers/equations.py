@@ -15,8 +15,10 @@ from gmpo_mm.verifiers.evaluation import FIRST_BITS, Evaluator, OutsideDomain
 from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
 from gmpo_mm.verifiers.identity import MAX_VARIABLES, same_trees
 from gmpo_mm.verifiers.points import sample_points
+from gmpo_mm.verifiers.structure import Node
 from gmpo_mm.verifiers.trees import Tree, contains, replaced, variables
 from gmpo_mm.verifiers.values import constant_of
+from gmpo_mm.verifiers.words import has_words
 
 MAX_DEGREE = 24
 MAX_BITS = 1 << 13  # of a coefficient
@@ -32,15 +34,21 @@ class _NotRational(ArithmeticError):
     """Not a rational function of the variable, or too large a one."""
 
 
-def same_equation(a: tuple[str, str], b: tuple[str, str]) -> bool:
-    """Whether two equations, each as left and right side, are shown to have the same solutions."""
+def same_relation(a: Sequence[Node], b: Sequence[Node], operator: str) -> bool:
+    """Whether two equations or inequalities, each as left and right side, are shown to have the same solutions."""
+    if any(has_words(side.text) for side in (*a, *b)):
+        return False
     try:
-        first, second = _difference(a), _difference(b)
+        first, second = (
+            ("add", parse_expression(left.text), ("neg", parse_expression(right.text)))
+            for left, right in (a, b)
+        )
     except NotExpression:
         return False
-    if _proportional(first, second):
+    in_complex = contains(first, _COMPLEX) or contains(second, _COMPLEX)
+    if _proportional(first, second, in_complex, positive=operator not in ("=", "!=")):
         return True
-    if contains(first, _COMPLEX) or contains(second, _COMPLEX):
+    if operator != "=" or in_complex:
         return False
     try:
         return _same_solutions(_named_constants(first), _named_constants(second))
@@ -48,23 +56,11 @@ def same_equation(a: tuple[str, str], b: tuple[str, str]) -> bool:
         return False
 
 
-def proportional(a: tuple[str, str], b: tuple[str, str], positive: bool = False) -> bool:
-    """Whether `a[0] - a[1]` is a constant times `b[0] - b[1]`; a positive one, as an inequality needs, if asked for."""
-    try:
-        return _proportional(_difference(a), _difference(b), positive)
-    except NotExpression:
-        return False
-
-
-def _difference(sides: tuple[str, str]) -> Tree:
-    return ("add", parse_expression(sides[0]), ("neg", parse_expression(sides[1])))
-
-
-def _proportional(first: Tree, second: Tree, positive: bool = False) -> bool:
+def _proportional(first: Tree, second: Tree, in_complex: bool, positive: bool) -> bool:
+    """Whether one is a constant times the other; a positive one, as an inequality needs, if asked for."""
     names = variables(first)
     if names != variables(second) or not names or len(names) > MAX_VARIABLES:
         return False
-    in_complex = contains(first, _COMPLEX) or contains(second, _COMPLEX)
     for environment in sample_points(first, second):
         try:
             x, y = (Evaluator(environment, in_complex, FIRST_BITS).evaluate(tree) for tree in (first, second))

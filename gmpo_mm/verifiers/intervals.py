@@ -1,5 +1,6 @@
 """Sets of real numbers, from interval notation, from linear inequalities in one variable, and what joins such sets."""
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -21,6 +22,7 @@ Cut = tuple[Real | None, int]  # right below (-1) or above (1) a number; an infi
 RealSet = tuple[
     Cut, ...
 ]  # from the lowest on: a number is in the set where an odd number of cuts is below it
+_Named = tuple[RealSet, str]  # with the variable that is said to be in it, "" for none
 MINUS_INFINITY, INFINITY = (None, -1), (None, 1)
 EVERYTHING: RealSet = (MINUS_INFINITY, INFINITY)
 
@@ -48,30 +50,27 @@ def combined(sets: Sequence[RealSet], keep: Callable[[list[bool]], bool]) -> Rea
     return tuple(result)
 
 
-def _end(text: str, side: int) -> Cut | None:
+def _end(text: str, side: int) -> Cut:
     if match := _INFINITE.fullmatch(text.strip()):
         return MINUS_INFINITY if match.group(1) == "-" else INFINITY
-    try:
-        return evaluate(text.strip().replace("°", "")), side
-    except NotArithmetic:
-        return None
+    return evaluate(text.strip().replace("°", "")), side
 
 
 def interval(opening: str, low_text: str, high_text: str, closing: str) -> RealSet | None:
     """Interval notation; `[a, a]` is one number. None where an end is no constant or the order is wrong."""
-    low, high = _end(low_text, -1 if opening == "[" else 1), _end(high_text, 1 if closing == "]" else -1)
-    if low is None or high is None or _order(low, high) >= 0:
+    try:
+        low, high = _end(low_text, -1 if opening == "[" else 1), _end(high_text, 1 if closing == "]" else -1)
+    except NotArithmetic:
         return None
     closed = (opening == "[" and low[0] is None) or (closing == "]" and high[0] is None)
-    return None if closed else (low, high)
+    return None if closed or _order(low, high) >= 0 else (low, high)
 
 
 def same_reals(a: Node, b: Node) -> bool | None:
     """Whether two structures are the same set of reals; None unless the first clearly is one and both can be read so."""
     if not _clearly_a_set(a) or (first := _real_set(a)) is None or (second := _real_set(b)) is None:
         return None
-    named_alike = first[1] is None or second[1] is None or first[1] == second[1]
-    return named_alike and same_set(first[0], second[0])
+    return len({first[1], second[1]} - {""}) < 2 and same_set(first[0], second[0])
 
 
 def same_set(a: RealSet, b: RealSet) -> bool:
@@ -93,107 +92,76 @@ def _clearly_a_set(node: Node) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _real_set(node: Node) -> tuple[RealSet, str | None] | None:
-    """The numbers and the variable that is named, if any; None where it is no set of reals."""
+def _real_set(node: Node) -> _Named | None:
     items, operators = node.items, node.operators
-    found: list[tuple[RealSet, str | None] | None]
-    keep: Callable[[list[bool]], bool] = all
+    found: list[_Named | None] = []
     if node.kind == "special":
-        return {"reals": (EVERYTHING, None), "empty": ((), None)}.get(node.connector)
+        return {"reals": (EVERYTHING, ""), "empty": ((), "")}.get(node.connector)
     if node.kind == "sequence" and len(items) == 2:
         ends = interval(node.brackets[0], items[0].text, items[1].text, node.brackets[1])
-        return None if ends is None else (ends, None)
+        return None if ends is None else (ends, "")
     if node.kind == "set":
-        keep = any
-        points = [interval("[", item.text, item.text, "]") for item in items]
-        found = [None if point is None else (point, None) for point in points]
-    elif node.kind == "relation":
-        if "\\approx" in operators or ("=" in operators and len(operators) > 1):
-            return None
-        texts = [item.text for item in items]
-        found = [_solve(*link) for link in zip(texts[:-1], operators, texts[1:], strict=True)]
+        found = [_real_set(Node("sequence", "", (item, item), "[]")) for item in items]
     elif node.kind == "member":
         found = [_real_set(items[1]), (EVERYTHING, items[0].text.replace(" ", ""))]
-    elif node.kind in ("union", "intersection", "without", "list"):
-        if node.kind == "without":
-            keep = _in_the_first_alone
-        elif node.kind == "union" or node.connector == "or":
-            keep = any
-        elif node.kind == "list" and any(item.kind != "relation" for item in items):
-            return None
+    elif node.kind == "relation" and (set(operators).isdisjoint(("=", "\\approx")) or operators == ("=",)):
+        with contextlib.suppress(NotExpression, NotArithmetic):
+            links = zip(items, operators, items[1:])
+            found = [_solve(left.text, operator, right.text) for left, operator, right in links]
+    elif node.kind in ("union", "intersection", "without") or (
+        node.kind == "list" and (node.connector == "or" or all(item.kind == "relation" for item in items))
+    ):
         found = [_real_set(item) for item in items]
-    else:
-        return None
+    if node.kind == "without":
+        return _joined(found, lambda inside: inside[0] and not inside[1])
+    return _joined(found, any if node.kind in ("set", "union") or node.connector == "or" else all)
+
+
+def _joined(found: Sequence[_Named | None], keep: Callable[[list[bool]], bool]) -> _Named | None:
     parts = [part for part in found if part is not None]
-    names = {name for _, name in parts if name is not None}
+    names = {name for _, name in parts} - {""}
     if not parts or len(parts) < len(found) or len(names) > 1:
         return None
-    return combined([numbers for numbers, _ in parts], keep), next(iter(names), None)
-
-
-def _in_the_first_alone(inside: list[bool]) -> bool:
-    return inside[0] and not inside[1]
+    return combined([numbers for numbers, _ in parts], keep), "".join(names)
 
 
 # Inequalities
 
 
-def _solve(left: str, operator: str, right: str) -> tuple[RealSet, str] | None:
-    """Solutions where that is linear in its one variable or such an absolute value, and the variable."""
+def _solve(left: str, operator: str, right: str) -> _Named | None:
+    """Solutions of what is linear in its one variable, or such an absolute value; an error where a side is no formula."""
     for one, other, facing in ((left.strip(), right, operator), (right.strip(), left, MIRRORED[operator])):
         if match := _ABSOLUTE.fullmatch(one):
-            return _solve_absolute(match.group(1), facing, other)
-        match = _INFINITE.fullmatch(one)
-        if match and facing not in ("=", "!="):
-            tree = _parsed(other)
-            trivial = (match.group(1) == "-") == (facing in ("<", "<="))
-            return (EVERYTHING if trivial else (), tree[1]) if tree is not None and tree[0] == "var" else None
+            inside, (bound, _) = match.group(1), _end(other, 1)
+            if bound is None or facing in ("=", "!="):
+                return None
+            halves = _solve(inside, facing, other), _solve(inside, MIRRORED[facing], f"-({other})")
+            return _joined(halves, all if facing in ("<", "<=") else any)
+        if (match := _INFINITE.fullmatch(one)) and facing not in ("=", "!="):
+            tree, trivial = _parsed(other), (match.group(1) == "-") == (facing in ("<", "<="))
+            return (EVERYTHING if trivial else (), tree[1]) if tree[0] == "var" else None
     return _solve_linear(left, operator, right)
 
 
-def _solve_absolute(inside: str, operator: str, bound: str) -> tuple[RealSet, str] | None:
-    end = _end(bound, 1)
-    if end is None or end[0] is None or operator in ("=", "!="):
-        return None
-    above, below = _solve(inside, operator, bound), _solve(inside, MIRRORED[operator], f"-({bound})")
-    if above is None or below is None:
-        return None
-    return combined([above[0], below[0]], all if operator in ("<", "<=") else any), above[1]
-
-
-def _solve_linear(left: str, operator: str, right: str) -> tuple[RealSet, str] | None:
-    first, second = _parsed(left), _parsed(right)
-    if first is None or second is None:
-        return None
-    difference: Tree = ("add", first, ("neg", second))
+def _solve_linear(left: str, operator: str, right: str) -> _Named | None:
+    difference: Tree = ("add", _parsed(left), ("neg", _parsed(right)))
     names = variables(difference)
     if len(names) != 1 or contains(difference, _COMPLEX):
         return None
     (name,) = names
     at_0, at_1 = (replaced(difference, {name: ("num", Fraction(x))}) for x in (0, 1))
     slope: Tree = ("add", at_1, ("neg", at_0))
-    try:
-        sign, zero = real(slope).sign(), real(("neg", ("div", at_0, slope)))
-    except NotArithmetic:
-        return None
+    sign, zero = real(slope).sign(), real(("neg", ("div", at_0, slope)))
     if not sign or not same_trees(difference, ("add", at_0, ("mul", slope, ("var", name)))):
         return None
     below, above = (zero, -1), (zero, 1)
-    solutions: dict[str, RealSet] = {
-        "<": (MINUS_INFINITY, below),
-        "<=": (MINUS_INFINITY, above),
-        "=": (below, above),
-        "!=": (MINUS_INFINITY, below, above, INFINITY),
-        ">": (above, INFINITY),
-        ">=": (below, INFINITY),
-    }
-    return solutions[operator if sign > 0 else MIRRORED[operator]], name
+    parts: dict[str, RealSet]
+    parts = {"<": (MINUS_INFINITY, below), "=": (below, above), ">": (above, INFINITY)}
+    facing = operator if sign > 0 else MIRRORED[operator]
+    return combined([parts[symbol] for symbol in facing.replace("!=", "<>")], any), name
 
 
-def _parsed(text: str) -> Tree | None:
+def _parsed(text: str) -> Tree:
     if _FUNCTION_VALUE.fullmatch(text.strip()):
         return ("var", text.replace(" ", ""))
-    try:
-        return parse_expression(text.replace("°", ""))
-    except NotExpression:
-        return None
+    return parse_expression(text.replace("°", ""))

@@ -154,7 +154,11 @@ class _Converter:
         """Whether the values agree at a point where both have one; False at the first where they do not."""
         agreed = False
         for index in range(_POINTS if self.symbols else 1):
-            point = self._point(index)
+            point = {}
+            for name, symbol in self.symbols.items():  # at first positive values, then of both signs
+                noise = zlib.crc32(f"{index}/{name}".encode())
+                value = 2 + noise % 9 if symbol.is_integer else sympy.Rational(1 + noise % 4001, 2003)
+                point[symbol] = -value if index > _POINTS // 2 and noise >> 16 & 1 else value
             x, y, *divisors = (_number(one, point) for one in (first, second, *self.denominators))
             if x is None or y is None or any(one is None or abs(one) < 1e-25 for one in divisors):
                 continue
@@ -162,15 +166,6 @@ class _Converter:
                 return False
             agreed = True
         return agreed
-
-    def _point(self, index: int) -> dict[Any, Any]:
-        """Values for every name: at first positive ones, then of both signs; integers for integers."""
-        point = {}
-        for name, symbol in self.symbols.items():
-            noise = zlib.crc32(f"{index}/{name}".encode())
-            value = sympy.Rational(1 + noise % 4001, 2003) if not symbol.is_integer else 2 + noise % 9
-            point[symbol] = -value if index > _POINTS // 2 and noise >> 16 & 1 else value
-        return point
 
 
 def _generic(undone: Any) -> Any:
