@@ -22,18 +22,17 @@ MAX_UNORDERED = 48  # items matched one by one; longer lists are matched by thei
 
 def all_of(verdicts: Iterable[bool | None]) -> bool | None:
     """False where one is, True where all are, else None."""
-    undecided = False
+    together: bool | None = True
     for verdict in verdicts:
         if verdict is False:
             return False
-        undecided |= verdict is None
-    return None if undecided else True
+        together = together and verdict
+    return together
 
 
 def any_of(verdicts: Iterable[bool | None]) -> bool | None:
     """True where one is, False where all are, else None."""
-    found = set(verdicts)
-    return True if True in found else None if None in found else False
+    return max(verdicts, key=(False, None, True).index, default=False)
 
 
 def compare(a: Node, b: Node, rules: Rules = EXACT) -> bool | None:
@@ -60,8 +59,6 @@ def _compare_values(a: Node, b: Node, rules: Rules) -> bool | None:
         return True
     if a.kind == b.kind == "scalar":
         return compare_scalars(a.text, b.text, rules)
-    if a.kind == b.kind == "special":
-        return a.connector == b.connector
     for first, second in ((a, b), (b, a)):
         verdict = same_reals(first, second)
         if verdict is not None:
@@ -290,5 +287,5 @@ def _sequences(a: Node, b: Node, rules: Rules) -> bool | None:
 # The first of these kinds that one of two values has decides.
 _HANDLERS = {
     "member": _members, "builder": _builders, "list": _lists, "set": _lists, "matrix": _matrices,
-    "sequence": _sequences, "relation": _relations,
+    "sequence": _sequences, "relation": _relations, "special": lambda a, b, _: a.connector == b.connector,
 }  # fmt: skip

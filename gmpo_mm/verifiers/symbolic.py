@@ -51,10 +51,6 @@ _STEPS = (
 )
 
 
-class _NoValue(ValueError):
-    """The formula has no value, or none that sympy knows how to write."""
-
-
 class _Converter:
     """A tree as a sympy expression, by `identity`'s conventions: real names, real roots unless `i` occurs."""
 
@@ -68,10 +64,10 @@ class _Converter:
         self.denominators: list[Any] = []
 
     def convert(self, tree: Tree) -> Any:
-        """The expression; _NoValue where any part of it has none."""
+        """The expression; an error where any part of it has none."""
         value = sympy.sympify(self._value(tree))
         if value.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo, sympy.AccumBounds):
-            raise _NoValue("infinite or undefined")
+            raise ValueError("infinite or undefined")
         return value
 
     def _value(self, tree: Tree) -> Any:
@@ -96,7 +92,7 @@ class _Converter:
                 return self._power(self.convert(base), 1 / n)
             case ("derivative", body, name, order):
                 if variables(body) - {name} - {node[1] for node in subtrees(body) if node[0] == "call"}:
-                    raise _NoValue("other names may depend on the variable")
+                    raise ValueError("other names may depend on the variable")
                 return sympy.diff(self.convert(body), self.symbols[name], order).doit()
             case ("sum" | "product" as kind, body, name, first, last):
                 return self._series(kind == "sum", body, name, self._end(first), self._end(last))
@@ -109,7 +105,7 @@ class _Converter:
                 return sympy.limit(body, symbol, point, side or ("+-" if point.is_finite else "-"))
             case (kind, *_) if kind in _OPERATIONS:
                 return _OPERATIONS[kind](*map(self.convert, children(tree)))
-        raise _NoValue(f"{tree[0]} has no value")
+        raise ValueError(f"{tree[0]} has no value")
 
     def _divisor(self, value: Any) -> Any:
         self.denominators.append(value)
@@ -139,12 +135,12 @@ class _Converter:
         symbol, term, divisors = self._bound(body, name, integer=True)
         infinite = first.is_infinite or last.is_infinite
         if not all(end.is_integer or end.is_infinite for end in (first, last)):
-            raise _NoValue("a sum over what may be no integers")
+            raise ValueError("a sum over what may be no integers")
         if not infinite and (last - first).is_number and last < first:
             return 0 if is_sum else 1
         found = (sympy.Sum if is_sum else sympy.Product)(term, (symbol, first, last))
         if infinite and not (is_sum and (term.free_symbols - {symbol} or found.is_convergent())):
-            raise _NoValue("a sum that does not converge")
+            raise ValueError("a sum that does not converge")
         if first.is_Integer:
             end = min(int(last), int(first) + _TERMS) if last.is_Integer else int(first) + 2
             self.denominators += [one.subs(symbol, k) for one in divisors for k in range(int(first), end + 1)]
@@ -189,24 +185,19 @@ def _number(expression: Any, point: dict[Any, Any]) -> Any:
     return found if found.is_number and found.is_finite and abs(found) < _LARGEST else None
 
 
-def _proved_equal(first: Tree, second: Tree) -> bool:
-    if canonical_tree(first) == canonical_tree(second):
-        return True
-    converter = _Converter(first, second)
-    values = [converter.convert(tree) for tree in (first, second)]
-    if not converter.agree(*values):
-        return False
-    for step in _STEPS:
-        found = step(values[0] - values[1])
-        if found == 0 or (not found.free_symbols and found.equals(0) is True):
-            return True
-    return False
+def _is_zero(one: Any) -> bool:
+    return bool(one == 0 or (not one.free_symbols and one.equals(0) is True))
 
 
 def compare(prediction: str, gold: str) -> bool:
     """Whether two canonical texts are formulas that are the same as they stand, or are proved equal."""
     try:
-        return _proved_equal(parse_expression(prediction), parse_expression(gold))
+        trees = parse_expression(prediction), parse_expression(gold)
+        if canonical_tree(trees[0]) == canonical_tree(trees[1]):
+            return True
+        converter = _Converter(*trees)
+        first, second = map(converter.convert, trees)
+        return converter.agree(first, second) and any(_is_zero(step(first - second)) for step in _STEPS)
     except Exception:  # sympy raises errors of many kinds on what it can't do
         return False
 
