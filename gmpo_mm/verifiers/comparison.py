@@ -7,7 +7,7 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from gmpo_mm.verifiers.equations import same_relation
 from gmpo_mm.verifiers.intervals import MIRRORED, same_reals
@@ -244,13 +244,11 @@ def _in_any_order(a: Sequence[Node], b: Sequence[Node], rules: Rules) -> bool | 
             left.append(item)
     if len(left) > MAX_UNORDERED:
         return False
-    verdicts: dict[tuple[int, int], bool | None] = {}
 
+    @cache
     def verdict(i: int, j: int) -> bool | None:
-        if (i, j) not in verdicts:  # a set within a set stays one: `\{\{5\}\}` is not `\{5\}`
-            alike = (left[i].kind == "set") == (right[j].kind == "set")
-            verdicts[i, j] = alike and compare(left[i], right[j], rules)
-        return verdicts[i, j]
+        alike = (left[i].kind == "set") == (right[j].kind == "set")  # `\{\{5\}\}` is not `\{5\}`
+        return alike and compare(left[i], right[j], rules)
 
     def pair_off(accepted: tuple[bool | None, ...]) -> bool:
         partner: dict[int, int] = {}

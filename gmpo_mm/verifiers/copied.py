@@ -1,12 +1,11 @@
 r"""Is an answer only an expression that stands in the problem, copied and not worked out?
 
-`99^2 + 99 + 1` equals 9901, but it is no answer to "What is $99^2+99+1$?". A prediction that is equal to the gold is such
-a copy where it has another form than the gold, something in it could still be computed, and it stands in the problem
-as a formula or a part of one (up to order, brackets and spelling, see `trees.canonical_tree`); or where it holds such a
-part that is the whole value: `|99^2 + 99 + 1| + 5 - 5`. With names in it, it is a copy where the gold has another
-form, such as the factors of a sum that the problem asks to factor.
+`99^2 + 99 + 1` equals 9901, but it is no answer to "What is $99^2+99+1$?". A right prediction is such a copy where it
+has another form than the gold, is not worked out, and stands in the problem as a formula or a part of one (up to order,
+brackets and spelling), or holds such a part that is the whole value: `|99^2 + 99 + 1| + 5 - 5`.
 """
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -54,9 +53,7 @@ def without_copies(
     if problems is None or unevaluated == "accept":
         return list(grades)
     if len(problems) != len(grades):
-        raise ValueError(
-            f"{len(problems)} problems for {len(grades)} predictions; give one problem for each prediction"
-        )
+        raise ValueError(f"{len(problems)} problems for {len(grades)} predictions; give one for each")
     result = []
     for grade, gold, problem in zip(grades, golds, problems, strict=True):
         texts = [gold] if isinstance(gold, str) else [str(text) for text in gold]
@@ -83,9 +80,7 @@ def stands_unevaluated(prediction: str, gold: str, problem: str) -> bool:
     done = partial(_is_worked_out, as_decimal="decimal" in problem and bool(re.search(r"\.\d", gold)))
     gold_node = parse(read(gold).text)
     asked = list(_groups(gold_node, _is_worked_out))
-    solved = not any(
-        (tree := _parsed(text)) and _has_work(canonical_tree(tree)) for text in scalars(gold_node)
-    )
+    solved = not any(map(_has_work, map(_canonical, scalars(gold_node))))
     with budget(MAX_STEPS):
         groups = _groups(parse(read(prediction).text), done)
         return any(_is_copied(group, asked, solved, problem, done) for group in groups)
@@ -124,9 +119,11 @@ def _groups(node: Node, done: _Done) -> Iterator[tuple[Tree, ...]]:
 
 def _formula(node: Node) -> Tree | None:
     """The canonical tree of a scalar, its unit aside."""
-    if node.kind != "scalar":
-        return None
-    tree = _parsed(split_unit(node.text)[0]) or _parsed(node.text)
+    return (_canonical(split_unit(node.text)[0]) or _canonical(node.text)) if node.kind == "scalar" else None
+
+
+def _canonical(text: str) -> Tree | None:
+    tree = _parsed(text)
     return tree and canonical_tree(tree)
 
 
@@ -154,18 +151,18 @@ def _holds_copy(side: Tree, values: Sequence[Tree], problem: str, done: _Done) -
     """Whether a part of a formula stands in the problem, is not worked out, and has one of the values but for its sign."""
     parts = [part for part in dict.fromkeys(_copied_parts(side, problem)) if not done(part)]
     wanted = [tree for value in values[:MAX_PARTS] for tree in (_plain(value), ("neg", _plain(value)))]
+    pairs = itertools.product(map(_plain, parts[:MAX_PARTS]), wanted)
     try:
-        return any(
-            same_trees(_plain(part), tree) is not False for part in parts[:MAX_PARTS] for tree in wanted
-        )
+        return any(same_trees(part, tree) is not False for part, tree in pairs)
     except OverBudget:
         return True
 
 
-def _has_work(tree: Tree) -> bool:
+def _has_work(tree: Tree | None) -> bool:
     """Whether a side of an equation or inequality computes with a name, as in `2x + 1`; `x` and `|x|` do not."""
-    inside = tree[2] if tree[:2] == ("fn", "abs") else tree
-    return bool(variables(tree)) and inside[0] not in ("var", "call")
+    if tree is None or not variables(tree):
+        return False
+    return (tree[2] if tree[:2] == ("fn", "abs") else tree)[0] not in ("var", "call")
 
 
 # Is it worked out?
@@ -190,10 +187,8 @@ def _is_worked_out(form: Tree, as_decimal: bool = False) -> bool:
     if len(read_terms) < len(terms):
         return False
     numbers = [below, *read_terms.values()]
-    return below == 1 or (
-        all(number.denominator == 1 for number in numbers)
-        and gcd(*(number.numerator for number in numbers)) == 1
-    )
+    whole = all(number.denominator == 1 for number in numbers)
+    return below == 1 or (whole and gcd(*map(int, numbers)) == 1)
 
 
 def _read_term(term: Tree) -> tuple[tuple[Tree, ...], Fraction] | None:
