@@ -39,7 +39,6 @@ _REPEATS = re.compile(
     r"[\d.]+ ?\\(?:overline|bar|dot) ?\{?\d+\}?|\d+\.\d+ ?(?:\.\.\.|\\[lc]?dots)|\d?\.\d*\(\d+\)"
 )
 _SPACES = re.compile(r"[\s$]+")
-_MAX_RADICAND = 10**8
 
 _Done = Callable[[Tree], bool]
 
@@ -215,7 +214,7 @@ def _kind(factor: Tree) -> str | None:
         return None
     # the root of an integer that no integer's power of its degree divides
     value, degree = base[1], exponent[1][1]
-    if value.denominator != 1 or degree.denominator != 1 or degree < 2 or not 1 < value <= _MAX_RADICAND:
+    if value.denominator != 1 or degree.denominator != 1 or degree < 2 or not 1 < value <= 10**8:
         return None
     divisors = range(2, round(value ** (1 / degree)) + 1)
     return None if any(value % divisor**degree == 0 for divisor in divisors) else "root"

@@ -25,7 +25,6 @@ MAX_BITS = 1 << 13  # of a coefficient
 _SETTINGS = 3  # of the other variables, at which the solutions in one are compared
 _COMPLEX = frozenset({"i"})
 _RATIONAL = frozenset({"num", "neg", "add", "mul", "div"})
-_SMALL = 1e-30
 
 Polynomial = Sequence[int | Fraction]  # coefficients from the constant on, the last one not 0
 
@@ -66,7 +65,7 @@ def _proportional(first: Tree, second: Tree, in_complex: bool, positive: bool) -
             x, y = (Evaluator(environment, in_complex, FIRST_BITS).evaluate(tree) for tree in (first, second))
         except OutsideDomain:
             continue
-        if any(abs(one) < _SMALL and (one == 0 or not isinstance(one, Fraction)) for one in (x, y)):
+        if any(abs(one) < 1e-30 and (one == 0 or not isinstance(one, Fraction)) for one in (x, y)):
             continue
         if positive and (in_complex or (x > 0) != (y > 0)):
             return False

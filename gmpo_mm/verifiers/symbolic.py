@@ -28,10 +28,7 @@ WARM_UP = (
 # Where a factorial, a binomial coefficient, a floor or a sum's bound has them.
 _INTEGER_NAMES = frozenset("nmkijlNMKpqr")
 _NEEDS_INTEGERS = frozenset({"floor", "ceil", "factorial", "binom", "sum", "product"})
-_DIGITS = 30  # of values; twenty of them must agree
 _POINTS = 8
-_LARGEST = 10**100
-_TERMS = 100  # of a sum, whose denominators are looked at
 _CONSTANTS = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I}
 _ENDS = {("infinity",): sympy.oo, ("neg", ("infinity",)): -sympy.oo}
 _FUNCTIONS = {
@@ -142,7 +139,7 @@ class _Converter:
         if infinite and not (is_sum and (term.free_symbols - {symbol} or found.is_convergent())):
             raise ValueError("a sum that does not converge")
         if first.is_Integer:
-            end = min(int(last), int(first) + _TERMS) if last.is_Integer else int(first) + 2
+            end = min(int(last), int(first) + 100) if last.is_Integer else int(first) + 2
             self.denominators += [one.subs(symbol, k) for one in divisors for k in range(int(first), end + 1)]
         return _generic(found)
 
@@ -181,8 +178,8 @@ def _number(expression: Any, point: dict[Any, Any]) -> Any:
     for call in found.atoms(sympy.core.function.AppliedUndef):
         seed = zlib.crc32(str(call.func).encode()) % 97 + 1
         found = found.subs(call, sum(sympy.sin(part * k + seed) for k, part in enumerate(call.args, start=2)))
-    found = found.doit().evalf(_DIGITS)
-    return found if found.is_number and found.is_finite and abs(found) < _LARGEST else None
+    found = found.doit().evalf(30)  # twenty digits must agree
+    return found if found.is_number and found.is_finite and abs(found) < 10**100 else None
 
 
 def _is_zero(one: Any) -> bool:
