@@ -77,8 +77,8 @@ def _compare_values(a: Node, b: Node, rules: Rules) -> bool | None:
 class Settled:
     r"""`forms` are forms of one value, such as `\frac13` and the 0.33 that it is about.
 
-    `kind` is value, named (`x = 5`), equation (`x + 2y = 3`), broken (a chain whose links do not hold), or undecided.
-    `sides` are those of an equation, or the name and the value.
+    `kind` is value, named (`x = 5`), equation (`x + 2y = 3`), broken (a link of a chain does not hold), or
+    undecided. `sides` are those of an equation, or the name and the value.
     """
 
     kind: str
@@ -89,7 +89,7 @@ class Settled:
 
 @lru_cache(maxsize=4096)
 def settle(node: Node, rules: Rules) -> Settled:
-    r"""Read chains: `x = 2 + 3 = 5` is 5 by the name of x, `\frac52 \text{ or } 2.5` one number, `17 = 23` broken."""
+    r"""Read chains: `x = 2 + 3 = 5` is 5, named x, `\frac52 \text{ or } 2.5` one number, `1 = 2` broken."""
     value = node
     if node.kind == "relation" and set(node.operators) <= {"=", "\\approx"}:
         return _settle_chain(node, rules)
@@ -130,7 +130,7 @@ def _link(operator: str, x: Node, y: Node, rules: Rules) -> bool | None:
 
 
 def _is_rounded(exact: Node, node: Node, rules: Rules) -> bool:
-    """Whether a number is another with fewer digits, two significant ones at least: 4.6 is not 5, but about 5."""
+    """Whether a number is another with fewer digits, but two at least: 4.6 is not 5, but about 5."""
     x, y = quantity(exact.text, rules.bare_units), quantity(node.text, rules.bare_units)
     place, digits = last_place(node.text), re.sub(r"[eE*].*|\D", "", node.text).lstrip("0")
     if x is None or y is None or place is None or len(digits) < 2:
@@ -154,7 +154,7 @@ def _compare_equations(a: Settled, b: Settled, rules: Rules) -> bool | None:
 
 
 def _same_name(first: str, second: str, *values: Node) -> bool:
-    """The same name; `f(x) = 2x + 3` and `y = 2x + 3` are the same function; `W(n) = 1` and `W(x) = 1` one constant."""
+    """The same name, also where `f(x) = 2x + 3` is `y = 2x + 3` and the constant `W(n) = 1` is `W(x) = 1`."""
     if text_key(first) == text_key(second):
         return True
     (f, opened, x), (g, also_opened, y) = first.partition("("), second.partition("(")
@@ -234,7 +234,7 @@ def _distinct(items: Sequence[Node], rules: Rules) -> tuple[Node, ...]:
 
 
 def _in_any_order(a: Sequence[Node], b: Sequence[Node], rules: Rules) -> bool | None:
-    """Whether the items pair off one to one, by augmenting paths: with a tolerance, equality is not transitive."""
+    """Whether the items pair off, by augmenting paths: with a tolerance, equality is not transitive."""
     left, right, keys = [], list(b), [text_key(item.text) for item in b]
     for item in a:
         key = text_key(item.text)

@@ -1,8 +1,9 @@
 r"""Is an answer only an expression that stands in the problem, copied and not worked out?
 
-`99^2 + 99 + 1` equals 9901, but it is no answer to "What is $99^2+99+1$?". A right prediction is such a copy where it
-has another form than the gold, is not worked out, and stands in the problem as a formula or a part of one (up to order,
-brackets and spelling), or holds such a part that is the whole value: `|99^2 + 99 + 1| + 5 - 5`.
+`99^2 + 99 + 1` equals 9901, but it is no answer to "What is $99^2+99+1$?". A right prediction is such a copy
+where it has another form than the gold, is not worked out, and stands in the problem as a formula or a part
+of one (up to order, brackets and spelling), or holds such a part that is the whole value:
+`|99^2 + 99 + 1| + 5 - 5`.
 """
 
 import itertools
@@ -46,7 +47,7 @@ _Done = Callable[[Tree], bool]
 def without_copies(
     grades: Sequence[Grade], golds: Sequence[Gold], problems: Sequence[str | None] | None, unevaluated: str
 ) -> list[Grade]:
-    """The grades, with `not_evaluated` for what is right only as a copy out of its problem; all as they are with `accept`."""
+    """The grades, with `not_evaluated` for what is right only as a copy; all as they are with `accept`."""
     if unevaluated not in ("accept", "reject"):
         raise ValueError(f"unevaluated={unevaluated!r} is not known; use 'accept' or 'reject'")
     if problems is None or unevaluated == "accept":
@@ -66,8 +67,8 @@ def without_copies(
 def stands_unevaluated(prediction: str, gold: str, problem: str) -> bool:
     """Whether a right prediction is such a copy; False for the gold itself and for what is no formula.
 
-    A list, set, tuple or matrix is one where a part of it is. An equation or inequality in names is one where all its
-    sides stand in the problem, or where the gold is solved (`x = -10`, `x < 6`, an interval) and it is not.
+    A list, set, tuple or matrix is one where a part of it is. An equation or inequality in names is one where
+    all its sides stand in the problem, or where the gold is solved (`x = -10`, `x < 6`) and it is not.
     """
     if len(prediction) > MAX_LENGTH:
         return False
@@ -95,7 +96,7 @@ def _is_repeating_decimal(prediction: str, gold: str, problem: str) -> bool:
 
 
 def _groups(node: Node, done: _Done) -> Iterator[tuple[Tree, ...]]:
-    """Canonical trees of an answer's parts: one for a formula, and the sides together for an equation or inequality.
+    """Canonical trees of an answer's parts: of a formula, or of an equation's or inequality's sides.
 
     A chain of numbers is the value in it that is worked out, else the last. What is no formula is left out.
     """
@@ -147,7 +148,7 @@ def _is_copied(
 
 
 def _holds_copy(side: Tree, values: Sequence[Tree], problem: str, done: _Done) -> bool:
-    """Whether a part of a formula stands in the problem, is not worked out, and has one of the values but for its sign."""
+    """Whether a part stands in the problem, is not worked out, and has one of the values but for its sign."""
     parts = [part for part in dict.fromkeys(_copied_parts(side, problem)) if not done(part)]
     wanted = [tree for value in values[:MAX_PARTS] for tree in (_plain(value), ("neg", _plain(value)))]
     pairs = itertools.product(map(_plain, parts[:MAX_PARTS]), wanted)
@@ -158,7 +159,7 @@ def _holds_copy(side: Tree, values: Sequence[Tree], problem: str, done: _Done) -
 
 
 def _has_work(tree: Tree | None) -> bool:
-    """Whether a side of an equation or inequality computes with a name, as in `2x + 1`; `x` and `|x|` do not."""
+    """Whether a side of an equation computes with a name, as in `2x + 1`; `x` and `|x|` do not."""
     if tree is None or not variables(tree):
         return False
     return (tree[2] if tree[:2] == ("fn", "abs") else tree)[0] not in ("var", "call")
@@ -168,7 +169,7 @@ def _has_work(tree: Tree | None) -> bool:
 
 
 def _is_worked_out(form: Tree, as_decimal: bool = False) -> bool:
-    """A name, a rational in lowest terms, one times a root or pi or e or i; sums of such, and these over an integer.
+    """A name, a rational in lowest terms, that times a root or pi or e or i; their sums, also over an integer.
 
     A fraction is not worked out where a decimal is asked for.
     """
@@ -203,7 +204,7 @@ def _read_term(term: Tree) -> tuple[tuple[Tree, ...], Fraction] | None:
 
 
 def _kind(factor: Tree) -> str | None:
-    """A number above or below, a root, or which constant a factor is a power of: of a kind there is one in a term."""
+    """A number above or below, a root, or the constant whose power it is: a term has one of each."""
     inside = factor[1] if factor[0] == "inverse" else factor
     if inside[0] == "num":
         return "above" if inside is factor else "below"
@@ -224,7 +225,7 @@ def _kind(factor: Tree) -> str | None:
 
 
 def _copied_parts(form: Tree, problem: str) -> Iterator[Tree]:
-    """Parts of a formula that stand in the problem, with what a sum or product has in common with one of the problem."""
+    """Parts that stand in the problem, with what a sum or product has in common with one of the problem."""
     forms, wholes = _forms_of(problem)
     for part in subtrees(form):
         if part[0] in BINDERS:  # its bound name is named for its place

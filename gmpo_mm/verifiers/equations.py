@@ -1,7 +1,8 @@
 """Do two equations or inequalities say the same? By a constant factor between them, or by their solutions.
 
-Solutions are compared in every variable, not in the first one that tells: `x(y-1) = 0` and `x(y-2) = 0` agree in x.
-For that, both must be rational in all their variables; others are the same only up to a constant factor.
+Solutions are compared in every variable, not in the first one that tells: `x(y-1) = 0` and `x(y-2) = 0`
+agree in x. For that, both must be rational in all their variables; others are the same only up to a
+constant factor.
 """
 
 import itertools
@@ -34,7 +35,7 @@ class _NotRational(ArithmeticError):
 
 
 def same_relation(a: Sequence[Node], b: Sequence[Node], operator: str) -> bool:
-    """Whether two equations or inequalities, each as left and right side, are shown to have the same solutions."""
+    """Whether two equations or inequalities, each by its two sides, are shown to have the same solutions."""
     if any(has_words(side.text) for side in (*a, *b)):
         return False
     try:

@@ -1,6 +1,6 @@
-r"""Are two answers the same? Each is read once, to one value (`reading`, `structure`), and the values are compared.
+r"""Are two answers the same? Each is read once, to one value (`reading`, `structure`), and compared.
 
-`None` leaves the pair to computer algebra. The conventions, where two readings are possible, are in docs/graders.md.
+`None` leaves the pair to computer algebra. The conventions are in docs/graders.md.
 """
 
 import re
@@ -48,7 +48,7 @@ def cheap_equal(prediction: str, gold: str) -> bool | None:
 
 
 def decide(prediction: str, gold: str, rules: Rules = EXACT) -> Decision:
-    """Compare two answers without computer algebra (unless `rules` bring it); in bounded time for any two texts."""
+    """Compare two answers without computer algebra (unless `rules` bring it), in bounded time."""
     if prediction == gold:
         return Decision(True, "equal as text")
     if rules.share is None and _PLAIN.fullmatch(prediction) and _PLAIN.fullmatch(gold):
@@ -107,7 +107,7 @@ def _within_share(a: Node, b: Node, rules: Rules, share: Decimal) -> bool:
 
 
 def _bases(prediction: str, gold: str) -> bool | None:
-    """`1010_2` and `1010_{two}`; a base that only the gold writes is what the problem asked for, and does not count."""
+    """`1010_2` and `1010_{two}`; a base that only the gold writes was asked for, and does not count."""
     first, second = _BASE.fullmatch(prediction), _BASE.fullmatch(gold)
     if second is None:
         return None

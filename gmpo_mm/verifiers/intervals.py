@@ -1,4 +1,4 @@
-"""Sets of real numbers, from interval notation, from linear inequalities in one variable, and what joins such sets."""
+"""Sets of real numbers: intervals, solutions of linear inequalities in one variable, and their unions."""
 
 import contextlib
 import re
@@ -67,7 +67,7 @@ def interval(opening: str, low_text: str, high_text: str, closing: str) -> RealS
 
 
 def same_reals(a: Node, b: Node) -> bool | None:
-    """Whether two structures are the same set of reals; None unless the first clearly is one and both can be read so."""
+    """Whether two structures are the same set of reals; None unless the first clearly is one."""
     if not _clearly_a_set(a) or (first := _real_set(a)) is None or (second := _real_set(b)) is None:
         return None
     return len({first[1], second[1]} - {""}) < 2 and same_set(first[0], second[0])
@@ -129,7 +129,7 @@ def _joined(found: Sequence[_Named | None], keep: Callable[[list[bool]], bool]) 
 
 
 def _solve(left: str, operator: str, right: str) -> _Named | None:
-    """Solutions of what is linear in its one variable, or such an absolute value; an error where a side is no formula."""
+    """Solutions of what is linear in its one variable, or such an absolute value; an error for no formula."""
     for one, other, facing in ((left.strip(), right, operator), (right.strip(), left, MIRRORED[operator])):
         if match := _ABSOLUTE.fullmatch(one):
             inside, (bound, _) = match.group(1), _end(other, 1)

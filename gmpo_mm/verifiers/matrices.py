@@ -11,7 +11,7 @@ MAX_MATRICES, MAX_ROWS = 4, 6
 
 
 def matrix_sum(node: Node) -> Node | None:
-    """The matrix that a text such as `A + B` stands for, its entries as formulas; None where it is anything else."""
+    """The matrix that a text such as `A + B` stands for, its entries as formulas; None for anything else."""
     *pieces, end = _MATRIX.split(node.text)
     if not 1 <= len(pieces) // 2 <= MAX_MATRICES or end.strip():
         return None

@@ -1,8 +1,8 @@
-"""The slow stage of equivalence: computer algebra by sympy, on trees of our own grammar. Runs in worker processes only.
+"""The slow stage of equivalence: computer algebra by sympy. Runs in worker processes only.
 
-Two formulas are equal where sympy proves that their difference is 0 and where, in addition, their values agree at a
-point at which every denominator is not 0. The proof alone is not enough: `(y - y)(x + 1)/(y - y)` reduces to anything.
-A worker is killed when it overruns its time or its memory, so nothing is bounded here.
+Two formulas are equal where sympy proves that their difference is 0 and where, in addition, their values
+agree at a point at which every denominator is not 0. The proof alone is not enough: `(y - y)(x + 1)/(y - y)`
+reduces to anything. A worker that overruns its time or its memory is killed, so nothing is bounded here.
 """
 
 import operator
