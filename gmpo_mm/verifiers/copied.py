@@ -169,7 +169,7 @@ def _has_work(tree: Tree | None) -> bool:
 
 
 def _is_worked_out(form: Tree, as_decimal: bool = False) -> bool:
-    """A name, a rational in lowest terms, that times a root or pi or e or i; their sums, also over an integer.
+    """A name, a rational in lowest terms, that times a root or pi or e or i; sums, also over an integer.
 
     A fraction is not worked out where a decimal is asked for.
     """
