@@ -102,7 +102,7 @@ def test_the_grade_carries_the_text_that_was_compared() -> None:
 
 
 def test_wrong_use_is_named() -> None:
-    with pytest.raises(ValueError, match="2 predictions for 1 golds"):
+    with pytest.raises(ValueError, match="2 responses for 1 golds"):
         grade_batch(["1", "2"], ["1"])
     with pytest.raises(ValueError, match="kind='text'"):
         grade_batch(["1"], ["1"], kind="text")  # type: ignore[arg-type]
