@@ -6,20 +6,21 @@ r"""CountDown: an expression that uses every given number exactly once and gives
     signed  := (+ | -)* atom
     atom    := integer | ( sum ) | { sum } | \frac group group
 
-A text outside this grammar is no expression; `_COMMANDS` and `_CHARACTERS` are other spellings of its signs. Nothing is
-evaluated as code: length and depth are bounded, and what uses the right numbers is computed in exact fractions.
+A text outside this grammar is no expression; `_COMMANDS` and `_CHARACTERS` are other spellings of its signs.
+Nothing is evaluated as code: length and depth are bounded, and what uses the right numbers is computed in
+exact fractions.
 """
 
 import json
 import operator
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from gmpo_mm.verifiers.extraction import Extraction, extract_answer, remove_invisible
-from gmpo_mm.verifiers.grading import DEFAULT_TIMEOUT, Gold, Grade
+from gmpo_mm.verifiers.grading import DEFAULT_TIMEOUT, Gold, Grade, Kind
 
 VERSION = 1
 MAX_LENGTH = 1024  # characters of an answer
@@ -60,31 +61,23 @@ class Verdict(NamedTuple):
     why: str
 
 
-def read_problem(gold: object) -> Problem:
-    """A gold, `{"numbers": [...], "target": ...}` as JSON text or as a mapping; ValueError for anything else."""
-    shown = f"CountDown gold {str(gold)[:MAX_SHOWN]!r}"
+def read_problem(gold: Any) -> Problem:
+    """A gold, `{"numbers": [..], "target": ..}` as JSON text or as a mapping; ValueError for another."""
     try:
-        data: Any = json.loads(gold) if isinstance(gold, (str, bytes)) else gold
-    except (ValueError, RecursionError):
-        raise ValueError(f'{shown} is not JSON; give {{"numbers": [..], "target": ..}}') from None
-    if not isinstance(data, Mapping) or "numbers" not in data or "target" not in data:
-        raise ValueError(f"{shown} has no 'numbers' and 'target'; give both")
-    try:
+        data = json.loads(gold) if isinstance(gold, (str, bytes)) else gold
         target, *numbers = (_integer(number) for number in [data["target"], *data["numbers"]])
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{shown} must hold a list of integers and an integer target") from None
-    if not numbers or min(numbers) < 0:
-        raise ValueError(f"{shown} must hold at least one number, and none below 0")
+        if min(numbers) < 0:
+            raise ValueError
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
+        form = '{"numbers": [..], "target": ..} with integers, one number at least and none below 0'
+        raise ValueError(f"CountDown gold {str(gold)[:MAX_SHOWN]!r} must be {form}") from None
     return Problem(tuple(numbers), target)
 
 
 def read_problems(gold: Any) -> list[Problem]:
     """The problems of a gold that is one or a list of them; ValueError also for an empty list."""
     gold = gold.tolist() if hasattr(gold, "tolist") else gold
-    several = gold if isinstance(gold, (list, tuple)) else [gold]
-    if not several:
-        raise ValueError("CountDown gold is an empty list; give one problem at least")
-    return [read_problem(one) for one in several]
+    return [read_problem(one) for one in (gold if isinstance(gold, (list, tuple)) and gold else [gold])]
 
 
 def _integer(value: Any) -> int:
@@ -94,7 +87,7 @@ def _integer(value: Any) -> int:
 
 
 def extract_expression(response: str, extraction: Extraction = "auto") -> str | None:
-    r"""The answer's text; `auto` takes the last `<answer>` pair (and a box within it), else the last `\boxed{}`."""
+    r"""The answer's text; `auto` takes the last `<answer>` pair (or a box in it), else the last box."""
     if extraction != "auto":
         return extract_answer(response, extraction)
     return extract_answer(response, "answer_tags") or extract_answer(response, "boxed")
@@ -108,7 +101,7 @@ def check_expression(answer: str, problem: Problem) -> Verdict:
         return Verdict(False, False, f"not an expression: {error}")
     used = [item for item in postfix if isinstance(item, int)]
     if Counter(used) != Counter(problem.numbers):
-        why = f"uses {_shown(used)} where {_shown(problem.numbers)} must each be used once"
+        why = f"uses {used[:12]} where {list(problem.numbers[:12])} must each be used once"
         return Verdict(False, True, why)
     try:
         value = compute(postfix)
@@ -121,14 +114,10 @@ def check_expression(answer: str, problem: Problem) -> Verdict:
     return Verdict(True, True, f"uses every number once and gives {problem.target}")
 
 
-def _shown(numbers: Sequence[int]) -> str:
-    return "[" + ", ".join(map(str, numbers[:12])) + (", ..." if len(numbers) > 12 else "") + "]"
-
-
 def grade_countdown(
     predictions: Sequence[str | None],
     golds: Sequence[Gold],
-    kind: Literal["answer", "response"] = "response",
+    kind: Kind = "response",
     *,
     extraction: Extraction = "auto",
     timeout: float = DEFAULT_TIMEOUT,
@@ -150,23 +139,27 @@ def _grade(prediction: object, gold: Gold, kind: str, extraction: Extraction) ->
         return Grade(False, "error", answer or None, str(error))
     if not answer:
         return Grade(False, "no_answer", None, "no answer")
-    best = max(
-        (check_expression(answer, problem) for problem in problems), key=lambda verdict: verdict.correct
-    )
+    verdicts = [check_expression(answer, problem) for problem in problems]
+    best = max(verdicts, key=lambda verdict: verdict.correct)
     return Grade(best.correct, "graded", answer, best.why)
 
 
 def parse(answer: str) -> tuple[list[Item], int | None]:
     """The expression in postfix order, and the result that the answer states beside it (None without one)."""
-    left, *others = _sides(answer)
-    if not others:
-        return _expression(left), None
-    if len(others) > 1:
-        raise NotAnExpression("more than one =")
-    for side, expression in ((others[0], left), (left, others[0])):
-        if side[-1:] and side[-1].isdigit() and side[:-1] in ([], ["-"]):
-            return _expression(expression), int("".join(side))
-    raise NotAnExpression("neither side of the = is a number")
+    sides, stated = _sides(answer), None
+    if len(sides) == 2:
+        for side in reversed(sides):
+            if side[-1:] and side[-1].isdigit() and side[:-1] in ([], ["-"]):
+                sides.remove(side)
+                stated = int("".join(side))
+                break
+    if len(sides) > 1:
+        raise NotAnExpression("more than one =, or no number beside it")
+    tokens = sides[0][::-1]  # the next one is the last
+    postfix = _operation(tokens, 0, 1)
+    if tokens:
+        raise NotAnExpression(f"{tokens[-1]!r} after the expression")
+    return postfix, stated
 
 
 def compute(postfix: Sequence[Item]) -> Fraction:
@@ -201,14 +194,6 @@ def _sides(text: str) -> list[list[str]]:
     return sides
 
 
-def _expression(tokens: list[str]) -> list[Item]:
-    tokens = tokens[::-1]  # the next one is the last
-    postfix = _operation(tokens, 0, 1)
-    if tokens:
-        raise NotAnExpression(f"{tokens[-1]!r} after the expression")
-    return postfix
-
-
 def _operation(tokens: list[str], priority: int, depth: int) -> list[Item]:
     """An operand and all that follows it by operators of a higher priority; takes them off the tokens."""
     if depth > MAX_DEPTH:
@@ -226,7 +211,7 @@ def _operation(tokens: list[str], priority: int, depth: int) -> list[Item]:
 
 
 def _atom(tokens: list[str], depth: int, in_fraction: bool = False) -> list[Item]:
-    r"""A number, group or fraction; of `\frac12`, as TeX reads it, one digit: the others are for the next argument."""
+    r"""A number, group or fraction; of the digits in `\frac12` one, as TeX reads it."""
     token = tokens.pop() if tokens else "the end"
     if in_fraction and token[1:].isdigit():
         tokens.append(token[1:])

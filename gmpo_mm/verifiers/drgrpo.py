@@ -1,9 +1,9 @@
 """The grader of Dr. GRPO (arXiv 2503.20783), for numbers that are to be set beside that paper's.
 
-It reproduces `boxed_reward_fn` and `answer_tag_reward_fn` of github.com/sail-sg/understand-r1-zero, with these
-differences: each comparison has a limit of its own and ends as `timeout` (in the original, fast mode has none, and
-slow mode grades 0 after a second); text is not evaluated as Python (`x==5` equals `x==6` there, since both are
-false); a list of golds may hold numbers.
+It reproduces `boxed_reward_fn` and `answer_tag_reward_fn` of github.com/sail-sg/understand-r1-zero, with
+these differences: each comparison has a limit of its own and ends as `timeout` (in the original, fast mode
+has none, and slow mode grades 0 after a second); text is not evaluated as Python (`x==5` equals `x==6` there,
+since both are false); a list of golds may hold numbers.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,11 +25,12 @@ def grade_drgrpo(
     extraction: Extraction = "auto",
     timeout: float = DEFAULT_TIMEOUT,
 ) -> list[Grade]:
-    """Grade each response as Dr. GRPO's evaluation does; a gold that is a sequence is right when any of its entries is.
+    """Grade each response as Dr. GRPO's evaluation does; any entry of a gold that is a sequence counts.
 
-    `boxed` and `auto` take the last `\\boxed{}` (templates qwen_math and no), `answer_tags` what template r1 demands.
-    A response that the original calls not formatted has status `no_answer`, and so has one whose answer tags hold a
-    box that is not closed. Fast mode is the grader of training, slow mode (`fast=False`) that of evaluation.
+    `boxed` and `auto` take the last `\\boxed{}` (templates qwen_math and no), `answer_tags` what template r1
+    demands. A response that the original calls not formatted has status `no_answer`, and so has one whose
+    answer tags hold a box that is not closed. Fast mode is the grader of training, slow mode (`fast=False`)
+    that of evaluation.
     """
     check_arguments(responses, golds, kind, extraction, timeout)
     if kind == "answer":
@@ -39,11 +40,13 @@ def grade_drgrpo(
     extract = tagged_answer if extraction == "answer_tags" and kind == "response" else boxed_answer
     answers = [extract(text) if isinstance(text, str) else None for text in responses]
     method = "drgrpo_fast" if fast else "drgrpo_slow"
-    return grade_answers(answers, map(_gold_texts, golds), timeout, method, _decide)
-
-
-def _decide(answer: str, gold: str) -> Decision:
-    return Decision(True if answer == gold else None, "equal as text")
+    return grade_answers(
+        answers,
+        map(_gold_texts, golds),
+        timeout,
+        method,
+        lambda answer, gold: Decision(True if answer == gold else None, "equal as text"),
+    )
 
 
 def _gold_texts(gold: Gold) -> list[str]:

@@ -1,9 +1,9 @@
-"""Dr. GRPO's grader, the part that needs no computer algebra: answers taken from responses, texts brought to a form.
+"""Dr. GRPO's grader without computer algebra: answers taken from responses, texts brought to a form.
 
-The behaviour is that of `math_grader.py` in github.com/sail-sg/understand-r1-zero (commit dfca49d), oddities included:
-grades are only comparable with the paper's when `\\text{m}` and a stray brace count here as they do there. The code is
-our own. Answers that agree in either of two forms are equal: the one known from the MATH data set's own evaluation,
-and the one that goes on to sympy.
+The behaviour is that of `math_grader.py` in github.com/sail-sg/understand-r1-zero (commit dfca49d), oddities
+included: grades are only comparable with the paper's when `\\text{m}` and a stray brace count here as they do
+there. The code is our own. Answers that agree in either of two forms are equal: the one known from the MATH
+data set's own evaluation, and the one that goes on to sympy.
 """
 
 import contextlib
@@ -12,18 +12,18 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-# Words that the MATH form drops where they stand alone. Order and repetitions matter: a word is dropped once a pass and
-# two neighbours need two. A point stands for any character, as it does where the list comes from.
+# Words that the MATH form drops where they stand alone. Order and repetitions matter: a word is dropped once
+# a pass and two neighbours need two. A point stands for any character, as it does where the list comes from.
 _UNIT_TEXT = (
-    "east|degree|mph|kmph|ft|m sqaure| m east|sq m|deg|mile|q .|monkey|prime|ratio|profit of rs|rd|o|gm|p . m|lb|"
-    "tile|per|dm|lt|gain|ab|way|west|a .|b .|c .|d .|e .|f .|g .|h .|t|a|h|no change|men|soldier|pie|bc|excess|"
-    "st|inches|noon|percent|by|gal|kmh|c|acre|rise|a . m|th|π r 2|sq|mark|l|toy|coin|sq . m|gallon|° f|profit|"
-    "minw|yr|women|feet|am|pm|hr|cu cm|square|v â € ™|are|rupee|rounds|cubic|cc|mtr|s|ohm|number|kmph|day|hour|"
-    "minute|min|second|man|woman|sec|cube|mt|sq inch|mp|∏ cm ³|hectare|more|sec|unit|cu . m|cm 2|rs .|rs|kg|g|"
-    "month|km|m|cm|mm|apple|liter|loss|yard|pure|year|increase|decrease|d|less|Surface|litre|pi sq m|s .|metre|"
-    "meter|inch"
+    "east|degree|mph|kmph|ft|m sqaure| m east|sq m|deg|mile|q .|monkey|prime|ratio|profit of rs|rd|o|gm|"
+    "p . m|lb|tile|per|dm|lt|gain|ab|way|west|a .|b .|c .|d .|e .|f .|g .|h .|t|a|h|no change|men|soldier|"
+    "pie|bc|excess|st|inches|noon|percent|by|gal|kmh|c|acre|rise|a . m|th|π r 2|sq|mark|l|toy|coin|sq . m|"
+    "gallon|° f|profit|minw|yr|women|feet|am|pm|hr|cu cm|square|v â € ™|are|rupee|rounds|cubic|cc|mtr|s|ohm|"
+    "number|kmph|day|hour|minute|min|second|man|woman|sec|cube|mt|sq inch|mp|∏ cm ³|hectare|more|sec|unit|"
+    "cu . m|cm 2|rs .|rs|kg|g|month|km|m|cm|mm|apple|liter|loss|yard|pure|year|increase|decrease|d|less|"
+    "Surface|litre|pi sq m|s .|metre|meter|inch"
 )
-# Dropped by the form for sympy wherever they stand, even inside a longer word, with a plural and a power behind them.
+# Dropped by the form for sympy, even inside a longer word, with a plural and a power behind them.
 _MEASURES = str.split(
     "degree cm centimeter meter mile second minute hour day week month year foot feet inch yard"
 )
@@ -35,7 +35,7 @@ _REPETITIVE_SHARE = 0.2
 
 
 def boxed_answer(response: str) -> str | None:
-    """What the last `\\boxed{...}` holds. An earlier box does not stand in for a last one that is not closed."""
+    """What the last `\\boxed{...}` holds; None where it is not closed, whatever stands before it."""
     start = response.rfind("\\boxed")
     if start < 0 or not response.startswith("\\boxed{", start):
         return None
@@ -48,7 +48,7 @@ def boxed_answer(response: str) -> str | None:
 
 
 def tagged_answer(response: str) -> str | None:
-    """What follows the last `<answer>`; None unless `</think> <answer>`, with its one space, and `</answer>` occur.
+    """What follows the last `<answer>`; None unless `</think> <answer>` (one space) and `</answer>` occur.
 
     Text behind `</answer>` belongs to it. Where it holds a `\\boxed`, the box is the answer.
     """
@@ -161,7 +161,7 @@ def _integral(text: str) -> float | None:
 def is_repetitive(text: str) -> bool:
     """Whether more than a fifth of the text's substrings, counted by position, are repeats of another.
 
-    Repeats are what neighbours among the sorted suffixes have in common; ranks by prefixes of doubled length sort them.
+    Repeats are what neighbours among the sorted suffixes share; ranks by ever longer prefixes sort them.
     """
     keys: list[Any] = list(text)
     length = 1

@@ -1,4 +1,4 @@
-"""The graders by name: what a benchmark, a reward and `gmpo-mm grade` choose from, and what is written beside a grade."""
+"""The graders by name, which benchmarks, rewards and `gmpo-mm grade` choose from, and a grade's stamp."""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -15,16 +15,13 @@ from gmpo_mm.verifiers.grading import DEFAULT_TIMEOUT, KINDS, Gold, Grade, check
 __all__ = ["GRADERS", "KINDS", "Grader", "check_grader", "grade_responses", "grader_info"]
 
 ENGINE_VERSION = 3
-"""Version of the equivalence engine behind math, geometry3k, minerva and olympiadbench: raised when its grades can change.
-
-The graders that add rules of their own count both: engine 3 with rules 2 is version 302.
-"""
+"""Raised when the equivalence engine's grades can change; with rules 2 of its own a grader is version 302."""
 MINERVA_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Grader:
-    """A way to grade. `version` is raised when a grade can change; `packages` are those whose version can change one."""
+    """`version` is raised when a grade can change, and other versions of `packages` can change one."""
 
     description: str
     version: int
@@ -41,10 +38,11 @@ def _with_engine(description: str, grade: Callable[..., list[Grade]], rules_vers
     return Grader(description, number, ("sympy", "mpmath"), grade, reads_problem=True)
 
 
-# Minerva's rule (arXiv 2206.14858, appendix): numbers are equal where |a - b| < 0.01 |a + b| / 2 or a = b. Its listing
-# has two slips that are not followed: the branches stand the wrong way round, so that the one per cent holds near 0
-# only, and the mean of two negative numbers is negative, so that no negative number equals itself. A unit that only one
-# side writes is dropped; two different ones are not equal, and nothing is converted.
+# Minerva's rule (arXiv 2206.14858, appendix): numbers are equal where |a - b| < 0.01 |a + b| / 2 or a = b.
+# Its listing has two slips that are not followed: the branches stand the wrong way round, so that the one per
+# cent holds near 0 only, and the mean of two negative numbers is negative, so that no negative number equals
+# itself. A unit that only one side writes is dropped; two different ones are not equal, and nothing is
+# converted.
 _minerva = partial(grade_batch, rules="minerva")
 
 _FAST_PACKAGES = ("sympy", "pylatexenc")
@@ -95,11 +93,10 @@ def grade_responses(
 ) -> list[Grade]:
     """Grade each response against its gold (or any of its golds) with the grader of that name.
 
-    `extraction` says where a response's answer stands (see `extract_answer`; Dr. GRPO's graders take `auto` for `boxed`);
-    `kind="answer"` takes the texts as the answers themselves. `timeout` bounds each comparison, in seconds of CPU time.
-    Where `problems` are given, a right expression that is only copied out of its problem has status `not_evaluated` with
-    `unevaluated="reject"` (see `copied`); Dr. GRPO's graders and CountDown's know no such status. No response can make
-    this raise or hang; ValueError for an argument that is not known.
+    `extraction` says where a response's answer stands (see `extract_answer`), `timeout` bounds each
+    comparison in seconds of CPU time. Where `problems` are given, a right expression that is only copied out
+    of its problem has status `not_evaluated` with `unevaluated="reject"` (see `copied`). ValueError for an
+    argument that is not known.
     """
     chosen = GRADERS[check_grader(grader)]
     check_arguments(responses, golds, kind, extraction, timeout)

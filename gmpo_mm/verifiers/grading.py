@@ -10,7 +10,7 @@ from gmpo_mm.verifiers.budget import budget
 from gmpo_mm.verifiers.equivalence import RULES, Decision, decide
 from gmpo_mm.verifiers.extraction import EXTRACTIONS, Extraction, extract_answer, remove_invisible
 from gmpo_mm.verifiers.normalize import canonical, text_key
-from gmpo_mm.verifiers.pool import shared_pool
+from gmpo_mm.verifiers.pool import Verdict, shared_pool
 
 Status = Literal["graded", "no_answer", "timeout", "error", "not_evaluated"]
 Kind = Literal["response", "answer"]
@@ -22,18 +22,14 @@ DEFAULT_TIMEOUT = 3.0
 BATCH_STEPS, BATCH_STEPS_PER_PAIR = 400_000, 2_000
 MAX_UNBOXED = 200  # characters of a response without a box that may be the answer itself
 
-# Of what a pair's comparison may come to the status of the answer; the first of a row's pairs in this order counts.
-_STATUS: dict[str, Status] = {
-    "equal": "graded",
-    "timeout": "timeout",
-    "error": "error",
-    "different": "graded",
-}
-_NO_VERDICT = {
-    "timeout": ("timeout", "no verdict within {:g} s of processor time"),
-    "batch_limit": ("timeout", "no verdict within the batch's limit"),
-    "stalled": ("error", "the machine did not let it run"),
-    "error": ("error", "the comparison failed"),
+# What the workers' verdicts are to an answer. The number orders them: of several golds the lowest counts.
+_OUTCOMES: dict[Verdict, tuple[int, Status, str]] = {
+    "equal": (0, "graded", "equal"),
+    "timeout": (1, "timeout", "no verdict within {:g} s of processor time"),
+    "batch_limit": (1, "timeout", "no verdict within the batch's limit"),
+    "stalled": (2, "error", "the machine did not let it run"),
+    "error": (2, "error", "the comparison failed"),
+    "different": (3, "graded", "different"),
 }
 
 
@@ -53,9 +49,7 @@ def check_arguments(
 ) -> None:
     """ValueError for an argument that no grader knows."""
     if len(responses) != len(golds):
-        raise ValueError(
-            f"{len(responses)} responses for {len(golds)} golds; give one gold for each response"
-        )
+        raise ValueError(f"{len(responses)} responses for {len(golds)} golds; give one gold for each")
     for name, value, known in (("extraction", extraction, EXTRACTIONS), ("kind", kind, KINDS)):
         if value not in known:
             raise ValueError(f"{name}={value!r} is not known; use one of {', '.join(known)}")
@@ -75,11 +69,8 @@ def grade_batch(
     """Grade each prediction against its gold; a gold that is a sequence is right when any of its texts is.
 
     `kind="response"` extracts the answer first (see `extract_answer`). `timeout` bounds the computer algebra
-    of one pair, in seconds of processor time and not on the wall, so that a grade does not depend on how busy
-    the machine is; a pair beyond it is not correct and has status `timeout`. All pairs of a call have a bound
-    too, stated in `pool`: hostile answers beyond it have status `timeout` after a shorter try. A comparison
-    that the machine did not let run has status `error`, and `why` says so. No text can make this raise or
-    hang; VerifierUnavailableError means that computer algebra can't run here at all.
+    of one pair, in seconds of processor time; all pairs of a call have a bound too, stated in `pool`. No text
+    can make this raise or hang; VerifierUnavailableError means that computer algebra can't run here at all.
     """
     check_arguments(predictions, golds, kind, extraction, timeout)
     rows = zip(predictions, golds, strict=True)
@@ -118,7 +109,7 @@ def grade_answers(
     method: str,
     decide_here: Callable[[str, str], Decision],
 ) -> list[Grade]:
-    """Grade each answer against its golds; what `decide_here` leaves open goes to the workers, by that method.
+    """Grade each answer against its golds; what `decide_here` leaves open the workers compare by `method`.
 
     A pair is compared once, and not by the workers where another gold of its row was found equal here.
     """
@@ -129,8 +120,8 @@ def grade_answers(
     distinct = dict.fromkeys(itertools.chain(*rows))
     with budget(BATCH_STEPS + BATCH_STEPS_PER_PAIR * len(distinct)):
         decisions = {pair: decide_here(*pair) for pair in distinct}
-    outcomes = {
-        pair: ("equal" if decision.equal else "different", decision.why)
+    outcomes: dict[tuple[str, str], tuple[int, Status, str]] = {
+        pair: (0 if decision.equal else 3, "graded", decision.why)
         for pair, decision in decisions.items()
         if decision.equal is not None
     }
@@ -138,20 +129,16 @@ def grade_answers(
     needed = list(dict.fromkeys(pair for row in undecided for pair in row if pair not in outcomes))
     verdicts = shared_pool().check(needed, timeout, method=method) if needed else []
     for pair, verdict in zip(needed, verdicts, strict=True):
-        outcome, why = _NO_VERDICT.get(verdict, (verdict, verdict))
-        outcomes[pair] = outcome, "algebra: " + why.format(timeout)
+        order, status, why = _OUTCOMES[verdict]
+        outcomes[pair] = order, status, "algebra: " + why.format(timeout)
     return [
         _grade(answer, [outcomes[pair] for pair in row if pair in outcomes])
         for answer, row in zip(answers, rows, strict=True)
     ]
 
 
-def _grade(answer: str | None, outcomes: list[tuple[str, str]]) -> Grade:
+def _grade(answer: str | None, outcomes: list[tuple[int, Status, str]]) -> Grade:
     if answer is None:
         return Grade(False, "no_answer", None, "no answer found")
-    best = min(
-        outcomes,
-        key=lambda one: list(_STATUS).index(one[0]),
-        default=("different", "no gold to compare with"),
-    )
-    return Grade(best[0] == "equal", _STATUS[best[0]], answer, best[1])
+    order, status, why = min(outcomes, default=(3, "graded", "no gold to compare with"))
+    return Grade(order == 0, status, answer, why)

@@ -1,13 +1,10 @@
-r"""OlympiadBench's answers: `$..$` golds, several parts in any order, sets, intervals, tuples, numbers to 1e-8.
+r"""OlympiadBench's answers: several parts in any order, sets, intervals, tuples, numbers to 1e-8.
 
-The rules are those of its own judge (OpenBMB/OlympiadBench, `eval/auto_scoring_judge.py`; arXiv 2402.14008) without its column
-`error`, and differ where the judge is wrong by its own design:
-
-- It takes 100 times or a hundredth of any number for right; here only where a `%` is written.
-- Its tolerance is absolute and for all numbers; here it is relative below 1, and holds only where one side is a decimal.
-- It reads all boxes of a response; here as many boxes of the last line with a box as the gold has parts, else the last one.
-- `and`, `or` and `;` separate parts like a comma, `\{1, 3\}` is `1, 3`, and a tuple `(1, 3)` equals a gold `1, 3` in its order.
-- `t(0,4]`, as one gold has it, is the interval.
+The rules are those of its own judge (OpenBMB/OlympiadBench, `eval/auto_scoring_judge.py`; arXiv 2402.14008)
+without its column `error`, except where the judge is wrong by its own design: it takes 100 times any number
+for right (here only where a `%` is written), has an absolute tolerance for all numbers (here relative below
+1, and only beside a decimal), reads all boxes of a response (here as many of the last line with a box as
+the gold has parts, else the last one) and no `and`, `or`, `;` or braces as a list.
 """
 
 import re
@@ -67,7 +64,7 @@ def _answer(prediction: str | None, gold: str, kind: str, extraction: Extraction
 
 
 def number_of_parts(text: str) -> int:
-    """Parts of an answer in this benchmark's sense; one where it is no list: what `where` defines is no part."""
+    """Parts of an answer, one where it is no list: what `where` defines is no part."""
     node = _node(text)
     return len(node.items) if node.kind in ("list", "set") and not re.search(r"\bwhere\b", text) else 1
 
@@ -77,7 +74,7 @@ def _node(text: str) -> Node:
 
 
 def _is_list_for_interval(answer: str, gold: str) -> bool:
-    """Whether `a, b` is given for a gold `(a, b)`, which may be an interval; the other way round it is accepted."""
+    """Whether `a, b` is given for a gold `(a, b)`, which may be an interval; the reverse is accepted."""
     node = _node(answer)
     bare = node.kind == "list" and any(assigned_name(item) is None for item in node.items)
     return bare and _node(gold).kind == "sequence" and canonical(answer) != canonical(gold)

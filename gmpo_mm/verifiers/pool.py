@@ -1,13 +1,10 @@
 """The parent's side of the verifier's processes: started on first need, shared by all threads.
 
-What a batch may cost, so that a grade depends on the answers and not on how busy the machine is: all limits
-are seconds of processor time that a worker itself has used. The pairs of one call are asked in ROUNDS, each
-with a longer limit and for fewer pairs: what a round leaves open is asked again in the next. The last round
-gives the whole limit, to one pair at a time. A batch of n pairs thus takes at most (5 + n / 15) * timeout
-seconds of processor time in workers (with a timeout of 3 s or more; a pair whose worker was killed or ran out
-of memory is asked twice). Who is asked where a round has room for some only follows from the set of pairs,
-not from their order: the shortest prediction of each gold, then the second of each, so that hostile answers
-to one problem leave room for the others.
+What a batch may cost, in seconds of processor time that workers themselves use, so that a grade depends on
+the answers and not on how busy the machine is: the pairs of one call are asked in ROUNDS, each with a longer
+limit and for fewer pairs, and what a round leaves open is asked again in the next. A batch of n pairs takes
+at most (5 + n / 15) * timeout (with a timeout of 3 s or more; a pair whose worker was killed or ran out of
+memory is asked twice). Who finds room only follows from the set of pairs, not from their order.
 """
 
 import atexit
@@ -27,12 +24,13 @@ from typing import Literal
 
 from gmpo_mm.verifiers.methods import FIRST, METHODS
 
-# No verdict within the limit, when asked alone; none within a round's limit, and no room in the next; the machine
-# did not let the worker compute; the comparison failed: memory, an exception, its process killed twice.
+# No verdict within the limit, when asked alone; none within a round's limit, and no room in the next; the
+# machine did not let the worker compute; the comparison failed: memory, an exception, its process killed
+# twice.
 Verdict = Literal["equal", "different", "timeout", "batch_limit", "stalled", "error"]
 
-# Of each round the share of the limit, the room for pairs, and one pair more for each so many of the batch. In
-# the last round one pair is asked at a time, each in a fresh process.
+# Of each round the share of the limit, the room for pairs, and one pair more for each so many of the batch.
+# In the last round one pair is asked at a time, each in a fresh process.
 ROUNDS = ((1 / 30, 0, 1), (1 / 4, 8, 16), (1, 3, 64))
 SHORTEST_LIMIT = 0.1  # seconds of processor time of a round, unless `timeout` is shorter; a start takes 0.01
 WALL_SHARE, WALL_SECONDS = 20.0, 60.0  # a worker may be on the wall: 20 times its limit and a minute
@@ -68,10 +66,7 @@ class _Connection:
         arguments = json.dumps({"path": path, "workers": workers, "parent": os.getpid()})
         self.process = subprocess.Popen(
             [sys.executable, "-c", _BOOTSTRAP, arguments],
-            env={
-                **os.environ,
-                "PYTHONHASHSEED": "0",
-            },  # sympy goes through sets: the same way in each process
+            env={**os.environ, "PYTHONHASHSEED": "0"},  # sympy goes through sets: always the same way
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -89,7 +84,7 @@ class _Connection:
     def submit(
         self, pairs: Sequence[tuple[str, str]], cpu: float, method: str, alone: bool
     ) -> list[Future[Verdict]]:
-        """Queue comparisons of (prediction, gold); futures raise when the supervisor goes or lacks the method."""
+        """Queue comparisons; futures raise when the supervisor goes or lacks the method."""
         assert self.process.stdin is not None
         limits = {"cpu": cpu, "wall": WALL_SHARE * cpu + WALL_SECONDS, "alone": alone}
         futures: list[Future[Verdict]] = [Future() for _ in pairs]
@@ -201,14 +196,18 @@ class VerifierPool:
         if connection is not None:
             connection.close()
 
-    def warm_up(self) -> None:
-        """Block until computer algebra is imported and the first comparison would start at once."""
+    def warm_up(self, *, wait: bool = True) -> None:
+        """Start the processes; wait until sympy is imported and a comparison would begin at once."""
         connection = self.start()
-        connection.wait(connection.warm_up)
+        if wait:
+            connection.wait(connection.warm_up)
 
 
 def _in_fair_order(pairs: Sequence[tuple[str, str]]) -> list[int]:
-    """Positions of the pairs: the shortest prediction of each gold, then the second of each, and so on."""
+    """Positions of the pairs: the shortest prediction of each gold, then the second of each, and so on.
+
+    Hostile answers to one problem thus leave room for the others.
+    """
     ranks: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
     by_length = sorted(range(len(pairs)), key=lambda i: (len(pairs[i][0]), pairs[i]))
     rank = {i: next(ranks[pairs[i][1]]) for i in by_length}
@@ -227,10 +226,7 @@ def shared_pool() -> VerifierPool:
 
 def warm_up(*, wait: bool = True) -> None:
     """Start the verifier's processes now, so that the first step does not pay for the import of sympy."""
-    if wait:
-        shared_pool().warm_up()
-    else:
-        shared_pool().start()
+    shared_pool().warm_up(wait=wait)
 
 
 def shut_down() -> None:

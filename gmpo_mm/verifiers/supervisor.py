@@ -2,13 +2,12 @@
 
 Runs as a separate program (`pool.py` starts it), never as an import of the training process. It has one
 thread and runs no untrusted input itself, so forking a fresh worker is safe and takes milliseconds. All pipes
-carry one JSON object a line. Each job names its method of comparison; one that is not loaded yet is imported
-here, between two jobs, and workers forked before are replaced.
+carry one JSON object a line.
 
-A job has two limits in seconds. `cpu` is of the processor time that its worker itself uses, from when the
-worker has taken the job: the kernel keeps that clock and ends the worker (ITIMER_PROF, on Linux and macOS),
-so that other programs on the machine do not shorten it. `wall` is of the clock on the wall, for a worker that
-waits without computing. A job that is `alone` runs in a fresh worker and while no other job does.
+A job has two limits in seconds. `cpu` is of the processor time that its worker itself uses: the kernel keeps
+that clock and ends the worker (ITIMER_PROF, on Linux and macOS), so that other programs on the machine do not
+shorten it. `wall` is for a worker that waits without computing. A job that is `alone` runs in a fresh worker
+and while no other job does.
 """
 
 import contextlib
@@ -34,6 +33,7 @@ from gmpo_mm.verifiers.methods import METHODS, Compare
 MEMORY_LIMIT = 1 << 30  # bytes of address space for one worker; an import of sympy takes a tenth
 RESIDENT_LIMIT = 384 << 20  # bytes ever resident above which a worker is replaced after its job
 PARENT_CHECK_SECONDS = 1.0
+_ENDED_BY: dict[int, str] = {signal.SIGPROF: "timeout", signal.SIGALRM: "stalled"}
 PR_SET_PDEATHSIG = 1  # Linux: the signal a process gets when its parent dies
 
 
@@ -152,7 +152,7 @@ class Supervisor:
             worker.job, worker.deadline = self.queue.popleft(), time.monotonic() + job["wall"]
 
     def idle_worker(self, fresh: bool) -> Worker | None:
-        """A worker without a job, forked where there is none or a fresh one is asked for; None where all are busy."""
+        """A worker without a job, a fresh one if asked for or none is there; None if all are busy."""
         idle = [worker for worker in self.workers if not worker.job]
         if idle and not fresh:
             return idle[-1]
@@ -212,15 +212,11 @@ class Supervisor:
     def lose(self, worker: Worker) -> None:
         """A worker ended with its job open: at a limit; or killed, or out of memory: it is asked again."""
         job, status = worker.job, self.remove(worker)
-        ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-        if ended_by == signal.SIGPROF:
-            self.finish(worker, "timeout")
-        elif ended_by == signal.SIGALRM:
-            self.finish(worker, "stalled")
-        elif job and "lost" not in job:
+        verdict = _ENDED_BY.get(os.WTERMSIG(status), "error")
+        if verdict == "error" and job and "lost" not in job:
             self.queue.appendleft({**job, "lost": True})
         else:
-            self.finish(worker, "error")
+            self.finish(worker, verdict)
 
     def finish(self, worker: Worker, verdict: str) -> None:
         if worker.job:

@@ -80,7 +80,7 @@ def test_cheap_pairs_start_no_process() -> None:
     code = (
         "from gmpo_mm.verifiers import grade_batch, pool; import sys\n"
         "assert grade_batch(['120°', '7', None], ['120', '8', '9'])[0].correct\n"
-        "assert pool._pool is None and 'sympy' not in sys.modules and 'torch' not in sys.modules"
+        "assert pool.shared_pool().connection is None and 'sympy' not in sys.modules and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
