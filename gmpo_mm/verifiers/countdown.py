@@ -30,11 +30,12 @@ MAX_SHOWN = 60
 
 _CHARACTERS = str.maketrans("×·⋅∗✕÷∕⁄−–—﹣\u00a0\u2009\u202f", "*****///----   ")
 _CHARACTERS |= {0xFF01 + i: 0x21 + i for i in range(94)}  # full-width ASCII
-_COMMANDS = dict.fromkeys(("times", "cdot", "ast"), "*") | dict.fromkeys(("frac", "dfrac", "tfrac"), "\\frac")
-_COMMANDS |= {"div": "/"} | dict.fromkeys(
-    str.split("left right big Big bigl bigr Bigl Bigr displaystyle quad"), ""
+_COMMANDS = {"times": "*", "cdot": "*", "ast": "*", "div": "/"}  # the others are fractions
+_TOKEN = re.compile(
+    r"\s+|\$|\\[()\[\],;:! ]|\\(?:left|right|[bB]ig[lr]?|displaystyle|quad)(?![A-Za-z])"
+    r"|([0-9]+|[-+*/(){}=])|\\(times|cdot|ast|div|[dt]?frac)(?![A-Za-z])|(.)",
+    re.DOTALL,
 )
-_TOKEN = re.compile(r"\s+|\\[()\[\],;:! ]|\$|([0-9]+|[-+*/(){}=])|\\([A-Za-z]+)|(.)", re.DOTALL)
 _CLOSING = {"(": ")", "{": "}"}
 _OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 _PRIORITY = {"+": 1, "-": 1, "*": 2, "/": 2}
@@ -183,14 +184,14 @@ def _sides(text: str) -> list[list[str]]:
     sides: list[list[str]] = [[]]
     for match in _TOKEN.finditer(remove_invisible(text).translate(_CHARACTERS).strip().removesuffix(".")):
         token, command, other = match.groups()
-        if other or (command and command not in _COMMANDS):
+        if other:
             raise NotAnExpression(f"{match.string[match.start() :][:12]!r}")
         if token and len(token) > MAX_DIGITS:
             raise NotAnExpression(f"a number of more than {MAX_DIGITS} digits")
         if token == "=":
             sides.append([])
-        elif token := token or _COMMANDS.get(command, ""):
-            sides[-1].append(token)
+        elif token or command:
+            sides[-1].append(token or _COMMANDS.get(command, "\\frac"))
     return sides
 
 

@@ -134,7 +134,7 @@ class _Connection:
             self.alive = False
         code = self.process.wait()
         reason = gone or VerifierUnavailableError(
-            f"the verifier's process could not start: it ended with code {code}"
+            f"the verifier's process ended with code {code} at its start"
         )
         for future in self.open_jobs.values():
             future.set_exception(reason)
@@ -214,9 +214,8 @@ def _in_fair_order(pairs: Sequence[tuple[str, str]]) -> list[int]:
     return sorted(by_length, key=rank.__getitem__)
 
 
-_pools: dict[
-    int, VerifierPool
-] = {}  # by process: a forked child needs its own, and must not end its parent's
+# By process: a forked child needs its own, and must not end its parent's.
+_pools: dict[int, VerifierPool] = {}
 
 
 def shared_pool() -> VerifierPool:
