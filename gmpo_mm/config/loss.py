@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gmpo_mm.config.schema import Config
+from gmpo_mm.config.words import settings_for_value
 from gmpo_mm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ def actor_loss_config(actor: Any) -> PolicyLossConfig:
             ),
         )
     except ValueError as error:
-        raise ConfigError(f"{ACTOR}{error}") from error
+        words = ((ACTOR + "loss_avg_mode", actor.loss_avg_mode), (ACTOR + "gmpo.clip", actor.gmpo.clip))
+        hints = [settings for key, value in words if (settings := settings_for_value(key, value))]
+        raise ConfigError(f"{ACTOR}{error}" + "".join(f" Write {settings}." for settings in hints)) from error
 
 
 def unread_loss_keys(config: Config) -> frozenset[str]:

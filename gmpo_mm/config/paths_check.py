@@ -16,6 +16,7 @@ from gmpo_mm.config.paths import (
     top_level_names,
 )
 from gmpo_mm.config.schema import Config
+from gmpo_mm.config.words import settings_for_value
 from gmpo_mm.errors import ConfigError
 
 RESUME_WORDS = ("auto", "never", "must")
@@ -37,9 +38,11 @@ def check_paths(loaded: LoadedConfig) -> Iterator[str]:
     yield from _check_reward(config)
     resume = config.trainer.resume
     if resume not in RESUME_WORDS and not Path(resume).is_dir():
+        settings = settings_for_value("trainer.resume", resume)
+        hint = f" Write {settings}." if settings else _hint(resume, RESUME_WORDS)
         yield (
             f"trainer.resume = {resume!r}: it must be auto, never, must or an existing checkpoint folder, and there is "
-            f"no folder {Path(resume).absolute()}.{_hint(resume, RESUME_WORDS)}"
+            f"no folder {Path(resume).absolute()}.{hint}"
         )
 
 

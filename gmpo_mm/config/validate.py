@@ -19,6 +19,7 @@ from gmpo_mm.config.paths_check import check_paths
 from gmpo_mm.config.sampler import choose_sampler, longest_response, sees_gpu
 from gmpo_mm.config.schema import Config
 from gmpo_mm.config.verl_rules import check_verl
+from gmpo_mm.config.words import settings_for_value
 from gmpo_mm.errors import ConfigError
 
 VALIDATION_SAMPLING = {
@@ -287,7 +288,9 @@ def check_trainer(loaded: LoadedConfig) -> Iterator[str]:
             "remove find_last_checkpoint, or set trainer.resume=never."
         )
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", trainer.device):
-        yield f"trainer.device = {trainer.device!r}: it must be auto, cpu, cuda or cuda:N."
+        settings = settings_for_value("trainer.device", trainer.device)
+        hint = f" Write {settings}." if settings else ""
+        yield f"trainer.device = {trainer.device!r}: it must be auto, cpu, cuda or cuda:N.{hint}"
     elif trainer.device.startswith("cuda") and _own_engine(loaded.config) == "local":
         yield from _check_cuda(trainer.device)
 
