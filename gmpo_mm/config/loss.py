@@ -57,6 +57,16 @@ def actor_loss_config(actor: Any) -> PolicyLossConfig:
         raise ConfigError(f"{ACTOR}{error}" + "".join(f" Write {settings}." for settings in hints)) from error
 
 
+def loss_unit_of(config: Config) -> str:
+    """What the configured loss is a mean over: `seq` or `token`. Raises ConfigError for an unknown loss."""
+    from gmpo_mm.algorithms import loss_unit
+
+    try:
+        return loss_unit(policy_loss_config(config))
+    except ValueError as error:
+        raise ConfigError(f"{ACTOR}{error}") from error
+
+
 def unread_loss_keys(config: Config) -> frozenset[str]:
     """Full dotted loss keys that the configured loss does not read. Raises ConfigError for an unknown loss."""
     from gmpo_mm.algorithms import clip_keys_read_by

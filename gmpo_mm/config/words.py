@@ -279,10 +279,10 @@ FOREIGN_VALUES: dict[str, dict[str, str]] = {
         "linear": "worker.actor.optim.lr_scheduler_type=cosine",
         "none": "worker.actor.optim.lr_scheduler_type=constant",
     },
-    "worker.actor.optim.strategy": {
-        word: "worker.actor.optim.strategy=adamw"
-        for word in ("adamw_torch", "adamw_torch_fused", "adam", "adamw_hf", "paged_adamw_8bit", "adamw_8bit")
-    },
+    "worker.actor.optim.strategy": dict.fromkeys(
+        ("adamw_torch", "adamw_torch_fused", "adam", "adamw_hf", "paged_adamw_8bit", "adamw_8bit"),
+        "worker.actor.optim.strategy=adamw",
+    ),
     "worker.rollout.name": {
         "true": "worker.rollout.name=vllm",
         "false": "worker.rollout.name=hf",
@@ -322,11 +322,12 @@ FOREIGN_VALUES: dict[str, dict[str, str]] = {
 }
 """Key of ours -> a value that other projects write there, in small letters -> what to write."""
 
+_GSPO_BOUNDS = "worker.actor.clip_ratio_low=3e-4 worker.actor.clip_ratio_high=4e-4"
 SWITCHES_OF_VALUES = {  # TRL's loss_type and importance_sampling_level choose between losses of ours
     "importance_sampling_level": {
         "token": "worker.actor.loss_type=default",
-        "sequence": "worker.actor.loss_type=gspo worker.actor.clip_ratio_low=3e-4 worker.actor.clip_ratio_high=4e-4",
-        "sequence_token": "worker.actor.loss_type=gspo_token worker.actor.clip_ratio_low=3e-4 worker.actor.clip_ratio_high=4e-4",
+        "sequence": "worker.actor.loss_type=gspo " + _GSPO_BOUNDS,
+        "sequence_token": "worker.actor.loss_type=gspo_token " + _GSPO_BOUNDS,
     },
     "beta": {"0": "algorithm.disable_kl=true", "0.0": "algorithm.disable_kl=true"},
     "use_kl_in_reward": {"false": "algorithm.use_kl_loss=true"},
