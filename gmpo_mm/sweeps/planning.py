@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from gmpo_mm.config import Config, LoadedConfig, config_differences, load_config, resume_choice, validate_for_training
+from gmpo_mm.config.keys import flatten
+from gmpo_mm.config.loss import ACTOR, loss_unit_of, unread_loss_keys
 from gmpo_mm.errors import ConfigError, DataError, GMPOError
 from gmpo_mm.evaluation.benchmark import load_benchmark
 from gmpo_mm.evaluation.settings import load_settings
@@ -118,6 +120,41 @@ def _check_variants_differ(runs: Sequence[PlannedRun]) -> None:
 def variant_differences(a: PlannedRun, b: PlannedRun) -> list[tuple[str, Any, Any]]:
     """(key, value in a, value in b) of everything in which two variants differ; names and folders don't count."""
     return [item for item in config_differences(a.config, b.config) if item[0] not in NAMES_OF_A_RUN]
+
+
+_THE_LOSS = re.compile(r"worker\.actor\.(loss_type|loss_avg_mode|clip_ratio_\w+|tau_\w+|gmpo\.\w+)")
+_NO_DUAL_CLIP = 1e6
+"""A bound on the ratio that is never reached: how a file switches the dual clip off."""
+
+
+def beyond_the_loss(runs: Sequence[PlannedRun]) -> dict[str, dict[str, list[str]]]:
+    """Key -> value -> the variants that have it, for everything but the loss and its clip range in which they differ.
+
+    The mean that a loss takes and the dual clip are counted as they work: gmpo and gspo are means over sequences without
+    the key, and a dual clip that a loss does not read, or at 1e6, is none. A comparison across such a key confounds it
+    with the loss.
+    """
+    seen = [_working_values(run.config) for run in runs]
+    found: dict[str, dict[str, list[str]]] = {}
+    for key in seen[0]:
+        by_value: dict[str, list[str]] = {}
+        for run, values in zip(runs, seen, strict=True):
+            by_value.setdefault(str(values[key]), []).append(run.variant.name)
+        if len(by_value) > 1:
+            found[key] = by_value
+    return found
+
+
+def _working_values(config: Config) -> dict[str, Any]:
+    actor = config.worker.actor
+    dual = f"{ACTOR}clip_ratio_dual"
+    has_dual = dual not in unread_loss_keys(config) and actor.clip_ratio_dual < _NO_DUAL_CLIP
+    working = {
+        f"the mean ({ACTOR}loss_avg_mode)": {"seq": "over sequences", "token": "over tokens"}[loss_unit_of(config)],
+        f"the dual clip ({dual})": actor.clip_ratio_dual if has_dual else "none",
+    }
+    rest = {key: value for key, value in flatten(config).items() if key not in NAMES_OF_A_RUN and not _THE_LOSS.fullmatch(key)}
+    return working | rest
 
 
 def plan_evaluation(sweep: Sweep, progress: Progress) -> list[Task]:

@@ -297,7 +297,7 @@ def test_easyr1s_config_with_gmpo_validates_and_tells_what_has_no_effect(easyr1_
         (["worker.rollout.correction=truncated", "worker.actor.old_log_probs=sampler"], "worker.rollout.correction"),
         (["ray_address=auto"], "ray_address"),
         (
-            ["engine=easyr1", "trainer.n_gpus_per_node=1", "worker.actor.ulysses_size=1", "worker.rollout.tensor_parallel_size=1",
+            ["engine=easyr1", "trainer.n_gpus_per_node=1", "worker.rollout.tensor_parallel_size=1",
              "worker.actor.loss_type=default", "worker.actor.seq_mean=easyr1"],
             "worker.actor.seq_mean",
         ),

@@ -87,6 +87,19 @@ def test_a_dry_run_lists_its_runs(dry_runs: dict[str, tuple[int, str]], workplac
     assert not (workplace / "sweeps").exists()
 
 
+def test_a_dry_run_names_what_differs_beyond_the_loss(dry_runs: dict[str, tuple[int, str]]) -> None:
+    def remarks(name: str) -> str:
+        return dry_runs[f"configs/sweeps/{name}.yaml"][1].rpartition("┘")[2]
+
+    text = remarks("geometry3k")
+    assert "the mean (worker.actor.loss_avg_mode): over tokens (grpo); over sequences (grpo_eq1, gmpo)" in text
+    assert "the dual clip (worker.actor.clip_ratio_dual): 3.0 (grpo); none (grpo_eq1, gmpo)" in text
+    assert "is not the loss's alone" in text
+    assert "The variants differ in the loss only." in remarks("table4_objectives")
+    assert "algorithm.adv_estimator: grpo (grpo, gmpo); dr_grpo (drgrpo)" in remarks("math_l3to5")
+    assert "the dual clip (worker.actor.clip_ratio_dual): 3.0 (grpo); none (gmpo)" in remarks("quickstart")
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_its_variants_differ_in_the_loss_only(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(ROOT)
