@@ -15,7 +15,7 @@ from gmpo_mm.config.easyr1_rules import check_easyr1, nearest_multiple
 from gmpo_mm.config.keys import nearest
 from gmpo_mm.config.load import LoadedConfig
 from gmpo_mm.config.loss import policy_loss_config, unread_loss_keys
-from gmpo_mm.config.paths_check import check_paths
+from gmpo_mm.config.paths_check import check_paths, check_prepared
 from gmpo_mm.config.sampler import choose_sampler, longest_response, sees_gpu
 from gmpo_mm.config.schema import Config
 from gmpo_mm.config.verl_rules import check_verl
@@ -33,8 +33,11 @@ VALIDATION_SAMPLING = {
 }
 
 
-def validate_for_training(loaded: LoadedConfig) -> None:
-    """Raises ConfigError with one paragraph for each thing that is wrong; loads no model and no data."""
+def validate_for_training(loaded: LoadedConfig, *, prepared: bool = True) -> None:
+    """Raises ConfigError with one paragraph for each thing that is wrong; loads no model and no data.
+
+    For a plan, `prepared=False` lets data and models be missing that a command of ours makes.
+    """
     checks: tuple[Callable[[LoadedConfig], Iterator[str]], ...] = (
         check_choices,
         check_ranges,
@@ -50,7 +53,7 @@ def validate_for_training(loaded: LoadedConfig) -> None:
         check_verl,
     )
     problems: list[str] = []
-    for check in checks:
+    for check in (*checks, check_prepared) if prepared else checks:
         problems.extend(check(loaded))
     if problems:
         raise ConfigError("\n\n".join(dict.fromkeys(problems)))

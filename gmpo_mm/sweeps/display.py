@@ -17,8 +17,9 @@ from gmpo_mm.config.cautions import cautions
 from gmpo_mm.config.keys import get_key
 from gmpo_mm.config.loss import unread_loss_keys
 from gmpo_mm.errors import DataError
+from gmpo_mm.planning.dry_run import missing_lines
 from gmpo_mm.sweeps.directory import RunRecord, SweepDirectory
-from gmpo_mm.sweeps.planning import PlannedRun, beyond_the_loss, variant_differences
+from gmpo_mm.sweeps.planning import PlannedRun, beyond_the_loss, missing_problems, variant_differences
 from gmpo_mm.sweeps.run_progress import ProgressReader, RunProgress, Speed, median, seconds_left
 from gmpo_mm.training.progress import Progress, clean, format_seconds
 
@@ -198,6 +199,9 @@ def print_dry_run(directory: SweepDirectory, jobs: int) -> None:
     console.print(table)
     console.print(_differences(directory))
     for line in _remarks(directory):
+        console.print(Text(line), soft_wrap=True)
+    missing = missing_lines((run.config for run in directory.planned), missing_problems(directory.sweep).items())
+    for line in missing:
         console.print(Text(line), soft_wrap=True)
     left = all_seconds_left(estimates, jobs)
     console.print(Text(f"{_duration(directory, left, jobs)}\nDry run: nothing was started or written."), soft_wrap=True)

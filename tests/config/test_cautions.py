@@ -22,7 +22,7 @@ SEQ = "worker.actor.loss_avg_mode=seq"
         ([LOSS + "gspo", LOW + "3e-4", HIGH + "4e-4"], ["loss_avg_mode is not set", "mean over sequences", SEQ]),
         ([LOSS + "gspo_token", LOW + "3e-4", HIGH + "4e-4"], ["loss_avg_mode is not set", "mean over tokens", SEQ]),
         ([LOSS + "default", LOW + "3e-4", HIGH + "4e-4"], ["clip nearly every token", "gspo"]),
-        (["worker.actor.gmpo.log_clip_low=3e-4", "worker.actor.gmpo.log_clip_high=4e-4"], ["nearly every token", "0.4 for both"]),
+        (["worker.actor.gmpo.log_clip_low=3e-4", "worker.actor.gmpo.log_clip_high=4e-4"], ["every token", "0.4 for both"]),
         ([OPTIM + "lr_warmup_steps=10"], ["lr_warmup_steps = 10", "rate 0", OPTIM + "lr_warmup_steps=0"]),
         ([OPTIM + "lr_warmup_ratio=0.05"], ["lr_warmup_ratio = 0.05", "rate 0", OPTIM + "lr_warmup_steps=0"]),
         ([OPTIM + "lr_warmup_ratio=0.05", "trainer.max_steps=20"], ["rate 0"]),

@@ -72,12 +72,13 @@ def test_a_mistake_is_one_message_without_traceback_and_exit_code_2(
     assert not (workplace / "runs").exists()
 
 
-def test_a_dry_run_prints_the_config_and_what_would_happen_and_writes_nothing(workplace: Path) -> None:
+def test_a_dry_run_prints_what_would_happen_and_writes_nothing(workplace: Path) -> None:
     write_config(workplace)
     before = sorted(workplace.rglob("*"))
     done = run("train", "run.yaml", "trainer.max_steps=5", f"worker.actor.model.model_path={TINY}", "--dry-run", cwd=workplace)
     assert done.returncode == 0, done.stderr
-    assert "loss_type: gmpo" in done.stdout
+    assert done.stdout.startswith("What would happen"), "the plan comes first"
+    assert "loss_type: gmpo" not in done.stdout, "the YAML stands behind --print-config"
     assert "5 (trainer.max_steps)" in done.stdout
     assert "4 prompts x 4 samples = 16 responses" in done.stdout
     assert "0.001 billion parameters" in done.stdout

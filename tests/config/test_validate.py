@@ -220,13 +220,13 @@ def test_bundled_models_resolve_to_folders_and_unknown_ones_list_what_ships() ->
 @pytest.fixture
 def easyr1_checkout(workplace: Path) -> Path:
     """The places that EasyR1's config.yaml names, in the working directory."""
-    for name in ("format_prompt/math.jinja", "format_prompt/r1v.jinja", "format_prompt/dapo.jinja"):
+    for name in (f"format_prompt/{name}.jinja" for name in ("math", "r1v", "dapo", "android_gui")):
         (workplace / "examples" / name).parent.mkdir(parents=True, exist_ok=True)
         (workplace / "examples" / name).write_text("{{ content }}")
-    for name in ("math", "r1v", "dapo"):
+    for name in ("math", "r1v", "dapo", "android_gui"):
         path = workplace / "examples" / "reward_function" / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("def compute_score(reward_inputs):\n    return []\n")
+        path.write_text("def compute_score(reward_inputs, **_):\n    return [{'overall': 1.0} for _ in reward_inputs]\n")
     (workplace / "easyr1.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(MATH_CONFIG)))
     return workplace
 
