@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import typer
@@ -113,13 +114,13 @@ def _distributed(config: Config) -> str:
         from gmpo_mm.engines.easyr1 import preflight as easyr1
 
         easyr1.check_directory(run_directory(config))
-        name, check = "EasyR1", easyr1.check_installation
+        name, check = "EasyR1", partial(easyr1.check_installation)
     else:
         from gmpo_mm.engines.verl import preflight as verl
         from gmpo_mm.engines.verl.translate import is_cpu
 
         verl.check_directory(run_directory(config))
-        name, check = "verl", lambda: verl.check_installation(is_cpu(config))
+        name, check = "verl", partial(verl.check_installation, is_cpu(config))
     try:
         return f"{config.engine}: {name} {check()} can train here"
     except ConfigError as error:

@@ -168,7 +168,7 @@ def test_the_made_row_holds_the_first_records_problem_and_gold(run_file: Path) -
 
 def test_a_reward_that_wants_other_golds_is_no_error_while_the_data_is_not_here(run_file: Path) -> None:
     (run_file / "reward.py").write_text(
-        "import json\ndef compute_score(rows):\n    return [{'overall': json.loads(row['ground_truth'])['x']} for row in rows]\n"
+        "import json\ndef compute_score(rows):\n    return [{'overall': json.loads(r['ground_truth'])['x']} for r in rows]\n"
     )
     hub = ["data.train_files=owner/name@train", "data.val_files=owner/name@test"]
     result = dry_run("run.yaml", *hub, *TWO_ON_EASYR1)
