@@ -42,7 +42,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
         path = benchmark.records.removeprefix("data/").removesuffix(".parquet")
         made.append((path, benchmark.count, benchmark.type_key))
     for name, rows, type_key in made:
-        row = {"answer": "1"} | ({type_key: "a"} if type_key else {})
+        gold = '{"numbers": [1, 2], "target": 3}' if "countdown" in name else "1"
+        row = {"answer": gold} | ({type_key: "a"} if type_key else {})
         texts = [f"{i} + 1" for i in range(rows)]
         table = [{"problem": text, **row} for text in texts]
         if "geometry3k" in name:
