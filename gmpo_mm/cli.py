@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 import gmpo_mm
 from gmpo_mm.errors import GMPOError, print_error
-
-if TYPE_CHECKING:
-    from gmpo_mm.config import Config, LoadedConfig
-    from gmpo_mm.planning.counts import RunPlan
 
 USER_ERROR = 2
 app = typer.Typer(
@@ -56,16 +51,25 @@ def train(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys that go before the file's.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print what would happen; load no model.")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print every key as YAML; train nothing. With --dry-run after the plan.")
+    ] = False,
 ) -> None:
     """Train the model of CONFIG; `worker.rollout.n=8` and the like override its keys."""
-    from gmpo_mm.config import load_config, validate_for_training
+    from gmpo_mm.config import load_config, notes, to_yaml, validate_for_training
 
     loaded = load_config(config, overrides or [])
-    validate_for_training(loaded)
+    validate_for_training(loaded, prepared=not (dry_run or print_config))
     if dry_run:
-        _print_dry_run(loaded)
+        from gmpo_mm.planning.dry_run import print_dry_run
+
+        print_dry_run(loaded, print_config=print_config)
         return
-    _print_ineffective(loaded)
+    if print_config:
+        typer.echo(to_yaml(loaded.config))
+        return
+    for line in notes(loaded):
+        typer.echo(line)
     if loaded.config.engine == "easyr1":
         from gmpo_mm.engines.easyr1.launch import train as train_on_easyr1
 
@@ -106,16 +110,17 @@ def plan(
     from gmpo_mm.config import load_config
     from gmpo_mm.config.paths import data_is_local
     from gmpo_mm.planning.counts import count_records, describe_plan, plan_run
+    from gmpo_mm.planning.dry_run import TITLE, print_device_plan, table
 
     loaded = load_config(config, overrides or []).config
     console = Console()
     records = count_records(loaded, loaded.data.train_files) if data_is_local(loaded.data.train_files) else None
     counts = plan_run(loaded, records, None)
     rows = dict(describe_plan(loaded, counts))
-    wanted = ("model", "algorithm", "steps", "a step", "updates a step", "in total")
-    console.print(_table("What would happen", ((name, rows[name]) for name in wanted if name in rows)))
+    wanted = ("model", "algorithm", "steps", "a step", "updates a step", "in total", "tokens")
+    console.print(table(TITLE, ((name, rows[name]) for name in wanted if name in rows)))
     lengths = dict(prompt=prompt_tokens, response=response_tokens, image=image_tokens)
-    _print_device_plan(loaded, counts, console, gpu, **lengths)
+    print_device_plan(loaded, counts, console, gpu, **lengths)
 
 
 @app.command()
@@ -257,110 +262,6 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON inst
         typer.echo(json.dumps(report, indent=2))
     else:
         print_report(report)
-
-
-def _print_ineffective(loaded: LoadedConfig) -> None:
-    """One line a reason: which keys of the file this run does not read."""
-    from gmpo_mm.config import ineffective_keys
-
-    by_reason: dict[str, list[str]] = {}
-    for key, value, reason in ineffective_keys(loaded):
-        by_reason.setdefault(reason, []).append(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
-    if by_reason:
-        typer.echo("Set, but without effect here:")
-    for reason, keys in by_reason.items():
-        typer.echo(f"  {reason}: {', '.join(keys)}")
-
-
-def _print_dry_run(loaded: LoadedConfig) -> None:
-    from rich.console import Console
-
-    from gmpo_mm.config import to_yaml
-    from gmpo_mm.planning.counts import count_records, describe_plan, plan_run
-    from gmpo_mm.training.trackers import check_trackers
-
-    config = loaded.config
-    check_trackers(config.trainer.logger)
-    train_records = None if config.trainer.val_only else count_records(config, config.data.train_files)
-    val_records = count_records(config, config.data.val_files) if config.data.val_files else None
-    plan = plan_run(config, train_records, val_records)
-    typer.echo(to_yaml(config))
-    _print_ineffective(loaded)
-    console = Console()
-    console.print(_table("What would happen", describe_plan(config, plan)))
-    if config.engine == "easyr1":
-        _print_easyr1(config, console)
-    elif config.engine == "verl":
-        _print_verl(config, console, plan.steps)
-    else:
-        _print_device_plan(config, plan, console)
-    console.print("Dry run: no weights were loaded, nothing was sampled or written.")
-
-
-def _print_easyr1(config: Config, console: Any) -> None:
-    """What EasyR1 would need on the GPU nodes, and what of it is missing on this machine."""
-    from gmpo_mm.config import run_directory
-    from gmpo_mm.engines.easyr1.preflight import check_directory, check_installation
-    from gmpo_mm.errors import ConfigError
-
-    check_directory(run_directory(config))
-    try:
-        found = f"EasyR1 {check_installation()} can train here"
-    except ConfigError as error:
-        found = f"not on this machine: {error}"
-    trainer = config.trainer
-    console.print(f"Engine easyr1: {trainer.nnodes} node(s) x {trainer.n_gpus_per_node} GPUs. {found}", markup=False)
-
-
-def _print_verl(config: Config, console: Any, steps: int | None) -> None:
-    """The translation to verl's configuration, and what of verl is missing on this machine."""
-    from gmpo_mm.config import run_directory
-    from gmpo_mm.config.verl_keys import OURS
-    from gmpo_mm.engines.verl.preflight import check_directory, check_installation
-    from gmpo_mm.engines.verl.translate import described, is_cpu, to_verl
-    from gmpo_mm.errors import ConfigError
-
-    check_directory(run_directory(config))
-    try:
-        found = f"verl {check_installation(is_cpu(config))} can train here"
-    except ConfigError as error:
-        found = f"not on this machine: {error}"
-    typer.echo("As verl is told:")
-    for ours, theirs in described(config, to_verl(config, total_steps=steps)):
-        typer.echo(f"  {ours} -> {theirs}")
-    typer.echo("Read by gmpo_mm's own parts of the run, not by verl:")
-    for reader in dict.fromkeys(OURS.values()):
-        typer.echo(f"  {reader}: {', '.join(key for key, who in OURS.items() if who == reader)}")
-    trainer = config.trainer
-    kind = "processes on the CPU" if is_cpu(config) else "GPUs"
-    console.print(f"Engine verl: {trainer.nnodes} node(s) x {trainer.n_gpus_per_node} {kind}. {found}", markup=False)
-
-
-def _table(title: str, rows: Iterable[tuple[str, ...]]) -> Any:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", show_header=False)
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _print_device_plan(config: Config, counts: RunPlan, console: Any, gpu: str | None = None, **lengths: int | None) -> None:
-    """Memory and time on a card by its name, else on this machine's device."""
-    import torch
-
-    from gmpo_mm.models.cards import card_of_this_machine, find_card
-    from gmpo_mm.models.loading import resolve_device
-    from gmpo_mm.planning.report import make_plan, print_plan
-
-    device = torch.device("cuda:0") if gpu is not None else resolve_device(config.trainer.device)
-    card = find_card(gpu) if gpu is not None else card_of_this_machine(device) if device.type == "cuda" else None
-    with console.status("rehearsing a micro-batch"):
-        plan = make_plan(config, counts, device, card, stop_early=gpu is None, **lengths)
-    if isinstance(plan, str):
-        console.print(plan, markup=False)
-    else:
-        print_plan(plan, console)
 
 
 if __name__ == "__main__":

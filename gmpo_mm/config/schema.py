@@ -147,7 +147,7 @@ class ActorConfig:
     micro_batch_size_per_device_for_update: int = 4
     micro_batch_size_per_device_for_experience: int = 16
     max_grad_norm: float = 1.0
-    clip_ratio_low: float = 0.2  # ratio space: 1 - low
+    clip_ratio_low: float = 0.2  # ratio space: 1 - low; 1.0 is no lower bound
     clip_ratio_high: float = 0.3  # ratio space: 1 + high
     clip_ratio_dual: float = 3.0
     loss_avg_mode: str = "token"  # token | seq

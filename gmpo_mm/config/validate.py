@@ -12,13 +12,14 @@ from typing import Any
 
 from gmpo_mm.config.bounds import check_choices, check_ranges
 from gmpo_mm.config.easyr1_rules import check_easyr1, nearest_multiple
-from gmpo_mm.config.keys import get_key, nearest
+from gmpo_mm.config.keys import nearest
 from gmpo_mm.config.load import LoadedConfig
-from gmpo_mm.config.loss import ACTOR, policy_loss_config, unread_loss_keys
-from gmpo_mm.config.paths_check import check_paths
+from gmpo_mm.config.loss import policy_loss_config, unread_loss_keys
+from gmpo_mm.config.paths_check import check_paths, check_prepared
 from gmpo_mm.config.sampler import choose_sampler, longest_response, sees_gpu
 from gmpo_mm.config.schema import Config
 from gmpo_mm.config.verl_rules import check_verl
+from gmpo_mm.config.words import settings_for_value
 from gmpo_mm.errors import ConfigError
 
 VALIDATION_SAMPLING = {
@@ -32,8 +33,11 @@ VALIDATION_SAMPLING = {
 }
 
 
-def validate_for_training(loaded: LoadedConfig) -> None:
-    """Raises ConfigError with one paragraph for each thing that is wrong; loads no model and no data."""
+def validate_for_training(loaded: LoadedConfig, *, prepared: bool = True) -> None:
+    """Raises ConfigError with one paragraph for each thing that is wrong; loads no model and no data.
+
+    For a plan, `prepared=False` lets data and models be missing that a command of ours makes.
+    """
     checks: tuple[Callable[[LoadedConfig], Iterator[str]], ...] = (
         check_choices,
         check_ranges,
@@ -49,7 +53,7 @@ def validate_for_training(loaded: LoadedConfig) -> None:
         check_verl,
     )
     problems: list[str] = []
-    for check in checks:
+    for check in (*checks, check_prepared) if prepared else checks:
         problems.extend(check(loaded))
     if problems:
         raise ConfigError("\n\n".join(dict.fromkeys(problems)))
@@ -61,34 +65,12 @@ def _own_engine(config: Config) -> str:
 
 
 def check_loss(loaded: LoadedConfig) -> Iterator[str]:
-    """The loss is known, and the file sets no loss key that it leaves unread."""
-    config = loaded.config
-    actor = config.worker.actor
+    """The loss is known and its values are in range; keys that it does not read are `ineffective`'s to tell."""
     try:
-        policy_loss_config(config)
-        unread = unread_loss_keys(config)
+        policy_loss_config(loaded.config)
+        unread_loss_keys(loaded.config)
     except ConfigError as error:
         yield str(error)
-        return
-    for key in sorted(unread & loaded.explicit_keys):
-        value = get_key(config, key)
-        if key == f"{ACTOR}loss_avg_mode" and value == "seq":  # says what the loss does anyway
-            continue
-        yield f"{key} = {value!r}: {_why_unread(key, actor.loss_type)}"
-
-
-def _why_unread(key: str, loss_type: str) -> str:
-    name = key.removeprefix(ACTOR)
-    if name == "loss_avg_mode":
-        return f"loss_type={loss_type} is a mean over sequences, whatever this key says; remove it or set it to seq."
-    if loss_type == "gmpo" and name.startswith("gmpo.log_clip"):
-        return f"gmpo.clip=none clips nothing; remove the key, or set {ACTOR}gmpo.clip=token."
-    if loss_type == "gmpo" and name in ("clip_ratio_low", "clip_ratio_high"):
-        ours = name.replace("clip_ratio", "gmpo.log_clip")
-        return f"loss_type=gmpo clips in log space and does not read it; set {ACTOR}{ours} instead (the paper: 0.4)."
-    home = {"gmpo": "loss_type=gmpo", "tau_": "loss_type=sapo"}.get(name[:4])
-    meant = f"; it belongs to {home}" if home else ""
-    return f"loss_type={loss_type} does not read this key, so it has no effect{meant}. Remove it or change the loss."
 
 
 def check_advantages(loaded: LoadedConfig) -> Iterator[str]:
@@ -112,17 +94,6 @@ def check_advantages(loaded: LoadedConfig) -> Iterator[str]:
         yield (
             f"worker.rollout.n = 1: {estimator} compares the responses of one prompt, so it needs at least 2; "
             "set worker.rollout.n=5 (EasyR1) or 8 (the paper), or use reinforce_plus_plus or remax."
-        )
-    explicit_std = "algorithm.norm_adv_by_std" in loaded.explicit_keys
-    if estimator == "dr_grpo" and explicit_std and algorithm.norm_adv_by_std:
-        yield (
-            "algorithm.norm_adv_by_std = true: dr_grpo never divides by the standard deviation; "
-            "remove the key, or use adv_estimator=grpo."
-        )
-    if estimator in ("rloo", "remax", "reinforce_plus_plus", "gae") and not algorithm.norm_adv_by_std:
-        yield (
-            f"algorithm.norm_adv_by_std = false: {estimator} has no standard deviation to leave out; "
-            "remove the key, or use adv_estimator=grpo or dr_grpo."
         )
     kl_in_loss = algorithm.use_kl_loss and not algorithm.disable_kl
     if algorithm.drop_zero_advantage and (kl_in_loss or config.worker.actor.entropy_coef):
@@ -216,11 +187,6 @@ def check_sampling(loaded: LoadedConfig) -> Iterator[str]:
                 f"importance ratio; set worker.rollout.{name}={mend} (validation: val_override_config), or "
                 "worker.rollout.correction=truncated."
             )
-    if rollout.correction == "truncated" and config.worker.actor.old_log_probs == "sampler":
-        yield (
-            "worker.rollout.correction = 'truncated': it weighs the trainer's log-probabilities against the sampler's; with "
-            "worker.actor.old_log_probs=sampler they are the same; set old_log_probs=auto."
-        )
 
 
 def check_validation(loaded: LoadedConfig) -> Iterator[str]:
@@ -287,7 +253,9 @@ def check_trainer(loaded: LoadedConfig) -> Iterator[str]:
             "remove find_last_checkpoint, or set trainer.resume=never."
         )
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", trainer.device):
-        yield f"trainer.device = {trainer.device!r}: it must be auto, cpu, cuda or cuda:N."
+        settings = settings_for_value("trainer.device", trainer.device)
+        hint = f" Write {settings}." if settings else ""
+        yield f"trainer.device = {trainer.device!r}: it must be auto, cpu, cuda or cuda:N.{hint}"
     elif trainer.device.startswith("cuda") and _own_engine(loaded.config) == "local":
         yield from _check_cuda(trainer.device)
 

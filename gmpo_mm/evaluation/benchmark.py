@@ -219,7 +219,9 @@ def _read(path: Path, kind: type, required: tuple[str, ...]) -> dict[str, Any]:
     known = [item.name for item in fields(kind) if item.name != "where"]
     for key in values:
         if key not in known:
-            raise ConfigError(f"{path}: {key} is not a key of a benchmark (did you mean {nearest(key, known, 0.0)}?)")
+            meant = nearest(key, known)
+            hint = f"did you mean {meant}?" if meant else f"known are {', '.join(known)}"
+            raise ConfigError(f"{path}: {key} is not a key of a benchmark ({hint})")
     for key in required:
         if key not in values:
             raise ConfigError(f"{path}: {key} is missing; a benchmark needs {', '.join(required)}")

@@ -15,6 +15,14 @@ from gmpo_mm.config.keys import describe_type, is_text, nearest
 from gmpo_mm.errors import ConfigError
 
 BACKENDS = ("auto", "hf", "vllm", "server")
+OTHER_NAMES = {
+    "benchmark": "benchmarks", "dataset": "benchmarks", "tasks": "benchmarks", "model_path": "model", "pretrained": "model",
+    "max_new_tokens": "max_tokens", "max_completion_length": "max_tokens", "max_response_length": "max_tokens",
+    "num_generations": "n", "num_samples": "n", "n_samples": "n", "k": "n", "samples": "n", "batch_size": "batch",
+    "output_dir": "out", "output": "out", "run_dir": "out", "prompt_template": "template", "num_fewshot": "template",
+    "base_url": "server", "api_base": "server", "url": "server", "timeout": "request_timeout",
+}  # fmt: skip
+"""What other tools call a key."""
 TRAINING_SECTIONS = frozenset({"data", "algorithm", "worker", "trainer"})
 
 
@@ -62,10 +70,12 @@ def load_settings(path: str | None, overrides: Sequence[str], options: dict[str,
     layers.append(("option", options))
     merged = OmegaConf.structured(EvaluateSettings)
     hints = get_type_hints(EvaluateSettings)
+    unknown: list[str] = []
     for origin, values in layers:
         for key, value in values.items():
             if key not in hints:
-                raise ConfigError(_unknown(key, value, origin))
+                unknown.append(_unknown(key, value, origin))
+                continue
             if hints[key] == list[str] and isinstance(value, str):
                 value = [part.strip() for part in value.split(",") if part.strip()]
             if is_text(hints[key]) and isinstance(value, bool):  # YAML reads a bare `no`, which is a template, as false
@@ -74,6 +84,8 @@ def load_settings(path: str | None, overrides: Sequence[str], options: dict[str,
                 OmegaConf.update(merged, key, value, merge=True)
             except OmegaConfBaseException as error:
                 raise ConfigError(f"{key}={value!r} ({origin}): {describe_type(hints[key])} is expected") from error
+    if unknown:
+        raise ConfigError("\n\n".join(unknown))
     settings = OmegaConf.to_object(merged)
     assert isinstance(settings, EvaluateSettings)
     _check(settings)
@@ -122,8 +134,9 @@ def _parse(text: str) -> dict[str, Any]:
 
 def _unknown(key: str, value: Any, origin: str) -> str:
     known = [item.name for item in fields(EvaluateSettings)]
-    meant = nearest(key, known, 0.0)
-    return f"{key}={value!r} ({origin}): there is no such key. Did you mean {meant}? Known: {', '.join(known)}"
+    meant = OTHER_NAMES.get(key.lower().replace("-", "_")) or nearest(key, known)
+    hint = f" Did you mean {meant}?" if meant else ""
+    return f"{key}={value!r} ({origin}): there is no such key.{hint} Known: {', '.join(known)}"
 
 
 def _check(settings: EvaluateSettings) -> None:

@@ -13,11 +13,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from gmpo_mm.config.cautions import cautions
 from gmpo_mm.config.keys import get_key
 from gmpo_mm.config.loss import unread_loss_keys
 from gmpo_mm.errors import DataError
+from gmpo_mm.planning.dry_run import missing_lines
 from gmpo_mm.sweeps.directory import RunRecord, SweepDirectory
-from gmpo_mm.sweeps.planning import PlannedRun, variant_differences
+from gmpo_mm.sweeps.planning import PlannedRun, beyond_the_loss, missing_problems, variant_differences
 from gmpo_mm.sweeps.run_progress import ProgressReader, RunProgress, Speed, median, seconds_left
 from gmpo_mm.training.progress import Progress, clean, format_seconds
 
@@ -196,6 +198,11 @@ def print_dry_run(directory: SweepDirectory, jobs: int) -> None:
         table.add_row(run.variant.name, str(run.seed), state, *_cells(found))
     console.print(table)
     console.print(_differences(directory))
+    for line in _remarks(directory):
+        console.print(Text(line), soft_wrap=True)
+    missing = missing_lines((run.config for run in directory.planned), missing_problems(directory.sweep).items())
+    for line in missing:
+        console.print(Text(line), soft_wrap=True)
     left = all_seconds_left(estimates, jobs)
     console.print(Text(f"{_duration(directory, left, jobs)}\nDry run: nothing was started or written."), soft_wrap=True)
 
@@ -221,6 +228,24 @@ def _differences(directory: SweepDirectory) -> Table:
         values = ["" if key in skipped else str(get_key(run.config, key)) for run, skipped in zip(runs, unread, strict=True)]
         table.add_row(key, *values)
     return table
+
+
+def _remarks(directory: SweepDirectory) -> list[str]:
+    """What a comparison of these variants confounds with the loss, and what is odd in one of them."""
+    runs = directory.planned[: len(directory.sweep.variants)]
+    if len(runs) < 2:
+        return []
+    found = beyond_the_loss(runs)
+    lines = ["Beyond the loss, the variants differ in:" if found else "The variants differ in the loss only."]
+    for key, by_value in found.items():
+        lines.append(f"  {key}: " + "; ".join(f"{value} ({', '.join(names)})" for value, names in by_value.items()))
+    if found:
+        lines.append("  A difference between two variants that differ there too is not the loss's alone.")
+    said: dict[str, list[str]] = {}
+    for run in runs:
+        for text in cautions(run.loaded):
+            said.setdefault(text, []).append(run.variant.name)
+    return lines + [f"Note ({', '.join(names)}): {text}" for text, names in said.items()]
 
 
 def _duration(directory: SweepDirectory, left: float | None, jobs: int) -> str:

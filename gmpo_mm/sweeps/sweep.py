@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gmpo_mm.config import Config
+from gmpo_mm.planning.dry_run import open_records, reward_words
 from gmpo_mm.sweeps.directory import SweepDirectory
 from gmpo_mm.sweeps.display import SweepDisplay, print_dry_run
 from gmpo_mm.sweeps.planning import plan_evaluation, plan_sweep
@@ -26,8 +27,8 @@ def sweep(
     wanted = load_sweep(file, overrides)
     path = Path(out) if out else Path("sweeps") / wanted.name
     with Progress() as progress:
-        planned = plan_sweep(wanted, path, progress)
-        tasks = plan_evaluation(wanted, progress)
+        planned = plan_sweep(wanted, path, progress, prepared=not dry_run)
+        tasks = plan_evaluation(wanted, progress, prepared=not dry_run)
     configs = [run.config for run in planned]
     address = cluster_address(wanted.ray_address, configs)
     gpus = visible_gpus() if address is None else ()
@@ -37,6 +38,7 @@ def sweep(
     else:
         chosen = choose_jobs(jobs, configs, gpus)
     if dry_run:
+        _try_rewards(configs)
         print_dry_run(SweepDirectory.look(path, wanted, planned, tasks, command), chosen)
         return 0
     launcher: Launcher = LocalLauncher(gpus) if address is None else RayLauncher(address)
@@ -54,6 +56,15 @@ def sweep(
         return code
     finally:
         lock.release()
+
+
+def _try_rewards(configs: Sequence[Config]) -> None:
+    """Import and call each reward function once, as the dry run of a single run does. Raises ConfigError, RewardError."""
+    tried: dict[str, Config] = {}
+    for config in configs:
+        tried.setdefault(repr((config.worker.reward, config.data.train_files)), config)
+    for config in tried.values():
+        reward_words(config, open_records(config, config.data.train_files or config.data.val_files))
 
 
 def _check_engines(configs: Sequence[Config]) -> None:

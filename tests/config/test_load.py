@@ -109,7 +109,7 @@ def test_the_real_easyr1_checkout_loads_unchanged() -> None:
         ("worker.actor.optim.lrr=1", ["worker.actor.optim.lrr", "1", "Did you mean worker.actor.optim.lr?"]),
         ("worker.actor.lr=1e-6", ["worker.actor.lr", "1e-06", "Did you mean worker.actor.optim.lr?"]),
         ("wroker.actor.optim.lr=2", ["wroker.actor.optim.lr = 2", "Did you mean worker.actor.optim.lr?"]),
-        ("loss_type=gmpo", ["loss_type = 'gmpo'", "Did you mean worker.actor.loss_type?"]),
+        ("loss_type=gmpo", ["loss_type = 'gmpo'", "Write worker.actor.loss_type=gmpo."]),
         ("gmpo.clip=none", ["gmpo.clip", "Did you mean worker.actor.gmpo.clip?"]),
         ("worker.actor.kl_coef=0.1", ["worker.actor.kl_coef", "Did you mean algorithm.kl_coef?"]),
         ("data.max_promt_length=7", ["data.max_promt_length", "7", "Did you mean data.max_prompt_length?"]),
