@@ -10,6 +10,8 @@ from gmpo_mm.algorithms.masked import place_on_last_token, zero_outside
 
 ADVANTAGE_ESTIMATORS = ("dr_grpo", "grpo", "grpo_passk", "reinforce_plus_plus", "remax", "rloo")
 GROUP_ESTIMATORS = ("dr_grpo", "grpo", "grpo_passk", "rloo")
+# Estimators that know a standard deviation which norm_by_std=False can leave out.
+_STD_ESTIMATORS = ("dr_grpo", "grpo", "grpo_passk")
 _WHITEN_EPS = 1e-8
 
 
@@ -73,13 +75,13 @@ def compute_advantages(
             over the valid tokens is the score. A response without a valid token keeps its score of ``rewards_B``.
         baselines_B: for ``remax`` only.
         gamma: discount, for ``reinforce_plus_plus`` only.
-        norm_by_std: False leaves the division by the standard deviation out; rloo, remax and reinforce_plus_plus have none.
+        norm_by_std: False leaves the division by the standard deviation out.
 
     Raises:
         ValueError: ``gae`` or an unknown estimator; a group of one where the estimator compares within the group; a
-            missing tensor; baselines for an estimator that does not read them.
+            missing tensor; ``norm_by_std=False`` or baselines for an estimator on which they have no effect.
     """
-    _check_arguments(estimator, response_mask_BT, token_rewards_BT, baselines_B)
+    _check_arguments(estimator, response_mask_BT, token_rewards_BT, baselines_B, norm_by_std)
     dtype = torch.promote_types(rewards_B.dtype, torch.float32)
     if estimator == "reinforce_plus_plus":
         assert response_mask_BT is not None
@@ -165,6 +167,7 @@ def _check_arguments(
     response_mask_BT: Tensor | None,
     token_rewards_BT: Tensor | None,
     baselines_B: Tensor | None,
+    norm_by_std: bool,
 ) -> None:
     known = ", ".join(ADVANTAGE_ESTIMATORS)
     if estimator == "gae":
@@ -176,6 +179,8 @@ def _check_arguments(
         near = difflib.get_close_matches(estimator.lower(), ADVANTAGE_ESTIMATORS, n=1, cutoff=0.8)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"adv_estimator: {estimator!r} is unknown.{hint} Known: {known}.")
+    if not norm_by_std and estimator not in _STD_ESTIMATORS:
+        raise ValueError(f"norm_by_std: False has no effect on {estimator!r}, only on {', '.join(_STD_ESTIMATORS)}.")
     if (estimator == "remax") != (baselines_B is not None):
         need = "needs" if estimator == "remax" else "does not read"
         raise ValueError(f"{estimator} {need} baselines_B, the rewards of the greedy responses.")

@@ -96,7 +96,7 @@ def register_policy_loss(
         name: the ``loss_type``; not needed again when the loss lives in a user's file.
         unit: ``sequence`` if the loss is a mean over sequences whatever the config says, else ``loss_avg_mode``.
         reads: the config keys, relative to ``worker.actor``, that the loss reads (``clip_ratio_low``,
-            ``gmpo.normalize``, ...); any other clip key that a config file sets is told as without effect.
+            ``gmpo.normalize``, ...); any other clip key is an error when a config file sets it.
         sequence_advantages: the loss needs one advantage a sequence and is given (B,) in place of (B, T).
 
     Raises:
@@ -196,7 +196,7 @@ def _run_file(path: Path, spec: str) -> ModuleType:
 def clip_keys_read_by(loss_type: str) -> set[str]:
     """The config keys, relative to ``worker.actor`` (``clip_ratio_low``, ``gmpo.log_clip_low``), that the loss reads.
 
-    A loss key that a config file sets and that is not among them has no effect, which ``config.ineffective`` tells.
+    A loss key that a config file sets and that is not among them has no effect, which should be an error.
 
     Raises:
         ValueError: unknown loss.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gmpo_mm.config.load import LoadedConfig
-from gmpo_mm.config.loss import ACTOR
+from gmpo_mm.config.loss import ACTOR, policy_loss_config
 from gmpo_mm.config.schema import ActorConfig, Config, CriticConfig
+from gmpo_mm.errors import ConfigError
 
 
 def check_easyr1(loaded: LoadedConfig) -> Iterator[str]:
@@ -16,6 +17,7 @@ def check_easyr1(loaded: LoadedConfig) -> Iterator[str]:
         yield from _check_other_engine(loaded)
         return
     yield from _check_sampling(config)
+    yield from _check_seq_mean(loaded)
     yield from _check_parallelism(config)
     if config.ray_address is not None and config.ray_address.startswith("ray://"):
         yield (
@@ -33,6 +35,8 @@ def _check_other_engine(loaded: LoadedConfig) -> Iterator[str]:
             f"{ACTOR}seq_mean = 'easyr1': EasyR1's weighting by tokens belongs to engine=easyr1; engine=local divides by the "
             "sequences of the whole mini-batch. Set it to exact."
         )
+    if config.ray_address is not None:
+        yield f"ray_address = {config.ray_address!r}: engine=local uses no Ray; remove it, or set engine=easyr1 or engine=verl."
 
 
 def _check_sampling(config: Config) -> Iterator[str]:
@@ -57,6 +61,22 @@ def _check_sampling(config: Config) -> Iterator[str]:
         )
 
 
+def _check_seq_mean(loaded: LoadedConfig) -> Iterator[str]:
+    from gmpo_mm.algorithms import loss_unit
+
+    if ACTOR + "seq_mean" not in loaded.explicit_keys or loaded.config.worker.actor.seq_mean == "exact":
+        return
+    try:
+        unit = loss_unit(policy_loss_config(loaded.config))
+    except (ConfigError, ValueError):
+        return  # check_loss names it
+    if unit == "token":
+        yield (
+            f"{ACTOR}seq_mean = {loaded.config.worker.actor.seq_mean!r}: loss_type={loaded.config.worker.actor.loss_type} is a "
+            f"mean over tokens here, so it has no effect; remove it, or set {ACTOR}loss_avg_mode=seq."
+        )
+
+
 def _check_parallelism(config: Config) -> Iterator[str]:
     """Sizes that have to divide by the number of processes; EasyR1 rounds the mini-batch down where it does not."""
     trainer, actor, rollout = config.trainer, config.worker.actor, config.worker.rollout
@@ -77,6 +97,11 @@ def _check_parallelism(config: Config) -> Iterator[str]:
     ):
         if gpus % value:
             yield f"{key} = {value}: it does not divide {where}; set it to {divisor(gpus, value)}."
+    if actor.ulysses_size > 1 and not actor.padding_free:
+        yield (
+            f"{ACTOR}ulysses_size = {actor.ulysses_size}: EasyR1 splits sequences only with {ACTOR}padding_free=true, so it "
+            "would have no effect; set padding_free=true or ulysses_size=1."
+        )
     yield from _check_prompts_a_call(config, gpus, where)
     yield from _check_updates(config, "actor", actor, gpus, where)
     if config.algorithm.adv_estimator == "gae":

@@ -1,12 +1,12 @@
-"""Keys that a file sets and that change nothing: never an error, always told, with the reason and what to set instead.
+"""Keys that a file sets and that change nothing: told before training and by --dry-run, with the reason.
 
-One policy for all of them, whether the loss, the estimator, a switch or the engine leaves a key unread (`clip_ratio_low`
-under gmpo, `kl_coef` under `disable_kl`, `fsdp` on one process). Why not an error: EasyR1's own files set keys that a switch
-beside them turns off, and one override (`worker.actor.loss_type=gmpo` on such a file) must not ask for a second file. Why
-not silence: a reader would take the value for what was trained. The list is printed before training and by --dry-run.
+One rule decides between this list and an error:
 
-An error (`validate`) is what can't be done: a value that is wrong, two keys that contradict each other, and a key that asks
-for something that the engine does not have (`adv_estimator=gae`, `seq_mean=easyr1` on the local engine).
+- A key of something that is switched off, in the same file or by what the engine is, is told: `kl_coef` under
+  `disable_kl: true`, `filter_low` without online filtering, `fsdp` on one process. The switch says already that it does not
+  count, and EasyR1's own files set such keys.
+- A key that the chosen method does not have is an error (`validate`): `clip_ratio_low` under gmpo, `norm_adv_by_std` under
+  rloo. Nothing in the file says that it does not count, so a reader takes its value for what was trained.
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ from typing import Any
 
 from gmpo_mm.config.keys import default_of, get_key
 from gmpo_mm.config.load import LoadedConfig
-from gmpo_mm.config.loss import ACTOR, loss_unit_of, unread_loss_keys
 from gmpo_mm.config.sampler import sees_gpu
 from gmpo_mm.config.schema import Config
 from gmpo_mm.config.verl_keys import NO_COUNTERPART, ON_CPU_IGNORED
-from gmpo_mm.errors import ConfigError
 
 ONE_PROCESS = "engine local: one process on one device"
 # Prefixes (ending in a dot) and keys that the local engine does not read, with the reason.
@@ -75,7 +73,7 @@ VLLM_ONLY = ("limit_images", "gpu_memory_utilization", "enforce_eager", "max_mod
 def ineffective_keys(loaded: LoadedConfig) -> list[tuple[str, Any, str]]:
     """(key, value, why it has no effect) of every explicitly set key that the run will not read, sorted by reason."""
     reasons = dict(_unread_by_engine(loaded))
-    for key, reason in (*_loss(loaded.config), *_algorithm(loaded), *_worker(loaded), *_trainer(loaded)):
+    for key, reason in (*_algorithm(loaded), *_worker(loaded), *_trainer(loaded)):
         reasons.setdefault(key, reason)
     found = [(key, get_key(loaded.config, key), reasons[key]) for key in loaded.explicit_keys if key in reasons]
     return sorted((item for item in found if not _claims_nothing(*item[:2])), key=lambda item: (item[2], item[0]))
@@ -83,37 +81,7 @@ def ineffective_keys(loaded: LoadedConfig) -> list[tuple[str, Any, str]]:
 
 def _claims_nothing(key: str, value: Any) -> bool:
     """True for a switch that is off and for a count of one machine: what the engine does anyway."""
-    if key in (f"{ACTOR}gmpo.normalize", "algorithm.norm_adv_by_std"):  # false asks for something other than the default
-        return False
     return value is None or value is False or value == "" or (key in COUNTS and value == 1)
-
-
-def _loss(config: Config) -> Iterator[tuple[str, str]]:
-    """Keys that the chosen loss leaves unread; an unknown loss is `validate`'s to name."""
-    try:
-        unread = unread_loss_keys(config)
-        unit = loss_unit_of(config)
-    except ConfigError:
-        return
-    actor = config.worker.actor
-    for key in unread:
-        if key == f"{ACTOR}loss_avg_mode" and actor.loss_avg_mode == "seq":  # says what the loss does anyway
-            continue
-        yield key, _why_unread(key, actor.loss_type)
-    if unit == "token" and config.engine == "easyr1":
-        yield f"{ACTOR}seq_mean", f"loss_type {actor.loss_type} is a mean over tokens here ({ACTOR}loss_avg_mode=seq)"
-
-
-def _why_unread(key: str, loss_type: str) -> str:
-    name = key.removeprefix(ACTOR)
-    if name == "loss_avg_mode":
-        return f"loss_type {loss_type} is a mean over sequences, whatever this key says"
-    if loss_type == "gmpo" and name.startswith("gmpo.log_clip"):
-        return f"gmpo.clip is none; {ACTOR}gmpo.clip=token clips"
-    if loss_type == "gmpo" and name in ("clip_ratio_low", "clip_ratio_high"):
-        return f"loss_type gmpo clips in log space; set {ACTOR}gmpo.log_clip_low and log_clip_high (the paper: 0.4)"
-    home = {"gmpo": "loss_type=gmpo", "tau_": "loss_type=sapo"}.get(name[:4])
-    return f"loss_type {loss_type} does not read it" + (f"; it belongs to {home}" if home else "")
 
 
 def _unread_by_engine(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
@@ -149,10 +117,6 @@ def _algorithm(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
     if algorithm.kl_type == "fixed":
         for name in ("kl_horizon", "kl_target"):
             yield f"algorithm.{name}", "algorithm.kl_type is fixed"
-    if algorithm.adv_estimator == "dr_grpo" and algorithm.norm_adv_by_std:
-        yield "algorithm.norm_adv_by_std", "dr_grpo never divides by the standard deviation; grpo does"
-    elif algorithm.adv_estimator not in ("grpo", "dr_grpo", "grpo_passk") and not algorithm.norm_adv_by_std:
-        yield "algorithm.norm_adv_by_std", f"{algorithm.adv_estimator} has no standard deviation to leave out"
     if algorithm.adv_estimator not in ("reinforce_plus_plus", "gae"):
         yield "algorithm.gamma", f"adv_estimator {algorithm.adv_estimator} does not discount"
     if algorithm.adv_estimator != "gae":
@@ -171,17 +135,7 @@ def _worker(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
     if rollout.correction == "none":
         yield "worker.rollout.correction_cap", "worker.rollout.correction is none"
     local = loaded.config.engine in ("auto", "local")
-    if rollout.correction == "truncated" and actor.old_log_probs == "sampler":
-        why = "worker.actor.old_log_probs is sampler, so there is no difference to correct; auto has one"
-        yield from ((f"worker.rollout.{name}", why) for name in ("correction", "correction_cap"))
-    elif rollout.correction == "truncated" and local and _samples_exactly(loaded.config):
-        why = "rollouts use hf in float32, which draws from the trained model's own distribution"
-        yield from ((f"worker.rollout.{name}", why) for name in ("correction", "correction_cap"))
-    if local and loaded.config.ray_address is not None:
-        yield "ray_address", "engine local: no Ray; engine=easyr1 and engine=verl have it"
-    if loaded.config.engine == "easyr1" and actor.ulysses_size > 1 and not actor.padding_free:
-        yield f"{ACTOR}ulysses_size", f"EasyR1 splits sequences only with {ACTOR}padding_free=true"
-    if local and _samples_with_hf(loaded.config):
+    if local and (rollout.name == "hf" or (rollout.name == "auto" and importlib.util.find_spec("vllm") is None)):
         why = "rollouts use hf" if rollout.name == "hf" else "rollouts use hf, because vllm is not installed"
         for key in (f"worker.rollout.{name}" for name in VLLM_ONLY):
             if get_key(loaded.config, key) != default_of(key):
@@ -195,23 +149,12 @@ def _worker(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
             yield key, f"engine local: {stays}"
 
 
-def _samples_with_hf(config: Config) -> bool:
-    """For certain; `auto` with vLLM installed is left out."""
-    name = config.worker.rollout.name
-    return name == "hf" or (name == "auto" and importlib.util.find_spec("vllm") is None)
-
-
-def _samples_exactly(config: Config) -> bool:
-    rollout, trainer = config.worker.rollout, config.trainer
-    in_float32 = trainer.dtype == "float32" or (trainer.dtype == "auto" and not sees_gpu(trainer.device))
-    return _samples_with_hf(config) and in_float32 and rollout.top_p >= 1 and rollout.top_k < 1
-
-
 def _nothing_to_offload(config: Config) -> str | None:
     """Why the local engine has nobody to make room for; None where vLLM samples on the GPU that trains."""
+    name = config.worker.rollout.name
     if not sees_gpu(config.trainer.device):
         return "no GPU, so everything is in CPU memory"
-    if _samples_with_hf(config):
+    if name == "hf" or (name == "auto" and importlib.util.find_spec("vllm") is None):
         return "rollouts use hf, which samples with the trained weights themselves"
     return None
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from gmpo_mm.config.bounds import check_choices, check_ranges
 from gmpo_mm.config.easyr1_rules import check_easyr1, nearest_multiple
-from gmpo_mm.config.keys import nearest
+from gmpo_mm.config.keys import get_key, nearest
 from gmpo_mm.config.load import LoadedConfig
-from gmpo_mm.config.loss import policy_loss_config, unread_loss_keys
+from gmpo_mm.config.loss import ACTOR, policy_loss_config, unread_loss_keys
 from gmpo_mm.config.paths_check import check_paths, check_prepared
 from gmpo_mm.config.sampler import choose_sampler, longest_response, sees_gpu
 from gmpo_mm.config.schema import Config
@@ -65,12 +65,34 @@ def _own_engine(config: Config) -> str:
 
 
 def check_loss(loaded: LoadedConfig) -> Iterator[str]:
-    """The loss is known and its values are in range; keys that it does not read are `ineffective`'s to tell."""
+    """The loss is known, and the file sets no loss key that it leaves unread."""
+    config = loaded.config
+    actor = config.worker.actor
     try:
-        policy_loss_config(loaded.config)
-        unread_loss_keys(loaded.config)
+        policy_loss_config(config)
+        unread = unread_loss_keys(config)
     except ConfigError as error:
         yield str(error)
+        return
+    for key in sorted(unread & loaded.explicit_keys):
+        value = get_key(config, key)
+        if key == f"{ACTOR}loss_avg_mode" and value == "seq":  # says what the loss does anyway
+            continue
+        yield f"{key} = {value!r}: {_why_unread(key, actor.loss_type)}"
+
+
+def _why_unread(key: str, loss_type: str) -> str:
+    name = key.removeprefix(ACTOR)
+    if name == "loss_avg_mode":
+        return f"loss_type={loss_type} is a mean over sequences, whatever this key says; remove it or set it to seq."
+    if loss_type == "gmpo" and name.startswith("gmpo.log_clip"):
+        return f"gmpo.clip=none clips nothing; remove the key, or set {ACTOR}gmpo.clip=token."
+    if loss_type == "gmpo" and name in ("clip_ratio_low", "clip_ratio_high"):
+        ours = name.replace("clip_ratio", "gmpo.log_clip")
+        return f"loss_type=gmpo clips in log space and does not read it; set {ACTOR}{ours} instead (the paper: 0.4)."
+    home = {"gmpo": "loss_type=gmpo", "tau_": "loss_type=sapo"}.get(name[:4])
+    meant = f"; it belongs to {home}" if home else ""
+    return f"loss_type={loss_type} does not read this key, so it has no effect{meant}. Remove it or change the loss."
 
 
 def check_advantages(loaded: LoadedConfig) -> Iterator[str]:
@@ -94,6 +116,17 @@ def check_advantages(loaded: LoadedConfig) -> Iterator[str]:
         yield (
             f"worker.rollout.n = 1: {estimator} compares the responses of one prompt, so it needs at least 2; "
             "set worker.rollout.n=5 (EasyR1) or 8 (the paper), or use reinforce_plus_plus or remax."
+        )
+    explicit_std = "algorithm.norm_adv_by_std" in loaded.explicit_keys
+    if estimator == "dr_grpo" and explicit_std and algorithm.norm_adv_by_std:
+        yield (
+            "algorithm.norm_adv_by_std = true: dr_grpo never divides by the standard deviation; "
+            "remove the key, or use adv_estimator=grpo."
+        )
+    if estimator in ("rloo", "remax", "reinforce_plus_plus", "gae") and not algorithm.norm_adv_by_std:
+        yield (
+            f"algorithm.norm_adv_by_std = false: {estimator} has no standard deviation to leave out; "
+            "remove the key, or use adv_estimator=grpo or dr_grpo."
         )
     kl_in_loss = algorithm.use_kl_loss and not algorithm.disable_kl
     if algorithm.drop_zero_advantage and (kl_in_loss or config.worker.actor.entropy_coef):
@@ -187,6 +220,11 @@ def check_sampling(loaded: LoadedConfig) -> Iterator[str]:
                 f"importance ratio; set worker.rollout.{name}={mend} (validation: val_override_config), or "
                 "worker.rollout.correction=truncated."
             )
+    if rollout.correction == "truncated" and config.worker.actor.old_log_probs == "sampler":
+        yield (
+            "worker.rollout.correction = 'truncated': it weighs the trainer's log-probabilities against the sampler's; with "
+            "worker.actor.old_log_probs=sampler they are the same; set old_log_probs=auto."
+        )
 
 
 def check_validation(loaded: LoadedConfig) -> Iterator[str]:

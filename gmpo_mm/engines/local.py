@@ -111,6 +111,12 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
         rollout = _build_rollout(config, name, policy, device, dtype, progress)
         if offload is not None:
             offload.back()
+        corrects = config.worker.rollout.correction == "truncated"
+        if corrects and rollout.exact_log_probs and not training_params(config).is_truncated:
+            raise ConfigError(
+                "worker.rollout.correction=truncated has no effect here: the hf sampler in float32 draws from the trained "
+                "model's own distribution; set it to none"
+            )
         try:
             sampler = Sampler(rollout, processor.tokenizer, reward_function, config.worker.reward.skip_special_tokens)
             order = PromptSampler(len(dataset), config.data.shuffle, config.data.seed, dataset.fingerprint())

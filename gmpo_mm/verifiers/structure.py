@@ -206,8 +206,8 @@ def _matrix(text: str, depth: int) -> Node | None:
         return None
     if (system := _CASES.fullmatch(text)) and ("aligned" in text or "&" not in text):
         # `x &= 2 + 3 \\\\ &= 5` is one chain
-        rows = re.sub(r"␞ *(?=<=|>=|!=|[<>=])", "", system[1].replace("&", " "))
-        lines = _parts(split(rows, "row")[0], depth)
+        joined = re.sub(r"␞ *(?=<=|>=|!=|[<>=])", "", system[1].replace("&", " "))
+        lines = _parts(split(joined, "row")[0], depth)
         return lines[0] if len(lines) == 1 else Node("list", text, lines, connector="and")
     match = _MATRIX.fullmatch(begin + rest)
     factor = factor.strip().removesuffix("*").strip()

@@ -152,6 +152,7 @@ def test_unknown_estimator_names_the_nearest_and_the_known():
 @pytest.mark.parametrize(
     ("estimator", "kwargs", "message"),
     [
+        ("rloo", {"norm_by_std": False}, "no effect on 'rloo'"),
         ("remax", {}, "remax needs baselines_B"),
         ("grpo", {"baselines_B": REWARDS}, "grpo does not read baselines_B"),
         ("reinforce_plus_plus", {}, "reinforce_plus_plus needs response_mask_BT"),

@@ -40,8 +40,16 @@ def test_a_configuration_that_fits_passes(load: Load) -> None:
         (["worker.rollout.max_num_batched_tokens=1000"], ["= 1000", "= 1024; set it to 1024 or more"]),
         (["ray_address=ray://head:10001"], ["ray_address = 'ray://head:10001'", "set ray_address=auto"]),
         (["worker.actor.seq_mean=tokens"], ["worker.actor.seq_mean = 'tokens'", "exact, easyr1"]),
+        (
+            ["worker.actor.loss_type=default", "worker.actor.seq_mean=easyr1"],
+            ["worker.actor.seq_mean = 'easyr1'", "mean over tokens", "loss_avg_mode=seq"],
+        ),
         (["worker.rollout.tensor_parallel_size=3"], ["tensor_parallel_size = 3", "1 x 2 = 2 GPUs", "set it to 2"]),
         (["worker.actor.ulysses_size=4"], ["ulysses_size = 4", "does not divide"]),
+        (
+            ["worker.actor.ulysses_size=2", "worker.actor.padding_free=false"],
+            ["ulysses_size = 2", "padding_free=true or ulysses_size=1"],
+        ),
         (["trainer.n_gpus_per_node=0"], ["trainer.n_gpus_per_node = 0", "at least 1"]),
         (
             ["trainer.n_gpus_per_node=3", "worker.rollout.tensor_parallel_size=1"],
@@ -89,6 +97,8 @@ def test_what_only_easyr1_can_do_passes_there_and_not_locally(load: Load) -> Non
     validate_for_training(load(*EASYR1, "worker.actor.seq_mean=easyr1"))
     with pytest.raises(ConfigError, match="belongs to engine=easyr1"):
         validate_for_training(load("worker.actor.seq_mean=easyr1"))
+    with pytest.raises(ConfigError, match="engine=local uses no Ray"):
+        validate_for_training(load("ray_address=auto"))
 
 
 def test_keys_of_the_local_engine_are_told_to_have_no_effect(load: Load) -> None:
@@ -96,8 +106,6 @@ def test_keys_of_the_local_engine_are_told_to_have_no_effect(load: Load) -> None
     found = {key: reason for key, _, reason in ineffective_keys(load(*EASYR1, *set_keys))}
     for text in set_keys:
         assert found[text.split("=")[0]].startswith("engine easyr1: ")
-    split = ("worker.actor.ulysses_size=2", "worker.actor.padding_free=false")
-    assert "worker.actor.ulysses_size" in {key for key, _, _ in ineffective_keys(load(*EASYR1, *split))}
     assert "worker.actor.fsdp.torch_dtype" not in {
         key for key, _, _ in ineffective_keys(load(*EASYR1, "worker.actor.fsdp.torch_dtype=bf16"))
     }

@@ -132,12 +132,9 @@ def test_custom_loss_from_a_file_trains(data: Path, tmp_path: Path) -> None:
     assert len(train_metrics(run_dir)) == 2
 
 
-def test_correction_of_an_exact_sampler_changes_nothing(data: Path, tmp_path: Path) -> None:
-    plain, corrected = tmp_path / "plain", tmp_path / "corrected"
-    run_here(arguments(data, plain, SAVE))
-    run_here(arguments(data, corrected, SAVE, "worker.rollout.correction=truncated"))
-    before = weights(plain, 2)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(corrected, 2).items())
+def test_correction_of_an_exact_sampler_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no effect"):
+        run_here(arguments(data, tmp_path / "run", "worker.rollout.correction=truncated"))
 
 
 def test_truncated_sampling_is_corrected(data: Path, tmp_path: Path) -> None:
