@@ -56,6 +56,9 @@ def train(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys that go before the file's.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print what would happen; load no model.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start over: replace the run that is in the run directory.")
+    ] = False,
 ) -> None:
     """Train the model of CONFIG; `worker.rollout.n=8` and the like override its keys."""
     from gmpo_mm.config import load_config, validate_for_training
@@ -69,16 +72,16 @@ def train(
     if loaded.config.engine == "easyr1":
         from gmpo_mm.engines.easyr1.launch import train as train_on_easyr1
 
-        train_on_easyr1(loaded, command=sys.argv)
+        train_on_easyr1(loaded, command=sys.argv, overwrite=overwrite)
         return
     if loaded.config.engine == "verl":
         from gmpo_mm.engines.verl.launch import train as train_on_verl
 
-        train_on_verl(loaded, command=sys.argv)
+        train_on_verl(loaded, command=sys.argv, overwrite=overwrite)
         return
     from gmpo_mm.engines.local import train as train_locally
 
-    train_locally(loaded, command=sys.argv)
+    train_locally(loaded, command=sys.argv, overwrite=overwrite)
 
 
 @app.command()
@@ -106,8 +109,9 @@ def plan(
     from gmpo_mm.config import load_config
     from gmpo_mm.config.paths import data_is_local
     from gmpo_mm.planning.counts import count_records, describe_plan, plan_run
+    from gmpo_mm.training.run_data import with_columns
 
-    loaded = load_config(config, overrides or []).config
+    loaded = with_columns(load_config(config, overrides or []), typer.echo, download=False).config
     console = Console()
     records = count_records(loaded, loaded.data.train_files) if data_is_local(loaded.data.train_files) else None
     counts = plan_run(loaded, records, None)
@@ -277,8 +281,10 @@ def _print_dry_run(loaded: LoadedConfig) -> None:
 
     from gmpo_mm.config import to_yaml
     from gmpo_mm.planning.counts import count_records, describe_plan, plan_run
+    from gmpo_mm.training.run_data import with_columns
     from gmpo_mm.training.trackers import check_trackers
 
+    loaded = with_columns(loaded, typer.echo, download=False)
     config = loaded.config
     check_trackers(config.trainer.logger)
     train_records = None if config.trainer.val_only else count_records(config, config.data.train_files)

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gmpo_mm.config.keys import (
+    default_of,
     describe_type,
     flatten,
     is_text,
@@ -42,7 +43,7 @@ class LoadedConfig:
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> LoadedConfig:
-    """Defaults, then the YAML file, then the overrides; what comes later wins.
+    """Defaults, then the YAML file, then the overrides; what comes later wins. A run without a name gets the file's.
 
     Raises ConfigError for an unreadable file, an unknown key (with the nearest known one) and a wrong type.
     """
@@ -56,7 +57,20 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Loade
         for key, value in _leaves(content, "", origin):
             _set(merged, key, value, origin)
             explicit.add(key)
-    return LoadedConfig(_to_config(merged), frozenset(explicit))
+    config = _to_config(merged)
+    if path is not None:
+        _name_after_file(config, Path(path), explicit)
+    return LoadedConfig(config, frozenset(explicit))
+
+
+def _name_after_file(config: Config, path: Path, explicit: set[str]) -> None:
+    """Without names of its own a run is called after its file, so that each file has a run directory: runs/<file's name>."""
+    if "trainer.experiment_name" in explicit:
+        return
+    trainer = config.trainer
+    trainer.experiment_name = path.stem
+    if "trainer.project_name" not in explicit and not trainer.run_dir and not trainer.save_checkpoint_path:
+        trainer.run_dir = f"runs/{path.stem}"
 
 
 def to_yaml(config: Config) -> str:
@@ -154,6 +168,8 @@ def _last_parts_differ(a: str, b: str) -> bool:
 
 def _set(merged: DictConfig, key: str, value: Any, origin: str) -> None:
     hint = schema_keys()[key]
+    if value is None and hint is str and default_of(key) == "":  # `data.val_files=`, and a YAML key without a value
+        value = ""
     expected = describe_type(hint)
     wrong = ConfigError(f"{key} = {_show(value)} ({origin}): {expected} is expected, not {_kind(value)}.")
     if isinstance(value, bool) and is_text(hint):  # OmegaConf would turn YAML's `no` into the text "False"

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 from gmpo_mm.verifiers import countdown, minerva, olympiadbench
 from gmpo_mm.verifiers.copied import without_copies
 from gmpo_mm.verifiers.extraction import EXTRACTIONS, Extraction
+from gmpo_mm.verifiers.golds import gold_answer
 from gmpo_mm.verifiers.grading import DEFAULT_TIMEOUT, Gold, Grade, grade_batch
 
 Kind = Literal["response", "answer"]
@@ -163,8 +164,14 @@ def grade_responses(
         raise ValueError(
             f"{len(responses)} responses for {len(golds)} golds; give one gold for each response"
         )
+    if grader != "countdown":
+        golds = [_read_gold(gold) for gold in golds]
     grades = GRADERS[grader].grade(responses, golds, cast(Kind, kind), cast(Extraction, extraction), timeout)
     return without_copies(grades, golds, problems if GRADERS[grader].reads_problem else None, unevaluated)
+
+
+def _read_gold(gold: Gold) -> Gold:
+    return gold_answer(gold) if isinstance(gold, str) else [gold_answer(str(text)) for text in gold]
 
 
 def grader_info(grader: str, extraction: str, timeout: float, unevaluated: str = "accept") -> dict[str, Any]:

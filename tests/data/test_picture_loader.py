@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from gmpo_mm.data import EncodedPrompt, PromptDataset, PromptSampler, Records, picture_loader
+from gmpo_mm.data import EncodedPrompt, PromptDataset, PromptSampler, Records
+from gmpo_mm.data.decoded import MAX_THREADS
 from gmpo_mm.data.patches import ImagePatches
 from gmpo_mm.data.picture_loader import THREADED_PATCHES, PictureLoader
 from gmpo_mm.data.prompts import Pictures
@@ -99,7 +100,7 @@ def test_what_is_no_longer_expected_is_dropped() -> None:
     loading.loader.expect([5000])
     loading.gate.set()
     wait_for(lambda: 5000 in loading.in_threads)
-    assert len(loading.in_threads) <= 1 + picture_loader.MAX_THREADS
+    assert len(loading.in_threads) <= 1 + MAX_THREADS
     loading.loader.close()
 
 
