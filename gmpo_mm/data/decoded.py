@@ -23,7 +23,9 @@ def cores() -> int:
 
 
 def cache_folder() -> Path:
-    """`gmpo_mm` in $XDG_CACHE_HOME, by default ~/.cache."""
+    """$GMPO_MM_CACHE; by default `gmpo_mm` in $XDG_CACHE_HOME or ~/.cache."""
+    if own := os.environ.get("GMPO_MM_CACHE"):
+        return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gmpo_mm"
 
 

@@ -28,6 +28,7 @@ from gmpo_mm.verifiers import (
     grader_info,
 )
 from gmpo_mm.verifiers.extraction import EXTRACTIONS
+from gmpo_mm.verifiers.golds import gold_fault
 from gmpo_mm.verifiers.graders import KINDS
 
 GOLD_KEYS = ("answers", "answer", "ground_truth", "gold")
@@ -124,7 +125,7 @@ def grade_file(settings: GradeFileSettings, progress: Progress | None = None) ->
     stamp = grader_info(settings.grader, settings.extraction, settings.timeout, settings.unevaluated)
     total, groups = Tally(), dict[str, Tally]()
     left_out: dict[str, None] = {}
-    without = 0
+    without, bad_golds, bad_gold = 0, 0, ""
     with ExitStack() as stack:
         progress = stack.enter_context(progress or Progress())
         stage = stack.enter_context(progress.stage("grading", len(rows), "rows"))
@@ -133,6 +134,8 @@ def grade_file(settings: GradeFileSettings, progress: Progress | None = None) ->
             for row, grades in zip(chunk, _grade(chunk, settings), strict=True):
                 total.add(grades)
                 without += row.responses.count(None)
+                if GRADERS[settings.grader].check_gold is None and all(fault := [gold_fault(text) for text in row.gold]):
+                    bad_golds, bad_gold = bad_golds + 1, bad_gold or f"{row.gold[0][-100:]!r}, {fault[0]}"
                 if settings.by is not None:
                     groups.setdefault(row.group, Tally()).add(grades)
                     if len(groups) > MAX_GROUPS:
@@ -140,12 +143,14 @@ def grade_file(settings: GradeFileSettings, progress: Progress | None = None) ->
                 if file is not None:
                     left_out.update(dict.fromkeys(file.write_row(row, grades, stamp)))
             stage.update(total.rows)
-        if without == total.samples:
+        if without == total.samples and settings.response_key not in rows.columns:  # a path into structs that leads nowhere
             raise DataError(
                 f"{settings.file}: no row has a response in {settings.response_key!r}; give --response-key, there are "
                 f"{', '.join(rows.columns)}"
             )
     notes = [f"{without} of {total.samples} responses are missing (null); each counts as no answer"] if without else []
+    if bad_golds:
+        notes.append(f"{bad_golds} of {total.rows} rows have golds that no short answer can equal, such as {bad_gold}")
     notes += [f"left out of {settings.out}, as JSON can't hold bytes: {', '.join(left_out)}"] if left_out else []
     replaced = [name for name in ADDED if name in rows.columns]
     if replaced and settings.out is not None:
