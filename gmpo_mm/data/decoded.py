@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -44,10 +45,10 @@ class DecodedPictures:
         self._lock = threading.Lock()
         self.decoded = 0
         """Pictures that had to be decoded."""
-        try:
+        with contextlib.suppress(
+            OSError, UnicodeDecodeError
+        ):  # none yet, or none for this user: then all are decoded
             self._known.update(self.path.read_text(encoding="ascii").split())
-        except (OSError, UnicodeDecodeError):
-            pass  # none yet, or none for this user: then all are decoded
 
     def check(self, source: ImageSource, where: str) -> None:
         """Decode a picture unless that was done before; DataError that begins with `where` for a faulty one."""
@@ -66,13 +67,11 @@ class DecodedPictures:
         new, self._new = self._new, set()
         if not new:
             return
-        try:
+        with contextlib.suppress(OSError):  # no home, or a full disk: the next start decodes them again
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab") as file:
                 # a former line that was cut off by a full disk must not join with the first of these
                 file.write("".join(f"\n{digest}\n" for digest in sorted(new)).encode("ascii"))
-        except OSError:
-            pass  # no home, or a full disk: the next start decodes them again
 
 
 def _digest(source: ImageSource) -> str | None:

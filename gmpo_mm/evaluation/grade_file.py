@@ -109,8 +109,8 @@ class _Row:
 def grade_file(settings: GradeFileSettings, progress: Progress | None = None) -> GradeFileReport:
     """Grade every row of the file and write the grades beside them.
 
-    A response that is null counts as no answer. DataError names the row that lacks a gold; ConfigError an argument that can't be meant. `out` appears whole
-    when everything is graded, or not at all.
+    A response that is null counts as no answer. DataError names the row that lacks a gold; ConfigError an argument that
+    can't be meant. `out` appears whole when everything is graded, or not at all.
     """
     _check(settings)
     rows = read_rows(settings.file)

@@ -1,4 +1,4 @@
-"""`--overwrite`: the run that is in a directory is set aside, and removed when the new one begins or put back when it does not."""
+"""`--overwrite`: the run in a directory is set aside; it is removed when the new one begins, or else put back."""
 
 from __future__ import annotations
 

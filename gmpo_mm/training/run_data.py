@@ -1,4 +1,4 @@
-"""The data of a run on any engine: columns found, every row and every picture checked, golds looked at; before anything is loaded."""
+"""A run's data, on any engine, before anything is loaded: columns, every row and picture, golds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gmpo_mm.config import LoadedConfig
-from gmpo_mm.config.paths import data_is_local
+from gmpo_mm.config.paths import DATA_SUFFIXES, data_is_local, looks_like_path, split_data_spec
 from gmpo_mm.config.schema import Config
 from gmpo_mm.data.columns import OTHER_NAMES, other_columns
 from gmpo_mm.data.gold_check import check_golds
@@ -46,10 +46,14 @@ def with_columns(loaded: LoadedConfig, note: Callable[[str], None], *, download:
         names = set(columns.values()) if key != "image_key" else set(columns.values()) - {None}
         if len(names) > 1:
             listed = ", ".join(f"{spec} has {name or keys[key]!r}" for spec, name in columns.items())
-            raise DataError(f"data.{key} is not set, and the data sets differ: {listed}; give their columns one name")
+            raise DataError(
+                f"data.{key} is not set, and the data sets differ: {listed}; give their columns one name"
+            )
         if name := next(iter(names), None):
             changes[key] = name
-            note(f"data.{key} is not set and there is no column {keys[key]!r}: {name!r} is used (data.{key}={name})")
+            note(
+                f"data.{key} is not set and there is no column {keys[key]!r}: {name!r} is used (data.{key}={name})"
+            )
     if not changes:
         return loaded
     config = copy.deepcopy(loaded.config)
@@ -60,8 +64,6 @@ def with_columns(loaded: LoadedConfig, note: Callable[[str], None], *, download:
 
 def _is_missing(spec: str) -> bool:
     """Whether a spec is a path that leads nowhere, which the configuration's checks tell better."""
-    from gmpo_mm.config.paths import DATA_SUFFIXES, looks_like_path, split_data_spec
-
     return looks_like_path(split_data_spec(spec)[0], DATA_SUFFIXES)
 
 
@@ -91,7 +93,7 @@ def read_run_data(config: Config, reward: RewardFunction, progress: Progress) ->
             messages.append(describe_faults(records, faults))
     if messages:
         raise DataError("\n".join(messages))
-    for spec, records in read.items():
+    for records in read.values():
         _tell_golds(records, reward, progress)
     return RunData(read[specs["training data"]], read[data.val_files] if data.val_files else None)
 
@@ -118,4 +120,6 @@ def _tell_golds(records: Records, reward: RewardFunction, progress: Progress) ->
         if report.is_hopeless:
             raise DataError(report.refusal("data.answer_key"))
     elif report.is_hopeless:  # a function of the user's may read such golds well
-        progress.warn(f"{report.notes()[-1]}\n  {reward.path} gets them as they are; make sure that it can grade by them")
+        progress.warn(
+            f"{report.notes()[-1]}\n  {reward.path} gets them as they are; make sure that it can grade by them"
+        )

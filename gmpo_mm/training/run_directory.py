@@ -333,8 +333,8 @@ class RunDirectory:
             lines.append(f"  (the learning-rate schedule of {_SCHEDULE}* is computed from the number of steps)")
         raise ConfigError(
             f"{self.path} holds a run of another configuration ({self._describe_run()}):\n" + "\n".join(lines) + "\n"
-            f"To go on with that run, give its values. To train this configuration, start over with {START_OVER}, which removes "
-            "that run, or give another trainer.run_dir; with "
+            f"To go on with that run, give its values. To train this configuration, start over with {START_OVER} "
+            "(it removes that run) or give another trainer.run_dir; with "
             f"trainer.resume={self.layout.latest(self.path) or 'PATH'} it starts from a checkpoint"
         )
 

@@ -9,7 +9,6 @@ import re
 from functools import lru_cache
 
 from gmpo_mm.verifiers.extraction import BOX_OPENING, all_boxes, is_empty, last_boxed, remove_invisible
-from gmpo_mm.verifiers.normalize import canonical
 from gmpo_mm.verifiers.reading import read
 from gmpo_mm.verifiers.structure import balanced
 from gmpo_mm.verifiers.words import has_words
@@ -59,7 +58,9 @@ def _in_tags(text: str) -> str | None:
     closing = list(_CLOSING.finditer(text))
     if not closing:
         return None
-    opening = list(re.finditer(rf"<\s*{closing[-1].group(1)}\s*>", text[: closing[-1].start()], re.IGNORECASE))
+    opening = list(
+        re.finditer(rf"<\s*{closing[-1].group(1)}\s*>", text[: closing[-1].start()], re.IGNORECASE)
+    )
     return text[opening[-1].end() : closing[-1].start()].strip() or None if opening else None
 
 
@@ -83,7 +84,9 @@ def _after_hashes(text: str) -> str | None:
     if not found:
         return None
     behind = text[found[-1].end() :].strip()
-    return found[-1].group(1).strip() or None if not behind or _SAID.fullmatch(behind[: MAX_LINE + 1]) else None
+    return (
+        found[-1].group(1).strip() or None if not behind or _SAID.fullmatch(behind[: MAX_LINE + 1]) else None
+    )
 
 
 def _last_boxes(text: str) -> str | None:
@@ -124,4 +127,3 @@ def gold_fault(gold: str) -> str | None:
 
 def _words(text: str) -> list[str]:
     return _WORD.findall(_LATEX.sub(" ", text))
-

@@ -57,18 +57,26 @@ def test_a_list_that_was_cut_off_and_one_that_cannot_be_kept_cost_only_time(tmp_
 
 def test_all_pictures_that_are_cut_off_are_named_at_once_first_in_full_then_by_number() -> None:
     cut, good = jpeg()[:3000], jpeg()
-    rows = [{"problem": "<image>", "answer": "1", "images": [good if i in (0, 27) else cut]} for i in range(30)]
+    rows = [
+        {"problem": "<image>", "answer": "1", "images": [good if i in (0, 27) else cut]} for i in range(30)
+    ]
     seen: list[int] = []
     with pytest.raises(DataError) as caught:
         check_records(Records(rows, KEYS, "a.jsonl"), True, lambda done, _: seen.append(done))
     lines = str(caught.value).splitlines()
-    assert lines[0] == "28 of 30 rows can't be used:" and lines[1].startswith("row 1 of a.jsonl, image 0: broken image")
+    assert lines[0] == "28 of 30 rows can't be used:" and lines[1].startswith(
+        "row 1 of a.jsonl, image 0: broken image"
+    )
     assert lines[-1] == "and 8 more: rows 21-26, 28-29 of a.jsonl" and len(lines) == 22
     assert seen == list(range(1, 31))
 
 
 def test_a_picture_file_that_is_missing_or_unreadable_is_named(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
-    records = records_of(*({"problem": "<image>", "images": [tmp_path / name]} for name in ("none.png", "folder.png")))
-    with pytest.raises(DataError, match=r"(?s)2 of 2 rows.*none.png \(No such file.*folder.png \(Is a directory"):
+    records = records_of(
+        *({"problem": "<image>", "images": [tmp_path / name]} for name in ("none.png", "folder.png"))
+    )
+    with pytest.raises(
+        DataError, match=r"(?s)2 of 2 rows.*none.png \(No such file.*folder.png \(Is a directory"
+    ):
         check_records(records, decode_images=True)

@@ -18,7 +18,9 @@ from tests.data.helpers import KEYS, records_of, write_lines
 DEFAULTS = {"prompt_key": "prompt", "answer_key": "answer", "image_key": "images"}
 
 
-@pytest.mark.parametrize("name", ["eval_math500", "eval_minerva", "eval_olympiadbench", "geometry3k_train", "math_l3to5_train"])
+@pytest.mark.parametrize(
+    "name", ["eval_math500", "eval_minerva", "eval_olympiadbench", "geometry3k_train", "math_l3to5_train"]
+)
 def test_the_golds_of_real_data_are_answers(name: str) -> None:
     file = SHARED_DATA / f"{name}.parquet"
     if not file.is_file():
@@ -47,7 +49,10 @@ def rows(*given: dict[str, Any]) -> Rows:
         ({"prompt": "x", "problem": "y", "answer": "1"}, {}),
         ({"problem": "x", "solution": "1"}, {"prompt_key": "problem", "answer_key": "solution"}),
         ({"problem": "x", "solution": "1", "gold": "1"}, {"prompt_key": "problem", "answer_key": "gold"}),
-        ({"problem": "<image>x", "image": "a.png", "answer": "1"}, {"prompt_key": "problem", "image_key": "image"}),
+        (
+            {"problem": "<image>x", "image": "a.png", "answer": "1"},
+            {"prompt_key": "problem", "image_key": "image"},
+        ),
         ({"problem": "x", "image": "a.png", "answer": "1"}, {"prompt_key": "problem"}),
         ({"text": "x", "label": "1"}, {}),
     ],
@@ -58,7 +63,9 @@ def test_the_one_column_that_can_be_meant_is_taken(row: dict[str, Any], found: d
 
 
 def test_columns_that_may_both_be_meant_are_an_error() -> None:
-    with pytest.raises(DataError, match="a.jsonl: no column 'answer', and 'ground_truth' or 'gold' may be meant"):
+    with pytest.raises(
+        DataError, match="a.jsonl: no column 'answer', and 'ground_truth' or 'gold' may be meant"
+    ):
         other_columns(rows({"prompt": "x", "gold": "1", "ground_truth": "1"}), DEFAULTS, (), "a.jsonl")
 
 

@@ -77,7 +77,9 @@ def test_a_validation_that_raised_is_made_up_for(tmp_path: Path, marker: Path) -
     assert metrics_without_times(tmp_path / "run") == metrics_without_times(whole)
 
 
-def test_a_step_that_could_not_be_written_down_is_saved_with_its_weights(tmp_path: Path, marker: Path) -> None:
+def test_a_step_that_could_not_be_written_down_is_saved_with_its_weights(
+    tmp_path: Path, marker: Path
+) -> None:
     samples = tmp_path / "run/samples"
     spoil = f"shutil.rmtree({str(samples)!r}); pathlib.Path({str(samples)!r}).touch()"
     with pytest.raises(GMPOError, match="samples"):
@@ -122,10 +124,14 @@ def test_an_error_in_an_update_saves_the_step_before_where_no_weight_has_changed
     assert ("saved step 2 first" if last else "between the updates of step 3") in capsys.readouterr().out
 
 
-def test_a_picture_that_vanishes_while_training_costs_one_step(data: Path, tmp_path: Path, marker: Path) -> None:
+def test_a_picture_that_vanishes_while_training_costs_one_step(
+    data: Path, tmp_path: Path, marker: Path
+) -> None:
     gone = tmp_path / "rows/8_0.png"
     (tmp_path / "reward.py").write_text(
-        REWARD.format(call=1, marker=str(marker), action=f"pathlib.Path({str(gone)!r}).rename({str(gone) + 'x'!r})")
+        REWARD.format(
+            call=1, marker=str(marker), action=f"pathlib.Path({str(gone)!r}).rename({str(gone) + 'x'!r})"
+        )
     )
     args = own_data(data, tmp_path, [good_row() for _ in range(16)], "data.shuffle=false", "trainer.max_steps=4",
                     f"worker.reward.reward_function={tmp_path}/reward.py:compute_score",

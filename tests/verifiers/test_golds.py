@@ -26,7 +26,8 @@ SOLUTIONS = {
         "\\begin{pmatrix} 1\\\\ 2 \\end{pmatrix}"
     ),
 }
-PLAIN = ["72", " 5 \\sqrt { 5 }\n", "Evelyn", "\\text{(A)}", "x = 2", "\\begin{cases} 1 \\\\\n 2 \\end{cases}", "90\\text{ square\nunits}"]
+PLAIN = ["72", " 5 \\sqrt { 5 }\n", "Evelyn", "\\text{(A)}", "x = 2", "90\\text{ square\nunits}"]
+PLAIN += ["\\begin{cases} 1 \\\\\n 2 \\end{cases}", "(1, 2)", "no solution", "7:30 p.m."]
 
 
 @pytest.mark.parametrize(("gold", "answer"), SOLUTIONS.items())
@@ -65,7 +66,19 @@ def test_a_gold_that_no_short_answer_can_equal_says_why(gold: str, fault: str) -
     assert gold_fault(gold) == fault
 
 
-HOSTILE = ["{", "answer is ", "<answer>", "</answer>", "\\boxed{", "####", "#### ", "####  x\n", "answer:", "\n", " "]
+HOSTILE = [
+    "{",
+    "answer is ",
+    "<answer>",
+    "</answer>",
+    "\\boxed{",
+    "####",
+    "#### ",
+    "####  x\n",
+    "answer:",
+    "\n",
+    " ",
+]
 
 
 @pytest.mark.parametrize("piece", HOSTILE)
