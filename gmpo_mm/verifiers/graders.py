@@ -16,10 +16,10 @@ Kind = Literal["response", "answer"]
 KINDS: tuple[str, ...] = ("response", "answer")
 GradeBatch = Callable[[Sequence[str | None], Sequence[Gold], Kind, Extraction, float], list[Grade]]
 
-ENGINE_VERSION = 3
+ENGINE_VERSION = 4
 """Version of the equivalence engine behind math, geometry3k, minerva and olympiadbench: raised when its grades can change.
 
-The graders that add rules of their own count both: engine 3 with rules 2 is version 302.
+The graders that add rules of their own count both: engine 4 with rules 2 is version 402.
 """
 
 _ENGINE_PACKAGES = ("sympy", "mpmath")
