@@ -173,7 +173,9 @@ def test_an_empty_file_gives_the_defaults_and_no_explicit_keys(tmp_path: Path) -
     path = tmp_path / "empty.yaml"
     path.write_text("")
     loaded = load_config(path, [])
-    assert loaded.config == Config()
+    named = Config()
+    named.trainer.experiment_name, named.trainer.run_dir = "empty", "runs/empty"
+    assert loaded.config == named
     assert not loaded.explicit_keys
 
 
