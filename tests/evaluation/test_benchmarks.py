@@ -217,7 +217,7 @@ def _task(tmp_path: Path, *rows: dict[str, Any]) -> Task:
     pq.write_table(pa.Table.from_pylist(list(rows)), tmp_path / "rows.parquet")
     benchmark = _own(tmp_path, records=str(tmp_path / "rows.parquet"))
     with Progress() as progress:
-        return make_task(settings(tmp_path / "out"), benchmark, "model", [], progress)
+        return make_task(settings(tmp_path / "out", n=1, limit=None), benchmark, "model", [], progress)
 
 
 def test_golds_that_are_no_answers_are_refused_before_a_model_is_loaded(
