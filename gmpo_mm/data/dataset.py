@@ -23,7 +23,7 @@ from gmpo_mm.data.prompts import (
     load_pictures,
     prompt_length,
 )
-from gmpo_mm.data.records import Progress, Record, Records, data_fingerprint
+from gmpo_mm.data.records import Fault, Progress, Record, Records, data_fingerprint, describe_faults
 from gmpo_mm.errors import DataError
 
 CACHED_PROMPTS = 32
@@ -148,14 +148,21 @@ class PromptDataset(Sequence[EncodedPrompt]):
         return prompt_length(record, self._processor, format_prompt=self._format_prompt, **self._pixels)
 
     def _find_overlong(self, progress: Progress | None) -> list[OverlongPrompt]:
-        overlong = []
+        overlong: list[OverlongPrompt] = []
+        faults: list[Fault] = []
         for row in range(len(self.records)):
             record = self.records[row]
-            tokens = self._length(record)
+            try:
+                tokens = self._length(record)
+            except DataError as error:
+                faults.append(Fault(row, str(error)))
+                continue
             if tokens > self._limit:
                 overlong.append(OverlongPrompt(row, record.where, tokens))
             if progress is not None:
                 progress(row + 1, len(self.records))
+        if faults:
+            raise DataError(describe_faults(self.records, faults))
         return overlong
 
     def _overlong_error(self, overlong: Sequence[OverlongPrompt], training: bool) -> str:

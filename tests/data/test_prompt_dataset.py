@@ -69,6 +69,12 @@ def test_without_the_filter_all_overlong_training_prompts_are_named_before_train
     assert len(PromptDataset(mixed(), processor, fits, training=True)) == 5
 
 
+def test_all_prompts_that_cannot_be_one_are_named_at_once(processor: Processor) -> None:
+    rows = [{"problem": text} for text in ("<|im_end|> 1?", "2?", "<|im_start|> 3?")]
+    with pytest.raises(DataError, match=r"(?s)2 of 3 rows can't be used:\nrow 0 .*im_end.*\nrow 2 .*im_start"):
+        PromptDataset(records_of(*rows), processor, DataSection(), training=True)
+
+
 def test_nothing_left_is_an_error(processor: Processor) -> None:
     with pytest.raises(
         DataError, match=r"all 5 prompts are longer than data.max_prompt_length=2 \(the shortest has \d+ tok"
