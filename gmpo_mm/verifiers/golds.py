@@ -17,8 +17,8 @@ MAX_LENGTH = 2000
 """Characters; a longer answer is never read as mathematics (see `equivalence`)."""
 MAX_LINE = 200
 """Characters; a longer line, and several lines, are a solution and no answer."""
-MAX_NAME_WORDS = 5
-"""Words that a name may have (`the ordered pair`, `Fermat's Last Theorem`); prose of more is a sentence."""
+MAX_NAME_WORDS, MAX_WORDS_BESIDE_NUMBER = 5, 2
+"""Words of a name (`not enough information`), and of a name with a number in it; prose of more is a sentence."""
 
 MAX_SOLUTION = 20_000
 """Characters at a gold's end in which an answer is looked for."""
@@ -118,7 +118,8 @@ def gold_fault(gold: str) -> str | None:
     value = read(text).text
     if not value or not balanced(value):
         return "not readable"
-    if has_words(value) and len(_words(value)) > MAX_NAME_WORDS:
+    limit = MAX_WORDS_BESIDE_NUMBER if any(map(str.isdigit, value)) else MAX_NAME_WORDS
+    if has_words(value) and len(_words(value)) > limit:
         return "sentence"
     if len(_CJK.findall(value)) > 4 * MAX_NAME_WORDS:
         return "sentence"

@@ -27,7 +27,7 @@ SOLUTIONS = {
     ),
 }
 PLAIN = ["72", " 5 \\sqrt { 5 }\n", "Evelyn", "\\text{(A)}", "x = 2", "90\\text{ square\nunits}"]
-PLAIN += ["\\begin{cases} 1 \\\\\n 2 \\end{cases}", "(1, 2)", "no solution", "7:30 p.m."]
+PLAIN += ["\\begin{cases} 1 \\\\\n 2 \\end{cases}", "(1, 2)", "no solution", "7:30 p.m.", "not enough information", "5 square units"]
 
 
 @pytest.mark.parametrize(("gold", "answer"), SOLUTIONS.items())
@@ -54,6 +54,7 @@ def test_a_response_is_never_read_as_a_gold_is() -> None:
         ("48/2 = 24\n48+24 = 72", "several lines"),
         ("#### Step 1\nWe add.\n#### Step 2\nWe stop here.", "several lines"),
         ("Natalia sold forty eight clips and then half as many, so she has many", "sentence"),
+        ("She sold 72 clips.", "sentence"),
         ("The answer is that the train arrives late in the city of Paris.", "sentence"),
         ("因为这个三角形的两条边相等而且它们之间的角是直角所以答案显然很大", "sentence"),
         ("}{", "not readable"),
