@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -14,4 +13,3 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GMPO_MM_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-        assert os.environ["GMPO_MM_CACHE"]
