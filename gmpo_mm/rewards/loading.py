@@ -120,8 +120,9 @@ def load_reward_function(path_and_name: str, kwargs: Mapping[str, Any] | None = 
     """Load `path/to/file.py:function` (`main` when no name is given) and bind its keyword arguments.
 
     The file's REWARD_TYPE is batch (the default) or sequential, REWARD_NAME a label. A `prepare(**kwargs)` in the file
-    is called once, to check arguments and start what the function needs. ConfigError for a path, name, type or keyword
-    that is not there.
+    is called once, to check arguments and start what the function needs; with a `gold_fault(text)` or `check_gold(gold)` in
+    it the data's golds are checked before a run (see `RewardFunction`). ConfigError for a path, name, type or keyword that
+    is not there.
     """
     path_text, separator, function_name = path_and_name.rpartition(":")
     if not separator or function_name.endswith(".py"):
