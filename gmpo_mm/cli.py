@@ -54,6 +54,9 @@ def train(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print every key as YAML; train nothing. With --dry-run after the plan.")
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start over: replace the run that is in the run directory.")
+    ] = False,
 ) -> None:
     """Train the model of CONFIG; `worker.rollout.n=8` and the like override its keys."""
     from gmpo_mm.config import load_config, notes, to_yaml, validate_for_training
@@ -73,16 +76,16 @@ def train(
     if loaded.config.engine == "easyr1":
         from gmpo_mm.engines.easyr1.launch import train as train_on_easyr1
 
-        train_on_easyr1(loaded, command=sys.argv)
+        train_on_easyr1(loaded, command=sys.argv, overwrite=overwrite)
         return
     if loaded.config.engine == "verl":
         from gmpo_mm.engines.verl.launch import train as train_on_verl
 
-        train_on_verl(loaded, command=sys.argv)
+        train_on_verl(loaded, command=sys.argv, overwrite=overwrite)
         return
     from gmpo_mm.engines.local import train as train_locally
 
-    train_locally(loaded, command=sys.argv)
+    train_locally(loaded, command=sys.argv, overwrite=overwrite)
 
 
 @app.command()
@@ -111,8 +114,9 @@ def plan(
     from gmpo_mm.config.paths import data_is_local
     from gmpo_mm.planning.counts import count_records, describe_plan, plan_run
     from gmpo_mm.planning.dry_run import TITLE, print_device_plan, table
+    from gmpo_mm.training.run_data import with_columns
 
-    loaded = load_config(config, overrides or []).config
+    loaded = with_columns(load_config(config, overrides or []), typer.echo, download=False).config
     console = Console()
     records = count_records(loaded, loaded.data.train_files) if data_is_local(loaded.data.train_files) else None
     counts = plan_run(loaded, records, None)

@@ -167,6 +167,9 @@ def _trainer(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
         yield "trainer.save_checkpoint_path", "trainer.run_dir says the same"
     if trainer.load_checkpoint_path or trainer.resume != "auto":
         yield "trainer.find_last_checkpoint", "the checkpoint to go on from is named"
+    if not loaded.config.data.val_files:
+        for name in ("val_before_train", "val_freq"):
+            yield f"trainer.{name}", "data.val_files is empty: no validation"
     if trainer.val_only:
         for name in ("val_freq", "save_freq", "save_limit", "save_model_only", "total_epochs", "max_steps"):
             yield f"trainer.{name}", "trainer.val_only is true"

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gmpo_mm.config.keys import (
+    default_of,
     describe_type,
     flatten,
     is_close,
@@ -44,7 +45,7 @@ class LoadedConfig:
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> LoadedConfig:
-    """Defaults, then the YAML file, then the overrides; what comes later wins.
+    """Defaults, then the YAML file, then the overrides; what comes later wins. A run without a name gets the file's.
 
     Raises ConfigError for an unreadable file, and for all unknown keys (with what they were meant to be) and wrong types
     at once.
@@ -65,7 +66,20 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Loade
             explicit.add(key)
     if problems:
         raise ConfigError("\n\n".join(dict.fromkeys(problems)))
-    return LoadedConfig(_to_config(merged), frozenset(explicit))
+    config = _to_config(merged)
+    if path is not None:
+        _name_after_file(config, Path(path), explicit)
+    return LoadedConfig(config, frozenset(explicit))
+
+
+def _name_after_file(config: Config, path: Path, explicit: set[str]) -> None:
+    """Without names of its own a run is called after its file, so that each file has a run directory: runs/<file's name>."""
+    if "trainer.experiment_name" in explicit:
+        return
+    trainer = config.trainer
+    trainer.experiment_name = path.stem
+    if "trainer.project_name" not in explicit and not trainer.run_dir and not trainer.save_checkpoint_path:
+        trainer.run_dir = f"runs/{path.stem}"
 
 
 def to_yaml(config: Config) -> str:
@@ -174,6 +188,8 @@ def _last_parts_differ(a: str, b: str) -> bool:
 
 def _set(merged: DictConfig, key: str, value: Any, origin: str) -> None:
     hint = schema_keys()[key]
+    if value is None and hint is str and default_of(key) == "":  # `data.val_files=`, and a YAML key without a value
+        value = ""
     expected = describe_type(hint)
     settings = settings_for_value(key, _show(value).strip("'"))
     mend = f" Write {settings}." if settings else ""

@@ -256,7 +256,7 @@ class TrainerConfig:
     total_epochs: int = 15
     max_steps: int | None = None  # goes before total_epochs
     project_name: str = "easy_r1"
-    experiment_name: str = "demo"
+    experiment_name: str = "demo"  # ours: the configuration file's name where the file gives none
     logger: list[str] = field(default_factory=lambda: ["console"])  # EasyR1: console and wandb
     nnodes: int = 1
     n_gpus_per_node: int = 8
@@ -273,7 +273,7 @@ class TrainerConfig:
     load_checkpoint_path: str | None = None  # EasyR1's name of resume=PATH
     ray_timeline: str | None = None
     find_last_checkpoint: bool = True  # false: like resume=never
-    run_dir: str | None = None  # ours: runs/<project_name>/<experiment_name> when nothing is set
+    run_dir: str | None = None  # ours: else runs/<project_name>/<experiment_name>; without these names runs/<name of the file>
     resume: str = "auto"  # ours: auto | never | must | a checkpoint's path
     device: str = "auto"  # ours: auto | cpu | cuda | cuda:N
     dtype: str = "auto"  # ours: auto (float32 on CPU, bfloat16 on GPU) | float32 | bfloat16

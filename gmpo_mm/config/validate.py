@@ -238,10 +238,13 @@ def check_validation(loaded: LoadedConfig) -> Iterator[str]:
         )
     asked = [key for key in ("val_only", "val_before_train") if getattr(trainer, key)]
     asked += ["val_freq"] if trainer.val_freq > 0 else []
+    if "data.val_files" in loaded.explicit_keys:  # set to nothing: no validation is wanted, whatever else the file says
+        asked = ["val_only"] if trainer.val_only else []
+    asked = [key for key in asked if f"trainer.{key}" in loaded.explicit_keys]
     if asked and not config.data.val_files:
         yield (
             f"data.val_files is empty, but trainer.{asked[0]} = {str(getattr(trainer, asked[0])).lower()} asks for "
-            "validation; name the file, or set trainer.val_before_train=false and trainer.val_freq=-1."
+            "validation; name the file, or set data.val_files= to train without validation."
         )
     for name, value in config.worker.rollout.val_override_config.items():
         yield from _check_validation_key(str(name), value)

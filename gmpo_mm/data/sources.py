@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -85,6 +86,29 @@ def read_rows(spec: str) -> Rows:
     if path.is_dir():
         return _sliced(_read_files(_files_of_split(path, split)), bounds, spec)
     return _read_hub(spec)
+
+
+def first_rows(spec: str, count: int = 100) -> Rows:
+    """Some of the first rows of `spec` (see `read_rows`), without reading all of a large file where that can be avoided."""
+    path, split, _ = _parse_spec(spec)
+    if path.is_dir():
+        path = _files_of_split(path, split)[0]
+    part = (Part(path.name, path.parent, 0),)
+    try:
+        if path.is_file() and path.suffix == ".parquet":
+            batch = next(pq.ParquetFile(path).iter_batches(count), None)
+            return Rows(pa.Table.from_batches([batch]) if batch is not None else pq.read_table(path), part)
+        if path.is_file() and path.suffix == ".jsonl":
+            with path.open(encoding="utf-8") as file:
+                lines = list(itertools.islice(((i, line) for i, line in enumerate(file, 1) if line.strip()), count))
+            if lines and not lines[0][1].lstrip().startswith("["):
+                rows = [_parse_json(line, path, number) for number, line in lines]
+                return Rows([row for row in rows if isinstance(row, dict)], part)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{spec}: can't be read: {_first_line(error)}") from error
+    return read_rows(spec)
 
 
 def _parse_spec(spec: str) -> tuple[Path, str, str]:

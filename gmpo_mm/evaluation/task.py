@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from gmpo_mm.config import resolve_model_path
+from gmpo_mm.data.gold_check import check_golds
 from gmpo_mm.data.records import Record, check_records
-from gmpo_mm.errors import ConfigError
+from gmpo_mm.errors import ConfigError, DataError
 from gmpo_mm.evaluation.benchmark import Benchmark, Template, load_template, make_protocol, open_benchmark, problem_set_hash
 from gmpo_mm.evaluation.generators import PromptOptions
 from gmpo_mm.evaluation.results import GraderInfo, Spec, read_spec
@@ -71,9 +72,11 @@ def make_task(
         benchmark.extraction if benchmark.extraction and settings.template is None else template.extraction
     )
     info = GraderInfo(**grader_info(grader, extraction, settings.grade_timeout, settings.unevaluated))
-    records = open_benchmark(benchmark, settings.records.get(benchmark.name), settings.limit)
-    with progress.stage(f"checking {benchmark.name}", len(records), "problems") as stage:
-        check_records(records, progress=lambda done, _: stage.update(done))
+    rows = open_benchmark(benchmark, settings.records.get(benchmark.name), settings.limit)
+    with progress.stage(f"checking {benchmark.name}", len(rows), "problems") as stage:
+        check_records(rows, decode_images=True, progress=lambda done, _: stage.update(done))
+    records = list(rows)
+    _check_golds(records, grader, benchmark, progress)
     label = benchmark.name if settings.limit is None else f"{benchmark.name}[:{settings.limit}]"
     spec = Spec(
         benchmark=label,
@@ -87,6 +90,23 @@ def make_task(
         command=tuple(command),
     )
     return Task(benchmark, template, records, spec, output_folder(settings, model) / _slug(label))
+
+
+def _check_golds(records: list[Record], grader: str, benchmark: Benchmark, progress: Progress) -> None:
+    """Tell what golds no short answer can equal; DataError where most are such, or one is none of the grader's."""
+    check = GRADERS[grader].check_gold
+    if check is None:
+        report = check_golds(records, benchmark.name)
+        for text in report.notes():
+            progress.warn(text) if report.faulty else progress.log(text)
+        if report.is_hopeless:
+            raise DataError(report.refusal(f"answer_key in {benchmark.where}"))
+        return
+    for record in records:
+        try:
+            check(list(record.answers))
+        except ValueError as error:
+            raise DataError(f"{record.where}: {error}") from None
 
 
 def output_folder(settings: EvaluateSettings, model: str) -> Path:

@@ -26,8 +26,10 @@ def print_dry_run(loaded: LoadedConfig, *, print_config: bool = False) -> None:
     """
     from rich.console import Console
 
+    from gmpo_mm.training.run_data import with_columns
     from gmpo_mm.training.trackers import check_trackers
 
+    loaded = with_columns(loaded, typer.echo, download=False)
     config = loaded.config
     check_trackers(config.trainer.logger)
     train = None if config.trainer.val_only else open_records(config, config.data.train_files)

@@ -19,6 +19,7 @@ from gmpo_mm.evaluation.task import Task, check_names, make_task
 from gmpo_mm.planning.counts import RunPlan, count_records, plan_run
 from gmpo_mm.sweeps.sweep_file import Sweep, Variant
 from gmpo_mm.training.progress import Progress
+from gmpo_mm.training.run_data import with_columns
 from gmpo_mm.training.trackers import check_trackers
 
 NAMES_OF_A_RUN = (
@@ -81,8 +82,9 @@ def _plan_run(
         f"trainer.run_dir={_quoted(str(out / 'runs' / variant.name / f'seed_{seed}'))}",
     )  # fmt: skip
     loaded = load_config(base, overrides)
-    config = loaded.config
     validate_for_training(loaded, prepared=prepared)
+    loaded = with_columns(loaded, lambda _: None)  # as each run will find them, and say so
+    config = loaded.config
     check_trackers(config.trainer.logger)
     choice = resume_choice(config)
     if choice in ("never", "must"):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any
 
 import torch
 
@@ -91,6 +92,12 @@ class Trainer:
     best_score: float | None = None
     best_step: int | None = None
     _last_saved: int = field(default=-1, init=False)
+    _finished: tuple[int, dict[str, Any]] = field(init=False)
+    """The last finished step and the state after it, for a checkpoint when the next one fails."""
+    _is_between_steps: bool = field(default=True, init=False)
+    """Whether the weights are those after the last finished step: not in the middle of a step's updates."""
+    _validation_is_due: bool = field(default=False, init=False)
+    """The run was saved after a step whose validation failed."""
     _saver: CheckpointSaver = field(init=False)
     _meter: UpdateMeter | None = field(default=None, init=False)
 
@@ -103,6 +110,8 @@ class Trainer:
         if data is not None:
             self._load(data)
         self._last_saved = self.run.from_step
+        self._finished = self.run.from_step, self._state()
+        self.actor.optimizer.register_step_post_hook(self._weights_changed)
         self._hand_over()
         stop = StopRequest(self.progress)
         self._meter = meter_of(self.policy)
@@ -111,17 +120,20 @@ class Trainer:
             keep=trainer.save_limit, model_only=trainer.save_model_only,
         )  # fmt: skip
         with stop.listening(), self._saver:
-            if self.validator is not None and trainer.val_before_train and (self.run.from_step == 0 or trainer.val_only):
+            at_start = trainer.val_before_train and (self.run.from_step == 0 or trainer.val_only)
+            if self.validator is not None and (at_start or self._validation_is_due):
                 self._validate(self.run.from_step)
             if trainer.val_only:
                 self._end(self.run.from_step)
                 return
             for step in range(self.run.from_step + 1, self.total_steps + 1):
                 self._saver.check()
-                self._step(step)
                 last = step == self.total_steps
-                if self.validator is not None and _is_due(step, trainer.val_freq, last):
-                    self._validate(step)
+                with self._saved_on_error():
+                    self._step(step)
+                    if self._validates_after(step):
+                        self._validate(step)
+                        self._finished = step, self._state()
                 if _is_due(step, trainer.save_freq, last) or stop.wanted:
                     # nothing trains beside the run's last write: no snapshot
                     self._save(step, background=not (last or stop.wanted))
@@ -130,6 +142,43 @@ class Trainer:
                     self._stopped(step)
                     return
             self._end(self.total_steps)
+
+    def _validates_after(self, step: int) -> bool:
+        return self.validator is not None and _is_due(step, self.config.trainer.val_freq, step == self.total_steps)
+
+    def _weights_changed(self, *_: object) -> None:
+        self._is_between_steps = False
+
+    def _step_finished(self, step: int) -> None:
+        """The weights are those after `step`; a validation that belongs to it is made up for if it fails."""
+        due = {"validation_due": True} if self._validates_after(step) else {}
+        self._finished = step, self._state() | due
+        self._is_between_steps = True
+
+    @contextmanager
+    def _saved_on_error(self) -> Iterator[None]:
+        """Save the last finished step before an error in the next one (data, reward, tracker, ...) ends the run."""
+        try:
+            yield
+        except (Exception, SystemExit):
+            step, state = self._finished
+            if step > self._last_saved:
+                self._rescue(step, state)
+            raise
+
+    def _rescue(self, step: int, state: dict[str, Any]) -> None:
+        if not self._is_between_steps:
+            self.progress.warn(
+                f"the error came between the updates of step {step + 1}, so nothing can be saved: the weights are those of no "
+                "finished step; the last checkpoint stays"
+            )
+            return
+        try:
+            self._write(step, state, background=False)
+        except Exception as error:  # the error that is on its way says why the run ends
+            self.progress.warn(f"could not save step {step} first: {error}")
+        else:
+            self.progress.warn(f"saved step {step} first, in {self.run.path}; the same command goes on there")
 
     def _stopped(self, step: int) -> None:
         self.run.finish("interrupted", "asked to stop; saved first")
@@ -173,6 +222,7 @@ class Trainer:
                 batch, update.epochs, update.drop_zero_advantage, timings["update_actor"]
             )
         self._check_gap(step, metrics)
+        self._step_finished(step)
         routing = self.actor.routing
         if routing is not None and routing.routed_LE is not None:
             self.run.log_metrics(step, "experts", {"moe/expert_share": routing.shares_LE().tolist()})
@@ -285,16 +335,20 @@ class Trainer:
             self.progress.step_summary(step, self.total_steps, metrics, _best_sample(groups))
 
     def _save(self, step: int, background: bool) -> None:
-        if step == self._last_saved:
-            return
-        state = {
+        if step != self._last_saved:
+            self._write(step, self._state(), background)
+
+    def _state(self) -> dict[str, Any]:
+        return {
             "order": self.order.state_dict(),
             "kl": self.kl.state_dict(),
             "best_score": self.best_score,
             "best_step": self.best_step,
             "skipped_in_a_row": self.actor.skipped_in_a_row,
         }
-        protect = {self.best_step} if self.best_step is not None else set()
+
+    def _write(self, step: int, state: dict[str, Any], background: bool) -> None:
+        protect = {state["best_step"]} if state["best_step"] is not None else set()
         self._saver.save(step, state, protect, background=background)
         self._last_saved = step
 
@@ -307,6 +361,7 @@ class Trainer:
         self.kl.load_state_dict(data.state["kl"])
         self.best_score, self.best_step = data.state["best_score"], data.state["best_step"]
         self.actor.skipped_in_a_row = data.state["skipped_in_a_row"]
+        self._validation_is_due = data.state.get("validation_due", False)
 
     @contextmanager
     def _timed(self, name: str, timings: dict[str, float]) -> Iterator[None]:

@@ -35,6 +35,7 @@ from gmpo_mm.models.loading import end_token_ids
 from gmpo_mm.models.processing import Processor, load_processor
 from gmpo_mm.training.checkpoint_layout import fsdp_layout
 from gmpo_mm.training.progress import Progress
+from gmpo_mm.training.run_data import read_run_data, with_columns
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.trackers import Trackers, check_trackers
 
@@ -51,14 +52,17 @@ CPU_NOTE = (
 )
 
 
-def train(loaded: LoadedConfig, command: Sequence[str] = (), progress: Progress | None = None) -> Path:
+def train(
+    loaded: LoadedConfig, command: Sequence[str] = (), progress: Progress | None = None, *, overwrite: bool = False
+) -> Path:
     """Validate a configuration, train it on an installed verl, and return the run directory.
 
     A Ray that is initialised already is used as it is. Raises ConfigError and DataError before any worker starts,
     TrainingError when the run ends early.
     """
     validate_for_training(loaded)
-    config = loaded.config
+    notes: list[str] = []
+    config = with_columns(loaded, notes.append).config
     version = check_installation(is_cpu(config))
     check_trackers(config.trainer.logger)
     path = run_directory(config)
@@ -67,17 +71,21 @@ def train(loaded: LoadedConfig, command: Sequence[str] = (), progress: Progress 
     with (
         progress or Progress() as progress,
         RunDirectory.open(
-            path, resume=resume_choice(config), config=to_yaml(config), command=list(command), layout=layout
+            path, resume=resume_choice(config), config=to_yaml(config), command=list(command), layout=layout,
+            overwrite=overwrite,
         ) as run,
     ):
-        for note in run.notes:
+        for note in (*notes, *run.notes):
             progress.log(note)
         run.environment |= {"verl": version, "engine": "verl", **installed_packages()}
-        configured_reward(config)  # an error here, before an actor of Ray's would find it out
+        reward = configured_reward(config)  # an error here, before an actor of Ray's would find it out
         _choose_platform(config, progress)
         processor = _load_processor(config)
-        training = GMPODataset.from_config(config, processor, True, progress)
-        validation = GMPODataset.from_config(config, processor, False, progress) if config.data.val_files else training
+        found = read_run_data(config, reward, progress)
+        training = GMPODataset.from_config(config, processor, found.training, True, progress)
+        validation = training
+        if found.validation is not None:
+            validation = GMPODataset.from_config(config, processor, found.validation, False, progress)
         progress.log(training.prompts.overlong_report() or f"{len(training)} training prompts, none over-long")
         total_steps = count_steps(config, len(training))
         if run.is_complete(total_steps) and not config.trainer.val_only:
