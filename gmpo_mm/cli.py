@@ -277,10 +277,12 @@ def _print_dry_run(loaded: LoadedConfig) -> None:
 
     from gmpo_mm.config import to_yaml
     from gmpo_mm.planning.counts import count_records, describe_plan, plan_run
+    from gmpo_mm.planning.model_files import check_adapter
     from gmpo_mm.training.trackers import check_trackers
 
     config = loaded.config
     check_trackers(config.trainer.logger)
+    unchecked = check_adapter(config)
     train_records = None if config.trainer.val_only else count_records(config, config.data.train_files)
     val_records = count_records(config, config.data.val_files) if config.data.val_files else None
     plan = plan_run(config, train_records, val_records)
@@ -294,6 +296,8 @@ def _print_dry_run(loaded: LoadedConfig) -> None:
         _print_verl(config, console, plan.steps)
     else:
         _print_device_plan(config, plan, console)
+    if unchecked is not None:
+        console.print(unchecked, markup=False)
     console.print("Dry run: no weights were loaded, nothing was sampled or written.")
 
 

@@ -21,6 +21,7 @@ from gmpo_mm.config.keys import (
     schema_keys,
     section_names,
 )
+from gmpo_mm.config.paths import pinned_model
 from gmpo_mm.config.schema import Config
 from gmpo_mm.errors import ConfigError
 
@@ -44,7 +45,7 @@ class LoadedConfig:
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> LoadedConfig:
     """Defaults, then the YAML file, then the overrides; what comes later wins.
 
-    Raises ConfigError for an unreadable file, an unknown key (with the nearest known one) and a wrong type.
+    A model that is a run directory becomes its newest checkpoint. Raises ConfigError for an unreadable file, an unknown key (with the nearest known one) and a wrong type.
     """
     merged = OmegaConf.structured(Config)
     explicit: set[str] = set()
@@ -56,7 +57,10 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Loade
         for key, value in _leaves(content, "", origin):
             _set(merged, key, value, origin)
             explicit.add(key)
-    return LoadedConfig(_to_config(merged), frozenset(explicit))
+    config = _to_config(merged)
+    for model in (config.worker.actor.model, config.worker.critic.model):
+        model.model_path, model.tokenizer_path = pinned_model(model.model_path), pinned_model(model.tokenizer_path)
+    return LoadedConfig(config, frozenset(explicit))
 
 
 def to_yaml(config: Config) -> str:

@@ -43,6 +43,7 @@ from gmpo_mm.training.sampling import BatchMaker, Sampler
 from gmpo_mm.training.trackers import Trackers, check_trackers
 from gmpo_mm.training.trainer import Trainer
 from gmpo_mm.training.update_config import UpdateConfig
+from gmpo_mm.training.usable_model import with_usable_models
 from gmpo_mm.training.validation import Validator
 
 
@@ -84,6 +85,7 @@ def _prepare_device(config: Config) -> tuple[torch.device, torch.dtype]:
 def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.device, dtype: torch.dtype) -> None:
     """Load everything, what is cheap to find wrong first, and train."""
     reward_function = configured_reward(config)
+    config = with_usable_models(config, progress.log, whole=False)
     # without training data (trainer.val_only) the validation set stands in, and is not trained on
     records = _load_records(config, config.data.train_files or config.data.val_files, "training data", progress)
     check_batch_fits(config, len(records))
@@ -300,6 +302,7 @@ def _build_rollout(
 ) -> RolloutBackend:
     if name == "hf":
         return HFRollout(policy, record_experts=True)
+    config = with_usable_models(config, progress.log, whole=True)
     with progress.stage("starting vLLM"):
         return start_vllm(
             config, forbidden_token_ids=policy.forbidden_token_ids, eos_token_ids=policy.eos_token_ids, device=device,

@@ -15,6 +15,7 @@ from gmpo_mm.evaluation.benchmark import load_benchmark
 from gmpo_mm.evaluation.settings import load_settings
 from gmpo_mm.evaluation.task import Task, check_names, make_task
 from gmpo_mm.planning.counts import RunPlan, count_records, plan_run
+from gmpo_mm.planning.model_files import check_adapter
 from gmpo_mm.sweeps.sweep_file import Sweep, Variant
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.trackers import check_trackers
@@ -79,6 +80,7 @@ def _plan_run(sweep: Sweep, variant: Variant, seed: int, out: Path, counter: _Re
     config = loaded.config
     validate_for_training(loaded)
     check_trackers(config.trainer.logger)
+    check_adapter(config)
     choice = resume_choice(config)
     if choice in ("never", "must"):
         raise ConfigError(f"trainer.resume: {choice}, and the sweep itself goes on with runs; set trainer.resume=auto")

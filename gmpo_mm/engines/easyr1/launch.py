@@ -28,6 +28,7 @@ from gmpo_mm.training.checkpoint_layout import fsdp_layout
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.trackers import Trackers, check_trackers
+from gmpo_mm.training.usable_model import with_usable_models
 
 WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "true",
@@ -71,6 +72,7 @@ def train(
         for note in run.notes:
             progress.log(note)
         run.environment |= {"easyr1": version, "engine": "easyr1", **installed_packages()}
+        config = with_usable_models(config, progress.log, whole=True)
         configured_reward(config)  # an error here, before an actor of Ray's would find it out
         records = _records(config, progress)
         _connect(config, progress)

@@ -37,6 +37,7 @@ from gmpo_mm.training.checkpoint_layout import fsdp_layout
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.trackers import Trackers, check_trackers
+from gmpo_mm.training.usable_model import with_usable_models
 
 CORES_A_PROCESS = 3
 """What verl reserves in Ray with each GPU."""
@@ -73,6 +74,7 @@ def train(loaded: LoadedConfig, command: Sequence[str] = (), progress: Progress 
         for note in run.notes:
             progress.log(note)
         run.environment |= {"verl": version, "engine": "verl", **installed_packages()}
+        config = with_usable_models(config, progress.log, whole=True)
         configured_reward(config)  # an error here, before an actor of Ray's would find it out
         _choose_platform(config, progress)
         processor = _load_processor(config)
