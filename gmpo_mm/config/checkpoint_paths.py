@@ -1,10 +1,10 @@
 """Where checkpoints lie in a run directory, for each engine; paths only, nothing is loaded.
 
-    RUN/checkpoints/step_N/huggingface/             local: a complete checkpoint, and the model in it
-    RUN/checkpoint_tracker.json                     EasyR1: names the last step; written after everything else of it
-    RUN/latest_checkpointed_iteration.txt           verl: the same
-    RUN/global_step_N/actor/model_world_size_W_rank_R.pt   one file a process, with its shard of every weight
-    RUN/global_step_N/actor/huggingface/            configuration, tokenizer and processor; weights once merged
+RUN/checkpoints/step_N/huggingface/             local: a complete checkpoint, and the model in it
+RUN/checkpoint_tracker.json                     EasyR1: names the last step; written after everything else of it
+RUN/latest_checkpointed_iteration.txt           verl: the same
+RUN/global_step_N/actor/model_world_size_W_rank_R.pt   one file a process, with its shard of every weight
+RUN/global_step_N/actor/huggingface/            configuration, tokenizer and processor; weights once merged
 """
 
 from __future__ import annotations
@@ -59,15 +59,23 @@ def latest_fsdp_checkpoint(run: Path) -> Path | None:
         return None
     tracker = run / TRACKERS[engine]
     whole = [folder for folder in _step_folders(run) if (folder / LOADER_STATES[engine]).is_file()]
-    mend = f"set trainer.resume={whole[-1]} with a new trainer.run_dir" if whole else "give another trainer.run_dir"
+    mend = (
+        f"set trainer.resume={whole[-1]} with a new trainer.run_dir"
+        if whole
+        else "give another trainer.run_dir"
+    )
     try:
         text = tracker.read_text(encoding="utf-8")
         step = int(json.loads(text)["last_global_step"] if engine == "easyr1" else text)
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{tracker} can't be read ({error}), as after a kill while it was written; {mend}") from None
+        raise ConfigError(
+            f"{tracker} can't be read ({error}), as after a kill while it was written; {mend}"
+        ) from None
     folder = run / f"global_step_{step}"
     if not is_fsdp_checkpoint(folder):
-        raise ConfigError(f"{tracker} names {folder}, which is not there as a whole, so there is nothing to go on from. {mend}")
+        raise ConfigError(
+            f"{tracker} names {folder}, which is not there as a whole, so there is nothing to go on from. {mend}"
+        )
     return folder
 
 
@@ -84,7 +92,9 @@ def is_fsdp_checkpoint(path: Path) -> bool:
 
 
 def _step_folders(run: Path) -> list[Path]:
-    found = [path for path in run.iterdir() if path.is_dir() and _STEP.match(path.name)] if run.is_dir() else []
+    found = (
+        [path for path in run.iterdir() if path.is_dir() and _STEP.match(path.name)] if run.is_dir() else []
+    )
     return sorted(found, key=lambda path: int(path.name.rpartition("_")[2]))
 
 

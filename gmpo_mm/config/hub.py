@@ -1,4 +1,4 @@
-"""One short question to the Hugging Face hub before the libraries ask it file by file, each with half a minute of retries."""
+"""One short question to the Hugging Face hub before libraries ask it file by file, with half a minute of retries."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ SECONDS = 10.0
 def check_hub_model(name: str, key: str, note: Callable[[str], None] = lambda text: None) -> None:
     """ConfigError at once when neither the hub nor its cache on this machine has the model.
 
-    `key` is how the error names what the user set. Without the hub its cache is used, for the rest of this process.
+    `key` is how the error names what the user set. Without the hub its cache is used, for the rest of this
+    process.
     """
     why = ask_hub(name, "model")
     if why is None:
         return
     if not _is_cached(name):
         raise ConfigError(
-            f"{key}={name}: no such folder here, and the Hugging Face hub gave nothing: {why}; correct the name, or download "
-            "the model and name its folder"
+            f"{key} = {name!r}: no such folder here, and the Hugging Face hub gave nothing: {why}; correct the "
+            "name, or download the model and name its folder"
         )
     use_cache_only()
     note(f"{name} comes from the hub's cache on this machine ({why})")
@@ -42,7 +43,7 @@ def ask_hub(name: str, kind: str) -> str | None:
         return "that is no name of the hub (owner/name)"
     except OfflineModeIsEnabled:
         return "offline mode is on (HF_HUB_OFFLINE)"
-    except Exception as error:  # connections fail with types of the HTTP library, which is another one from version to version
+    except Exception as error:  # types of the HTTP library, which is another one from version to version
         first = (str(error).strip().splitlines() or [""])[0]
         return f"it can't be reached ({type(error).__name__}: {first})"
     return None
@@ -65,6 +66,7 @@ def _is_cached(name: str) -> bool:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return any(isinstance(try_to_load_from_cache(name, file), str) for file in ("config.json", "adapter_config.json"))
+        files = (try_to_load_from_cache(name, file) for file in ("config.json", "adapter_config.json"))
+        return any(isinstance(file, str) for file in files)
     except HFValidationError:
         return False

@@ -45,7 +45,8 @@ class LoadedConfig:
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> LoadedConfig:
     """Defaults, then the YAML file, then the overrides; what comes later wins.
 
-    A model that is a run directory becomes its newest checkpoint. Raises ConfigError for an unreadable file, an unknown key (with the nearest known one) and a wrong type.
+    A model that is a run directory becomes its newest checkpoint's. Raises ConfigError for an unreadable file,
+    an unknown key (with the nearest known one) and a wrong type.
     """
     merged = OmegaConf.structured(Config)
     explicit: set[str] = set()

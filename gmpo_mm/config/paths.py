@@ -70,18 +70,18 @@ def find_model(name: str, key: str, files: tuple[str, ...] = MODEL_CONFIGS) -> s
     try:
         found = resolve_model_path(name)
     except ConfigError as error:
-        raise ConfigError(f"{key}={name}: {error}") from error
+        raise ConfigError(f"{key} = {name!r}: {error}") from error
     path = Path(found)
     if path.is_dir():
         if not any((path / file).is_file() for file in files):
             raise ConfigError(
-                f"{key}={name}: the folder {path.absolute()} holds no {', no '.join(files)} and no checkpoint of a run; name a "
-                "model's folder, a run directory, a hub model or bundled:NAME"
+                f"{key} = {name!r}: the folder {path.absolute()} holds no {', no '.join(files)} and no checkpoint of a run; "
+                "name a model's folder, a run directory, a hub model or bundled:NAME"
             )
     elif path.exists():
-        raise ConfigError(f"{key}={name}: that is a file; a folder is expected, the one that holds the model")
+        raise ConfigError(f"{key} = {name!r}: that is a file; a folder is expected, the one that holds the model")
     elif looks_like_path(found, MODEL_SUFFIXES):
-        raise ConfigError(f"{key}={name}: there is no folder {path.absolute()}; correct the path.{_neighbour(path)}")
+        raise ConfigError(f"{key} = {name!r}: there is no folder {path.absolute()}; correct the path.{_neighbour(path)}")
     return found
 
 

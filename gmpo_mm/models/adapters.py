@@ -1,8 +1,8 @@
 """LoRA adapters as models: the base that an adapter names, and both merged, W + scale * B A.
 
-An adapter's folder, as ours and peft's, holds `adapter_config.json`, which names its base, and `adapter_model.safetensors`.
-The base may be an adapter itself, as of a run that went on from a LoRA run. Configuration and tokenizer are the adapter's
-own where its folder holds them, else the base's.
+An adapter's folder, as ours and peft's, holds `adapter_config.json`, which names its base, and
+`adapter_model.safetensors`. The base may be an adapter itself, as of a run that went on from a LoRA run.
+Configuration and tokenizer are the adapter's own where its folder holds them, else the base's.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 def is_adapter(path: str) -> bool:
-    """Whether a model's folder holds an adapter; transformers, too, takes a folder with adapter and weights for one."""
+    """Whether a model's folder holds an adapter; with whole weights beside it, too, as in transformers."""
     return (Path(path) / ADAPTER_FILE).is_file()
 
 
@@ -44,7 +44,8 @@ def lineage(path: str) -> list[str]:
     while is_adapter(found[-1]):
         base = _base_of(Path(found[-1]))
         if base in found:
-            raise ConfigError(f"the adapter {path} is its own base, by base_model_name_or_path in {found[-1]}/{ADAPTER_FILE}")
+            where = f"base_model_name_or_path in {found[-1]}/{ADAPTER_FILE}"
+            raise ConfigError(f"the adapter {path} is its own base, by {where}")
         found.append(base)
     return found
 
@@ -56,22 +57,26 @@ def _base_of(folder: Path) -> str:
     except (ValueError, AttributeError) as error:
         raise ConfigError(f"{file} can't be read ({error})") from error
     if not name:
-        raise ConfigError(f"{file} names no base model; write its folder or hub name as base_model_name_or_path into it")
+        raise ConfigError(
+            f"{file} names no base model; write its folder or hub name as base_model_name_or_path into it"
+        )
     path = Path(resolve_model_path(name))
     if path.is_dir():
         return str(path)
-    if path.parent.name == "bundled" and path.name in bundled_model_names():  # trained where the package lies elsewhere
+    if (
+        path.parent.name == "bundled" and path.name in bundled_model_names()
+    ):  # trained where the package lies elsewhere
         return resolve_model_path(BUNDLED_PREFIX + path.name)
     if looks_like_path(name):
         raise ConfigError(
-            f"the adapter {folder} was trained on {name}, and there is no such folder here; put the base model there, or "
-            f"correct base_model_name_or_path in {file}"
+            f"the adapter {folder} was trained on {name}, and there is no such folder here; put the base model "
+            f"there, or correct base_model_name_or_path in {file}"
         )
     return name
 
 
 def config_source(path: str) -> str:
-    """The folder or hub name that holds the model's config.json: the path itself or, for an adapter, the first base's."""
+    """Where the model's config.json is: the path itself or, for an adapter without one, its base."""
     return _first_with(path, (CONFIG_FILE,))
 
 
@@ -82,7 +87,10 @@ def tokenizer_source(path: str) -> str:
 
 def _first_with(path: str, files: tuple[str, ...]) -> str:
     models = lineage(path)
-    return next((m for m in models if not Path(m).is_dir() or any((Path(m) / f).is_file() for f in files)), models[-1])
+    for model in models:
+        if not Path(model).is_dir() or any((Path(model) / file).is_file() for file in files):
+            return model
+    return models[-1]
 
 
 def merge_adapter(base: torch.nn.Module, folder: Path, key: str) -> torch.nn.Module:
@@ -99,15 +107,22 @@ def merge_adapter(base: torch.nn.Module, folder: Path, key: str) -> torch.nn.Mod
     try:
         config = PeftConfig.from_pretrained(str(folder))
         config.inference_mode = True
+        config.base_model_name_or_path = None  # peft warns of a base that another path led to
         model: Any = get_peft_model(base, config)  # type: ignore[arg-type]
-        loaded = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+        loaded: Any = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
         missing = _missing_weights(loaded.missing_keys, starts_at_zero=config.init_lora_weights is True)
         unexpected = list(loaded.unexpected_keys)
         if missing or unexpected:
             raise ValueError(f"missing {missing[:3]}, unexpected {unexpected[:3]}")
         _check_no_shared_weight(model)
         merged: torch.nn.Module = model.merge_and_unload(safe_merge=True)
-    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:  # peft has no type of its own
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        RuntimeError,
+        AttributeError,
+    ) as error:  # peft has no type of its own
         raise ConfigError(
             f"{key}={folder}: the adapter can't be merged into its base {getattr(base, 'name_or_path', '')} "
             f"({type(base).__name__}): {error}"
@@ -116,7 +131,7 @@ def merge_adapter(base: torch.nn.Module, folder: Path, key: str) -> torch.nn.Mod
 
 
 def _missing_weights(names: Sequence[str], starts_at_zero: bool) -> list[str]:
-    """What an adapter's file lacks. Layers of which it holds neither A nor B were frozen when it was trained: B A is 0."""
+    """What an adapter's file lacks. Layers without A and B were frozen while it was trained: B A is 0."""
     wanted = [name for name in names if ".lora_" in name or ".modules_to_save." in name]
     if not starts_at_zero:
         return wanted

@@ -207,10 +207,11 @@ def add_lora(
 
 def _check_targets(model: torch.nn.Module, targets: Sequence[str]) -> None:
     """peft passes over a target that no module has, as long as another one is found."""
-    names = [name for name, _ in model.named_modules()]
+    names = [name for name, _ in model.named_modules() if name]
     for target in targets:
-        if not any(name == target or (target and name.endswith(f".{target}")) for name in names):
-            linear = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)} - {"lm_head"}
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            linear = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+            linear = {name for name in linear - {"lm_head"} if not name.isdigit()}
             meant = nearest(target, linear)
             raise ConfigError(
                 f"worker.actor.model.lora.target_modules names {target!r}, and no module of {type(model).__name__} is called "
@@ -227,8 +228,8 @@ def add_configured_lora(model: torch.nn.Module, options: Any, is_vision: bool) -
     if not any(parameter.requires_grad for parameter in adapted.parameters()):
         raise ConfigError(
             f"worker.actor.model.lora.target_modules={lora.target_modules}: they are all in the vision tower, which "
-            "worker.actor.model.freeze_vision_tower=true freezes, so nothing would be trained; set it to false, or name modules "
-            "of the language model"
+            "worker.actor.model.freeze_vision_tower=true freezes, so nothing would be trained; set it to false, or name "
+            "modules of the language model"
         )
     return adapted
 

@@ -34,10 +34,7 @@ def check_resumable(checkpoint: Path, processes: int) -> None:
     """ConfigError when training can't go on from it: another number of processes wrote it, or without the optimizer."""
     actor = checkpoint / "actor"
     wrote = len(shard_files(actor))
-    mend = (
-        "or start a new run from its weights: `gmpo-mm evaluate` merges them, then "
-        f"worker.actor.model.model_path={actor / 'huggingface'}"
-    )
+    mend = f"or start a new run from its weights with worker.actor.model.model_path={checkpoint}"
     if wrote != processes:  # both load shard R into process R
         raise ConfigError(
             f"{checkpoint} was written by {wrote} processes, and trainer.nnodes x trainer.n_gpus_per_node = {processes} now; "
