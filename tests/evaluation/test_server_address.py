@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,5 +131,6 @@ def test_a_run_directory_is_the_model_that_the_server_was_started_with(serve: Se
     model = tmp_path / "run/checkpoints/step_3/huggingface"
     model.mkdir(parents=True)
     (model / "config.json").write_text("{}")
-    server = serve(models={str(model / "merged"): "vllm", "other": "vllm"})
+    server = serve()
+    server.models = {"data": [{"id": str(model / "merged")}, {"id": "other"}]}
     assert ServerGenerator(server.url, str(tmp_path / "run")).model == str(model / "merged")
