@@ -2,7 +2,6 @@
 
 import json
 import random
-import time
 from importlib.metadata import version
 from pathlib import Path
 
