@@ -34,7 +34,7 @@ from tests.sweeps.sweeps import (
     write_sweep,
 )
 
-STEPS = 12
+STEPS = 20
 ENDLESS = ("trainer.max_steps=100000", "trainer.save_freq=-1")
 LONG = (f"trainer.max_steps={STEPS}", "trainer.save_freq=3", "trainer.save_limit=2")
 
@@ -57,7 +57,8 @@ def test_kill_9_leaves_no_run_behind_and_the_same_command_goes_on(data: Path, st
     out = tmp_path / "out"
     file = write_sweep(tmp_path, data, {**GMPO, **NO_CLIP}, *LONG)
     process = start_sweep(file, out, "--jobs", "2")
-    wait_for(process, lambda: trained(out, "gmpo", 4))
+    first = out / "runs/gmpo/seed_1/checkpoints/step_3"  # is written beside the next steps
+    wait_for(process, lambda: first.is_dir() and trained(out, "gmpo", 4))
     children = children_of(process.pid)
     assert len(children) == 2
     os.kill(process.pid, signal.SIGKILL)  # the sweep alone, not its group
