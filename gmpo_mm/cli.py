@@ -1,4 +1,4 @@
-"""The commands: train, plan, sweep, evaluate, grade, compare, report, doctor; thin: heavy imports are inside a command."""
+"""The commands, from train to doctor; thin: heavy imports are inside a command."""
 
 from __future__ import annotations
 
@@ -167,6 +167,16 @@ def evaluate(
     given = {"model": model, "benchmarks": benchmark, "server": server, "out": out}
     settings = load_settings(config, texts, {key: value for key, value in given.items() if value is not None})
     print_results(evaluate_model(settings, command=["gmpo-mm", *sys.argv[1:]]))
+
+
+@app.command()
+def merge(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run directory, a checkpoint or an adapter's folder.")],
+) -> None:
+    """Print the folder with MODEL as one whole model, for servers and other programs; merge adapters and shards first."""
+    from gmpo_mm.training.usable_model import usable_model
+
+    typer.echo(usable_model(model, "MODEL", lambda text: typer.echo(text, err=True), whole=True))
 
 
 @app.command()

@@ -23,6 +23,7 @@ from gmpo_mm.config.keys import (
     section_names,
     similarity,
 )
+from gmpo_mm.config.paths import pinned_model
 from gmpo_mm.config.schema import Config
 from gmpo_mm.config.words import MAPPINGS, settings_for_key, settings_for_value
 from gmpo_mm.errors import ConfigError
@@ -47,8 +48,8 @@ class LoadedConfig:
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> LoadedConfig:
     """Defaults, then the YAML file, then the overrides; what comes later wins. A run without a name gets the file's.
 
-    Raises ConfigError for an unreadable file, and for all unknown keys (with what they were meant to be) and wrong types
-    at once.
+    A model that is a run directory becomes its newest checkpoint's. Raises ConfigError for an unreadable file, and for
+    all unknown keys (with what they were meant to be) and wrong types at once.
     """
     merged = OmegaConf.structured(Config)
     explicit: set[str] = set()
@@ -67,6 +68,8 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Loade
     if problems:
         raise ConfigError("\n\n".join(dict.fromkeys(problems)))
     config = _to_config(merged)
+    for model in (config.worker.actor.model, config.worker.critic.model):
+        model.model_path, model.tokenizer_path = pinned_model(model.model_path), pinned_model(model.tokenizer_path)
     if path is not None:
         _name_after_file(config, Path(path), explicit)
     return LoadedConfig(config, frozenset(explicit))

@@ -9,8 +9,10 @@ from gmpo_mm.config.keys import nearest
 from gmpo_mm.config.load import LoadedConfig
 from gmpo_mm.config.paths import (
     DATA_SUFFIXES,
+    MODEL_CONFIGS,
+    TOKENIZER_FILES,
+    find_model,
     looks_like_path,
-    resolve_model_path,
     split_data_spec,
     split_function_spec,
     top_level_names,
@@ -62,16 +64,18 @@ def _check_model(config: Config, missing: Mapping[str, Missing]) -> Iterator[str
             "shipped one (bundled:NAME)."
         )
         return
-    for key, path in (("model_path", model.model_path), ("tokenizer_path", model.tokenizer_path)):
-        if path is None:
+    critic = config.worker.critic.model.model_path
+    for key, name, files in (
+        ("worker.actor.model.model_path", model.model_path, MODEL_CONFIGS),
+        ("worker.actor.model.tokenizer_path", model.tokenizer_path, TOKENIZER_FILES),
+        ("worker.critic.model.model_path", critic, MODEL_CONFIGS),
+    ):
+        if name is None or key in missing:
             continue
         try:
-            path = resolve_model_path(path)
+            find_model(name, key, files)
         except ConfigError as error:
-            yield f"worker.actor.model.{key} = {path!r}: {error}"
-            continue
-        if f"worker.actor.model.{key}" not in missing and (looks_like_path(path) or Path(path).exists()):
-            yield from _check_exists(f"worker.actor.model.{key}", path, "folder")
+            yield str(error)
 
 
 def _check_data(config: Config, missing: Mapping[str, Missing]) -> Iterator[str]:

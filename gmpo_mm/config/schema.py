@@ -78,7 +78,7 @@ class LoraConfig:
 class ModelConfig:
     """Which model is loaded, and how."""
 
-    model_path: str | None = None  # a folder, a hub name, or bundled:NAME
+    model_path: str | None = None  # a folder, a hub name, bundled:NAME, or a run directory or checkpoint
     tokenizer_path: str | None = None  # None: model_path
     override_config: dict[str, Any] = field(default_factory=dict)
     enable_gradient_checkpointing: bool = True

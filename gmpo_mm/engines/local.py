@@ -44,6 +44,7 @@ from gmpo_mm.training.sampling import EVALUATION_SEED, BatchMaker, Sampler
 from gmpo_mm.training.trackers import Trackers, check_trackers
 from gmpo_mm.training.trainer import Trainer
 from gmpo_mm.training.update_config import UpdateConfig
+from gmpo_mm.training.usable_model import with_usable_models
 from gmpo_mm.training.validation import Validator
 
 
@@ -89,6 +90,7 @@ def _prepare_device(config: Config) -> tuple[torch.device, torch.dtype]:
 def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.device, dtype: torch.dtype) -> None:
     """Load everything, what is cheap to find wrong first, and train."""
     reward_function = configured_reward(config)
+    config = with_usable_models(config, progress.log, whole=False)
     found = read_run_data(config, reward_function, progress)
     records, val_records = found.training, found.validation
     check_batch_fits(config, len(records))
@@ -298,6 +300,7 @@ def _build_rollout(
 ) -> RolloutBackend:
     if name == "hf":
         return HFRollout(policy, record_experts=True)
+    config = with_usable_models(config, progress.log, whole=True)
     with progress.stage("starting vLLM"):
         return start_vllm(
             config, forbidden_token_ids=policy.forbidden_token_ids, eos_token_ids=policy.eos_token_ids, device=device,

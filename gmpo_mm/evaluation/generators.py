@@ -20,6 +20,7 @@ from gmpo_mm.rollout.build import start_vllm
 from gmpo_mm.rollout.hf import HFRollout
 from gmpo_mm.rollout.protocol import Response, SamplingParams
 from gmpo_mm.training.progress import Progress
+from gmpo_mm.training.usable_model import usable_model
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,8 @@ class LocalModel:
             self.rollout = HFRollout(self.policy)
             return
         assert self.described is not None
+        model = self.config.worker.actor.model
+        model.model_path = usable_model(str(model.model_path), "model", self.progress.log, whole=True)
         with self.progress.stage("starting vLLM"):
             self.rollout = start_vllm(
                 self.config, forbidden_token_ids=self.described.forbidden_token_ids,

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gmpo_mm.config.keys import describe_type, is_text, nearest
-from gmpo_mm.errors import ConfigError
+from gmpo_mm.errors import ConfigError, GMPOError
 
 BACKENDS = ("auto", "hf", "vllm", "server")
 OTHER_NAMES = {
@@ -24,6 +24,21 @@ OTHER_NAMES = {
 }  # fmt: skip
 """What other tools call a key."""
 TRAINING_SECTIONS = frozenset({"data", "algorithm", "worker", "trainer"})
+
+TRAINING_KEYS = {
+    "worker.actor.model.model_path": "model",
+    "worker.actor.model.trust_remote_code": "trust_remote_code",
+    "worker.rollout.name": "backend",
+    "worker.rollout.temperature": "temperature",
+    "worker.rollout.max_model_len": "max_tokens",
+    "worker.rollout.gpu_memory_utilization": "gpu_memory_utilization",
+    "data.train_files (or val_files)": "records",
+    "data.override_chat_template": "template",
+    "data.format_prompt": "template",
+    "trainer.device": "device",
+    "trainer.dtype": "dtype",
+}
+"""Keys of a training that errors of its loaders and samplers name -> the evaluation's own."""
 
 
 @dataclass
@@ -96,6 +111,14 @@ def protocol_changes(settings: EvaluateSettings) -> dict[str, Any]:
     """The protocol's keys that the settings set."""
     keys = ("n", "temperature", "top_p", "top_k", "max_tokens")
     return {key: getattr(settings, key) for key in keys if getattr(settings, key) is not None}
+
+
+def with_own_keys(error: GMPOError) -> GMPOError:
+    """The same error, speaking of the evaluation's keys."""
+    text = str(error)
+    for theirs, ours in TRAINING_KEYS.items():
+        text = text.replace(theirs, ours)
+    return type(error)(text)
 
 
 def _read_file(path: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from gmpo_mm.config.paths import data_is_local
 from gmpo_mm.config.preparations import missing_preparations, preparing_command
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.planning.counts import RunPlan, describe_plan, plan_run
+from gmpo_mm.planning.model_files import check_adapter
 from gmpo_mm.planning.report import CardPlan, make_plan, print_plan, summary
 
 TITLE = "What would happen"
@@ -32,6 +33,7 @@ def print_dry_run(loaded: LoadedConfig, *, print_config: bool = False) -> None:
     loaded = with_columns(loaded, typer.echo, download=False)
     config = loaded.config
     check_trackers(config.trainer.logger)
+    unchecked = check_adapter(config)
     train = None if config.trainer.val_only else open_records(config, config.data.train_files)
     val = open_records(config, config.data.val_files) if config.data.val_files else None
     counts = plan_run(config, None if train is None else len(train), None if val is None else len(val))
@@ -53,7 +55,7 @@ def print_dry_run(loaded: LoadedConfig, *, print_config: bool = False) -> None:
         _print_translation(config, counts.steps)
     if print_config:
         typer.echo(to_yaml(config))
-    for line in missing_lines([config]):
+    for line in (*missing_lines([config]), *filter(None, [unchecked])):
         typer.echo(line)
     console.print("Dry run: no weights were loaded, nothing was sampled or written.")
 

@@ -17,6 +17,7 @@ from gmpo_mm.evaluation.benchmark import load_benchmark
 from gmpo_mm.evaluation.settings import EvaluateSettings, load_settings
 from gmpo_mm.evaluation.task import Task, check_names, make_task
 from gmpo_mm.planning.counts import RunPlan, count_records, plan_run
+from gmpo_mm.planning.model_files import check_adapter
 from gmpo_mm.sweeps.sweep_file import Sweep, Variant
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_data import with_columns
@@ -86,6 +87,7 @@ def _plan_run(
     loaded = with_columns(loaded, lambda _: None)  # as each run will find them, and say so
     config = loaded.config
     check_trackers(config.trainer.logger)
+    check_adapter(config)
     choice = resume_choice(config)
     if choice in ("never", "must"):
         raise ConfigError(f"trainer.resume: {choice}, and the sweep itself goes on with runs; set trainer.resume=auto")

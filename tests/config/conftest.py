@@ -19,6 +19,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "reward.py").write_text(reward)
     (tmp_path / "prompt.jinja").write_text("{{ content }}")
     (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

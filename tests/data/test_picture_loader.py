@@ -134,7 +134,7 @@ from tests.data.test_picture_loader import THREADED_PATCHES, of_patches
 
 def load(row):
     if threading.current_thread() is not threading.main_thread():
-        time.sleep(0.05)
+        time.sleep(1)
     return of_patches(THREADED_PATCHES)
 
 loader = PictureLoader(load)
@@ -151,13 +151,11 @@ finally:
 
 @pytest.mark.parametrize(("number", "code"), [("SIGINT", -2), ("SIGTERM", 3)])
 def test_a_stopped_process_does_not_wait_for_what_it_expected(number: str, code: int) -> None:
-    started = time.monotonic()
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, number], cwd=root, timeout=60, capture_output=True
-    )
+        [sys.executable, "-c", INTERRUPTED, number], cwd=root, timeout=240, capture_output=True
+    )  # 10,000 rows would take much longer
     assert done.returncode == code, done.stderr.decode()
-    assert time.monotonic() - started < 50, "10,000 rows would take minutes"
 
 
 # ---- with real pictures ----

@@ -30,6 +30,7 @@ from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_data import read_run_data, with_columns
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.trackers import Trackers, check_trackers
+from gmpo_mm.training.usable_model import with_usable_models
 
 WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "true",
@@ -76,6 +77,7 @@ def train(
         for note in (*notes, *run.notes):
             progress.log(note)
         run.environment |= {"easyr1": version, "engine": "easyr1", **installed_packages()}
+        config = with_usable_models(config, progress.log, whole=True)
         reward = configured_reward(config)  # an error here, before an actor of Ray's would find it out
         records = _records(config, reward, progress)
         _connect(config, progress)

@@ -38,6 +38,7 @@ from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_data import read_run_data, with_columns
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.trackers import Trackers, check_trackers
+from gmpo_mm.training.usable_model import with_usable_models
 
 CORES_A_PROCESS = 3
 """What verl reserves in Ray with each GPU."""
@@ -78,6 +79,7 @@ def train(
         for note in (*notes, *run.notes):
             progress.log(note)
         run.environment |= {"verl": version, "engine": "verl", **installed_packages()}
+        config = with_usable_models(config, progress.log, whole=True)
         reward = configured_reward(config)  # an error here, before an actor of Ray's would find it out
         _choose_platform(config, progress)
         processor = _load_processor(config)
