@@ -7,16 +7,32 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import gmpo_mm
-from gmpo_mm.errors import GMPOError, print_error
+from gmpo_mm.errors import GMPOError, StoppedRun, print_error
 
 if TYPE_CHECKING:
     from gmpo_mm.config import Config, LoadedConfig
     from gmpo_mm.planning.counts import RunPlan
 
 USER_ERROR = 2
+
+
+class _Commands(TyperGroup):
+    """Gives a command that was asked to stop the status of the signal; Typer itself knows Ctrl-C alone."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from gmpo_mm.training.stopping import StopNow
+
+        try:
+            return super().invoke(ctx)
+        except (StopNow, StoppedRun) as stop:
+            raise SystemExit(stop.status) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="gmpo-mm",
     help="Train vision-language and language models with GMPO or GRPO from EasyR1's configuration, and evaluate them.",
     add_completion=False,
@@ -26,7 +42,10 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """The console script: an error that a user can mend is one red paragraph and exit code 2."""
+    """The console script: an error that a user can mend is one red paragraph and exit code 2, a stop 128 + its signal."""
+    from gmpo_mm.training.stopping import stop_at_once
+
+    stop_at_once()
     try:
         app()
     except GMPOError as error:

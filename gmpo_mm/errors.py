@@ -21,6 +21,14 @@ class TrainingError(GMPOError, RuntimeError):
     """A run that has to end: repeated non-finite gradients, a log-probability gap out of bounds, a full disk."""
 
 
+class StoppedRun(GMPOError):
+    """A run that was asked to stop and has saved; `status` is its exit status, 128 + the signal's number."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 def print_error(message: str) -> None:
     """Print an error that a user can mend, in red, on the standard error."""
     from rich.console import Console

@@ -19,7 +19,7 @@ from gmpo_mm.training.progress import Progress
 def sweep(
     file: str, overrides: Sequence[str], *, jobs: int | None, out: str | None, dry_run: bool, command: Sequence[str]
 ) -> int:
-    """Run the sweep of a file; returns the exit code (0, 1 when a run failed, 130 after Ctrl-C).
+    """Run the sweep of a file; returns the exit code (0, 1 when a run failed, 130 after Ctrl-C, 143 after SIGTERM).
 
     Everything that can be wrong in the file, its configurations and its directory is a ConfigError before a run starts.
     """

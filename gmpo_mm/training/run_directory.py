@@ -228,7 +228,7 @@ class RunDirectory:
         try:
             if error is not None and self._run.get("begun") and not self._ended:
                 interrupted = isinstance(error, KeyboardInterrupt)
-                reason = "interrupted from the keyboard" if interrupted else f"{type(error).__name__}: {error}"
+                reason = str(error) or "interrupted from the keyboard" if interrupted else f"{type(error).__name__}: {error}"
                 with contextlib.suppress(TrainingError):  # when the disk is what failed, the error on its way says so
                     self.finish("interrupted" if interrupted else "failed", reason)
         finally:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
+from typing import NoReturn
 
 import torch
 
@@ -38,33 +37,10 @@ from gmpo_mm.training.progress import BestSample, Progress
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.sampling import BatchMaker, prompt_seed
 from gmpo_mm.training.step_metrics import batch_metrics
+from gmpo_mm.training.stopping import StopAsked, StopRequest
 from gmpo_mm.training.trackers import Trackers
 from gmpo_mm.training.update_metrics import log_prob_gap
 from gmpo_mm.training.validation import Validator
-
-
-class StopRequest:
-    """Ctrl-C or SIGTERM: the first asks for an orderly stop after the step, the second stops at once."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.wanted = False
-        self._progress = progress
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handle the signals while training; the former handlers come back afterwards."""
-        former = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.wanted:
-            raise KeyboardInterrupt
-        self.wanted = True
-        self._progress.warn("stopping: this step is finished and saved first (interrupt again to stop at once)")
 
 
 @dataclass
@@ -97,7 +73,10 @@ class Trainer:
     # ---- the loop -----------------------------------------------------------------------------------------------------
 
     def fit(self) -> None:
-        """Train from the run's last checkpoint to `total_steps`; every way out leaves a run that can go on."""
+        """Train from the run's last checkpoint to `total_steps`; every way out leaves a run that can go on.
+
+        Raises StoppedRun when it was asked to stop before the last step.
+        """
         trainer = self.config.trainer
         data = self.run.load_checkpoint()
         if data is not None:
@@ -118,7 +97,14 @@ class Trainer:
                 return
             for step in range(self.run.from_step + 1, self.total_steps + 1):
                 self._saver.check()
-                self._step(step)
+                if stop.wanted:
+                    self._stop(stop, step - 1)
+                order = self.order.state_dict()
+                try:
+                    self._step(step, stop)
+                except StopAsked:
+                    self.order.load_state_dict(order)
+                    self._stop(stop, step - 1)
                 last = step == self.total_steps
                 if self.validator is not None and _is_due(step, trainer.val_freq, last):
                     self._validate(step)
@@ -126,30 +112,29 @@ class Trainer:
                     # nothing trains beside the run's last write: no snapshot
                     self._save(step, background=not (last or stop.wanted))
                 if stop.wanted and not last:
-                    self._saver.wait()  # asked to stop after that save had begun
-                    self._stopped(step)
-                    return
+                    self._stop(stop, step)
             self._end(self.total_steps)
 
-    def _stopped(self, step: int) -> None:
-        self.run.finish("interrupted", "asked to stop; saved first")
-        self.progress.log(
-            f"stopped after step {step} of {self.total_steps}, saved in {self.run.path}; the same command goes on there"
-        )
+    def _stop(self, stop: StopRequest, step: int) -> NoReturn:
+        self._save(step, background=False)
+        self._saver.wait()  # asked to stop after that save had begun
+        stop.end(self.run, step, self.total_steps)
 
     def _end(self, step: int) -> None:
         self.run.finish("finished")
         self.trackers.finish()
         self.progress.log(f"finished {step} steps; everything is in {self.run.path}")
 
-    def _step(self, step: int) -> None:
+    def _step(self, step: int, stop: StopRequest) -> None:
         start_step(self.policy.device)
         started = time.perf_counter()
         timings: dict[str, float] = {}
         torch.manual_seed(prompt_seed(self.config.worker.rollout.seed, step))  # dropout, where a model has any
         prompts = self.batches.prompts
         with self._timed("gen", timings), self.progress.stage(f"step {step}: sampling", prompts, "prompts") as stage:
-            groups, baselines, facts = self.batches.make(step, lambda _, done, note: stage.update(done, note))
+            groups, baselines, facts = self.batches.make(
+                step, lambda _, done, note: stage.update(done, note), lambda: stop.wanted
+            )
             self._take_back()
         batch = Batch(groups)
         gap = self._prepare_log_probs(step, batch, timings)

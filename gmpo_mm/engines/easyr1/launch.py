@@ -195,6 +195,7 @@ def _fit(trainer: Any) -> None:
     try:
         with errors_of_workers():
             trainer.init_workers()
-            trainer.fit()
+            with trainer.stop.listening():
+                trainer.fit()
     finally:
         trainer.trackers.finish()

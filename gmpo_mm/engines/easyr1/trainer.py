@@ -16,6 +16,7 @@ from verl.utils.logger.logger import LOGGERS
 from gmpo_mm.engines.easyr1.actor import UPDATES
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_directory import RunDirectory
+from gmpo_mm.training.stopping import StopRequest
 from gmpo_mm.training.trackers import Trackers
 
 TRACKER = "gmpo_mm"
@@ -33,6 +34,7 @@ class GMPOTrainer(RayPPOTrainer):
         self.val_reward_fn: Any
         self.run, self.progress, self.trackers, self.end_tokens = run, progress, trackers, end_tokens
         self.recorded_step = run.from_step  # the last step whose metrics are in the run directory
+        self.stop = StopRequest(progress)
         self._save_is_due = False
         LOGGERS[TRACKER] = lambda config: _StepLog(self)
         self.config.trainer.logger = (TRACKER,)
@@ -98,11 +100,14 @@ class GMPOTrainer(RayPPOTrainer):
             self._save_now()
 
     def step_recorded(self) -> None:
-        """The step's metrics are in the run directory: save the checkpoint that waits for them."""
+        """The step's metrics are in the run directory: save the checkpoint that waits for them, or one before a stop."""
         self.recorded_step = self.global_step
-        if self._save_is_due:
+        stops = self.stop.wanted and self.global_step < self.training_steps
+        if self._save_is_due or stops:
             self._save_is_due = False
             self._save_now()
+        if stops:
+            self.stop.end(self.run, self.global_step, self.training_steps)
 
     def _save_now(self) -> None:
         """EasyR1 removes older checkpoints before it writes the new one; here they go when it is complete."""

@@ -241,7 +241,8 @@ def _train(
                     teacher_client=trainer.get_teacher_client(),
                     reward_loop_worker_handles=trainer.get_reward_handles(),
                 )
-            trainer.fit(agents)
+            with trainer.stop.listening():
+                trainer.fit(agents)
         run.finish()
         if config.trainer.ray_timeline is not None:
             ray.timeline(filename=config.trainer.ray_timeline)

@@ -26,6 +26,7 @@ from gmpo_mm.training.actor import MAX_SKIPPED_IN_A_ROW
 from gmpo_mm.training.files import remove_tree
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_directory import RunDirectory
+from gmpo_mm.training.stopping import StopRequest
 from gmpo_mm.training.trackers import Trackers
 
 POLL_SECONDS = 0.2
@@ -53,6 +54,7 @@ class GMPOTrainer(PPOTrainerSync):
         self.end_tokens, self.save_limit, self.max_log_prob_gap = list(end_tokens), save_limit, max_log_prob_gap
         self.replay_buffer.poll_interval = POLL_SECONDS
         self._datasets = datasets
+        self.stop = StopRequest(progress)
         self._save_is_due = False
         self._skipped_in_a_row = 0
         self._own_metrics: dict[str, float] = {}
@@ -207,9 +209,14 @@ class GMPOTrainer(PPOTrainerSync):
         self._save_is_due = True
 
     def step_recorded(self) -> None:
-        """The step's metrics are in the run directory: save the checkpoint that waits for them."""
-        if not self._save_is_due:
-            return
+        """The step's metrics are in the run directory: save the checkpoint that waits for them, or one before a stop."""
+        stops = self.stop.wanted and self.global_steps < self.total_training_steps
+        if self._save_is_due or stops:
+            self._save_now()
+        if stops:
+            self.stop.end(self.run, self.global_steps, self.total_training_steps)
+
+    def _save_now(self) -> None:
         self._save_is_due = False
         with self.progress.stage(f"step {self.global_steps}: saving"):
             self.run.metrics.flush_to_disk()
