@@ -137,6 +137,7 @@ OURS: dict[str, str] = {
     "worker.reward.skip_special_tokens": "our reward manager, in verl's reward workers",
     "worker.rollout.max_log_prob_gap": "our trainer compares the sampler's log-probabilities with the model's",
     "trainer.logger": "our trackers",
+    "trainer.log_samples": "our trainer",
     "trainer.save_limit": "our trainer removes older checkpoints after the new one",
     "trainer.find_last_checkpoint": "our run directory",
     "trainer.ray_timeline": "our launch",

@@ -37,7 +37,7 @@ from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import CutLimits
 from gmpo_mm.training.offload import Offload
 from gmpo_mm.training.optimizer import build_optimizer
-from gmpo_mm.training.progress import Progress
+from gmpo_mm.training.progress import LOG_NAME, Progress
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.sampling import BatchMaker, Sampler
 from gmpo_mm.training.trackers import Trackers, check_trackers
@@ -61,6 +61,7 @@ def train(loaded: LoadedConfig, command: Sequence[str] = (), progress: Progress 
             run_directory(config), resume=resume_choice(config), config=to_yaml(config), command=list(command), device=device
         ) as run,
     ):
+        progress.log_to(run.path / LOG_NAME, command)
         for note in run.notes:
             progress.log(note)
         _build(config, run, progress, device, dtype)

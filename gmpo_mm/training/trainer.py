@@ -33,9 +33,10 @@ from gmpo_mm.training.gpu_metrics import UpdateMeter, memory_metrics, meter_of, 
 from gmpo_mm.training.model_files import load_weights
 from gmpo_mm.training.offload import Offload
 from gmpo_mm.training.optimizer import learning_rate
-from gmpo_mm.training.progress import BestSample, Progress
+from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.sampling import BatchMaker, prompt_seed
+from gmpo_mm.training.shown_samples import choose_sample, is_due
 from gmpo_mm.training.step_metrics import batch_metrics
 from gmpo_mm.training.stopping import StopAsked, StopRequest
 from gmpo_mm.training.trackers import Trackers
@@ -264,10 +265,16 @@ class Trainer:
         advantages = batch.advantages_BT[:, 0].tolist() if batch is not None else None
         log_ratios_B = self.actor.log_ratios_B if batch is not None else None
         ratios = None if log_ratios_B is None else log_ratios_B.tolist()
-        self.run.write_samples(step, kind, sample_rows(groups, advantages, ratios))
+        rows = sample_rows(groups, advantages, ratios)
+        self.run.write_samples(step, kind, rows)
         self.trackers.log(step, kind, metrics)
-        if self.trackers.console:
-            self.progress.step_summary(step, self.total_steps, metrics, _best_sample(groups))
+        every = self.config.trainer.log_samples
+        if self.trackers.console and kind == "train":
+            self.progress.step(step, self.total_steps, metrics)
+        elif self.trackers.console:
+            self.progress.validation(step, metrics)
+        if self.trackers.console and kind == "train" and is_due(step, every):
+            self.progress.sample(step, choose_sample(rows, step, every))
 
     def _save(self, step: int, background: bool) -> None:
         if step == self._last_saved:
@@ -303,11 +310,3 @@ class Trainer:
 def _is_due(step: int, every: int, last: bool) -> bool:
     """EasyR1's rule: every `every` steps (-1 or 0: never) and, in any case, after the last one."""
     return last or (every > 0 and step % every == 0)
-
-
-def _best_sample(groups: list[SampledGroup]) -> BestSample:
-    group, i = max(
-        ((g, i) for g in groups for i in range(len(g.texts))), key=lambda found: found[0].scores[found[1]]["overall"]
-    )
-    record = group.prompt.record
-    return BestSample(record.problem, group.texts[i], record.answer, group.scores[i]["overall"])

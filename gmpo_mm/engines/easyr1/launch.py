@@ -25,7 +25,7 @@ from gmpo_mm.engines.easyr1.preflight import (
 from gmpo_mm.engines.local import configured_reward
 from gmpo_mm.engines.ray_cluster import check_cluster, connect, errors_of_workers
 from gmpo_mm.training.checkpoint_layout import fsdp_layout
-from gmpo_mm.training.progress import Progress
+from gmpo_mm.training.progress import LOG_NAME, Progress
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.trackers import Trackers, check_trackers
 
@@ -68,6 +68,7 @@ def train(
             path, resume=resume_choice(config), config=to_yaml(config), command=list(command), layout=layout
         ) as run,
     ):
+        progress.log_to(run.path / LOG_NAME, command)
         for note in run.notes:
             progress.log(note)
         run.environment |= {"easyr1": version, "engine": "easyr1", **installed_packages()}

@@ -156,8 +156,10 @@ class _StepLog:
         for kind, metrics in (("train", training), ("validation", validation)):
             if metrics:
                 trainer.trackers.log(step, kind, metrics)
-                if trainer.trackers.console:
-                    trainer.progress.step_summary(step, trainer.training_steps, metrics)
+                if trainer.trackers.console and kind == "train":
+                    trainer.progress.step(step, trainer.training_steps, metrics)
+                elif trainer.trackers.console:
+                    trainer.progress.validation(step, metrics)
         if training:
             trainer.step_recorded()
 

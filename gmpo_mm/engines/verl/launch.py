@@ -34,7 +34,7 @@ from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.loading import end_token_ids
 from gmpo_mm.models.processing import Processor, load_processor
 from gmpo_mm.training.checkpoint_layout import fsdp_layout
-from gmpo_mm.training.progress import Progress
+from gmpo_mm.training.progress import LOG_NAME, Progress
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.trackers import Trackers, check_trackers
 
@@ -70,6 +70,7 @@ def train(loaded: LoadedConfig, command: Sequence[str] = (), progress: Progress 
             path, resume=resume_choice(config), config=to_yaml(config), command=list(command), layout=layout
         ) as run,
     ):
+        progress.log_to(run.path / LOG_NAME, command)
         for note in run.notes:
             progress.log(note)
         run.environment |= {"verl": version, "engine": "verl", **installed_packages()}

@@ -1,0 +1,146 @@
+"""The columns of a step: as a row of the terminal's table, and as one line where there is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gmpo_mm.training.accuracy import accuracy_of
+
+STEP_SECONDS = ("perf/time_per_step", "timing_s/step")
+ACCURACY = ("reward/accuracy_normalized", "reward/accuracy")
+"""A reward whose accuracy is -1 or 1 (DAPO's) gives the share of right answers beside it."""
+KL_KINDS = {
+    "actor/kl_ref": "to reference",
+    "actor/kl_loss": "in the loss",
+    "actor/kl_penalty": "in the reward",
+    "actor/ppo_kl": "to old policy",
+}
+"""The KLs that a step may have measured; the first that is there is shown, and named."""
+_SHORT_KL = {"to reference": "ref.", "in the loss": "loss", "in the reward": "reward", "to old policy": "old"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """`names`: the first metric that is there counts; with `joined`, all of them are shown. `drop`: leaves first when narrow."""
+
+    label: str
+    head: tuple[str, str]
+    names: tuple[str, ...]
+    width: int
+    decimals: int = 3
+    percent: bool = False
+    joined: str | None = None
+    drop: int = 0
+
+
+COLUMNS = (
+    Column("reward", ("", "reward"), ("reward/overall", "critic/score/mean"), 6),
+    Column("accuracy", ("", "acc."), ACCURACY, 5),
+    Column("length", ("", "len."), ("response_length/mean",), 5, decimals=1),
+    Column("truncated", ("cut", "%"), ("response/truncated_frac",), 4, decimals=1, percent=True),
+    Column("no-advantage groups", ("idle", "%"), ("group/zero_advantage_frac",), 4, decimals=1, percent=True),
+    Column("ratio", ("token ratio", "min .. max"), ("ratio/token_min", "ratio/token_max"), 11, joined=".."),
+    Column("clipped", ("clip", "%"), ("clip/high_frac", "clip/low_frac"), 4, decimals=1, percent=True, joined="+", drop=4),
+    Column("entropy", ("ent-", "ropy"), ("actor/entropy",), 5, drop=2),
+    Column("KL", ("KL", ""), tuple(KL_KINDS), 7, decimals=4),
+    Column("gradient norm", ("grad", "norm"), ("actor/grad_norm",), 5, drop=1),
+    Column("rate", ("", "rate"), ("actor/lr",), 7, drop=3),
+    Column("seconds", ("", "sec."), STEP_SECONDS, 5, decimals=1),
+)
+CLIP_OF_RATIO_LOSSES = ("actor/pg_clipfrac_higher", "actor/pg_clipfrac_lower")
+VALIDATION = (
+    Column("reward", ("", ""), ("val/reward_score",), 6),
+    Column("length", ("", ""), ("val_response_length/mean",), 5, decimals=1),
+    Column("truncated", ("", ""), ("val/truncated_frac",), 4, decimals=1, percent=True),
+    Column("seconds", ("", ""), ("timing_s/validation",), 5, decimals=1),
+)
+
+
+def number(value: float, width: int, decimals: int) -> str:
+    """The value with as many decimals as fit, else as `6e-05`; never a 0 for what is not 0."""
+    for places in range(decimals, -1, -1):
+        text = f"{value:.{places}f}"
+        if len(text) <= width and (float(text) != 0.0 or value == 0.0):
+            return text
+    for places in (1, 0):
+        text = f"{value:.{places}e}"
+        if len(text) <= width:
+            return text
+    return text
+
+
+def cell(column: Column, metrics: Mapping[str, Any], width: int | None = None) -> str | None:
+    """The column's text; None where nothing of it was measured."""
+    names = column.names
+    if column.label == "clipped" and not any(name in metrics for name in names):
+        names = CLIP_OF_RATIO_LOSSES
+    found = [float(metrics[name]) * (100 if column.percent else 1) for name in names if name in metrics]
+    if not found or (column.joined == ".." and len(found) < len(names)):
+        return None
+    width = width or column.width
+    if column.joined == "+":
+        found = [sum(found)]
+    elif column.joined is None:
+        found = found[:1]
+    each = (width - 2 * (len(found) - 1)) // len(found)
+    return (column.joined or "").join(number(value, each, column.decimals) for value in found)
+
+
+def kl_kind(metrics: Mapping[str, Any]) -> str | None:
+    """Which KL the KL column shows; None where none was measured."""
+    return next((kind for name, kind in KL_KINDS.items() if name in metrics), None)
+
+
+def step_line(metrics: Mapping[str, Any]) -> str:
+    """`reward 0.500  accuracy 0.250  ...`: what was measured, with names for people."""
+    return "  ".join(_named(column, metrics) for column in COLUMNS if cell(column, metrics) is not None)
+
+
+def _named(column: Column, metrics: Mapping[str, Any]) -> str:
+    label = f"KL {kl_kind(metrics)}" if column.label == "KL" else column.label
+    return f"{label} {cell(column, metrics, 24)}{'%' if column.percent else ''}"
+
+
+def validation_line(metrics: Mapping[str, Any]) -> str:
+    """The accuracy, with what it is, and the rest of a validation."""
+    parts = [_named(column, metrics) for column in VALIDATION if cell(column, metrics) is not None]
+    found = accuracy_of(metrics)
+    if found is not None:
+        words = "accuracy" if found.is_share else "mean accuracy (not a share of right answers)"
+        parts.insert(0, f"{words} {float(metrics[found.name]):.3f}")
+    return "  ".join(parts)
+
+
+class TableLayout:
+    """Which columns a terminal of `width` characters has room for, and how far apart."""
+
+    def __init__(self, width: int, steps: int, kl: str | None) -> None:
+        self.step_width = max(4, len(str(steps)))
+        self.columns = list(COLUMNS)
+        while self._wide(1) > width and any(column.drop for column in self.columns):
+            self.columns.remove(max(self.columns, key=lambda column: column.drop))
+        self.gap = 2 if self._wide(2) <= width else 1
+        self.kl = _SHORT_KL.get(kl or "", "")
+
+    @property
+    def left_out(self) -> list[str]:
+        """Labels of the columns that had no room."""
+        return [column.label for column in COLUMNS if column not in self.columns]
+
+    def header(self) -> list[str]:
+        """Two lines."""
+        heads = [(column.head[0], self.kl) if column.label == "KL" else column.head for column in self.columns]
+        return [self._line(["step" if row else "", *(head[row] for head in heads)]) for row in (0, 1)]
+
+    def row(self, step: int, metrics: Mapping[str, Any]) -> str:
+        """A step's numbers; what was not measured is a dash."""
+        return self._line([str(step), *(cell(column, metrics) or "-" for column in self.columns)])
+
+    def _wide(self, gap: int) -> int:
+        return self.step_width + sum(column.width + gap for column in self.columns)
+
+    def _line(self, cells: Sequence[str]) -> str:
+        widths = [self.step_width, *(column.width for column in self.columns)]
+        return (" " * self.gap).join(text.rjust(width) for text, width in zip(cells, widths, strict=True))
