@@ -43,9 +43,11 @@ app = typer.Typer(
 
 def main() -> None:
     """The console script: an error that a user can mend is one red paragraph and exit code 2, a stop 128 + its signal."""
+    from gmpo_mm.training import third_party
     from gmpo_mm.training.stopping import stop_at_once
 
     stop_at_once()
+    third_party.quiet()
     try:
         app()
     except GMPOError as error:

@@ -28,6 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gmpo_mm.errors import GMPOError, StoppedRun
+from gmpo_mm.training import third_party
 from gmpo_mm.training.shown_samples import Sample
 from gmpo_mm.training.step_table import STEP_SECONDS, TableLayout, kl_kind, step_line, validation_line
 
@@ -135,6 +136,7 @@ class Progress:
             self._live = None
         with self._lock:
             if self._log is not None:
+                third_party.hand_to(None)
                 self._log.close()
             self._log, self._unlogged = None, None
 
@@ -149,6 +151,7 @@ class Progress:
             unlogged, self._unlogged = self._unlogged or [], None
             for line in unlogged:
                 self._write_log(line)
+        third_party.hand_to(self.log_only)
 
     def log_only(self, text: str) -> None:
         """Write something into the log that the terminal is spared: other packages' warnings, the end of a traceback."""
@@ -212,8 +215,10 @@ class Progress:
         # Text, never markup: what a model wrote may contain [red] or [link=...].
         body = Text("\n").join(Text.assemble((f"{name:<9}", "dim"), self._encodable(text)) for name, text in fields)
         with self._lock:
-            self._emit(line, Panel(body, title=title, title_align="left") if self._is_live else None)
-            self._lines_below_header += 2 + len(fields) * 2
+            panel = Panel(body, title=title, title_align="left")
+            self._emit(line, panel)
+            if self._is_live:
+                self._lines_below_header += len(self._console.render_lines(panel))
 
     def _show_header(self, total_steps: int, metrics: Mapping[str, Any]) -> None:
         """Above the first row, and again before it would leave the screen."""

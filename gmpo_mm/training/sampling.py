@@ -155,6 +155,11 @@ class BatchMaker:
         missing = [key for g in groups for s in g.scores for key in [self.filter_key] if key not in s]
         if missing:
             known = sorted(groups[0].scores[0])
+            if any(f"{self.filter_key}_not_finite" in s for g in groups for s in g.scores):
+                raise TrainingError(
+                    f"algorithm.filter_key={self.filter_key}: the reward function returned a number that is not finite for "
+                    f"{len(missing)} responses, so their groups can't be filtered; mend it, or filter by overall"
+                )
             raise TrainingError(
                 f"algorithm.filter_key={self.filter_key}: the reward function returns no such number; it returns {known}"
             )

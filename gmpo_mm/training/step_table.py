@@ -23,7 +23,7 @@ _SHORT_KL = {"to reference": "ref.", "in the loss": "loss", "in the reward": "re
 
 @dataclass(frozen=True)
 class Column:
-    """`names`: the first metric that is there counts; with `joined`, all of them are shown. `drop`: leaves first when narrow."""
+    """`names`: the first metric that is there counts, or their `sum`, or all as a `range`. `drop`: leaves first when narrow."""
 
     label: str
     head: tuple[str, str]
@@ -31,20 +31,20 @@ class Column:
     width: int
     decimals: int = 3
     percent: bool = False
-    joined: str | None = None
+    how: str = "first"  # first | sum | range
     drop: int = 0
 
 
 COLUMNS = (
-    Column("reward", ("", "reward"), ("reward/overall", "critic/score/mean"), 6),
+    Column("reward", ("", "reward"), ("reward/overall", "critic/score/mean"), 5),
     Column("accuracy", ("", "acc."), ACCURACY, 5),
     Column("length", ("", "len."), ("response_length/mean",), 5, decimals=1),
     Column("truncated", ("cut", "%"), ("response/truncated_frac",), 4, decimals=1, percent=True),
     Column("no-advantage groups", ("idle", "%"), ("group/zero_advantage_frac",), 4, decimals=1, percent=True),
-    Column("ratio", ("token ratio", "min .. max"), ("ratio/token_min", "ratio/token_max"), 11, joined=".."),
-    Column("clipped", ("clip", "%"), ("clip/high_frac", "clip/low_frac"), 4, decimals=1, percent=True, joined="+", drop=4),
+    Column("ratio", ("ratio", "min  max"), ("ratio/token_min", "ratio/token_max"), 9, how="range"),
+    Column("clipped", ("clip", "%"), ("clip/high_frac", "clip/low_frac"), 4, decimals=1, percent=True, how="sum", drop=4),
     Column("entropy", ("ent-", "ropy"), ("actor/entropy",), 5, drop=2),
-    Column("KL", ("KL", ""), tuple(KL_KINDS), 7, decimals=4),
+    Column("KL", ("KL", ""), tuple(KL_KINDS), 6, decimals=4),
     Column("gradient norm", ("grad", "norm"), ("actor/grad_norm",), 5, drop=1),
     Column("rate", ("", "rate"), ("actor/lr",), 7, drop=3),
     Column("seconds", ("", "sec."), STEP_SECONDS, 5, decimals=1),
@@ -54,8 +54,11 @@ VALIDATION = (
     Column("reward", ("", ""), ("val/reward_score",), 6),
     Column("length", ("", ""), ("val_response_length/mean",), 5, decimals=1),
     Column("truncated", ("", ""), ("val/truncated_frac",), 4, decimals=1, percent=True),
-    Column("seconds", ("", ""), ("timing_s/validation",), 5, decimals=1),
 )
+
+
+LINE_WIDTH = 24
+"""Characters for a number where it need not fit a column."""
 
 
 def number(value: float, width: int, decimals: int) -> str:
@@ -71,21 +74,18 @@ def number(value: float, width: int, decimals: int) -> str:
     return text
 
 
-def cell(column: Column, metrics: Mapping[str, Any], width: int | None = None) -> str | None:
-    """The column's text; None where nothing of it was measured."""
+def cell(column: Column, metrics: Mapping[str, Any], width: int, between: str = " ") -> str | None:
+    """The column's text in `width` characters, `between` the ends of a range; None where nothing of it was measured."""
     names = column.names
     if column.label == "clipped" and not any(name in metrics for name in names):
         names = CLIP_OF_RATIO_LOSSES
     found = [float(metrics[name]) * (100 if column.percent else 1) for name in names if name in metrics]
-    if not found or (column.joined == ".." and len(found) < len(names)):
+    if not found or (column.how == "range" and len(found) < len(names)):
         return None
-    width = width or column.width
-    if column.joined == "+":
-        found = [sum(found)]
-    elif column.joined is None:
-        found = found[:1]
-    each = (width - 2 * (len(found) - 1)) // len(found)
-    return (column.joined or "").join(number(value, each, column.decimals) for value in found)
+    if column.how != "range":
+        found = [sum(found)] if column.how == "sum" else found[:1]
+    each = (width - len(between) * (len(found) - 1)) // len(found)
+    return between.join(number(value, each, column.decimals) for value in found)
 
 
 def kl_kind(metrics: Mapping[str, Any]) -> str | None:
@@ -95,17 +95,22 @@ def kl_kind(metrics: Mapping[str, Any]) -> str | None:
 
 def step_line(metrics: Mapping[str, Any]) -> str:
     """`reward 0.500  accuracy 0.250  ...`: what was measured, with names for people."""
-    return "  ".join(_named(column, metrics) for column in COLUMNS if cell(column, metrics) is not None)
+    return "  ".join(_named(COLUMNS, metrics))
 
 
-def _named(column: Column, metrics: Mapping[str, Any]) -> str:
-    label = f"KL {kl_kind(metrics)}" if column.label == "KL" else column.label
-    return f"{label} {cell(column, metrics, 24)}{'%' if column.percent else ''}"
+def _named(columns: Sequence[Column], metrics: Mapping[str, Any]) -> list[str]:
+    parts = []
+    for column in columns:
+        text = cell(column, metrics, LINE_WIDTH, "..")
+        if text is not None:
+            label = f"KL {kl_kind(metrics)}" if column.label == "KL" else column.label
+            parts.append(f"{label} {text}{'%' if column.percent else ''}")
+    return parts
 
 
 def validation_line(metrics: Mapping[str, Any]) -> str:
     """The accuracy, with what it is, and the rest of a validation."""
-    parts = [_named(column, metrics) for column in VALIDATION if cell(column, metrics) is not None]
+    parts = _named(VALIDATION, metrics)
     found = accuracy_of(metrics)
     if found is not None:
         words = "accuracy" if found.is_share else "mean accuracy (not a share of right answers)"
@@ -136,7 +141,7 @@ class TableLayout:
 
     def row(self, step: int, metrics: Mapping[str, Any]) -> str:
         """A step's numbers; what was not measured is a dash."""
-        return self._line([str(step), *(cell(column, metrics) or "-" for column in self.columns)])
+        return self._line([str(step), *(cell(column, metrics, column.width) or "-" for column in self.columns)])
 
     def _wide(self, gap: int) -> int:
         return self.step_width + sum(column.width + gap for column in self.columns)

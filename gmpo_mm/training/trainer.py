@@ -30,6 +30,7 @@ from gmpo_mm.training.batch import Batch, SampledGroup, mean_of_scores, sample_r
 from gmpo_mm.training.checkpoint import CheckpointData, load_optimizer_tensors
 from gmpo_mm.training.checkpoint_saver import CheckpointSaver
 from gmpo_mm.training.gpu_metrics import UpdateMeter, memory_metrics, meter_of, start_step
+from gmpo_mm.training.learning_watch import LearningWatch
 from gmpo_mm.training.model_files import load_weights
 from gmpo_mm.training.offload import Offload
 from gmpo_mm.training.optimizer import learning_rate
@@ -69,6 +70,7 @@ class Trainer:
     best_step: int | None = None
     _last_saved: int = field(default=-1, init=False)
     _saver: CheckpointSaver = field(init=False)
+    _watch: LearningWatch = field(init=False)
     _meter: UpdateMeter | None = field(default=None, init=False)
 
     # ---- the loop -----------------------------------------------------------------------------------------------------
@@ -83,6 +85,7 @@ class Trainer:
         if data is not None:
             self._load(data)
         self._last_saved = self.run.from_step
+        self._watch = LearningWatch(self.progress)
         self._hand_over()
         stop = StopRequest(self.progress)
         self._meter = meter_of(self.policy)
@@ -119,11 +122,13 @@ class Trainer:
     def _stop(self, stop: StopRequest, step: int) -> NoReturn:
         self._save(step, background=False)
         self._saver.wait()  # asked to stop after that save had begun
+        self._watch.summary()
         stop.end(self.run, step, self.total_steps)
 
     def _end(self, step: int) -> None:
         self.run.finish("finished")
         self.trackers.finish()
+        self._watch.summary()
         self.progress.log(f"finished {step} steps; everything is in {self.run.path}")
 
     def _step(self, step: int, stop: StopRequest) -> None:
@@ -163,6 +168,7 @@ class Trainer:
         if routing is not None and routing.routed_LE is not None:
             self.run.log_metrics(step, "experts", {"moe/expert_share": routing.shares_LE().tolist()})
         self._record(step, "train", metrics, groups, batch)
+        self._watch.step(step, metrics)
 
     def _hand_over(self) -> None:
         """Give the sampler the weights and, for as long as it samples (and validates), the device."""

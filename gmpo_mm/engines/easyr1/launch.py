@@ -84,6 +84,7 @@ def train(
             run.begin(trainer.training_steps)
             _fit(trainer)
             run.finish()
+            trainer.watch.summary()
         progress.log(f"finished; everything is in {run.path}")
         return run.path
 

@@ -14,6 +14,7 @@ from verl.utils.checkpoint import remove_obsolete_ckpt
 from verl.utils.logger.logger import LOGGERS
 
 from gmpo_mm.engines.easyr1.actor import UPDATES
+from gmpo_mm.training.learning_watch import LearningWatch
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.stopping import StopRequest
@@ -34,7 +35,7 @@ class GMPOTrainer(RayPPOTrainer):
         self.val_reward_fn: Any
         self.run, self.progress, self.trackers, self.end_tokens = run, progress, trackers, end_tokens
         self.recorded_step = run.from_step  # the last step whose metrics are in the run directory
-        self.stop = StopRequest(progress)
+        self.stop, self.watch = StopRequest(progress), LearningWatch(progress)
         self._save_is_due = False
         LOGGERS[TRACKER] = lambda config: _StepLog(self)
         self.config.trainer.logger = (TRACKER,)
@@ -107,6 +108,7 @@ class GMPOTrainer(RayPPOTrainer):
             self._save_is_due = False
             self._save_now()
         if stops:
+            self.watch.summary()
             self.stop.end(self.run, self.global_step, self.training_steps)
 
     def _save_now(self) -> None:
@@ -161,6 +163,7 @@ class _StepLog:
                 elif trainer.trackers.console:
                     trainer.progress.validation(step, metrics)
         if training:
+            trainer.watch.step(step, training)
             trainer.step_recorded()
 
     def finish(self) -> None:

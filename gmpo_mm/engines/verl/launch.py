@@ -245,6 +245,7 @@ def _train(
             with trainer.stop.listening():
                 trainer.fit(agents)
         run.finish()
+        trainer.watch.summary()
         if config.trainer.ray_timeline is not None:
             ray.timeline(filename=config.trainer.ray_timeline)
     finally:

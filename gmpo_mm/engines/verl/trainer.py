@@ -24,6 +24,7 @@ from gmpo_mm.engines.verl.rewards import ERROR
 from gmpo_mm.errors import TrainingError
 from gmpo_mm.training.actor import MAX_SKIPPED_IN_A_ROW
 from gmpo_mm.training.files import remove_tree
+from gmpo_mm.training.learning_watch import LearningWatch
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.stopping import StopRequest
@@ -54,7 +55,7 @@ class GMPOTrainer(PPOTrainerSync):
         self.end_tokens, self.save_limit, self.max_log_prob_gap = list(end_tokens), save_limit, max_log_prob_gap
         self.replay_buffer.poll_interval = POLL_SECONDS
         self._datasets = datasets
-        self.stop = StopRequest(progress)
+        self.stop, self.watch = StopRequest(progress), LearningWatch(progress)
         self._save_is_due = False
         self._skipped_in_a_row = 0
         self._own_metrics: dict[str, float] = {}
@@ -214,6 +215,7 @@ class GMPOTrainer(PPOTrainerSync):
         if self._save_is_due or stops:
             self._save_now()
         if stops:
+            self.watch.summary()
             self.stop.end(self.run, self.global_steps, self.total_training_steps)
 
     def _save_now(self) -> None:
@@ -268,6 +270,7 @@ class _StepLog:
                 elif trainer.trackers.console:
                     trainer.progress.validation(step, metrics)
         if training:
+            trainer.watch.step(step, training)
             trainer.step_recorded()
 
     def finish(self, exit_code: int = 0) -> None:
