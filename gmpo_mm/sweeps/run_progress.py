@@ -10,6 +10,7 @@ from typing import Any
 
 from gmpo_mm.planning.counts import RunPlan
 from gmpo_mm.sweeps.directory import read_run_json
+from gmpo_mm.training.accuracy import accuracy_of
 from gmpo_mm.training.metrics_file import FILE_NAME, read_metrics
 from gmpo_mm.training.step_table import STEP_SECONDS
 
@@ -47,11 +48,16 @@ def read_progress(run_directory: Path) -> RunProgress:
         step=int(run.get("step") or 0),
         saved=int(run.get("last_checkpoint") or 0),
         total=run.get("total_steps"),
-        score=_first(validations[-1], ("val/accuracy_reward", "val/reward_score")) if validations else None,
+        score=_score(validations[-1]) if validations else None,
         step_seconds=median(steps[-LAST_STEPS:]),
         validation_seconds=median(line.get("timing_s/validation") for line in validations),
         validations=len(validations),
     )
+
+
+def _score(validation: Mapping[str, Any]) -> float | None:
+    found = accuracy_of(validation)
+    return _first(validation, (found.name if found else "val/reward_score",))
 
 
 def _first(line: Mapping[str, Any], names: Sequence[str]) -> float | None:

@@ -36,7 +36,7 @@ class Column:
 
 
 COLUMNS = (
-    Column("reward", ("", "reward"), ("reward/overall", "critic/score/mean"), 5),
+    Column("reward", ("re-", "ward"), ("reward/overall", "critic/score/mean"), 5),
     Column("accuracy", ("", "acc."), ACCURACY, 5),
     Column("length", ("", "len."), ("response_length/mean",), 5, decimals=1),
     Column("truncated", ("cut", "%"), ("response/truncated_frac",), 4, decimals=1, percent=True),

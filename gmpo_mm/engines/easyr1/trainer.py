@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from verl.utils.checkpoint import remove_obsolete_ckpt
 from verl.utils.logger.logger import LOGGERS
 
 from gmpo_mm.engines.easyr1.actor import UPDATES
+from gmpo_mm.training.accuracy import not_0_or_1
 from gmpo_mm.training.learning_watch import LearningWatch
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_directory import RunDirectory
@@ -37,6 +38,7 @@ class GMPOTrainer(RayPPOTrainer):
         self.recorded_step = run.from_step  # the last step whose metrics are in the run directory
         self.stop, self.watch = StopRequest(progress), LearningWatch(progress)
         self._save_is_due = False
+        self.validation_facts: dict[str, float] = {}
         LOGGERS[TRACKER] = lambda config: _StepLog(self)
         self.config.trainer.logger = (TRACKER,)
         if self.val_reward_fn is not None:
@@ -81,13 +83,15 @@ class GMPOTrainer(RayPPOTrainer):
             _, per_sample = ray.get(graded)
             lengths = batch.batch["response_mask"].sum(-1).tolist()
             ids = batch.non_tensor_batch.get("id")
+            parts = {name: aligned(name, per_sample) for name in per_sample}
             for i, length in enumerate(lengths):
                 number = len(rows)
                 row = {"prompt": inputs[number], "ground_truth": labels[number], "response": outputs[number], "tokens": length}
-                grades = {name: float(values[i]) for name, values in per_sample.items()}
+                grades = {name: float(value) for name, values in parts.items() if (value := values[i]) is not None}
                 rows.append(({"id": ids[i]} if ids is not None else {}) | row | grades)
         assert len(rows) == len(inputs)
         self.val_reward_fn.batches.clear()
+        self.validation_facts = not_0_or_1(rows)
         self.run.write_samples(self.global_step, "validation", rows)
 
     def _save_checkpoint(self) -> None:
@@ -152,6 +156,8 @@ class _StepLog:
         numbers = {name: float(value) for name, value in data.items()}
         validation = {name: value for name, value in numbers.items() if name.startswith(("val/", "val_"))}
         training = {name: value for name, value in numbers.items() if name not in validation}
+        if validation:
+            validation |= trainer.validation_facts
         training.pop("timing_s/save_checkpoint", None)  # EasyR1 timed the call that only noted the checkpoint down
         if "reward/verifier_timeout" in training:
             training["verifier/timeout_frac"] = training["reward/verifier_timeout"]
@@ -168,6 +174,15 @@ class _StepLog:
 
     def finish(self) -> None:
         """Nothing: the trackers are finished with the run."""
+
+
+def aligned(name: str, per_sample: Mapping[str, Sequence[float]]) -> list[float | None]:
+    """A part of the rewards, row by row: EasyR1 lists what is there, and a part that is not finite is left out."""
+    flags = per_sample.get(f"{name}_not_finite")
+    if flags is None:
+        return list(per_sample[name])
+    values = iter(per_sample[name])
+    return [None if flag else next(values) for flag in flags]
 
 
 def batch_metrics(batch: DataProto, end_tokens: list[int]) -> dict[str, float]:

@@ -22,6 +22,7 @@ from gmpo_mm.engines.verl.dataset import GMPODataset
 from gmpo_mm.engines.verl.losses import measured_loss, take_metrics
 from gmpo_mm.engines.verl.rewards import ERROR
 from gmpo_mm.errors import TrainingError
+from gmpo_mm.training.accuracy import not_0_or_1
 from gmpo_mm.training.actor import MAX_SKIPPED_IN_A_ROW
 from gmpo_mm.training.files import remove_tree
 from gmpo_mm.training.learning_watch import LearningWatch
@@ -196,6 +197,7 @@ class GMPOTrainer(PPOTrainerSync):
         facts = args[2] if len(args) > 2 else kwargs["reward_extra_infos_dict"]
         means = _means(facts["scores"])
         found = {f"val/{name}_reward": value for name, value in means.items()}
+        found |= not_0_or_1(facts["scores"])
         found["val/reward_score"] = means["overall"]
         found["val_response_length/mean"] = float(np.mean(facts["tokens"]))
         return found
