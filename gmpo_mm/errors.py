@@ -1,5 +1,7 @@
 """Errors that a user can cause; each message names the key or row, the value, and the mend."""
 
+from pathlib import Path
+
 
 class GMPOError(Exception):
     """Base of every error that this package raises on purpose; the command line prints it without a traceback."""
@@ -22,11 +24,11 @@ class TrainingError(GMPOError, RuntimeError):
 
 
 class StoppedRun(GMPOError):
-    """A run that was asked to stop and has saved; `status` is its exit status, 128 + the signal's number."""
+    """A run that was asked to stop and has saved; `status` is its exit status, `path` its directory."""
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int, path: Path) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.path = status, path
 
 
 def print_error(message: str) -> None:

@@ -88,7 +88,7 @@ class StopRequest:
         where = f"after step {step} of {total_steps}, saved" if step else "before its first step"
         said = f"stopped {where} in {run.path}; the same command goes on there"
         self._progress.log(said)
-        raise StoppedRun(said, 128 + self.number)
+        raise StoppedRun(said, 128 + self.number, run.path)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.wanted:
