@@ -29,6 +29,14 @@ def is_due(step: int, every: int) -> bool:
     return every > 0 and (step - 1) % every == 0
 
 
+def table_rows(step: int, kind: str, every: int, val_generations: int) -> int:
+    """Rows of a tracker's table: every `every` steps and at each validation; `trainer.val_generations_to_log` says how many
+    of a validation, whatever `every` is."""
+    if kind == "validation" and val_generations > 0:
+        return val_generations
+    return TABLE_ROWS if every > 0 and (kind == "validation" or is_due(step, every)) else 0
+
+
 def choose_sample(rows: Sequence[Mapping[str, Any]], step: int, every: int) -> Sample:
     """One row of `samples/`: in turn the best, the worst and a random one, the same ones in a resumed run."""
     kind = KINDS[(step - 1) // max(every, 1) % len(KINDS)]
@@ -40,7 +48,7 @@ def choose_sample(rows: Sequence[Mapping[str, Any]], step: int, every: int) -> S
 def choose_rows(rows: Sequence[Mapping[str, Any]], step: int, limit: int = TABLE_ROWS) -> list[int]:
     """Indices of the best, the worst and other, random rows, at most `limit`, in the order of the rows."""
     order = [_index(rows, "best", step), _index(rows, "worst", step), *_generator(step).permutation(len(rows)).tolist()]
-    return sorted(dict.fromkeys(order), key=order.index)[:limit] if limit else []
+    return list(dict.fromkeys(order))[:limit]
 
 
 def _index(rows: Sequence[Mapping[str, Any]], kind: str, step: int) -> int:

@@ -37,7 +37,7 @@ from gmpo_mm.training.optimizer import learning_rate
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.sampling import BatchMaker, prompt_seed
-from gmpo_mm.training.shown_samples import choose_sample, is_due
+from gmpo_mm.training.shown_samples import choose_rows, choose_sample, is_due, table_rows
 from gmpo_mm.training.step_metrics import batch_metrics
 from gmpo_mm.training.stopping import StopAsked, StopRequest
 from gmpo_mm.training.trackers import Trackers
@@ -281,6 +281,13 @@ class Trainer:
             self.progress.validation(step, metrics)
         if self.trackers.console and kind == "train" and is_due(step, every):
             self.progress.sample(step, choose_sample(rows, step, every))
+        chosen = choose_rows(rows, step, self._table_rows(step, kind))
+        pictures = [groups[i // len(groups[0].texts)].prompt.images for i in chosen]
+        self.trackers.log_samples(step, kind, [rows[i] for i in chosen], pictures)
+
+    def _table_rows(self, step: int, kind: str) -> int:
+        trainer = self.config.trainer
+        return table_rows(step, kind, trainer.log_samples, trainer.val_generations_to_log)
 
     def _save(self, step: int, background: bool) -> None:
         if step == self._last_saved:

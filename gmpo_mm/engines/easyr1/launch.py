@@ -179,6 +179,7 @@ def _build(
         run=run,
         progress=progress,
         trackers=trackers,
+        samples_shown=(config.trainer.log_samples, config.trainer.val_generations_to_log),
         end_tokens=end_token_ids(model.model_path, tokenizer),
     )
 

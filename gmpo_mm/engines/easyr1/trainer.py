@@ -18,6 +18,7 @@ from gmpo_mm.training.accuracy import not_0_or_1
 from gmpo_mm.training.learning_watch import LearningWatch
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_directory import RunDirectory
+from gmpo_mm.training.show_validation import show_validation
 from gmpo_mm.training.stopping import StopRequest
 from gmpo_mm.training.trackers import Trackers
 
@@ -29,15 +30,18 @@ class GMPOTrainer(RayPPOTrainer):
     """The loop is EasyR1's. Around it: what it measured is written down, and what it waits for is said."""
 
     def __init__(
-        self, *args: Any, run: RunDirectory, progress: Progress, trackers: Trackers, end_tokens: list[int], **kwargs: Any
-    ) -> None:
-        """`end_tokens` end a response; the other arguments are EasyR1's."""
+        self, *args: Any, run: RunDirectory, progress: Progress, trackers: Trackers, end_tokens: list[int],
+        samples_shown: tuple[int, int] = (0, 0), **kwargs: Any,
+    ) -> None:  # fmt: skip
+        """`end_tokens` end a response, `samples_shown` are trainer.log_samples and val_generations_to_log; the other
+        arguments are EasyR1's."""
         super().__init__(*args, **kwargs)
         self.val_reward_fn: Any
         self.run, self.progress, self.trackers, self.end_tokens = run, progress, trackers, end_tokens
         self.recorded_step = run.from_step  # the last step whose metrics are in the run directory
         self.stop, self.watch = StopRequest(progress), LearningWatch(progress)
         self._save_is_due = False
+        self._samples_shown = samples_shown
         self.validation_facts: dict[str, float] = {}
         LOGGERS[TRACKER] = lambda config: _StepLog(self)
         self.config.trainer.logger = (TRACKER,)
@@ -93,6 +97,7 @@ class GMPOTrainer(RayPPOTrainer):
         self.val_reward_fn.batches.clear()
         self.validation_facts = not_0_or_1(rows)
         self.run.write_samples(self.global_step, "validation", rows)
+        show_validation(self.trackers, self.progress, self.global_step, rows, *self._samples_shown)
 
     def _save_checkpoint(self) -> None:
         """Called by EasyR1 within a step, before its metrics are logged: a kill between the two would lose them for good.

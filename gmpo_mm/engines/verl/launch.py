@@ -231,6 +231,7 @@ def _train(
             verl_config, run=run, progress=progress, trackers=trackers, datasets=datasets,
             end_tokens=end_token_ids(model_path, processor.tokenizer), save_limit=config.trainer.save_limit,
             max_log_prob_gap=config.worker.rollout.max_log_prob_gap,
+            samples_shown=(config.trainer.log_samples, config.trainer.val_generations_to_log),
         )  # fmt: skip
         run.begin(total_steps)
         with errors_of_workers():

@@ -28,6 +28,7 @@ from gmpo_mm.training.files import remove_tree
 from gmpo_mm.training.learning_watch import LearningWatch
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_directory import RunDirectory
+from gmpo_mm.training.show_validation import show_validation
 from gmpo_mm.training.stopping import StopRequest
 from gmpo_mm.training.trackers import Trackers
 
@@ -49,13 +50,14 @@ class GMPOTrainer(PPOTrainerSync):
         end_tokens: Sequence[int],
         save_limit: int,
         max_log_prob_gap: float,
+        samples_shown: tuple[int, int] = (0, 0),
     ) -> None:
-        """`config` is verl's; `datasets` are for training and validation, `end_tokens` end a response."""
+        """`config` is verl's; `samples_shown` are trainer.log_samples and val_generations_to_log; `datasets` are for training and validation, `end_tokens` end a response."""
         super().__init__(config)
         self.run, self.progress, self.trackers = run, progress, trackers
         self.end_tokens, self.save_limit, self.max_log_prob_gap = list(end_tokens), save_limit, max_log_prob_gap
         self.replay_buffer.poll_interval = POLL_SECONDS
-        self._datasets = datasets
+        self._datasets, self._samples_shown = datasets, samples_shown
         self.stop, self.watch = StopRequest(progress), LearningWatch(progress)
         self._save_is_due = False
         self._skipped_in_a_row = 0
@@ -191,6 +193,7 @@ class GMPOTrainer(PPOTrainerSync):
             row = {"prompt": prompt, "ground_truth": truth, "response": fact["response"], "tokens": fact["tokens"]}
             rows.append(({"id": fact["id"]} if fact["id"] is not None else {}) | row | fact["scores"])
         self.run.write_samples(self.global_steps, "validation", rows)
+        show_validation(self.trackers, self.progress, self.global_steps, rows, *self._samples_shown)
 
     def _val_metrics_update(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """EasyR1's names, from the samples that were just written."""
