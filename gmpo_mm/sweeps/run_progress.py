@@ -34,6 +34,8 @@ class RunProgress:
     step_seconds: float | None = None
     validation_seconds: float | None = None
     validations: int = 0
+    measured_seconds: float = 0.0
+    """All steps and validations together; the rest of a process's time is its start-up and its saving."""
 
 
 def read_progress(run_directory: Path) -> RunProgress:
@@ -52,6 +54,8 @@ def read_progress(run_directory: Path) -> RunProgress:
         step_seconds=median(steps[-LAST_STEPS:]),
         validation_seconds=median(line.get("timing_s/validation") for line in validations),
         validations=len(validations),
+        measured_seconds=sum(seconds or 0.0 for seconds in steps)
+        + sum(float(line.get("timing_s/validation") or 0.0) for line in validations),
     )
 
 
@@ -99,6 +103,13 @@ class Speed:
 
     step: float | None = None
     validation: float | None = None
+
+
+def startup_seconds(wall_seconds: float | None, progress: RunProgress) -> float | None:
+    """What a finished run's process took beside its steps and validations, loading above all; None for other runs."""
+    if progress.state != "finished" or wall_seconds is None or not progress.measured_seconds:
+        return None
+    return max(0.0, wall_seconds - progress.measured_seconds)
 
 
 def seconds_left(progress: RunProgress, done: int, plan: RunPlan, speed: Speed) -> float | None:

@@ -213,7 +213,7 @@ def test_wandb_gets_a_table_with_pictures(tmp_path, monkeypatch):
     assert len(list((tmp_path / "wandb").rglob("media/table/samples/*.table.json"))) == 2
     files = [file.read_bytes() for file in (tmp_path / "wandb_data").rglob("artifacts/staging/*")]
     tables = [json.loads(content) for content in files if content.startswith(b"{")]
-    (table,) = [table for table in tables if len(table["data"]) == 2]  # as wandb's page shows it
+    table = next(table for table in tables if len(table["data"]) == 2)  # as wandb's page shows it
     first, second = (dict(zip(table["columns"], row)) for row in table["data"])
     assert (first["ground_truth"], first["advantage"], second["length"], second["picture_0"]) == ("5", 0.5, 2, None)
     assert (first["picture_0"]["_type"], first["picture_0"]["width"], first["picture_0"]["height"]) == ("image-file", 512, 128)
