@@ -23,7 +23,8 @@ def sweep(
 ) -> int:  # fmt: skip
     """Run the sweep of a file; returns the exit code (0, 1 when a run failed, 130 after Ctrl-C, 143 after SIGTERM).
 
-    `tell` gets how the runs stand in the end, or for a dry run now. Everything that can be wrong in the file, its configurations and its directory is a ConfigError before a run starts.
+    `tell` gets how the runs stand in the end, or for a dry run now. Everything that can be wrong in the file, its
+    configurations and its directory is a ConfigError before a run starts.
     """
     wanted = load_sweep(file, overrides)
     path = Path(out) if out else Path("sweeps") / wanted.name

@@ -80,7 +80,8 @@ TOO_EASY = Cause(
     _all_right,
 )
 CONSTANT = Cause(
-    "the reward function gives every response the same number: call worker.reward.reward_function by hand on two rows of samples/"
+    "the reward function gives every response the same number: call worker.reward.reward_function by hand on two rows of "
+    "samples/"
 )
 NO_VARIETY = Cause(
     "all responses of a group are alike: raise worker.rollout.temperature or worker.rollout.n", _is("actor/entropy", 0.0)
@@ -219,8 +220,8 @@ class LearningWatch:
                 self._missing_said.add(name)
                 part = name.removeprefix("reward/").removesuffix("_not_finite")
                 self.progress.warn(
-                    f"step {step}: the reward function returned a {part} that is no finite number for {float(share):.1%} of the "
-                    f"responses; they count as missing in reward/{part} (the share of every step is {name}, the responses are "
+                    f"step {step}: the reward function returned a {part} that is no finite number for {float(share):.1%} of "
+                    f"the responses; they count as missing in reward/{part} (the share of every step is {name}, the responses are "
                     f"in samples/ with {part}_not_finite = 1)"
                 )
 

@@ -1,4 +1,4 @@
-"""Which responses of a step are shown: on the terminal one, in a tracker's table a few; the best, the worst, or a random one."""
+"""Which responses of a step are shown, one on the terminal and a few in a tracker's table: best, worst or random ones."""
 
 from __future__ import annotations
 

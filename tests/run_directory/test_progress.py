@@ -10,6 +10,7 @@ import pytest
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.training.progress import Progress, clean, format_seconds, shorten
 from gmpo_mm.training.shown_samples import Sample
+from gmpo_mm.training.step_table import COLUMNS
 
 METRICS = {
     "reward/overall": 0.5,
@@ -289,7 +290,7 @@ def test_on_a_terminal_the_status_line_and_the_steps_share_the_screen():
     screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
     rows = [line.split() for line in screen.splitlines() if re.match(r" *\d+ +0.500 ", line)]
     assert [int(row[0]) for row in rows] == list(range(1, 200))
-    assert {len(row) for row in rows} == {len("step reward acc len cut idle ratio clip entropy KL norm rate sec".split())}
+    assert {len(row) for row in rows} == {1 + len(COLUMNS)}
     headers = [i for i, line in enumerate(screen.splitlines()) if line.split()[:2] == ["step", "ward"]]
     assert len(headers) > 200 / 25, "the header is repeated before it would leave the screen"
     assert "step 199/200" in screen and "about" in screen and "sample of step 199: the worst one, reward 0.250" in screen

@@ -52,7 +52,8 @@ class GMPOTrainer(PPOTrainerSync):
         max_log_prob_gap: float,
         samples_shown: tuple[int, int] = (0, 0),
     ) -> None:
-        """`config` is verl's; `samples_shown` are trainer.log_samples and val_generations_to_log; `datasets` are for training and validation, `end_tokens` end a response."""
+        """`config` is verl's; `datasets` are for training and validation, `end_tokens` end a response, `samples_shown` are
+        trainer.log_samples and val_generations_to_log."""
         super().__init__(config)
         self.run, self.progress, self.trackers = run, progress, trackers
         self.end_tokens, self.save_limit, self.max_log_prob_gap = list(end_tokens), save_limit, max_log_prob_gap
