@@ -221,8 +221,8 @@ class LearningWatch:
                 part = name.removeprefix("reward/").removesuffix("_not_finite")
                 self.progress.warn(
                     f"step {step}: the reward function returned a {part} that is no finite number for {float(share):.1%} of "
-                    f"the responses; they count as missing in reward/{part} (the share of every step is {name}, the responses are "
-                    f"in samples/ with {part}_not_finite = 1)"
+                    f"the responses; they count as missing in reward/{part} (the share of every step is {name}, the "
+                    f"responses are in samples/ with {part}_not_finite = 1)"
                 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gmpo_mm.training.accuracy import accuracy_of
@@ -36,7 +36,7 @@ class Column:
 
 
 COLUMNS = (
-    Column("reward", ("re-", "ward"), ("reward/overall", "critic/score/mean"), 5),
+    Column("reward", ("", "reward"), ("reward/overall", "critic/score/mean"), 6),
     Column("accuracy", ("", "acc."), ACCURACY, 5),
     Column("length", ("", "len."), ("response_length/mean",), 5, decimals=1),
     Column("truncated", ("cut", "%"), ("response/truncated_frac",), 4, decimals=1, percent=True),
@@ -47,7 +47,7 @@ COLUMNS = (
     Column("KL", ("KL", ""), tuple(KL_KINDS), 6, decimals=4),
     Column("gradient norm", ("grad", "norm"), ("actor/grad_norm",), 5, drop=1),
     Column("rate", ("", "rate"), ("actor/lr",), 7, drop=3),
-    Column("seconds", ("", "sec."), STEP_SECONDS, 5, decimals=1),
+    Column("seconds", ("", "sec."), STEP_SECONDS, 4, decimals=1),
 )
 CLIP_OF_RATIO_LOSSES = ("actor/pg_clipfrac_higher", "actor/pg_clipfrac_lower")
 VALIDATION = (
@@ -118,26 +118,41 @@ def validation_line(metrics: Mapping[str, Any]) -> str:
     return "  ".join(parts)
 
 
+def _words(column: Column, kl: str | None) -> tuple[str, str]:
+    """The head of a column where the terminal is wide: the same words as in a line."""
+    if column.how == "range":
+        return column.label, column.head[1]
+    if column.label == "KL":
+        return "KL", kl or ""
+    first, _, second = column.label.rpartition(" ")
+    if column.percent:
+        return (first, f"{second} %") if first else (second, "%")
+    return first, second
+
+
 class TableLayout:
     """Which columns a terminal of `width` characters has room for, and how far apart."""
 
     def __init__(self, width: int, steps: int, kl: str | None) -> None:
         self.step_width = max(4, len(str(steps)))
-        self.columns = list(COLUMNS)
+        self.columns = [replace(column, head=_words(column, kl)) for column in COLUMNS]
+        self.columns = [replace(column, width=max(column.width, *map(len, column.head))) for column in self.columns]
+        if self._wide(2) > width:  # no room for the words
+            short = _SHORT_KL.get(kl or "", "")
+            self.columns = [replace(column, head=("KL", short)) if column.label == "KL" else column for column in COLUMNS]
         while self._wide(1) > width and any(column.drop for column in self.columns):
             self.columns.remove(max(self.columns, key=lambda column: column.drop))
         self.gap = 2 if self._wide(2) <= width else 1
-        self.kl = _SHORT_KL.get(kl or "", "")
 
     @property
     def left_out(self) -> list[str]:
         """Labels of the columns that had no room."""
-        return [column.label for column in COLUMNS if column not in self.columns]
+        there = {column.label for column in self.columns}
+        return [column.label for column in COLUMNS if column.label not in there]
 
     def header(self) -> list[str]:
         """Two lines."""
-        heads = [(column.head[0], self.kl) if column.label == "KL" else column.head for column in self.columns]
-        return [self._line(["step" if row else "", *(head[row] for head in heads)]) for row in (0, 1)]
+        return [self._line(["step" if row else "", *(column.head[row] for column in self.columns)]) for row in (0, 1)]
 
     def row(self, step: int, metrics: Mapping[str, Any]) -> str:
         """A step's numbers; what was not measured is a dash."""

@@ -127,3 +127,22 @@ def test_warnings_of_other_packages_go_to_the_log_and_a_users_own_are_shown(data
     assert "of the user's own file" in ran.stderr
     assert "FutureWarning" not in ran.stderr + ran.stdout and "deprecated" not in ran.stderr + ran.stdout
     assert "FutureWarning" in log_of(tmp_path / "run") or "deprecated" in log_of(tmp_path / "run")
+
+
+def test_a_tracker_gets_tables_of_responses_with_pictures_grades_and_advantages(data: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run_dir = run_here(arguments(data, tmp_path / "run", "trainer.logger=[tensorboard]", "trainer.log_samples=2",
+                                 "trainer.max_steps=3", "trainer.val_freq=3", "trainer.val_generations_to_log=3"))  # fmt: skip
+    board = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"tensors": 0, "images": 0})
+    board.Reload()
+    train, validation = (board.Tensors(f"samples/{kind}/text_summary") for kind in ("train", "validation"))
+    assert [event.step for event in train] == [1, 3] and [event.step for event in validation] == [3]
+    table = train[0].tensor_proto.string_val[0].decode().splitlines()
+    assert len(table) == 2 + 8 and "advantage" in table[0] and "accuracy" in table[0]
+    assert len(validation[0].tensor_proto.string_val[0].decode().splitlines()) == 2 + 3
+    assert len([tag for tag in board.Tags()["images"] if tag.startswith("samples_train/row_")]) == 8
+    run_dir = run_here(arguments(data, tmp_path / "none", "trainer.logger=[tensorboard]", "trainer.log_samples=0"))
+    board = EventAccumulator(str(run_dir / "tensorboard"))
+    board.Reload()
+    assert not board.Tags()["images"] and "samples/train/text_summary" not in board.Tags()["tensors"]

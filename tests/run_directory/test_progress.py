@@ -291,7 +291,7 @@ def test_on_a_terminal_the_status_line_and_the_steps_share_the_screen():
     rows = [line.split() for line in screen.splitlines() if re.match(r" *\d+ +0.500 ", line)]
     assert [int(row[0]) for row in rows] == list(range(1, 200))
     assert {len(row) for row in rows} == {1 + len(COLUMNS)}
-    headers = [i for i, line in enumerate(screen.splitlines()) if line.split()[:2] == ["step", "ward"]]
+    headers = [i for i, line in enumerate(screen.splitlines()) if line.split()[:2] == ["step", "reward"]]
     assert len(headers) > 200 / 25, "the header is repeated before it would leave the screen"
     assert "step 199/200" in screen and "about" in screen and "sample of step 199: the worst one, reward 0.250" in screen
     run.stdin.write(b"\n")
