@@ -118,7 +118,9 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if isinstance(error, GMPOError) and not isinstance(error, StoppedRun):
             self.log_only(f"error: {error}")  # the command line prints it
-        elif error is not None and not isinstance(error, (StoppedRun, KeyboardInterrupt)):
+        elif isinstance(error, KeyboardInterrupt):
+            self.log_only(f"ended at once: {error or 'interrupted from the keyboard'}")
+        elif error is not None and not isinstance(error, StoppedRun):
             self.log_only("".join(traceback.format_exception(kind, error, trace)).rstrip())
         self.close()
 
@@ -167,6 +169,8 @@ class Progress:
                     self._log.flush()
                 except (OSError, ValueError):  # a full disk
                     self._log = None
+                except RuntimeError:  # a signal came within a write, and its handler has something to say
+                    pass
 
     def stage(self, name: str, total: int | None = None, unit: str = "") -> Stage:
         """`with progress.stage("sampling", 128, "responses") as stage: ... stage.update(done)`."""
@@ -301,6 +305,8 @@ class Progress:
                     self._file.flush()
                 except (OSError, ValueError):  # a closed pipe, a full disk, a closed file
                     self._broken = True
+                except RuntimeError:  # as in the log
+                    pass
 
     def _console_print(self, what: RenderableType) -> None:
         if self._broken:

@@ -16,7 +16,8 @@ def test_header_and_rows_line_up_and_all_columns_fit_a_terminal_of_80(width):
     top, bottom = layout.header()
     row, empty = layout.row(9999, METRICS), layout.row(1, {})
     assert not layout.left_out and len({len(top), len(bottom), len(row), len(empty)}) == 1 and len(row) <= width
-    assert bottom.split()[:3] == ["step", "reward", "acc." if width < 120 else "accuracy"] and ("ref." if width < 120 else "to reference") in bottom
+    words = ("acc.", "ref.") if width < 120 else ("accuracy", "to reference")
+    assert bottom.split()[:3] == ["step", "reward", words[0]] and words[1] in bottom
     assert empty.split() == ["1", *"-" * len(COLUMNS)]
 
 
