@@ -62,6 +62,7 @@ RANGES: dict[str, tuple[float, bool, float, bool]] = {
     "trainer.total_epochs": _AT_LEAST_1,
     "trainer.max_steps": _AT_LEAST_1,
     "trainer.threads": _AT_LEAST_1,
+    "trainer.log_samples": _AT_LEAST_0,
 }
 # keys whose -1 means "off" or "no limit"
 MINUS_1_OR_AT_LEAST_1 = ("data.val_batch_size", "trainer.save_limit", "worker.rollout.top_k")

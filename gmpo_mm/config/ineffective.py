@@ -43,7 +43,6 @@ LOCAL_ENGINE = {
     "worker.rollout.enable_chunked_prefill": "engine local: vLLM decides",
     "worker.rollout.disable_log_stats": "engine local: vLLM decides",
     "worker.rollout.disable_tqdm": "engine local: trainer.logger decides what the console shows",
-    "trainer.val_generations_to_log": "engine local: samples/ in the run directory holds every validation response",
     "data.filter_overlong_prompts_workers": "engine local: prompts are measured in this process",
 }
 EASYR1 = "engine easyr1: "
@@ -54,7 +53,6 @@ EASYR1_ENGINE = {
     "trainer.threads": EASYR1 + "Ray gives each worker its cores",
     "worker.actor.logits_dtype": EASYR1 + "its own head, in worker.actor.fsdp.mp_param_dtype",
     "algorithm.drop_zero_advantage": EASYR1 + "every rank passes all of its rows; the gradient is the same",
-    "trainer.val_generations_to_log": EASYR1 + "samples/ in the run directory holds every validation response",
     "worker.rollout.max_log_prob_gap": EASYR1 + "vLLM's log-probabilities are not handed on, so no gap is measured",
 }
 VERL_ON_CPU = dict.fromkeys(ON_CPU_IGNORED, "engine verl on the CPU: padded batches, float32, transformers samples")

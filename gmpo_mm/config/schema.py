@@ -266,6 +266,7 @@ class TrainerConfig:
     val_before_train: bool = True
     val_only: bool = False
     val_generations_to_log: int = 0
+    log_samples: int = 10  # ours: every so many steps a response is shown, and a table of them goes to trackers; 0: never
     save_freq: int = -1
     save_limit: int = -1
     save_model_only: bool = False

@@ -37,7 +37,7 @@ from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import CutLimits
 from gmpo_mm.training.offload import Offload
 from gmpo_mm.training.optimizer import build_optimizer
-from gmpo_mm.training.progress import Progress
+from gmpo_mm.training.progress import LOG_NAME, Progress
 from gmpo_mm.training.run_data import read_run_data, with_columns
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.sampling import EVALUATION_SEED, BatchMaker, Sampler
@@ -67,6 +67,7 @@ def train(
             overwrite=overwrite,
         ) as run,
     ):
+        progress.log_to(run.path / LOG_NAME, command)
         for note in (*notes, *run.notes):
             progress.log(note)
         _build(config, run, progress, device, dtype)

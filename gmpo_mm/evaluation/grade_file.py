@@ -337,6 +337,22 @@ def _has_bytes(value: Any) -> bool:
     return any(map(_has_bytes, value)) if isinstance(value, (list, tuple)) else isinstance(value, bytes)
 
 
+def report_json(report: GradeFileReport) -> dict[str, Any]:
+    """For programs: the numbers of all rows and of each group, the grader, and what was left out."""
+
+    def numbers(tally: Tally) -> dict[str, Any]:
+        return {
+            "rows": tally.rows, "responses": tally.samples, "accuracy": tally.accuracy, "statuses": dict(tally.statuses)
+        }  # fmt: skip
+
+    groups = {name: numbers(tally) for name, tally in report.groups.items()}
+    settings = report.settings
+    return {
+        "file": settings.file, **numbers(report.total), "by": settings.by, "groups": groups, "grader": report.stamp,
+        "out": settings.out, "notes": list(report.notes),
+    }  # fmt: skip
+
+
 def print_report(report: GradeFileReport, console: Console | None = None) -> None:
     """The table at the end: all rows, the groups, and the grader with the versions that its grades depend on."""
     console = console or Console()

@@ -44,7 +44,7 @@ def print_dry_run(loaded: LoadedConfig, *, print_config: bool = False) -> None:
     if distributed:
         rows |= {"engine": _distributed(config), "memory and time": "not planned here: see gmpo-mm plan FILE --gpu h100"}
     console.print(table(TITLE, rows.items()))  # before the rehearsal, which can take minutes on a CPU
-    details = None if distributed else _rehearse(config, counts, console)
+    details = None if distributed else rehearse(config, counts, console)
     if details is not None:
         console.print(table("Memory and time", summary(details)))
     for line in notes(loaded):
@@ -62,7 +62,7 @@ def print_dry_run(loaded: LoadedConfig, *, print_config: bool = False) -> None:
 
 def print_device_plan(config: Config, counts: RunPlan, console: Any, gpu: str | None, **lengths: int | None) -> None:
     """Memory and time on a card by its name, else on this machine's device."""
-    plan = _rehearse(config, counts, console, gpu, **lengths)
+    plan = rehearse(config, counts, console, gpu, **lengths)
     if isinstance(plan, str):
         console.print(plan, markup=False)
     else:
@@ -98,9 +98,10 @@ def reward_words(config: Config, records: Any | None) -> str:
     return f"{config.worker.reward.reward_function} ({function.reward_type}): {words}"
 
 
-def _rehearse(
+def rehearse(
     config: Config, counts: RunPlan, console: Any, gpu: str | None = None, **lengths: int | None
 ) -> CardPlan | str:
+    """Memory and time on a card by its name, else on this machine's device; a sentence where it can't be planned."""
     import torch
 
     from gmpo_mm.models.cards import card_of_this_machine, find_card

@@ -230,6 +230,25 @@ def notes(plan: CardPlan) -> Iterator[str]:
     yield f"Checked against a real card: {confirmed or 'no number yet'}."
 
 
+def plan_json(plan: CardPlan) -> dict[str, Any]:
+    """For programs: bytes by phase, seconds a step by phase (empty without a card), and whether it fits."""
+    found = plan.forecast
+    return {
+        "place": plan.place,
+        "fits": found.peak[1] <= found.capacity,
+        "peak_phase": found.peak[0],
+        "capacity_bytes": found.capacity,
+        "memory_bytes": {phase: peak.total for phase, peak in found.memory.items()},
+        "seconds": found.seconds,
+        "step_seconds": found.step_seconds if found.seconds else None,
+        "run_seconds": found.step_seconds * plan.plan.steps if found.seconds and plan.plan.steps else None,
+        "update_mfu": found.update_mfu if found.seconds else None,
+        "largest_micro_batch": found.largest,
+        "summary": dict(summary_rows(plan)),
+        "notes": list(notes(plan)),
+    }
+
+
 def print_plan(plan: CardPlan, console: Any) -> None:
     """Print it."""
     from rich.table import Table

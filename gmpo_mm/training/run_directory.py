@@ -3,6 +3,7 @@
     config.yaml        the resolved configuration
     environment.json   versions, commit, device, CPU, threads
     run.json           created, running, finished, interrupted or failed; last step; command; reason (rewritten whole)
+    run.log            everything that was printed, and other packages' warnings (progress.py)
     metrics.jsonl      appended, never truncated (metrics_file.py)
     samples/           step_N_train.jsonl, step_N_validation.jsonl
     checkpoints/       step_N, complete or absent (checkpoint.py)
@@ -58,6 +59,7 @@ FREE_KEYS = (
     "trainer.val_before_train",
     "trainer.val_only",
     "trainer.val_generations_to_log",
+    "trainer.log_samples",
     "trainer.ray_timeline",
     "ray_address",
     "trainer.nnodes",
@@ -244,7 +246,7 @@ class RunDirectory:
         try:
             if error is not None and self._run.get("begun") and not self._ended:
                 interrupted = isinstance(error, KeyboardInterrupt)
-                reason = "interrupted from the keyboard" if interrupted else f"{type(error).__name__}: {error}"
+                reason = str(error) or "interrupted from the keyboard" if interrupted else f"{type(error).__name__}: {error}"
                 with contextlib.suppress(TrainingError):  # when the disk is what failed, the error on its way says so
                     self.finish("interrupted" if interrupted else "failed", reason)
         finally:

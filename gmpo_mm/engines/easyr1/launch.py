@@ -26,7 +26,7 @@ from gmpo_mm.engines.local import configured_reward
 from gmpo_mm.engines.ray_cluster import check_cluster, connect, errors_of_workers
 from gmpo_mm.rewards.loading import RewardFunction
 from gmpo_mm.training.checkpoint_layout import fsdp_layout
-from gmpo_mm.training.progress import Progress
+from gmpo_mm.training.progress import LOG_NAME, Progress
 from gmpo_mm.training.run_data import read_run_data, with_columns
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.trackers import Trackers, check_trackers
@@ -74,6 +74,7 @@ def train(
             overwrite=overwrite,
         ) as run,
     ):
+        progress.log_to(run.path / LOG_NAME, command)
         for note in (*notes, *run.notes):
             progress.log(note)
         run.environment |= {"easyr1": version, "engine": "easyr1", **installed_packages()}
@@ -90,6 +91,7 @@ def train(
             run.begin(trainer.training_steps)
             _fit(trainer)
             run.finish()
+            trainer.watch.summary()
         progress.log(f"finished; everything is in {run.path}")
         return run.path
 
@@ -186,6 +188,7 @@ def _build(
         run=run,
         progress=progress,
         trackers=trackers,
+        samples_shown=(config.trainer.log_samples, config.trainer.val_generations_to_log),
         end_tokens=end_token_ids(model.model_path, tokenizer),
     )
 
@@ -204,6 +207,7 @@ def _fit(trainer: Any) -> None:
     try:
         with errors_of_workers():
             trainer.init_workers()
-            trainer.fit()
+            with trainer.stop.listening():
+                trainer.fit()
     finally:
         trainer.trackers.finish()

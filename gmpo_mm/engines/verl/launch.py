@@ -34,7 +34,7 @@ from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.loading import end_token_ids
 from gmpo_mm.models.processing import Processor, load_processor
 from gmpo_mm.training.checkpoint_layout import fsdp_layout
-from gmpo_mm.training.progress import Progress
+from gmpo_mm.training.progress import LOG_NAME, Progress
 from gmpo_mm.training.run_data import read_run_data, with_columns
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.trackers import Trackers, check_trackers
@@ -76,6 +76,7 @@ def train(
             overwrite=overwrite,
         ) as run,
     ):
+        progress.log_to(run.path / LOG_NAME, command)
         for note in (*notes, *run.notes):
             progress.log(note)
         run.environment |= {"verl": version, "engine": "verl", **installed_packages()}
@@ -240,6 +241,7 @@ def _train(
             verl_config, run=run, progress=progress, trackers=trackers, datasets=datasets,
             end_tokens=end_token_ids(model_path, processor.tokenizer), save_limit=config.trainer.save_limit,
             max_log_prob_gap=config.worker.rollout.max_log_prob_gap,
+            samples_shown=(config.trainer.log_samples, config.trainer.val_generations_to_log),
         )  # fmt: skip
         run.begin(total_steps)
         with errors_of_workers():
@@ -251,8 +253,10 @@ def _train(
                     teacher_client=trainer.get_teacher_client(),
                     reward_loop_worker_handles=trainer.get_reward_handles(),
                 )
-            trainer.fit(agents)
+            with trainer.stop.listening():
+                trainer.fit(agents)
         run.finish()
+        trainer.watch.summary()
         if config.trainer.ray_timeline is not None:
             ray.timeline(filename=config.trainer.ray_timeline)
     finally:
