@@ -15,6 +15,7 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullLocator
 from PIL.Image import Image
 
+from gmpo_mm.training.accuracy import accuracy_of
 from gmpo_mm.training.metrics_file import read_metrics
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"  # Okabe and Ito's, told apart by every eye
@@ -39,7 +40,10 @@ def _curve(lines: Sequence[dict[str, Any]], key: str) -> tuple[list[int], list[f
 def _draw_curves(axes: Any, train: Sequence[dict[str, Any]], validation: Sequence[dict[str, Any]]) -> None:
     reward, ratio, entropy, norm = axes
     reward.plot(*_curve(train, "reward/accuracy"), color=GREY, lw=1, label="training accuracy (T 1)")
-    reward.plot(*_curve(validation, "val/accuracy_reward"), "o-", color=BLUE, label="held-out Pass@1")
+    validated = accuracy_of({key: value for line in validation for key, value in line.items()})
+    if validated is not None:
+        words = "held-out Pass@1" if validated.is_share else "held-out mean accuracy"
+        reward.plot(*_curve(validation, validated.name), "o-", color=BLUE, label=words)
     reward.set(title="Accuracy", ylim=(0, 1.02), ylabel="share right")
     reward.legend(loc="lower right", fontsize=8)
     steps, low = _curve(train, "ratio/token_min")

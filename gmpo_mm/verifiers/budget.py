@@ -1,10 +1,16 @@
 """A bound of work, in steps and not in time: a grade must not depend on how busy the machine is."""
 
 import contextlib
+import math
 import threading
 from collections.abc import Iterator
 
-_local = threading.local()
+
+class _Local(threading.local):
+    left: float = math.inf
+
+
+_local = _Local()
 
 
 class OverBudget(Exception):
@@ -12,24 +18,18 @@ class OverBudget(Exception):
 
 
 @contextlib.contextmanager
-def budget(steps: int | None) -> Iterator[None]:
-    """Within it, `spend` raises OverBudget once `steps` are used up; None sets no bound.
-
-    A budget within a budget has no more than the outer one has left, and what it spends is taken from both.
-    """
-    outer = getattr(_local, "left", None)
-    given = min((one for one in (steps, outer) if one is not None), default=None)
-    _local.left = given
+def budget(steps: float | None) -> Iterator[None]:
+    """Within it, `spend` raises OverBudget once `steps` (or what an outer budget has left) are used up."""
+    outer = _local.left
+    given = _local.left = outer if steps is None else min(steps, outer)
     try:
         yield
     finally:
-        _local.left = outer if outer is None or given is None else outer - (given - max(_local.left, 0))
+        _local.left = outer if given == math.inf else outer - given + max(_local.left, 0)
 
 
 def spend(steps: int) -> None:
     """Take steps from this thread's budget."""
-    left = getattr(_local, "left", None)
-    if left is not None:
-        _local.left = left - steps
-        if left < steps:
-            raise OverBudget
+    _local.left -= steps
+    if _local.left < 0:
+        raise OverBudget

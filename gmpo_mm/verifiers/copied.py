@@ -1,18 +1,18 @@
 r"""Is an answer only an expression that stands in the problem, copied and not worked out?
 
-`99^2 + 99 + 1` equals 9901, but it is no answer to "What is $99^2+99+1$?". A prediction that is equal to the gold is such
-a copy where it has another form than the gold, something in it could still be computed, and it stands in the problem
-as a formula or a part of one (up to order, brackets and spelling, see `trees.canonical_tree`); or where it holds such a
-part that is the whole value: `|99^2 + 99 + 1| + 5 - 5`. With names in it, it is a copy where the gold has another
-form, such as the factors of a sum that the problem asks to factor.
+`99^2 + 99 + 1` equals 9901, but it is no answer to "What is $99^2+99+1$?". A right prediction is such a copy
+where it has another form than the gold, is not worked out, and stands in the problem as a formula or a part
+of one (up to order, brackets and spelling), or holds such a part that is the whole value:
+`|99^2 + 99 + 1| + 5 - 5`.
 """
 
+import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from functools import lru_cache, reduce
+from functools import lru_cache, partial, reduce
 from math import gcd
 
 from gmpo_mm.verifiers.budget import OverBudget, budget
@@ -39,47 +39,36 @@ _PARTS = re.compile(r"<=|>=|!=|[=<>,;:?]|\\approx|\\equiv|\\pmod|\\to(?![a-z])|\
 _REPEATS = re.compile(
     r"[\d.]+ ?\\(?:overline|bar|dot) ?\{?\d+\}?|\d+\.\d+ ?(?:\.\.\.|\\[lc]?dots)|\d?\.\d*\(\d+\)"
 )
-_LINKS = re.compile(r"=|\\approx")
-_DECIMAL = re.compile(r"\.\d")
 _SPACES = re.compile(r"[\s$]+")
-_MAX_RADICAND = 10**8
+
+_Done = Callable[[Tree], bool]
 
 
 def without_copies(
-    grades: Sequence[Grade],
-    golds: Sequence[Gold],
-    problems: Sequence[str | None] | None,
-    unevaluated: str,
+    grades: Sequence[Grade], golds: Sequence[Gold], problems: Sequence[str | None] | None, unevaluated: str
 ) -> list[Grade]:
-    """The grades, with `not_evaluated` for what is right only as a copy out of its problem; all as they are with `accept`."""
+    """The grades, with `not_evaluated` for what is right only as a copy; all as they are with `accept`."""
     if unevaluated not in ("accept", "reject"):
         raise ValueError(f"unevaluated={unevaluated!r} is not known; use 'accept' or 'reject'")
     if problems is None or unevaluated == "accept":
         return list(grades)
     if len(problems) != len(grades):
-        raise ValueError(
-            f"{len(problems)} problems for {len(grades)} predictions; give one problem for each prediction"
-        )
-    return [
-        replace(
-            grade, correct=False, status="not_evaluated", why="stands in the problem and is not worked out"
-        )
-        if grade.correct and problem and _is_copy(grade.extracted or "", gold, problem)
-        else grade
-        for grade, gold, problem in zip(grades, golds, problems, strict=True)
-    ]
-
-
-def _is_copy(prediction: str, gold: Gold, problem: str) -> bool:
-    texts = [gold] if isinstance(gold, str) else [str(text) for text in gold]
-    return all(stands_unevaluated(prediction, text, problem) for text in texts)
+        raise ValueError(f"{len(problems)} problems for {len(grades)} predictions; give one for each")
+    result = []
+    for grade, gold, problem in zip(grades, golds, problems, strict=True):
+        texts = [gold] if isinstance(gold, str) else [str(text) for text in gold]
+        answer, why = grade.extracted or "", "stands in the problem and is not worked out"
+        if grade.correct and problem and all(stands_unevaluated(answer, text, problem) for text in texts):
+            grade = replace(grade, correct=False, status="not_evaluated", why=why)
+        result.append(grade)
+    return result
 
 
 def stands_unevaluated(prediction: str, gold: str, problem: str) -> bool:
     """Whether a right prediction is such a copy; False for the gold itself and for what is no formula.
 
-    A list, set, tuple or matrix is one where a part of it is. An equation or inequality in names is one where all its
-    sides stand in the problem, or where the gold is solved (`x = -10`, `x < 6`, an interval) and it is not.
+    A list, set, tuple or matrix is one where a part of it is. An equation or inequality in names is one where
+    all its sides stand in the problem, or where the gold is solved (`x = -10`, `x < 6`) and it is not.
     """
     if len(prediction) > MAX_LENGTH:
         return False
@@ -88,63 +77,57 @@ def stands_unevaluated(prediction: str, gold: str, problem: str) -> bool:
         return True
     if text_key(canonical(prediction)) == text_key(canonical(gold)):
         return False
-    decimal_asked = bool(_DECIMAL.search(gold)) and "decimal" in problem
-    asked_node = parse(read(gold).text)
-    asked = list(_groups(asked_node))
-    solved = not any(_has_work(tree) for text in scalars(asked_node) if (tree := _parsed(text)))
+    done = partial(_is_worked_out, as_decimal="decimal" in problem and bool(re.search(r"\.\d", gold)))
+    gold_node = parse(read(gold).text)
+    asked = list(_groups(gold_node, _is_worked_out))
+    solved = not any(map(_has_work, map(_canonical, scalars(gold_node))))
     with budget(MAX_STEPS):
-        return any(
-            _is_copied(group, asked, solved, problem, decimal_asked)
-            for group in _groups(parse(read(prediction).text), decimal_asked)
-        )
+        groups = _groups(parse(read(prediction).text), done)
+        return any(_is_copied(group, asked, solved, problem, done) for group in groups)
 
 
 def _is_repeating_decimal(prediction: str, gold: str, problem: str) -> bool:
     """Whether an answer is made of the problem's `0.\\overline{73}` where another form is asked for."""
-    values = [piece for piece in _LINKS.split(prediction) if any(map(str.isdigit, piece))]
-    if _REPEATS.search(gold) or not all(map(_REPEATS.search, values)):
-        return False
+    values = [piece for piece in re.split(r"=|\\approx", prediction) if any(map(str.isdigit, piece))]
+    repeats = [_REPEATS.findall(piece) for piece in values]
     given = _SPACES.sub("", problem)
-    repeats = [_SPACES.sub("", found) for piece in values for found in _REPEATS.findall(piece)]
-    return bool(repeats) and all(found in given for found in repeats)
+    copied = all(_SPACES.sub("", text) in given for texts in repeats for text in texts)
+    return bool(values) and all(repeats) and copied and not _REPEATS.search(gold)
 
 
-def _groups(node: Node, decimal_asked: bool = False) -> Iterator[tuple[Tree, ...]]:
-    """Canonical trees of an answer's parts: one for a formula, and the sides together for an equation or inequality.
+def _groups(node: Node, done: _Done) -> Iterator[tuple[Tree, ...]]:
+    """Canonical trees of an answer's parts: of a formula, or of an equation's or inequality's sides.
 
     A chain of numbers is the value in it that is worked out, else the last. What is no formula is left out.
     """
-    tree = _formula(node)
-    if tree is not None:
-        yield (tree,)
-    if node.kind != "relation":
-        for item in node.items:
-            yield from _groups(item, decimal_asked)
-        return
     items = node.items
-    if set(node.operators) <= {"=", "\\approx"}:
-        while len(items) > 1 and asks_for(items[0].text):  # `N = ...`
-            items = items[1:]
-    sides = [side for item in items if (side := _formula(item))]
-    if len(sides) == len(items) and (set(node.operators) - {"=", "\\approx"} or any(map(variables, sides))):
-        yield tuple(sides)
+    if node.kind != "relation":
+        if tree := _formula(node):
+            yield (tree,)
+        for item in items:
+            yield from _groups(item, done)
+        return
+    equality = set(node.operators) <= {"=", "\\approx"}
+    while equality and len(items) > 1 and asks_for(items[0].text):  # `N = ...`
+        items = items[1:]
+    sides = tuple(side for item in items if (side := _formula(item)))
+    if len(sides) == len(items) and (not equality or any(map(variables, sides))):
+        yield sides
     elif sides:
-        yield (next((side for side in sides if _is_worked_out(side, decimal_asked)), sides[-1]),)
+        yield (next(filter(done, sides), sides[-1]),)
 
 
 def _formula(node: Node) -> Tree | None:
     """The canonical tree of a scalar, its unit aside."""
-    if node.kind != "scalar":
-        return None
-    return _parsed(split_unit(node.text)[0]) or _parsed(node.text)
+    return (_canonical(split_unit(node.text)[0]) or _canonical(node.text)) if node.kind == "scalar" else None
+
+
+def _canonical(text: str) -> Tree | None:
+    tree = _parsed(text)
+    return tree and canonical_tree(tree)
 
 
 def _parsed(text: str) -> Tree | None:
-    tree = _read(text)
-    return None if tree is None else canonical_tree(tree)
-
-
-def _read(text: str) -> Tree | None:
     try:
         return parse_expression(text.strip())
     except NotExpression:
@@ -152,128 +135,97 @@ def _read(text: str) -> Tree | None:
 
 
 def _is_copied(
-    sides: tuple[Tree, ...],
-    asked: Sequence[tuple[Tree, ...]],
-    solved: bool,
-    problem: str,
-    decimal_asked: bool,
+    sides: tuple[Tree, ...], asked: Sequence[tuple[Tree, ...]], solved: bool, problem: str, done: _Done
 ) -> bool:
     if any({*sides} == {*group} or (len(group) == 1 and group[0] in sides) for group in asked):
         return False
-    worked_out = [_is_worked_out(side, decimal_asked) for side in sides]
-    if all(worked_out):
-        return False
-    if solved and len(sides) > 1 and any(map(_has_work, sides)):
+    left = [side for side in sides if not done(side)]
+    if solved and left and len(sides) > 1 and any(map(_has_work, sides)):
         return True
     values = [group[0] for group in asked if len(group) == 1]
-    return all(
-        done or side in _forms_of(problem)[0] or _holds_copy(side, values, problem, decimal_asked)
-        for side, done in zip(sides, worked_out, strict=True)
-    )
+    forms, _ = _forms_of(problem)
+    return bool(left) and all(side in forms or _holds_copy(side, values, problem, done) for side in left)
 
 
-def _holds_copy(side: Tree, values: Sequence[Tree], problem: str, decimal_asked: bool) -> bool:
-    """Whether a part of a formula stands in the problem, is not worked out, and has one of the values but for its sign."""
-    parts = dict.fromkeys(_copied_parts(side, problem))
-    parts_left = [part for part in parts if not _is_worked_out(part, decimal_asked)][:MAX_PARTS]
+def _holds_copy(side: Tree, values: Sequence[Tree], problem: str, done: _Done) -> bool:
+    """Whether a part stands in the problem, is not worked out, and has one of the values but for its sign."""
+    parts = [part for part in dict.fromkeys(_copied_parts(side, problem)) if not done(part)]
+    wanted = [tree for value in values[:MAX_PARTS] for tree in (_plain(value), ("neg", _plain(value)))]
+    pairs = itertools.product(map(_plain, parts[:MAX_PARTS]), wanted)
     try:
-        return any(
-            same_trees(_plain(part), signed) is not False
-            for part in parts_left
-            for value in values[:MAX_PARTS]
-            for signed in (_plain(value), ("neg", _plain(value)))
-        )
+        return any(same_trees(part, tree) is not False for part, tree in pairs)
     except OverBudget:
         return True
 
 
-def _has_work(tree: Tree) -> bool:
-    """Whether a side of an equation or inequality computes with a name, as in `2x + 1`; `x` and `|x|` do not."""
-    inside = tree[2] if tree[:2] == ("fn", "abs") else tree
-    return bool(variables(tree)) and inside[0] not in ("var", "call")
+def _has_work(tree: Tree | None) -> bool:
+    """Whether a side of an equation computes with a name, as in `2x + 1`; `x` and `|x|` do not."""
+    if tree is None or not variables(tree):
+        return False
+    return (tree[2] if tree[:2] == ("fn", "abs") else tree)[0] not in ("var", "call")
 
 
 # Is it worked out?
 
 
-def _is_worked_out(form: Tree, decimal_asked: bool = False) -> bool:
-    """A name, a rational in lowest terms, one times a root or pi or e or i; sums of such, and these over an integer.
+def _is_worked_out(form: Tree, as_decimal: bool = False) -> bool:
+    """A name, a rational in lowest terms, that times a root or pi or e or i; sums, also over an integer.
 
     A fraction is not worked out where a decimal is asked for.
     """
     if form[0] == "var":
         return True
-    if decimal_asked and any(part[0] == "inverse" for part in subtrees(form)):
+    if as_decimal and any(part[0] == "inverse" for part in subtrees(form)):
         return False
-    whole, below = form, Fraction(1)
-    if form[0] == "mul" and len(form) == 3:  # a sum over an integer
-        factors = sorted(form[1:], key=lambda factor: factor[0] == "inverse")
-        if factors[0][0] == "add" and factors[1][0] == "inverse" and factors[1][1][0] == "num":
-            whole, below = factors[0], factors[1][1][1]
-    terms = [_read_term(term) for term in (whole[1:] if whole[0] == "add" else (whole,))]
-    read_terms = [term for term in terms if term is not None]
-    if len(read_terms) < len(terms) or len({rest for _, rest in read_terms}) < len(terms):
+    below = Fraction(1)
+    if form[0] == "mul" and len(form) == 3:
+        for total, divisor in (form[1:], form[:0:-1]):
+            if total[0] == "add" and divisor[0] == "inverse" and divisor[1][0] == "num":
+                form, below = total, divisor[1][1]
+    terms = form[1:] if form[0] == "add" else (form,)
+    read_terms = dict(filter(None, map(_read_term, terms)))  # what is multiplied, and its factor
+    if len(read_terms) < len(terms):
         return False
-    numbers = [number for number, _ in read_terms]
-    return below == 1 or (
-        all(number.denominator == 1 for number in (below, *numbers))
-        and gcd(int(below), *(number.numerator for number in numbers)) == 1
-    )
+    numbers = [below, *read_terms.values()]
+    whole = all(number.denominator == 1 for number in numbers)
+    return below == 1 or (whole and gcd(*map(int, numbers)) == 1)
 
 
-def _read_term(term: Tree) -> tuple[Fraction, tuple[Tree, ...]] | None:
-    """A number's rational factor, and what it is multiplied by; None where it is not worked out."""
+def _read_term(term: Tree) -> tuple[tuple[Tree, ...], Fraction] | None:
+    """What a number's rational factor is multiplied by, and that factor; None where it is not worked out."""
     factors = [factor for factor in (term[1:] if term[0] == "mul" else (term,)) if factor != MINUS_ONE]
-    above = [factor[1] for factor in factors if factor[0] == "num"]
-    below = [factor[1][1] for factor in factors if factor[0] == "inverse" and factor[1][0] == "num"]
-    others = [
-        factor
-        for factor in factors
-        if factor[0] != "num" and not (factor[0] == "inverse" and factor[1][0] == "num")
-    ]
-    if len(above) > 1 or len(below) > 1:
+    kinds = {_kind(factor): factor for factor in factors}
+    if None in kinds or len(kinds) < len(factors):
         return None
-    number = Fraction(above[0] if above else 1)
-    if below:
-        if below[0] == 0 or below[0].denominator != 1 or (number / below[0]).denominator != abs(below[0]):
-            return None
-        number /= below[0]
-    roots = [factor for factor in others if factor[0] == "pow" and factor[1][0] != "const"]
-    if len(roots) > 1 or not all(map(_is_free_root, roots)):
+    above, below = kinds.pop("above", ONE)[1], kinds.pop("below", ("inverse", ONE))[1][1]
+    if below != 1 and (below.denominator != 1 or not below or (above / below).denominator != abs(below)):
         return None
-    others = [factor for factor in others if factor not in roots]
-    kinds = [_constant(factor) for factor in others]
-    return (number, (*roots, *others)) if None not in kinds and len(set(kinds)) == len(kinds) else None
+    return tuple(kinds.values()), above / below
 
 
-def _constant(factor: Tree) -> str | None:
-    """Which constant a factor is a power of: pi, e, or i itself."""
+def _kind(factor: Tree) -> str | None:
+    """A number above or below, a root, or the constant whose power it is: a term has one of each."""
     inside = factor[1] if factor[0] == "inverse" else factor
-    if inside[0] == "pow" and inside[1] != ("const", "i") and inside[2][0] == "num":
-        inside = inside[1]
-    return str(inside[1]) if inside[0] == "const" and (inside is factor or inside[1] != "i") else None
-
-
-def _is_free_root(tree: Tree) -> bool:
-    """The root of an integer that no integer's power of its degree divides."""
-    if tree[1][0] != "num" or tree[2][0] != "inverse" or tree[2][1][0] != "num":
-        return False
-    value, degree = tree[1][1], tree[2][1][1]
-    if value.denominator != 1 or degree.denominator != 1 or degree < 2 or not 1 < value <= _MAX_RADICAND:
-        return False
-    factor = 2
-    while factor**degree <= value:
-        if value % factor**degree == 0:
-            return False
-        factor += 1
-    return True
+    if inside[0] == "num":
+        return "above" if inside is factor else "below"
+    base, exponent = inside[1:] if inside[0] == "pow" else (inside, ONE)
+    if base[0] == "const" and exponent[0] == "num" and (base is factor or base[1] != "i"):
+        return str(base[1])
+    if base[0] != "num" or inside is not factor or exponent[0] != "inverse" or exponent[1][0] != "num":
+        return None
+    # the root of an integer that no integer's power of its degree divides
+    value, degree = base[1], exponent[1][1]
+    if value.denominator != 1 or degree.denominator != 1 or degree < 2 or not 1 < value <= 10**8:
+        return None
+    divisors = range(2, round(value ** (1 / degree)) + 1)
+    return None if any(value % divisor**degree == 0 for divisor in divisors) else "root"
 
 
 # Does it stand in the problem?
 
 
 def _copied_parts(form: Tree, problem: str) -> Iterator[Tree]:
-    """Parts of a formula that stand in the problem, with what a sum or product has in common with one of the problem."""
+    """Parts that stand in the problem, with what a sum or product has in common with one of the problem."""
     forms, wholes = _forms_of(problem)
     for part in subtrees(form):
         if part[0] in BINDERS:  # its bound name is named for its place
@@ -281,10 +233,9 @@ def _copied_parts(form: Tree, problem: str) -> Iterator[Tree]:
         if part in forms:
             yield part
         for whole in wholes:
-            if part[0] == whole[0]:
-                common = Counter(part[1:]) & Counter(whole[1:])
-                if common.total() > 1:
-                    yield (part[0], *sorted(common.elements(), key=repr))
+            common = Counter(part[1:]) & Counter(whole[1:]) if part[0] == whole[0] else Counter[Tree]()
+            if common.total() > 1:
+                yield (part[0], *sorted(common.elements(), key=repr))
 
 
 def _plain(tree: Tree) -> Tree:
@@ -299,20 +250,18 @@ def _plain(tree: Tree) -> Tree:
 def _forms_of(problem: str) -> tuple[frozenset[Tree], tuple[Tree, ...]]:
     """Canonical trees of the problem's formulas and of their parts, and its sums and products."""
     found: dict[Tree, None] = {}
-    for text in _formulas(problem):
-        text = canonical(text)
+    for text in map(canonical, _formulas(problem)):
         outside_brackets = [piece for side in split(text, "relation")[0] for piece in split(side, "comma")[0]]
         for piece in dict.fromkeys((*outside_brackets, *_PARTS.split(text))):
-            tree = _read(piece.strip(" ,;:?")) or _read(piece.strip(" ().,;:?"))
+            tree = _parsed(piece.strip(" ,;:?")) or _parsed(piece.strip(" ().,;:?"))
             if tree is not None:
-                found |= dict.fromkeys(canonical_tree(part) for part in subtrees(tree))
+                found |= dict.fromkeys(map(canonical_tree, subtrees(tree)))
     return frozenset(found), tuple(tree for tree in found if tree[0] in ("add", "mul"))
 
 
-def _formulas(problem: str) -> list[str]:
+def _formulas(problem: str) -> Iterator[str]:
     """What stands between dollars or in displays, and what looks like a formula outside."""
-    inside = [next(group for group in match.groups() if group) for match in _MATHEMATICS.finditer(problem)]
-    outside = _PLAIN.findall(_ENVIRONMENT.sub(" ; ", _MATHEMATICS.sub(" ; ", problem)))
-    pieces = [piece for text in outside for piece in _WORDS.split(text)]
-    plain = [piece for piece in pieces if re.search(r"\d", piece)]
-    return [piece for text in inside for piece in _ENVIRONMENT.split(text) if piece.strip()] + plain
+    for match in _MATHEMATICS.finditer(problem):
+        yield from filter(str.strip, _ENVIRONMENT.split(match.group(match.lastindex or 0)))
+    for text in _PLAIN.findall(_ENVIRONMENT.sub(" ; ", _MATHEMATICS.sub(" ; ", problem))):
+        yield from (piece for piece in _WORDS.split(text) if re.search(r"\d", piece))

@@ -1,33 +1,31 @@
 """Value of a formula's tree at a point: exact where it is rational, else to as many bits as are asked for.
 
-Sizes are bounded: integers and rationals to MAX_BITS, factorials to MAX_FACTORIAL, other values to
-MAX_MAGNITUDE bits before or after the binary point; where names have values, to less. What lies beyond
-raises `TooLarge`; where there is no value, `OutsideDomain`.
+Sizes are bounded, where names have values more tightly. What lies beyond raises `TooLarge`; where there is no
+value, `OutsideDomain`.
 """
 
 import math
+import operator
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
-import mpmath
+from mpmath import MPContext
+from mpmath.libmp import from_int, mpf_nthroot, round_nearest, to_int
 
 from gmpo_mm.verifiers.budget import spend
 from gmpo_mm.verifiers.trees import Tree
 
-MAX_BITS = 1 << 17
-MAX_BITS_AT_A_POINT = 1 << 14
+MAX_BITS = 1 << 17  # of the numerator and the denominator of a rational value
 FIRST_BITS = 256  # of a first evaluation; its zeros may be small numbers, those of a later one are zeros
-MAX_FACTORIAL = 10_000
-MAX_FACTORIAL_AT_A_POINT = 1_000
-MAX_MAGNITUDE = 20_000
-MAX_MAGNITUDE_AT_A_POINT = 700
 BRANCHING = frozenset({"floor", "ceil", "abs", "max", "min", "mod", "gcd"})
 """Kinds and functions of which `Evaluator.branches` records the case that was taken."""
 
 _NEAR_AN_INTEGER = Fraction(1, 1 << 32)
+_AT_ZERO = dict.fromkeys(("sin", "tan", "sinh", "tanh", "arcsin", "arctan"), 0)
+_AT_ZERO |= dict.fromkeys(("cos", "cosh", "exp", "sec"), 1)
 
 Environment = Mapping[str, Fraction]
 
@@ -49,14 +47,9 @@ def context(bits: int) -> Any:
     if bits not in contexts:
         if len(contexts) > 64:
             contexts.clear()
-        contexts[bits] = mpmath.MPContext()
+        contexts[bits] = MPContext()
         contexts[bits].prec = bits
     return contexts[bits]
-
-
-def evaluate_tree(tree: Tree, environment: Environment, in_complex: bool, bits: int) -> Any:
-    """A Fraction where the value is rational and known, else a number of mpmath."""
-    return Evaluator(environment, in_complex, bits).evaluate(tree)
 
 
 class Evaluator:
@@ -72,29 +65,21 @@ class Evaluator:
         self.environment = environment
         self.in_complex = in_complex
         self.context = context(bits)
-        self.max_bits = MAX_BITS_AT_A_POINT if environment else MAX_BITS
-        self.max_magnitude = MAX_MAGNITUDE_AT_A_POINT if environment else MAX_MAGNITUDE
-        self.max_factorial = MAX_FACTORIAL_AT_A_POINT if environment else MAX_FACTORIAL
-        self.spread = 0
-        self.steps = 0
+        self.max_bits, self.max_magnitude, self.max_factorial = (
+            (1 << 14, 700, 1_000) if environment else (MAX_BITS, 20_000, 10_000)
+        )
+        self.spread = self.steps = 0
         self.unsure = False
         self.branches: list[tuple[int, Any]] = []
 
     def evaluate(self, tree: Tree) -> Any:
-        """The value of a tree; OutsideDomain where there is none. Its steps are the budget's to bound."""
+        """A Fraction where the value is rational and known, else mpmath's number; takes from the budget."""
         try:
             value = self.value(tree)
-            spend(self.steps * (1 + self.context.prec // 512))
-            return value
-        except (
-            ZeroDivisionError,
-            ValueError,
-            OverflowError,
-            TypeError,
-            RecursionError,
-            mpmath.libmp.ComplexResult,
-        ) as error:
+        except (ZeroDivisionError, ValueError, OverflowError, TypeError, RecursionError) as error:
             raise OutsideDomain("no value") from error
+        spend(self.steps * (1 + self.context.prec // 512))
+        return value
 
     def value(self, tree: Tree) -> Any:
         kind = tree[0]
@@ -104,19 +89,15 @@ class Evaluator:
         if kind == "var":
             return self.environment[tree[1]]
         if kind == "const":
-            return {"pi": self.context.pi, "e": self.context.e, "i": self.context.j}[
-                tree[1]
-            ] * self.context.one
-        method = getattr(self, f"_{kind}", None)
-        if method is None:
+            return self.context.one * getattr(self.context, "j" if tree[1] == "i" else tree[1])
+        if kind not in _OPERATIONS:
             raise OutsideDomain(f"{kind} has no value here")
-        result = method(tree)
+        result = _OPERATIONS[kind](self, tree)
         if isinstance(result, (Fraction, int)):
             result = Fraction(result)
             if _bits(result) > self.max_bits:
                 raise TooLarge("number too large")
-            return result
-        if not self.context.isfinite(result) or self.magnitude(result) > self.max_magnitude:
+        elif not self.context.isfinite(result) or self.magnitude(result) > self.max_magnitude:
             raise TooLarge("too large")
         return result
 
@@ -134,14 +115,11 @@ class Evaluator:
             self.spread = max(self.spread, _bits(value))
         return result
 
-    def numbers(self, tree: Tree) -> list[Any]:
-        """Values of all children: all exact, or all numbers of the context."""
-        values = [self.value(child) for child in tree[1:]]
-        return (
-            values
-            if all(isinstance(value, Fraction) for value in values)
-            else [self.number(value) for value in values]
-        )
+    def numbers(self, trees: Iterable[Tree]) -> list[Any]:
+        """Values of trees: all exact, or all numbers of the context."""
+        values = [self.value(tree) for tree in trees]
+        exact = all(isinstance(value, Fraction) for value in values)
+        return values if exact else [self.number(value) for value in values]
 
     def magnitude(self, value: Any) -> int:
         """Bits before or after the binary point."""
@@ -161,13 +139,17 @@ class Evaluator:
         self.unsure = True
         return True
 
-    def integer(self, tree: Tree, largest: int | None = None) -> int:
-        value = self.whole(self.value(tree))
-        if value is None:
-            raise OutsideDomain("not an integer")
-        if largest is not None and abs(value) > largest:
-            raise TooLarge("integer beyond the bounds")
-        return value
+    def integers(self, trees: Iterable[Tree], largest: float = math.inf) -> list[int]:
+        """Values of trees, which must be integers no larger than that."""
+        values = []
+        for tree in trees:
+            value = self.whole(self.value(tree))
+            if value is None:
+                raise OutsideDomain("not an integer")
+            if abs(value) > largest:
+                raise TooLarge("integer beyond the bounds")
+            values.append(value)
+        return values
 
     def whole(self, value: Any) -> int | None:
         """The integer that a value is, rounding of irrational steps aside; None where it is none."""
@@ -186,25 +168,15 @@ class Evaluator:
             raise OutsideDomain("not real")
         return value if isinstance(value, Fraction) else self.context.re(value)
 
-    def _add(self, tree: Tree) -> Any:
-        a, b = self.numbers(tree)
-        return a + b
+    def branch(self, tree: Tree, case: Any) -> Any:
+        self.branches.append((id(tree), case))
+        return case
 
-    def _neg(self, tree: Tree) -> Any:
-        return -self.value(tree[1])
-
-    def _mul(self, tree: Tree) -> Any:
-        a, b = self.numbers(tree)
-        return a * b
-
-    def _div(self, tree: Tree) -> Any:
-        top, bottom = self.numbers(tree)
+    def quotient(self, tree: Tree) -> Any:
+        top, bottom = self.numbers(tree[1:])
         if self.is_zero(bottom) and (bottom == 0 or self.context.prec > FIRST_BITS):
             raise OutsideDomain("division by zero")
         return top / bottom
-
-    def _pow(self, tree: Tree) -> Any:
-        return self.power(self.value(tree[1]), self.value(tree[2]))
 
     def power(self, base: Any, exponent: Any) -> Any:
         if base == 0:
@@ -218,49 +190,39 @@ class Evaluator:
         if not isinstance(exponent, Fraction) and not self.in_complex and base < 0:
             whole = self.whole(exponent)
             exponent = exponent if whole is None else Fraction(whole)
-        odd = exponent.denominator % 2 == 1 if isinstance(exponent, Fraction) else False
-        negative = odd and exponent.numerator % 2 == 1
+        odd = isinstance(exponent, Fraction) and exponent.denominator % 2 == 1
+        sign = -1 if odd and exponent.numerator % 2 else 1
         base, exponent = self.number(base), self.number(exponent)
         if self.magnitude(exponent) > 60 or self.magnitude(base) * abs(exponent) > self.max_magnitude:
             raise TooLarge("power too large")
         if self.in_complex or base > 0:
             return base**exponent
-        if odd:  # the real root of a negative number
-            size = (-base) ** exponent
-            return -size if negative else size
-        raise OutsideDomain("power of a negative number")
+        if not odd:
+            raise OutsideDomain("power of a negative number")
+        return sign * (-base) ** exponent  # the real root of a negative number
 
     def rational_power(self, base: Fraction, exponent: Fraction) -> Fraction | None:
         """The power where it is rational and that is known; bounded before it is computed."""
-        if exponent.denominator != 1:
-            root = (
-                _exact_root(base, exponent.denominator) if base > 0 and exponent.denominator <= 16 else None
-            )
-            return None if root is None else self.rational_power(root, Fraction(exponent.numerator))
-        if base in (1, -1):
-            return base if exponent.numerator % 2 else Fraction(1)
-        if max(_bits(base) - 1, 1) * abs(exponent.numerator) > self.max_bits:
+        power, degree = exponent.numerator, exponent.denominator
+        root = base if degree == 1 else _exact_root(base, degree) if base > 0 and degree <= 64 else None
+        if root is None or root in (1, -1):
+            return root if root is None or power % 2 else Fraction(1)
+        if max(_bits(root) - 1, 1) * abs(power) > self.max_bits:
             raise TooLarge("power too large")
-        return base**exponent.numerator
+        return root**power
 
-    def _root(self, tree: Tree) -> Any:
-        base, degree = self.value(tree[1]), self.integer(tree[2], 64)
+    def root(self, tree: Tree) -> Any:
+        base, (degree,) = self.value(tree[1]), self.integers(tree[2:], 64)
         if degree < 2:
             raise OutsideDomain("degree of a root")
-        exact = _exact_root(abs(base), degree) if isinstance(base, Fraction) else None
-        if exact is not None and (base >= 0 or (degree % 2 == 1 and not self.in_complex)):
-            return exact if base >= 0 else -exact
-        base = self.number(base)
-        if self.in_complex:
-            return self.context.sqrt(base) if degree == 2 else self.power(base, self.context.one / degree)
-        if base < 0 and degree % 2 == 0:
-            if self.is_zero(base):
-                return Fraction(0)
-            raise OutsideDomain("root of a negative number")
-        size = self.context.sqrt(abs(base)) if degree == 2 else self.context.nthroot(abs(base), degree)
-        return -size if base < 0 else size
+        if not self.in_complex and base < 0 and degree % 2 == 0 and self.is_zero(base):
+            return Fraction(0)
+        if self.in_complex or base <= 0:
+            return self.power(base, Fraction(1, degree))
+        exact = _exact_root(base, degree) if isinstance(base, Fraction) else None
+        return self.context.nthroot(self.number(base), degree) if exact is None else exact
 
-    def logarithm(self, value: Any) -> Any:
+    def ln(self, value: Any) -> Any:
         if value == 1:
             return Fraction(0)
         value = self.number(value)
@@ -268,56 +230,27 @@ class Evaluator:
             raise OutsideDomain("logarithm")
         return self.context.ln(value)
 
-    def _log(self, tree: Tree) -> Any:
-        bottom = self.number(self.logarithm(self.value(tree[2])))
-        if bottom == 0:
-            raise OutsideDomain("logarithm to base 1")
-        return self.number(self.logarithm(self.value(tree[1]))) / bottom
-
-    def _factorial(self, tree: Tree) -> Any:
-        n = self.integer(tree[1], self.max_factorial)
-        if n < 0:
-            raise OutsideDomain("factorial of a negative number")
-        return math.factorial(n)
-
-    def _binom(self, tree: Tree) -> Any:
-        n, k = (self.integer(child, self.max_factorial) for child in tree[1:])
+    def binomial(self, tree: Tree) -> int:
+        n, k = self.integers(tree[1:], self.max_factorial)
         if not 0 <= k <= n:
             raise OutsideDomain("binomial coefficient")
         return math.comb(n, k)
 
-    def _mod(self, tree: Tree) -> Any:
-        a, b = (self.integer(child) for child in tree[1:])
+    def remainder(self, tree: Tree) -> int:
+        a, b = self.integers(tree[1:])
         if b <= 0:
             raise OutsideDomain("modulus")
-        self.branches.append((id(tree), a // b))
+        self.branch(tree, a // b)
         return a % b
 
-    def _gcd(self, tree: Tree) -> Any:
-        result = math.gcd(*(self.integer(child) for child in tree[1:]))
-        self.branches.append((id(tree), result))
-        return result
-
-    def _lcm(self, tree: Tree) -> Any:
-        return math.lcm(*(self.integer(child, 1 << 64) for child in tree[1:]))
-
-    def _max(self, tree: Tree) -> Any:
-        return self.extreme(tree, max)
-
-    def _min(self, tree: Tree) -> Any:
-        return self.extreme(tree, min)
-
-    def extreme(self, tree: Tree, choose: Any) -> Any:
-        values = [self.real(value) for value in self.numbers(tree)]
-        result = choose(values)
+    def extreme(self, tree: Tree) -> Any:
+        values = [self.real(value) for value in self.numbers(tree[1:])]
+        result = max(values) if tree[0] == "max" else min(values)
         if values.count(result) == 1:
-            self.branches.append((id(tree), values.index(result)))
+            self.branch(tree, values.index(result))
         return result
 
-    def _degrees(self, tree: Tree) -> Any:
-        return self.number(self.value(tree[1])) * self.context.pi / 180
-
-    def _call(self, tree: Tree) -> Any:
+    def unknown(self, tree: Tree) -> Any:
         """An unknown function: some smooth one of its name and all arguments, and no sum over them."""
         seed = zlib.crc32(str(tree[1]).encode()) % 1_000_003 + 1
         total = self.context.mpf(seed) / 997
@@ -328,38 +261,24 @@ class Evaluator:
             total = self.context.sin(total * place + value) + (total + 1) * value / (place + 5)
         return total
 
-    def _fn(self, tree: Tree) -> Any:
+    def function(self, tree: Tree) -> Any:
         name, context = tree[1], self.context
         value = self.value(tree[2])
         if name == "ln":
-            return self.logarithm(value)
+            return self.ln(value)
         if name in ("floor", "ceil"):
-            rounded = self._rounded(name, self.real(value))
-            self.branches.append((id(tree), rounded))
-            return rounded
+            return self.branch(tree, self.rounded(name, self.real(value)))
         if name == "abs":
             if value != 0 and (isinstance(value, Fraction) or context.im(value) == 0):
-                self.branches.append(
-                    (id(tree), value > 0 if isinstance(value, Fraction) else context.re(value) > 0)
-                )
+                self.branch(tree, self.real(value) > 0)
             return abs(value)
-        if value == 0 and name in (
-            "sin",
-            "tan",
-            "sinh",
-            "tanh",
-            "arcsin",
-            "arctan",
-            "cos",
-            "cosh",
-            "exp",
-            "sec",
-        ):
-            return Fraction(int(name in ("cos", "cosh", "exp", "sec")))
+        if value == 0 and name in _AT_ZERO:
+            return _AT_ZERO[name]
         value = self.number(value)
-        if self.magnitude(value) > 12 and name in ("exp", "sinh", "cosh", "tanh") and abs(value) > 4096:
+        size = self.magnitude(value)
+        if name in ("exp", "sinh", "cosh", "tanh") and size > 12 and abs(value) > 4096:
             raise TooLarge("exponential too large")
-        if self.magnitude(value) > 64 and name != "arctan":
+        if size > 64 and name != "arctan":
             raise TooLarge("argument too large")
         if name == "tanh":  # nearer to 1 than its argument shows
             self.spread = max(self.spread, min(int(3 * abs(value)), self.max_magnitude))
@@ -368,22 +287,41 @@ class Evaluator:
             bottom = cosine if name in ("sec", "tan") else sine
             if self.is_zero(bottom):
                 raise OutsideDomain("pole")
-            return {"cot": cosine, "sec": 1, "csc": 1, "tan": sine}[name] / bottom
-        if name in ("arcsin", "arccos"):
-            if not self.in_complex and abs(value) > 1:
-                raise OutsideDomain("inverse function")
-            return context.asin(value) if name == "arcsin" else context.acos(value)
-        return getattr(context, "atan" if name == "arctan" else name)(value)
+            return {"cot": cosine, "tan": sine}.get(name, 1) / bottom
+        if name in ("arcsin", "arccos") and not self.in_complex and abs(value) > 1:
+            raise OutsideDomain("inverse function")
+        return getattr(context, name.replace("arc", "a"))(value)
 
-    def _rounded(self, name: str, value: Any) -> int:
+    def rounded(self, name: str, value: Any) -> int:
         whole = self.whole(value)
         if whole is not None:
             return whole
-        if not isinstance(value, Fraction) and self.magnitude(value) > self.context.prec // 2:
-            raise TooLarge("no digits behind the point are known")
         if isinstance(value, Fraction):
             return math.floor(value) if name == "floor" else math.ceil(value)
-        return int(self.context.floor(value) if name == "floor" else self.context.ceil(value))
+        if self.magnitude(value) > self.context.prec // 2:
+            raise TooLarge("no digits behind the point are known")
+        return int(getattr(self.context, name)(value))
+
+
+_OPERATIONS: dict[str, Callable[[Evaluator, Tree], Any]] = {
+    "add": lambda at, tree: operator.add(*at.numbers(tree[1:])),
+    "neg": lambda at, tree: -at.value(tree[1]),
+    "mul": lambda at, tree: operator.mul(*at.numbers(tree[1:])),
+    "div": Evaluator.quotient,
+    "pow": lambda at, tree: at.power(at.value(tree[1]), at.value(tree[2])),
+    "root": Evaluator.root,
+    "log": lambda at, tree: operator.truediv(*(at.number(at.ln(at.value(child))) for child in tree[1:])),
+    "factorial": lambda at, tree: math.factorial(*at.integers(tree[1:], at.max_factorial)),
+    "binom": Evaluator.binomial,
+    "mod": Evaluator.remainder,
+    "gcd": lambda at, tree: at.branch(tree, math.gcd(*at.integers(tree[1:]))),
+    "lcm": lambda at, tree: math.lcm(*at.integers(tree[1:], 1 << 64)),
+    "max": Evaluator.extreme,
+    "min": Evaluator.extreme,
+    "degrees": lambda at, tree: at.number(at.value(tree[1])) * at.context.pi / 180,
+    "call": Evaluator.unknown,
+    "fn": Evaluator.function,
+}
 
 
 def _bits(value: Fraction) -> int:
@@ -392,16 +330,11 @@ def _bits(value: Fraction) -> int:
 
 def _exact_root(value: Fraction, degree: int) -> Fraction | None:
     """The rational root of a rational number that is not negative; None where there is none."""
-    top, bottom = _integer_root(value.numerator, degree), _integer_root(value.denominator, degree)
-    return None if top is None or bottom is None else Fraction(top, bottom)
-
-
-def _integer_root(value: int, degree: int) -> int | None:
-    if degree == 2:
-        guess = math.isqrt(value)
-        return guess if guess * guess == value else None
-    low, high = 0, 1 << (value.bit_length() // degree + 1)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if middle**degree < value else (low, middle)
-    return low if low**degree == value else None
+    roots = []
+    for part in (value.numerator, value.denominator):
+        bits = part.bit_length() // degree + 32
+        near = from_int(math.isqrt(part)) if degree == 2 else mpf_nthroot(from_int(part), degree, bits)
+        roots.append(to_int(near, round_nearest))
+        if roots[-1] ** degree != part:
+            return None
+    return Fraction(*roots)

@@ -22,23 +22,15 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 
-from gmpo_mm.verifiers.calculus import Calculus
-from gmpo_mm.verifiers.tokens import (
-    CLOSING,
-    GREEK,
-    NotExpression,
-    is_number,
-    is_symbol,
-    starts_name,
-    tokens_of,
-)
+from gmpo_mm.verifiers.tokens import SIDES, NotExpression, derivative_name, tokens_of
 from gmpo_mm.verifiers.trees import OF_SEVERAL, ONE, TWO, Tree, depth, replaced
 
 __all__ = ["NotExpression", "parse_expression"]
 
-MAX_EXPONENT_OF_TEN = 400
+MAX_DEPTH = 40  # brackets and commands within each other
 MAX_PARTS = 150  # of one sum or product: each is one level of the tree, which recursive functions walk
 
+_CLOSING = {"(": ")", "{": "}", "[": "]", "⌊": "⌋", "⌈": "⌉", "⟬": "⟭"}
 _INVERTIBLE = frozenset(str.split("sin cos tan cot sec csc sinh cosh tanh"))  # `\sin^{-1}` is the arc sine
 _RARE = {
     "coth": r"\frac{1}{\tanh(x)}", "sech": r"\frac{1}{\cosh(x)}", "csch": r"\frac{1}{\sinh(x)}",
@@ -52,14 +44,13 @@ _FUNCTIONS = _INVERTIBLE | _RARE.keys() | _RENAMED.keys() | set(_RENAMED.values(
 _FUNCTIONS |= set(str.split("ln exp abs floor ceil log lg"))
 _UNKNOWN_FUNCTIONS = frozenset("fgFG")
 _USUAL_ARGUMENTS = frozenset("xyztnksuabeifgFG")  # `g(L - x)` is the product that physics has in mind
-# What makes an application of a name before it, alone in a bracket, its tokens joined without braces.
+# Alone in a bracket, it makes an application of the name before it.
 _NUMBER_ALONE = re.compile(r"-?(?:(?:[\d.]+|\d*\\pi)(?:/\d+)?|\\frac(?:\d+|\d*\\pi\d+)|\\infty)")
-_NAME_ALONE = re.compile(rf"(?:[A-Za-z]|\\(?:{'|'.join(GREEK)}))(?:_\w+)?")
 _PROPER_FRACTION = re.compile(r"(?:\\frac (?:{ (\d+) } { (\d+) }|(\d)(\d))|(\d+) / (\d+))(?= |$)")
-_ENDS_PRODUCT = frozenset(["", *"+-^)}],⌋⌉⟭=", "\\choose", "\\pmod", "\\to", "\\rightarrow"])
+_ENDS_PRODUCT = SIDES.union(["", *"+-^)}],⌋⌉⟭=", "\\choose", "\\pmod", "\\to", "\\rightarrow"])
 _ENDS_ARGUMENT = frozenset("\\" + name for name in (*_FUNCTIONS, *OF_SEVERAL, "sum", "prod", "int", "lim"))
 _ENDS_ARGUMENT |= {"(", "*"}
-_SIDE_OF_LIMIT = re.compile(r"\^(?:[+-]|{[+-]})}")
+_OPERATORS = {"*": "mul", "/": "div", "\\bmod": "mod", "\\mod": "mod"}
 _POSTFIX: dict[str, Callable[[Tree], Tree]] = {
     "!": lambda tree: ("factorial", tree),
     "%": lambda tree: ("div", tree, ("num", Fraction(100))),
@@ -73,42 +64,67 @@ def parse_expression(text: str) -> Tree:
     return _Parser(tokens_of(text)).parse()
 
 
-def _literal(token: str) -> Tree:
-    mantissa, _, exponent = token.lower().partition("e")
-    if exponent and abs(int(exponent)) > MAX_EXPONENT_OF_TEN:
-        raise NotExpression("exponent out of bounds")
-    return ("num", Fraction(mantissa.rstrip(".")) * Fraction(10) ** int(exponent or 0))
+def _is_number(token: str) -> bool:
+    return token[:1].isdecimal() or token[:1] == "."
 
 
-def _is_named(tree: Tree) -> bool:
-    """Whether a tree is a name, a power of one, or a product of such."""
-    if tree[0] == "pow":
-        return _is_named(tree[1])
-    return tree[0] in ("var", "const") or (tree[0] == "mul" and _is_named(tree[1]) and _is_named(tree[2]))
+def _is_name(token: str) -> bool:
+    return token[:1] == "@"
 
 
-class _Parser(Calculus):
+class _Parser:
     """sum := product (+|- product)*; product := factor (*|/|factor)*; factor := atom (^ atom | !)*."""
 
+    def __init__(self, tokens: list[str]) -> None:
+        self.tokens = [*tokens, "", "", ""]  # `peek` may look behind the last one
+        self.position = 0
+        self.depth = 0
+        self.bars = 0  # how many `|` are open in this bracket
+        self.bound: list[str] = []  # names that the sums and products around this place bind
+        # Of each integral around this place: the name, where `\frac{dx}{x}` has said it.
+        self.differentials: list[str | None] = []
+
+    def peek(self, ahead: int = 0) -> str:
+        return self.tokens[self.position + ahead]
+
+    def take(self, *expected: str) -> str:
+        """The next token, which must be one of those expected; any, where none is named."""
+        token = self.peek()
+        if not token or (expected and token not in expected):
+            raise NotExpression("formula ends early")
+        self.position += 1
+        return token
+
+    def skips(self, token: str) -> bool:
+        """Whether a token is ahead; it is taken."""
+        found = self.peek() == token
+        self.position += found
+        return found
+
+    def name(self) -> str:
+        token = self.take()
+        if not _is_name(token):
+            raise NotExpression(f"{token} is no name")
+        return token[1:]
+
+    def deeper(self) -> None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise NotExpression("nested too deep")
+
     def parse(self) -> Tree:
-        tree = self.sum_or_choice()
+        tree = self.sum()
         if self.skips("\\pmod"):
             tree = ("residue", tree, self.atom())
         if self.peek() or depth(tree) > MAX_PARTS:
             raise NotExpression("text after the formula, or too many terms or factors")
         return tree
 
-    def sum_or_choice(self) -> Tree:
-        r"""A sum, or `2n \choose n`."""
-        tree = self.sum()
-        return ("binom", tree, self.sum()) if self.skips("\\choose") else tree
-
     def sum(self) -> Tree:
         tree = self.term()
         while self.peek() in ("+", "-"):
-            operator, term = self.take(), self.term()
-            tree = ("add", tree, term if operator == "+" else ("neg", term))
-        return tree
+            tree = ("add", tree, self.term())
+        return ("binom", tree, self.sum()) if self.skips("\\choose") else tree
 
     def term(self) -> Tree:
         return self.signed(self.product)
@@ -126,54 +142,44 @@ class _Parser(Calculus):
         while (token := self.peek()) not in _ENDS_PRODUCT and not self.at_differential():
             if token == "|" and (self.bars or in_argument):
                 break
-            if in_argument and (token in _ENDS_ARGUMENT or (token == "/" and not is_number(self.peek(1)))):
+            if in_argument and (token in _ENDS_ARGUMENT or (token == "/" and not _is_number(self.peek(1)))):
                 break
-            if token in ("*", "/"):
-                self.take()
-                right = self.signed(self.factor)
-                while (
-                    token == "/"
-                    and is_symbol(self.peek())
-                    and not self.at_differential()
-                    and _is_named(right)
-                ):
-                    right = ("mul", right, self.factor())
-                tree = ("mul" if token == "*" else "div", tree, right)
-            elif token in ("\\bmod", "\\mod"):
-                self.take()
-                tree = ("mod", tree, self.factor())
-            else:
+            if token not in _OPERATORS:
                 self.check_no_number_follows()
                 tree = ("mul", tree, self.factor())
+                continue
+            self.take()
+            over_names = token == "/" and _is_name(self.peek())
+            right = self.signed(self.factor)
+            while over_names and self.at_another_name():
+                right = ("mul", right, self.factor())
+            tree = (_OPERATORS[token], tree, right)
         return tree
+
+    def at_another_name(self) -> bool:
+        behind_name = self.peek(-1) != ")" and self.peek(-1) not in _POSTFIX
+        return behind_name and _is_name(self.peek()) and self.peek() != "@\\pi" and not self.at_differential()
 
     def check_no_number_follows(self) -> None:
         """`n 2^n` and `2^6 3^5` are products; `2 3`, `x 3` and `2{3x}` are two things side by side."""
         braces = 0
         while self.peek(braces) == "{":
             braces += 1
-        if is_number(self.peek(braces)):
+        if _is_number(self.peek(braces)):
             *before, last = ["", *self.tokens[: self.position]][-2:]
-            follows_number = is_number(last) and before not in (["^"], ["_"])
+            follows_number = _is_number(last) and before not in (["^"], ["_"])
             behind = self.tokens[self.position + braces + 1 :][: braces + 1]
             if follows_number or behind != [*"}" * braces, "^"]:
                 raise NotExpression("two numbers side by side")
 
     def factor(self) -> Tree:
         tree = self.atom()
-        while True:
-            if self.peek() in _POSTFIX:
-                tree = _POSTFIX[self.take()](tree)
-                if self.peek() in _POSTFIX:
-                    raise NotExpression("two signs behind a value")
-            elif self.peek() == "^" and not _SIDE_OF_LIMIT.match("".join(self.tokens[self.position :][:5])):
-                self.take()
-                exponent = self.exponent()
-                if self.peek() == "_" and tree[0] == "var" and "_" not in tree[1]:  # `v^2_0`
-                    tree = ("var", tree[1] + self.suffix())
-                tree = ("pow", tree, exponent)
-            else:
-                return tree
+        while (token := self.peek()) == "^" or token in _POSTFIX:
+            self.take()
+            tree = ("pow", tree, self.exponent()) if token == "^" else _POSTFIX[token](tree)
+            if token in _POSTFIX and self.peek() in _POSTFIX:
+                raise NotExpression("two signs behind a value")
+        return tree
 
     def exponent(self) -> Tree:
         self.deeper()
@@ -184,27 +190,25 @@ class _Parser(Calculus):
         return tree
 
     def script(self) -> Tree:
-        """What stands above or below: a group, or one atom with its sign; the 0 of `x^n_0` is below the x."""
-        if is_symbol(self.peek()) and self.peek(1) == "_":
-            return ("var", self.take())
+        """What stands above or below: a group, or one atom with its sign."""
         return self.group() if self.peek() == "{" else self.signed(self.atom)
 
     def group(self) -> Tree:
         """What is in brackets; the bars and integrals around them do not end in there."""
-        opening = self.take(*CLOSING)
-        bars, integrals = self.bars, self.differentials
+        opening = self.take(*_CLOSING)
+        around = self.bars, self.differentials
         self.bars, self.differentials = 0, []
-        tree = self.sum_or_choice()
-        self.bars, self.differentials = bars, integrals
-        self.take(CLOSING[opening])
+        tree = self.sum()
+        self.take(_CLOSING[opening])
+        self.bars, self.differentials = around
         return tree
 
     def atom(self) -> Tree:
         self.deeper()
-        if self.peek() == "{" and is_number(self.peek(1)) and self.peek(2) == "}":
+        if self.peek() == "{" and _is_number(self.peek(1)) and self.peek(2) == "}":
             del self.tokens[self.position + 2], self.tokens[self.position]  # LaTeX shows `2{3}` as `23`
         token = self.peek()
-        if is_number(token):
+        if _is_number(token):
             tree = self.number()
         elif token in ("(", "{", "["):
             tree = self.group()
@@ -215,28 +219,21 @@ class _Parser(Calculus):
             tree = ("fn", "abs", self.sum())
             self.bars -= 1
             self.take("|")
-        elif starts_name(token):
-            tree = self.named()
-        elif token[:1] == "\\":
-            tree = self.command()
         else:
-            raise NotExpression("no value")
+            tree = self.named() if _is_name(token) else self.command()
         self.depth -= 1
         return tree
 
     # Names and functions
 
     def named(self) -> Tree:
-        """A variable, a constant, the value of an unknown function or a derivative."""
-        if (derivative := self.slashed_derivative()) is not None:
-            return derivative
-        head = self.head()
-        if indices := self.indices():
-            return ("index", head, *indices)
-        name = head + self.suffix()
+        """A variable, a constant or the value of an unknown function."""
+        name = self.name()
+        if indices := self.indices(name):
+            return ("index", name.partition("_")[0], *indices)
         if name in ("e", "i", "\\pi") and name not in self.bound:
             return ("const", name.lstrip("\\"))
-        if head in _UNKNOWN_FUNCTIONS and self.tokens[self.position :][:6] == [*"^{-1}("]:
+        if name[0] in _UNKNOWN_FUNCTIONS and self.tokens[self.position :][:6] == [*"^{-1}("]:
             self.position += 5
             return ("call", name + "^-1", *self.arguments())
         if self.peek() != "(" or name in self.bound or not self.is_application(name):
@@ -246,8 +243,8 @@ class _Parser(Calculus):
 
     def is_application(self, name: str) -> bool:
         """Whether the bracket ahead is an argument: see the conventions above."""
-        depth, inside = 0, ""
-        usual = name.rstrip("'").partition("_")[0] in _UNKNOWN_FUNCTIONS
+        depth = 0
+        inside: list[str] = []
         ahead = iter(self.tokens[self.position :])
         for token in ahead:
             depth += (token in ("(", "[", "{")) - (token in (")", "]", "}"))
@@ -255,39 +252,36 @@ class _Parser(Calculus):
                 break
             if token == "," and depth == 1:
                 return True
-            inside += token.strip("{}")
-            usual &= not is_symbol(token) or token in _USUAL_ARGUMENTS
-        inside = inside[1:]
-        if usual:
+            inside += [token] if token not in ("{", "}") else []
+        names = [token[1:] for token in inside if _is_name(token)]
+        alone = "".join(inside[1:]).replace("@", "")
+        usual = all(one[0] in _USUAL_ARGUMENTS or one == "\\pi" for one in names)
+        if name[0] in _UNKNOWN_FUNCTIONS and usual:
             return True
-        if _NUMBER_ALONE.fullmatch(inside):
-            return next(ahead, "") != "^" or inside == "0"
-        return bool(_NAME_ALONE.fullmatch(inside)) and inside not in (name, "e", "i")
+        if _NUMBER_ALONE.fullmatch(alone):
+            return next(ahead, "") != "^" or alone == "0"
+        return [alone] == names and alone not in (name, "e", "i") and not {"'", "/"}.intersection(alone)
 
     def arguments(self) -> list[Tree]:
-        opening = self.take("(", "{", "⟬")
+        closing = _CLOSING[self.take("(", "{", "⟬")]
         arguments = [self.sum()]
-        while self.skips(","):
+        while self.take(",", closing) == ",":
             arguments.append(self.sum())
-        self.take(CLOSING[opening])
         return arguments
 
-    def indices(self) -> list[Tree]:
+    def indices(self, name: str) -> list[Tree]:
         """A subscript with a bound name as formulas: `F_{n-k}` has one, `a_{ij}` and `a_{i,j}` have two."""
-        start = self.position
-        if not (self.bound and self.skips("_")):
+        inside = tokens_of(name.partition("_")[2]) if self.bound else []
+        if not {f"@{bound}" for bound in self.bound}.intersection(inside):
             return []
-        inside = self.subscript()
-        if not set(self.bound).intersection(inside):
-            self.position = start
-            return []
-        if all(is_symbol(piece) or piece.isdecimal() for piece in inside):
-            return [_literal(piece) if piece.isdecimal() else ("var", piece) for piece in inside]
-        self.position = start + 1
+        if all(_is_name(token) or token.isdecimal() for token in inside):
+            return [("num", Fraction(token)) if token.isdecimal() else ("var", token[1:]) for token in inside]
+        self.tokens[self.position : self.position] = ["{", *inside, "}"]
         return self.arguments()
 
     def command(self) -> Tree:
-        match name := self.take()[1:]:
+        name = self.take()[1:]
+        match name:
             case "frac":
                 return self.fraction()
             case "binom":
@@ -297,16 +291,16 @@ class _Parser(Calculus):
                 return ("root", self.argument(all_digits=True), degree)
             case "infty":
                 return ("infinity",)
-            case "lim":
-                return self.limit()
-            case "int":
-                return self.integral()
+            case "lim" | "int":
+                return self.limit() if name == "lim" else self.integral()
             case "sum" | "prod":
-                return self.series("sum" if name == "sum" else "product")
-        if name in OF_SEVERAL:
-            return (name, *self.arguments())
-        if name in _FUNCTIONS:
-            return self.function(_RENAMED.get(name, name))
+                return self.series({"prod": "product"}.get(name, name))
+            case _ if name in OF_SEVERAL:
+                return (name, *self.arguments())
+            case _ if name in _FUNCTIONS:
+                return self.function(_RENAMED.get(name, name))
+            case _ if name[:2] == "d ":
+                return self.derivative(*name.split()[1:])
         raise NotExpression(f"unknown command {name}")
 
     def function(self, name: str) -> Tree:
@@ -325,34 +319,89 @@ class _Parser(Calculus):
             tree = replaced(parse_expression(_RARE[name]), {"x": argument})
         return tree if exponent is None else ("pow", tree, exponent)
 
-    def fraction(self) -> Tree:
-        r"""A quotient, or the derivative that `\frac{dv}{dt}` or `\frac{d}{dx} (...)` is."""
-        if (derivative := self.derivative()) is not None:
-            return derivative
-        match self.tokens[self.position : self.position + 4]:
-            case ["{", "d", name, "}"] if self.differentials and is_symbol(name):
-                self.differentials[-1] = name  # `\int \frac{dx}{x}`
-                self.position += 4
-                return ("div", ONE, self.argument())
-        return ("div", self.argument(), self.argument())
-
     def argument(self, all_digits: bool = False) -> Tree:
         r"""A group or, as TeX reads `\frac12`, one digit; all of `\sqrt 13`, where people mean 13."""
         token = self.peek()
         if token == "{":
             return self.group()
         if token.isdecimal() and not all_digits:
-            self.tokens[self.position : self.position + 1] = [token[0], *filter(None, [token[1:]])]
-        return _literal(self.take()) if is_number(token) else self.atom()
+            self.tokens[self.position : self.position + 1] = filter(None, (token[0], token[1:]))
+        return ("num", Fraction(self.take())) if _is_number(token) else self.atom()
 
     def number(self) -> Tree:
         r"""A literal, or `4 \frac{4}{11}` and `4 4/11`: an integer and a proper fraction are added."""
         whole = self.take()
+        tree: Tree = ("num", Fraction(whole))
         match = _PROPER_FRACTION.match(" ".join(self.tokens[self.position : self.position + 7]))
         if not (whole.isdecimal() and match):
-            return _literal(whole)
+            return tree
         top, bottom = (int(digits) for digits in match.groups() if digits)
         if not 0 < top < bottom:
             raise NotExpression("neither a mixed number nor clearly a product")
         self.position += match.group().count(" ") + 1
-        return ("add", _literal(whole), ("num", Fraction(top, bottom)))
+        return ("add", tree, ("num", Fraction(top, bottom)))
+
+    # What binds names
+
+    def body(self, name: str) -> Tree:
+        """What a name is bound in: to the next plus or minus."""
+        self.bound.append(name)
+        tree = self.term()
+        self.bound.pop()
+        return tree
+
+    def start(self, *sign: str) -> tuple[str, Tree]:
+        r"""`_{k = 1` and `_{x \to a`: the name and what it starts from or goes to."""
+        self.take("_")
+        self.take("{")
+        name = self.name()
+        self.take(*sign)
+        return name, self.sum()
+
+    def series(self, kind: str) -> Tree:
+        name, first = self.start("=")
+        self.take("}")
+        self.take("^")
+        last = self.script()
+        return (kind, self.body(name), name, first, last)
+
+    def integral(self) -> Tree:
+        r"""`\int_a^b ... dx`, or without bounds."""
+        first = last = None
+        if self.skips("_"):
+            first = self.script()
+            self.take("^")
+            last = self.script()
+        self.differentials.append(None)
+        body = ONE if self.at_differential() else self.sum()
+        name = self.differentials.pop()
+        if name is None:
+            self.take("@d")
+            name = self.name()
+        return ("integral", body, name, first, last)
+
+    def at_differential(self) -> bool:
+        """Whether the `dx` of an integral is ahead."""
+        return bool(self.differentials) and self.peek() == "@d" and _is_name(self.peek(1))
+
+    def limit(self) -> Tree:
+        r"""`\lim_{x \to a} ...`; the side is the sign in `0^+`, empty where it is both."""
+        name, point = self.start("\\to", "\\rightarrow")
+        side = self.take().strip("^{}") if self.peek() in SIDES else ""
+        self.take("}")
+        return ("limit", self.body(name), name, point, side)
+
+    def fraction(self) -> Tree:
+        match self.tokens[self.position : self.position + 4]:
+            case ["{", "@d", name, "}"] if self.differentials and _is_name(name):
+                self.differentials[-1] = name[1:]  # `\int \frac{dx}{x}`
+                self.position += 4
+                return ("div", ONE, self.argument())
+        return ("div", self.argument(), self.argument())
+
+    def derivative(self, sign: str, order: str, by: str) -> Tree:
+        r"""What stands behind `\frac{d}{dx}`; of a name alone it is a name."""
+        body = self.term()
+        if body[0] != "var" or body[1] == by:
+            return ("derivative", body, by, int(order))
+        return ("var", derivative_name(body[1], by, int(order), sign))

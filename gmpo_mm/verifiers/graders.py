@@ -1,126 +1,74 @@
-"""The graders by name: what a benchmark, a reward and `gmpo-mm grade` choose from, and what is written beside a grade."""
+"""The graders by name, which benchmarks, rewards and `gmpo-mm grade` choose from, and a grade's stamp."""
 
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal, cast
+from typing import Any
 
-from gmpo_mm.verifiers import countdown, minerva, olympiadbench
+from gmpo_mm.verifiers import countdown, olympiadbench
 from gmpo_mm.verifiers.copied import without_copies
-from gmpo_mm.verifiers.extraction import EXTRACTIONS, Extraction
-from gmpo_mm.verifiers.grading import DEFAULT_TIMEOUT, Gold, Grade, grade_batch
+from gmpo_mm.verifiers.drgrpo import grade_drgrpo
+from gmpo_mm.verifiers.golds import gold_answer
+from gmpo_mm.verifiers.grading import DEFAULT_TIMEOUT, KINDS, Gold, Grade, check_arguments, grade_batch
 
-Kind = Literal["response", "answer"]
-KINDS: tuple[str, ...] = ("response", "answer")
-GradeBatch = Callable[[Sequence[str | None], Sequence[Gold], Kind, Extraction, float], list[Grade]]
+__all__ = ["GRADERS", "KINDS", "Grader", "check_grader", "grade_responses", "grader_info"]
 
-ENGINE_VERSION = 3
-"""Version of the equivalence engine behind math, geometry3k, minerva and olympiadbench: raised when its grades can change.
-
-The graders that add rules of their own count both: engine 3 with rules 2 is version 302.
-"""
-
-_ENGINE_PACKAGES = ("sympy", "mpmath")
+ENGINE_VERSION = 4
+"""Raised when the equivalence engine's grades can change; with rules 2 of its own a grader is version 402."""
+MINERVA_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Grader:
-    """A way to grade. `version` is raised when a grade can change; `packages` are those whose version can change one."""
+    """`version` is raised when a grade can change, and other versions of `packages` can change one."""
 
     description: str
     version: int
     packages: tuple[str, ...]
-    grade: GradeBatch
+    grade: Callable[..., list[Grade]]  # (responses, golds, kind, *, extraction, timeout)
     check_gold: Callable[[Any], object] | None = None
     """Raises ValueError for a gold that no answer could match; None where every text is a gold."""
     reads_problem: bool = False
     """Whether an expression that is copied out of the problem can be told from an answer."""
 
 
-def _math(
-    responses: Sequence[str | None], golds: Sequence[Gold], kind: Kind, where: Extraction, limit: float
-) -> list[Grade]:
-    return grade_batch(responses, golds, kind, timeout=limit, extraction=where)
+def _with_engine(description: str, grade: Callable[..., list[Grade]], rules_version: int = 0) -> Grader:
+    number = ENGINE_VERSION * 100 + rules_version if rules_version else ENGINE_VERSION
+    return Grader(description, number, ("sympy", "mpmath"), grade, reads_problem=True)
 
 
-def _minerva(
-    responses: Sequence[str | None], golds: Sequence[Gold], kind: Kind, where: Extraction, limit: float
-) -> list[Grade]:
-    return minerva.grade_minerva(responses, golds, kind, extraction=where, timeout=limit)
+# Minerva's rule (arXiv 2206.14858, appendix): numbers are equal where |a - b| < 0.01 |a + b| / 2 or a = b.
+# Its listing has two slips that are not followed: the branches stand the wrong way round, so that the one per
+# cent holds near 0 only, and the mean of two negative numbers is negative, so that no negative number equals
+# itself. A unit that only one side writes is dropped; two different ones are not equal, and nothing is
+# converted.
+_minerva = partial(grade_batch, rules="minerva")
 
-
-def _olympiad(
-    responses: Sequence[str | None], golds: Sequence[Gold], kind: Kind, where: Extraction, limit: float
-) -> list[Grade]:
-    return olympiadbench.grade_olympiadbench(responses, golds, kind, extraction=where, timeout=limit)
-
-
-def _countdown(
-    responses: Sequence[str | None], golds: Sequence[Gold], kind: Kind, where: Extraction, limit: float
-) -> list[Grade]:
-    return countdown.grade_countdown(responses, golds, kind, extraction=where)
-
-
-def _drgrpo(fast: bool) -> GradeBatch:
-    def grade(
-        responses: Sequence[str | None], golds: Sequence[Gold], kind: Kind, where: Extraction, limit: float
-    ) -> list[Grade]:
-        from gmpo_mm.verifiers.drgrpo import grade_drgrpo
-
-        place: Literal["boxed", "answer_tags"] = (
-            "answer_tags" if where == "answer_tags" and kind == "response" else "boxed"
-        )
-        if kind == "answer":
-            responses = [
-                f"\\boxed{{{text}}}" if isinstance(text, str) and text.strip() else None for text in responses
-            ]
-        texts = [response if isinstance(response, str) else "" for response in responses]
-        graded: list[Grade] = grade_drgrpo(texts, golds, fast=fast, extraction=place, timeout=limit)
-        return graded
-
-    return grade
-
+_FAST_PACKAGES = ("sympy", "pylatexenc")
+_SLOW_PACKAGES = (*_FAST_PACKAGES, "math-verify", "latex2sympy2-extended")
 
 GRADERS: dict[str, Grader] = {
-    "math": Grader(
-        "boxed or tagged mathematics, by equivalence",
-        ENGINE_VERSION,
-        _ENGINE_PACKAGES,
-        _math,
-        reads_problem=True,
+    "math": _with_engine("boxed or tagged mathematics, by equivalence", grade_batch),
+    "geometry3k": _with_engine("as math, which knows geometry's forms", grade_batch),
+    "minerva": _with_engine(
+        "Minerva's rule: any of several golds, numbers within 1 %", _minerva, MINERVA_VERSION
     ),
-    "geometry3k": Grader(
-        "as math, which knows geometry's forms", ENGINE_VERSION, _ENGINE_PACKAGES, _math, reads_problem=True
-    ),
-    "minerva": Grader(
-        "Minerva's rule: any of several golds, numbers within 1 %",
-        ENGINE_VERSION * 100 + minerva.VERSION,
-        _ENGINE_PACKAGES,
-        _minerva,
-        reads_problem=True,
-    ),
-    "olympiadbench": Grader(
+    "olympiadbench": _with_engine(
         "OlympiadBench's rules: parts in any order, numbers to 1e-8",
-        ENGINE_VERSION * 100 + olympiadbench.VERSION,
-        _ENGINE_PACKAGES,
-        _olympiad,
-        reads_problem=True,
+        olympiadbench.grade_olympiadbench,
+        olympiadbench.VERSION,
     ),
     "countdown": Grader(
         "every number once, exactly the target",
         countdown.VERSION,
         (),
-        _countdown,
+        countdown.grade_countdown,
         check_gold=countdown.read_problems,
     ),
-    "drgrpo_fast": Grader("Dr. GRPO's grader, fast", 1, ("sympy", "pylatexenc"), _drgrpo(fast=True)),
-    "drgrpo_slow": Grader(
-        "Dr. GRPO's grader, slow",
-        1,
-        ("sympy", "pylatexenc", "math-verify", "latex2sympy2-extended"),
-        _drgrpo(fast=False),
-    ),
+    "drgrpo_fast": Grader("Dr. GRPO's grader, fast", 1, _FAST_PACKAGES, partial(grade_drgrpo, fast=True)),
+    "drgrpo_slow": Grader("Dr. GRPO's grader, slow", 1, _SLOW_PACKAGES, partial(grade_drgrpo, fast=False)),
 }
 
 
@@ -146,25 +94,21 @@ def grade_responses(
 ) -> list[Grade]:
     """Grade each response against its gold (or any of its golds) with the grader of that name.
 
-    `extraction` says where a response's answer stands (see `extract_answer`; Dr. GRPO's graders take `auto` for `boxed`);
-    `kind="answer"` takes the texts as the answers themselves. `timeout` bounds each comparison, in seconds of CPU time.
-    Where `problems` are given, a right expression that is only copied out of its problem has status `not_evaluated` with
-    `unevaluated="reject"` (see `copied`); Dr. GRPO's graders and CountDown's know no such status. No response can make
-    this raise or hang; ValueError for an argument that is not known.
+    `extraction` says where a response's answer stands (see `extract_answer`), `timeout` bounds each
+    comparison in seconds of CPU time. Where `problems` are given, a right expression that is only copied out
+    of its problem has status `not_evaluated` with `unevaluated="reject"` (see `copied`). ValueError for an
+    argument that is not known.
     """
-    check_grader(grader)
-    if extraction not in EXTRACTIONS:
-        raise ValueError(f"extraction={extraction!r} is not known; use one of {', '.join(EXTRACTIONS)}")
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind!r} is not known; use 'response' or 'answer'")
-    if not timeout > 0 or timeout == float("inf"):
-        raise ValueError(f"timeout={timeout!r} must be a positive number of seconds")
-    if len(responses) != len(golds):
-        raise ValueError(
-            f"{len(responses)} responses for {len(golds)} golds; give one gold for each response"
-        )
-    grades = GRADERS[grader].grade(responses, golds, cast(Kind, kind), cast(Extraction, extraction), timeout)
-    return without_copies(grades, golds, problems if GRADERS[grader].reads_problem else None, unevaluated)
+    chosen = GRADERS[check_grader(grader)]
+    check_arguments(responses, golds, kind, extraction, timeout)
+    if grader != "countdown":
+        golds = [_read_gold(gold) for gold in golds]
+    grades = chosen.grade(responses, golds, kind, extraction=extraction, timeout=timeout)
+    return without_copies(grades, golds, problems if chosen.reads_problem else None, unevaluated)
+
+
+def _read_gold(gold: Gold) -> Gold:
+    return gold_answer(gold) if isinstance(gold, str) else [gold_answer(str(text)) for text in gold]
 
 
 def grader_info(grader: str, extraction: str, timeout: float, unevaluated: str = "accept") -> dict[str, Any]:

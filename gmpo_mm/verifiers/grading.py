@@ -1,22 +1,36 @@
 """Grade answers against golds: cheap stages here, computer algebra in killable processes for the rest."""
 
-from collections.abc import Iterable, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from gmpo_mm.verifiers.budget import budget
-from gmpo_mm.verifiers.equivalence import RULES, decide
-from gmpo_mm.verifiers.extraction import Extraction, extract_answer, remove_invisible
+from gmpo_mm.verifiers.equivalence import RULES, Decision, decide
+from gmpo_mm.verifiers.extraction import EXTRACTIONS, Extraction, extract_answer, remove_invisible
 from gmpo_mm.verifiers.normalize import canonical, text_key
-from gmpo_mm.verifiers.pool import STATUS, shared_pool
+from gmpo_mm.verifiers.pool import Verdict, shared_pool
 
 Status = Literal["graded", "no_answer", "timeout", "error", "not_evaluated"]
+Kind = Literal["response", "answer"]
+KINDS: tuple[str, ...] = ("response", "answer")
 Gold = str | Sequence[str]
 DEFAULT_TIMEOUT = 3.0
 # Steps (see `budget`) that the pairs of one call may take here, some 10 microseconds each: what is left open
 # beyond them is for the workers, whose verdict is the same.
 BATCH_STEPS, BATCH_STEPS_PER_PAIR = 400_000, 2_000
 MAX_UNBOXED = 200  # characters of a response without a box that may be the answer itself
+
+# What the workers' verdicts are to an answer. The number orders them: of several golds the lowest counts.
+_OUTCOMES: dict[Verdict, tuple[int, Status, str]] = {
+    "equal": (0, "graded", "equal"),
+    "timeout": (1, "timeout", "no verdict within {:g} s of processor time"),
+    "batch_limit": (1, "timeout", "no verdict within the batch's limit"),
+    "stalled": (2, "error", "the machine did not let it run"),
+    "error": (2, "error", "the comparison failed"),
+    "different": (3, "graded", "different"),
+}
 
 
 @dataclass(frozen=True)
@@ -30,10 +44,23 @@ class Grade:
     """How it was decided, in a few words: `equal as text`, `algebra: equal`, `different`."""
 
 
+def check_arguments(
+    responses: Sequence[object], golds: Sequence[object], kind: str, extraction: str, timeout: float
+) -> None:
+    """ValueError for an argument that no grader knows."""
+    if len(responses) != len(golds):
+        raise ValueError(f"{len(responses)} responses for {len(golds)} golds; give one gold for each")
+    for name, value, known in (("extraction", extraction, EXTRACTIONS), ("kind", kind, KINDS)):
+        if value not in known:
+            raise ValueError(f"{name}={value!r} is not known; use one of {', '.join(known)}")
+    if not 0 < timeout < math.inf:
+        raise ValueError(f"timeout={timeout!r} must be a positive number of seconds")
+
+
 def grade_batch(
     predictions: Sequence[str | None],
     golds: Sequence[Gold],
-    kind: Literal["answer", "response"] = "answer",
+    kind: Kind = "answer",
     *,
     timeout: float = DEFAULT_TIMEOUT,
     extraction: Extraction = "auto",
@@ -42,33 +69,19 @@ def grade_batch(
     """Grade each prediction against its gold; a gold that is a sequence is right when any of its texts is.
 
     `kind="response"` extracts the answer first (see `extract_answer`). `timeout` bounds the computer algebra
-    of one pair, in seconds of processor time and not on the wall, so that a grade does not depend on how busy
-    the machine is; a pair beyond it is not correct and has status `timeout`. All pairs of a call have a bound
-    too, stated in `pool`: hostile answers beyond it have status `timeout` after a shorter try. A comparison
-    that the machine did not let run has status `error`, and `why` says so. No text can make this raise or
-    hang; VerifierUnavailableError means that computer algebra can't run here at all.
+    of one pair, in seconds of processor time; all pairs of a call have a bound too, stated in `pool`. No text
+    can make this raise or hang; VerifierUnavailableError means that computer algebra can't run here at all.
     """
-    if len(predictions) != len(golds):
-        raise ValueError(
-            f"{len(predictions)} predictions for {len(golds)} golds; give one gold for each prediction"
-        )
-    if kind not in ("answer", "response"):
-        raise ValueError(f"kind={kind!r} is not known; use 'answer' or 'response'")
-    if not timeout > 0 or timeout == float("inf"):
-        raise ValueError(f"timeout={timeout!r} must be a positive number of seconds")
-    answers = [
-        answer_of(prediction, gold, kind, extraction)
-        for prediction, gold in zip(predictions, golds, strict=True)
-    ]
-    pairs = [
-        [(answer, text) for text in _gold_texts(gold)] if answer is not None else []
-        for answer, gold in zip(answers, golds, strict=True)
-    ]
-    outcomes = _compare_unique(pairs, timeout, rules)
-    return [
-        _grade(answer, [outcomes[pair] for pair in row_pairs if pair in outcomes])
-        for answer, row_pairs in zip(answers, pairs, strict=True)
-    ]
+    check_arguments(predictions, golds, kind, extraction, timeout)
+    rows = zip(predictions, golds, strict=True)
+    answers = [answer_of(prediction, gold, kind, extraction) for prediction, gold in rows]
+    return grade_answers(
+        answers,
+        map(_gold_texts, golds),
+        timeout,
+        rules,
+        lambda answer, gold: decide(answer, gold, RULES[rules]),
+    )
 
 
 def answer_of(prediction: object, gold: Gold, kind: str, extraction: Extraction) -> str | None:
@@ -86,57 +99,46 @@ def answer_of(prediction: object, gold: Gold, kind: str, extraction: Extraction)
 
 
 def _gold_texts(gold: Gold) -> list[str]:
-    texts: Iterable[object] = [gold] if isinstance(gold, str) else gold
-    return [str(text).strip() for text in texts]
+    return [str(text).strip() for text in ([gold] if isinstance(gold, str) else gold)]
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    verdict: str  # equal, different, timeout, error
-    why: str
+def grade_answers(
+    answers: Sequence[str | None],
+    golds: Iterable[Sequence[str]],
+    timeout: float,
+    method: str,
+    decide_here: Callable[[str, str], Decision],
+) -> list[Grade]:
+    """Grade each answer against its golds; what `decide_here` leaves open the workers compare by `method`.
 
-
-def _compare_unique(
-    pairs: list[list[tuple[str, str]]], timeout: float, rules: str
-) -> dict[tuple[str, str], _Outcome]:
-    """Outcome of each distinct pair. Undecided pairs beside one that was found equal here are left out."""
-    distinct = dict.fromkeys(pair for row_pairs in pairs for pair in row_pairs)
+    A pair is compared once, and not by the workers where another gold of its row was found equal here.
+    """
+    rows = [
+        [(answer, gold) for gold in texts] if answer is not None else []
+        for answer, texts in zip(answers, golds, strict=True)
+    ]
+    distinct = dict.fromkeys(itertools.chain(*rows))
     with budget(BATCH_STEPS + BATCH_STEPS_PER_PAIR * len(distinct)):
-        decisions = {pair: decide(*pair, RULES[rules]) for pair in distinct}
-    outcomes = {
-        pair: _Outcome("equal" if decision.equal else "different", decision.why)
+        decisions = {pair: decide_here(*pair) for pair in distinct}
+    outcomes: dict[tuple[str, str], tuple[int, Status, str]] = {
+        pair: (0 if decision.equal else 3, "graded", decision.why)
         for pair, decision in decisions.items()
         if decision.equal is not None
     }
-    needed = {
-        pair: None
-        for row_pairs in pairs
-        if not any(pair in outcomes and outcomes[pair].verdict == "equal" for pair in row_pairs)
-        for pair in row_pairs
-        if pair not in outcomes
-    }
-    if needed:
-        verdicts = shared_pool().check(list(needed), timeout, method=rules)
-        explained = {
-            "timeout": f"no verdict within {timeout:g} s of processor time",
-            "batch_limit": "no verdict within the batch's limit",
-            "stalled": "the machine did not let it run",
-            "error": "the comparison failed",
-        }
-        for pair, verdict in zip(needed, verdicts, strict=True):
-            outcomes[pair] = _Outcome(
-                STATUS.get(verdict, verdict), "algebra: " + explained.get(verdict, verdict)
-            )
-    return outcomes
+    undecided = (row for row in rows if not any(decisions[pair].equal for pair in row))
+    needed = list(dict.fromkeys(pair for row in undecided for pair in row if pair not in outcomes))
+    verdicts = shared_pool().check(needed, timeout, method=method) if needed else []
+    for pair, verdict in zip(needed, verdicts, strict=True):
+        order, status, why = _OUTCOMES[verdict]
+        outcomes[pair] = order, status, "algebra: " + why.format(timeout)
+    return [
+        _grade(answer, [outcomes[pair] for pair in row if pair in outcomes])
+        for answer, row in zip(answers, rows, strict=True)
+    ]
 
 
-def _grade(answer: str | None, outcomes: list[_Outcome]) -> Grade:
+def _grade(answer: str | None, outcomes: list[tuple[int, Status, str]]) -> Grade:
     if answer is None:
         return Grade(False, "no_answer", None, "no answer found")
-    by_verdict = {outcome.verdict: outcome.why for outcome in reversed(outcomes)}
-    if "equal" in by_verdict:
-        return Grade(True, "graded", answer, by_verdict["equal"])
-    for status in ("timeout", "error"):
-        if status in by_verdict:
-            return Grade(False, status, answer, by_verdict[status])  # type: ignore[arg-type]
-    return Grade(False, "graded", answer, by_verdict.get("different", "no gold to compare with"))
+    order, status, why = min(outcomes, default=(3, "graded", "no gold to compare with"))
+    return Grade(order == 0, status, answer, why)

@@ -4,73 +4,44 @@ import re
 
 from gmpo_mm.verifiers.structure import Node, parse
 
-_ENVIRONMENT = re.compile(
-    r"\\begin ?\{ ?[bp]?(?:small)?matrix\*? ?\}.*?\\end ?\{ ?[bp]?(?:small)?matrix\*? ?\}", re.DOTALL
-)
-_JOINT = re.compile(r"(?:(?P<sign>[+-])|\*)? ?(?P<factor>[^+\-&^_=<>]*?) ?\*?")
+_KIND = r" ?\{ ?[bp]?(?:small)?matrix\*? ?\}"
+_MATRIX = re.compile(rf"(\\begin{_KIND}.*?\\end{_KIND})", re.DOTALL)
+_JOINT = re.compile(r"(?:([+-])|\*)? ?([^+\-&^_=<>]*?) ?\*?")
 MAX_MATRICES, MAX_ROWS = 4, 6
-
-_Rows = list[list[str]]
 
 
 def matrix_sum(node: Node) -> Node | None:
-    """The matrix that a text such as `A + B` stands for, its entries as formulas; None where it is anything else."""
-    text = node.text
-    found = list(_ENVIRONMENT.finditer(text))
-    if not 1 <= len(found) <= MAX_MATRICES or text[found[-1].end() :].strip():
+    """The matrix that a text such as `A + B` stands for, its entries as formulas; None for anything else."""
+    *pieces, end = _MATRIX.split(node.text)
+    if not 1 <= len(pieces) // 2 <= MAX_MATRICES or end.strip():
         return None
-    total: _Rows | None = None
-    term: _Rows | None = None
-    position = 0
-    for match in found:
-        joint = _JOINT.fullmatch(text[position : match.start()].strip())
-        rows = _rows(match.group())
-        position = match.end()
-        if joint is None or rows is None:
+    terms: list[list[list[str]]] = []
+    for between, text in zip(pieces[::2], pieces[1::2], strict=True):
+        joint, matrix = _JOINT.fullmatch(between.strip()), parse(text)
+        widths = {len(row.items) for row in matrix.items}
+        if joint is None or matrix.kind != "matrix" or len(widths) != 1:
             return None
-        sign, factor = joint.group("sign"), joint.group("factor").strip()
+        if max(len(matrix.items), *widths) > MAX_ROWS:
+            return None
+        sign, factor = joint.group(1), joint.group(2).strip()
+        rows = [[cell.text for cell in row.items] for row in matrix.items]
         if sign == "-" or factor:
-            rows = [
-                [f"{sign if sign == '-' else ''}({factor or 1}) * ({cell})" for cell in row] for row in rows
-            ]
-        if term is not None and sign is None:
-            term = _product(term, rows)
-        else:
-            total = term if total is None else _sum(total, term)
-            term = rows
-        if term is None or (total is None and term is not rows and sign is not None):
+            scale = f"{'-' if sign == '-' else ''}({factor or 1})"
+            rows = [[f"{scale} * ({cell})" for cell in row] for row in rows]
+        if sign or not terms:
+            terms.append(rows)
+            continue
+        if len(terms[-1][0]) != len(rows):
             return None
-    whole = term if total is None else _sum(total, term)
-    if whole is None:
+        columns = list(zip(*rows, strict=True))
+        terms[-1] = [
+            [" + ".join(f"({x}) * ({y})" for x, y in zip(row, column, strict=True)) for column in columns]
+            for row in terms[-1]
+        ]
+    if len({(len(term), len(term[0])) for term in terms}) != 1:
         return None
-    lines = tuple(
-        Node("sequence", " & ".join(row), tuple(parse(cell) for cell in row), "[]") for row in whole
-    )
-    return Node("matrix", text, lines)
-
-
-def _rows(text: str) -> _Rows | None:
-    node = parse(text)
-    if (
-        node.kind != "matrix"
-        or len(node.items) > MAX_ROWS
-        or any(len(row.items) > MAX_ROWS for row in node.items)
-    ):
-        return None
-    return [[cell.text for cell in row.items] for row in node.items]
-
-
-def _sum(a: _Rows, b: _Rows | None) -> _Rows | None:
-    if b is None or [len(row) for row in a] != [len(row) for row in b]:
-        return None
-    return [[f"({x}) + ({y})" for x, y in zip(*rows, strict=True)] for rows in zip(a, b, strict=True)]
-
-
-def _product(a: _Rows, b: _Rows) -> _Rows | None:
-    if any(len(row) != len(b) for row in a):
-        return None
-    columns = list(zip(*b, strict=True))
-    return [
-        [" + ".join(f"({x}) * ({y})" for x, y in zip(row, column, strict=True)) for column in columns]
-        for row in a
-    ]
+    lines = []
+    for rows_at_once in zip(*terms, strict=True):
+        cells = [" + ".join(map("({})".format, entries)) for entries in zip(*rows_at_once, strict=True)]
+        lines.append(Node("sequence", " & ".join(cells), tuple(map(parse, cells)), "[]"))
+    return Node("matrix", node.text, tuple(lines))

@@ -1,41 +1,38 @@
-"""The comparisons that a verifier process can make, by name. Each is loaded inside the supervisor, at first need."""
+"""The comparisons that a verifier process can make, by name. The supervisor loads each at first need."""
 
-import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 Compare = Callable[[str, str], bool]  # (prediction, gold)
 
 
-class MethodUnavailableError(Exception):
-    """A method's packages are not installed; the text names the mend."""
+class Method(NamedTuple):
+    """How a comparison is loaded, with all that its first uses import, and what pip installs for it."""
+
+    load: Callable[[], Compare]
+    package: str
 
 
-@dataclass(frozen=True)
-class Method:
-    """Where a method's loader is, and the extra of this package that brings what it imports ("" for none)."""
+def _load_engine(name: str) -> Compare:
+    """The whole comparison that the caller's process made, once more and with computer algebra."""
+    from gmpo_mm.verifiers.equivalence import RULES, decide
+    from gmpo_mm.verifiers.symbolic import load_compare
 
-    module: str
-    loader: str
-    extra: str = ""
-
-    def load(self) -> Compare:
-        """Import the method and everything that its first comparisons would import; takes a second."""
-        try:
-            compare: Compare = getattr(importlib.import_module(self.module), self.loader)()
-        except ModuleNotFoundError as error:
-            if not self.extra or (error.name or "").startswith("gmpo_mm"):
-                raise
-            mend = f"pip install 'gmpo-mm[{self.extra}]'"
-            raise MethodUnavailableError(f"{error}; install what is missing with: {mend}") from error
-        return compare
+    rules = replace(RULES[name], algebra=load_compare())
+    return lambda prediction, gold: decide(prediction, gold, rules).equal is True
 
 
-FIRST = "math"  # loaded at the supervisor's start; the others when a job first asks for them
+def _load_drgrpo(fast: bool) -> Compare:
+    from gmpo_mm.verifiers.drgrpo_symbolic import load_fast, load_slow
+
+    return load_fast() if fast else load_slow()
+
+
+FIRST = "math"  # loaded at the supervisor's start
 METHODS = {
-    FIRST: Method("gmpo_mm.verifiers.worker", "load_math"),
-    "minerva": Method("gmpo_mm.verifiers.worker", "load_minerva"),
-    "olympiadbench": Method("gmpo_mm.verifiers.worker", "load_olympiadbench"),
-    "drgrpo_fast": Method("gmpo_mm.verifiers.drgrpo_symbolic", "load_fast", extra="drgrpo"),
-    "drgrpo_slow": Method("gmpo_mm.verifiers.drgrpo_symbolic", "load_slow", extra="drgrpo"),
+    name: Method(partial(_load_engine, name), "gmpo-mm") for name in (FIRST, "minerva", "olympiadbench")
 }
+METHODS["drgrpo_fast"] = Method(partial(_load_drgrpo, fast=True), "gmpo-mm[drgrpo]")
+METHODS["drgrpo_slow"] = Method(partial(_load_drgrpo, fast=False), "gmpo-mm[drgrpo]")

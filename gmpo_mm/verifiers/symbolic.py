@@ -1,19 +1,19 @@
-"""The slow stage of equivalence: computer algebra by sympy, on trees of our own grammar. Runs in worker
-processes only.
+"""The slow stage of equivalence: computer algebra by sympy. Runs in worker processes only.
 
 Two formulas are equal where sympy proves that their difference is 0 and where, in addition, their values
 agree at a point at which every denominator is not 0. The proof alone is not enough: `(y - y)(x + 1)/(y - y)`
-reduces to anything. A worker is killed when it overruns its time or its memory, so nothing is bounded here.
+reduces to anything. A worker that overruns its time or its memory is killed, so nothing is bounded here.
 """
 
 import operator
 import zlib
-from collections.abc import Callable
 from typing import Any
 
-from gmpo_mm.verifiers.trees import Tree, canonical_tree, children, contains, subtrees, variables
+import sympy
 
-Compare = Callable[[str, str], bool]
+from gmpo_mm.verifiers.expressions import parse_expression
+from gmpo_mm.verifiers.methods import Compare
+from gmpo_mm.verifiers.trees import Tree, canonical_tree, children, contains, subtrees, variables
 
 # sympy imports most of itself on demand: these cost a second once, and not each new worker within its limit.
 WARM_UP = (
@@ -26,100 +26,99 @@ WARM_UP = (
     (r"|x|^{3/2} + f(x)", r"f(x) + \sqrt[4]{x^6}"),
 )
 # Where a factorial, a binomial coefficient, a floor or a sum's bound has them.
-INTEGER_NAMES = frozenset("nmkijlNMKpqr")
+_INTEGER_NAMES = frozenset("nmkijlNMKpqr")
 _NEEDS_INTEGERS = frozenset({"floor", "ceil", "factorial", "binom", "sum", "product"})
-_DIGITS = 30  # of values; twenty of them must agree
 _POINTS = 8
-_LARGEST = 10**100
-_TERMS = 100  # of a sum, whose denominators are looked at
+_CONSTANTS = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I}
+_ENDS = {("infinity",): sympy.oo, ("neg", ("infinity",)): -sympy.oo}
 _FUNCTIONS = {
-    "floor": "floor", "ceil": "ceiling", "abs": "Abs", "ln": "log", "arcsin": "asin",
-    "arccos": "acos", "arctan": "atan",
+    "ceil": "ceiling", "abs": "Abs", "ln": "log", "arcsin": "asin", "arccos": "acos", "arctan": "atan",
 }  # fmt: skip
-
-
-class NoValue(ValueError):
-    """The formula has no value, or none that sympy knows how to write."""
+_OPERATIONS = {
+    "neg": operator.neg, "add": sympy.Add, "mul": sympy.Mul, "factorial": sympy.factorial,
+    "binom": sympy.binomial, "degrees": sympy.rad, "max": sympy.Max, "min": sympy.Min,
+}  # fmt: skip
+# What proves that an expression is 0, the cheap first.
+_STEPS = (
+    lambda one: one,
+    sympy.expand,
+    sympy.simplify,
+    lambda one: sympy.simplify(sympy.expand_log(sympy.combsimp(sympy.gammasimp(one)), force=True)),
+    lambda one: sympy.simplify(one.rewrite(sympy.exp)),
+)
 
 
 class _Converter:
     """A tree as a sympy expression, by `identity`'s conventions: real names, real roots unless `i` occurs."""
 
-    def __init__(self, trees: tuple[Tree, Tree]) -> None:
-        import sympy
-
-        self.sympy = sympy
+    def __init__(self, *trees: Tree) -> None:
         self.in_complex = any(contains(tree, frozenset({"i"})) for tree in trees)
-        integers = INTEGER_NAMES if any(contains(tree, _NEEDS_INTEGERS) for tree in trees) else frozenset()
-        names = variables(trees[0]) | variables(trees[1])
+        integers = _INTEGER_NAMES if any(contains(tree, _NEEDS_INTEGERS) for tree in trees) else ()
         self.symbols = {
-            name: sympy.Symbol(name, real=True, integer=name in integers or None) for name in names
+            name: sympy.Symbol(name, real=True, integer=name in integers or None)
+            for name in frozenset.union(*map(variables, trees))
         }
         self.denominators: list[Any] = []
-        self.operations: dict[str, Callable[..., Any]] = {
-            "neg": operator.neg, "add": sympy.Add, "mul": sympy.Mul, "factorial": sympy.factorial,
-            "div": self._quotient, "pow": self._power, "root": self._root, "binom": sympy.binomial,
-            "log": lambda value, base: self._quotient(sympy.log(value), sympy.log(base)),
-            "degrees": sympy.rad, "max": sympy.Max, "min": sympy.Min,
-        }  # fmt: skip
 
     def convert(self, tree: Tree) -> Any:
-        """The expression; NoValue where any part of it has none."""
-        value = self.sympy.sympify(self._value(tree))
-        if value.has(self.sympy.zoo, self.sympy.nan, self.sympy.oo, -self.sympy.oo, self.sympy.AccumBounds):
-            raise NoValue("infinite or undefined")
+        """The expression; an error where any part of it has none."""
+        value = sympy.sympify(self._value(tree))
+        if value.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo, sympy.AccumBounds):
+            raise ValueError("infinite or undefined")
         return value
 
     def _value(self, tree: Tree) -> Any:
-        sympy = self.sympy
         match tree:
             case ("num", number):
                 return sympy.Rational(number.numerator, number.denominator)
             case ("var", name):
                 return self.symbols[name]
             case ("const", name):
-                return {"pi": sympy.pi, "e": sympy.E, "i": sympy.I}[name]
+                return _CONSTANTS[name]
             case ("fn", name, argument):
                 return getattr(sympy, str(_FUNCTIONS.get(name, name)))(self.convert(argument))
             case ("call" | "index" as kind, name, *arguments):
                 return sympy.Function(f"{kind} {name}")(*map(self.convert, arguments))
+            case ("div", top, bottom):
+                return self.convert(top) / self._divisor(self.convert(bottom))
+            case ("log", argument, base):
+                return sympy.log(self.convert(argument)) / self._divisor(sympy.log(self.convert(base)))
+            case ("pow", base, exponent):
+                return self._power(self.convert(base), self.convert(exponent))
+            case ("root", base, degree) if (n := self.convert(degree)).is_Integer and n > 1:
+                return self._power(self.convert(base), 1 / n)
             case ("derivative", body, name, order):
                 if variables(body) - {name} - {node[1] for node in subtrees(body) if node[0] == "call"}:
-                    raise NoValue("other names may depend on the variable")
+                    raise ValueError("other names may depend on the variable")
                 return sympy.diff(self.convert(body), self.symbols[name], order).doit()
             case ("sum" | "product" as kind, body, name, first, last):
                 return self._series(kind == "sum", body, name, self._end(first), self._end(last))
             case ("integral", body, name, first, last) if first is not None:
                 symbol, body, _ = self._bound(body, name, real=True)
-                return self._generic(sympy.Integral(body, (symbol, self._end(first), self._end(last))).doit())
+                return _generic(sympy.Integral(body, (symbol, self._end(first), self._end(last))))
             case ("limit", body, name, point, side):
                 symbol, body, _ = self._bound(body, name, real=True)
                 point = self._end(point)
                 return sympy.limit(body, symbol, point, side or ("+-" if point.is_finite else "-"))
-            case (kind, *_) if kind in self.operations:
-                return self.operations[kind](*map(self.convert, children(tree)))
-        raise NoValue(f"{tree[0]} has no value")
+            case (kind, *_) if kind in _OPERATIONS:
+                return _OPERATIONS[kind](*map(self.convert, children(tree)))
+        raise ValueError(f"{tree[0]} has no value")
 
-    def _quotient(self, top: Any, bottom: Any) -> Any:
-        self.denominators.append(bottom)
-        return top / bottom
+    def _divisor(self, value: Any) -> Any:
+        self.denominators.append(value)
+        return value
 
     def _power(self, base: Any, exponent: Any) -> Any:
         if not exponent.is_positive:
-            self.denominators.append(base)
+            self._divisor(base)
         if exponent.is_Rational and exponent.q % 2 and exponent.q > 1 and not self.in_complex:
-            return self.sympy.real_root(base, exponent.q) ** exponent.p
+            return sympy.real_root(base, exponent.q) ** exponent.p
         return base**exponent
-
-    def _root(self, base: Any, degree: Any) -> Any:
-        if not (degree.is_Integer and degree > 1):
-            raise NoValue("degree of a root")
-        return self._power(base, 1 / degree)
 
     def _bound(self, body: Tree, name: str, **assumptions: bool) -> tuple[Any, Any, list[Any]]:
         """A new symbol for a bound name, the body, and those divisors in the body that depend on it."""
         outer, divided = self.symbols, self.denominators
-        symbol = self.sympy.Dummy(name, **assumptions)
+        symbol = sympy.Dummy(name, **assumptions)
         self.symbols, self.denominators = {**outer, name: symbol}, []
         value, inside = self.convert(body), self.denominators
         self.symbols = outer
@@ -127,108 +126,81 @@ class _Converter:
         return symbol, value, [one for one in inside if symbol in one.free_symbols]
 
     def _end(self, tree: Tree) -> Any:
-        """A bound, which may be infinite."""
-        ends = {("infinity",): self.sympy.oo, ("neg", ("infinity",)): -self.sympy.oo}
-        return ends[tree] if tree in ends else self.convert(tree)
+        return _ENDS[tree] if tree in _ENDS else self.convert(tree)
 
     def _series(self, is_sum: bool, body: Tree, name: str, first: Any, last: Any) -> Any:
         symbol, term, divisors = self._bound(body, name, integer=True)
         infinite = first.is_infinite or last.is_infinite
-        if any(end.is_integer is not True for end in (first, last) if not end.is_infinite):
-            raise NoValue("a sum over what may be no integers")
+        if not all(end.is_integer or end.is_infinite for end in (first, last)):
+            raise ValueError("a sum over what may be no integers")
         if not infinite and (last - first).is_number and last < first:
             return 0 if is_sum else 1
-        found = (self.sympy.Sum if is_sum else self.sympy.Product)(term, (symbol, first, last))
+        found = (sympy.Sum if is_sum else sympy.Product)(term, (symbol, first, last))
         if infinite and not (is_sum and (term.free_symbols - {symbol} or found.is_convergent())):
-            raise NoValue("a sum that does not converge")
+            raise ValueError("a sum that does not converge")
         if first.is_Integer:
-            end = min(int(last), int(first) + _TERMS) if last.is_Integer else int(first) + 2
+            end = min(int(last), int(first) + 100) if last.is_Integer else int(first) + 2
             self.denominators += [one.subs(symbol, k) for one in divisors for k in range(int(first), end + 1)]
-        return self._generic(found.doit())
-
-    def _generic(self, value: Any) -> Any:
-        """A case distinction without the cases that are one point, or in which nothing was found."""
-        sympy = self.sympy
-
-        def choose(*cases: tuple[Any, Any]) -> Any:
-            undone = (sympy.Sum, sympy.Integral, sympy.Product)
-            kept = [one for one, when in cases if not (isinstance(when, sympy.Equality) or one.has(*undone))]
-            return kept[0] if len(kept) == 1 else sympy.Piecewise(*cases)
-
-        return value.replace(sympy.Piecewise, choose)
-
-    def point(self, index: int) -> dict[Any, Any]:
-        """Values for every name: at first positive ones, then of both signs; integers for integers."""
-        point = {}
-        for name, symbol in self.symbols.items():
-            noise = zlib.crc32(f"{index}/{name}".encode())
-            value = self.sympy.Rational(1 + noise % 4001, 2003) if not symbol.is_integer else 2 + noise % 9
-            point[symbol] = -value if index > _POINTS // 2 and noise >> 16 & 1 else value
-        return point
-
-    def number(self, expression: Any, point: dict[Any, Any]) -> Any:
-        """A finite value at a point, None where there is none; an unknown function has some smooth values."""
-        found = expression.subs(point)
-        for call in found.atoms(self.sympy.core.function.AppliedUndef):
-            seed = zlib.crc32(str(call.func).encode()) % 97 + 1
-            parts = [self.sympy.sin(part * place + seed) for place, part in enumerate(call.args, start=2)]
-            found = found.subs(call, sum(parts))
-        found = found.doit().evalf(_DIGITS)
-        return found if found.is_number and found.is_finite and abs(found) < _LARGEST else None
+        return _generic(found)
 
     def agree(self, first: Any, second: Any) -> bool:
         """Whether the values agree at a point where both have one; False at the first where they do not."""
         agreed = False
         for index in range(_POINTS if self.symbols else 1):
-            point = self.point(index)
-            values = [self.number(expression, point) for expression in (first, second)]
-            divisors = [self.number(one, point) for one in self.denominators]
-            if None in values or any(one is None or abs(one) < 1e-25 for one in divisors):
+            point = {}
+            for name, symbol in self.symbols.items():  # at first positive values, then of both signs
+                noise = zlib.crc32(f"{index}/{name}".encode())
+                value = 2 + noise % 9 if symbol.is_integer else sympy.Rational(1 + noise % 4001, 2003)
+                point[symbol] = -value if index > _POINTS // 2 and noise >> 16 & 1 else value
+            x, y, *divisors = (_number(one, point) for one in (first, second, *self.denominators))
+            if x is None or y is None or any(one is None or abs(one) < 1e-25 for one in divisors):
                 continue
-            if abs(values[0] - values[1]) > max(map(abs, values)) * 1e-20:
+            if abs(x - y) > max(abs(x), abs(y)) * 1e-20:
                 return False
             agreed = True
         return agreed
 
 
-def _is_zero(sympy: Any, difference: Any) -> bool:
-    """Whether sympy proves that an expression is 0; what is cheap first."""
-    steps: tuple[Callable[[Any], Any], ...] = (
-        lambda one: one,
-        sympy.expand,
-        sympy.simplify,
-        lambda one: sympy.simplify(sympy.expand_log(sympy.combsimp(sympy.gammasimp(one)), force=True)),
-        lambda one: sympy.simplify(one.rewrite(sympy.exp)),
-    )
-    for step in steps:
-        found = step(difference)
-        if found == 0 or (not found.free_symbols and found.equals(0) is True):
-            return True
-    return False
+def _generic(undone: Any) -> Any:
+    """A value without the cases of it that are one point, or in which nothing was found."""
+
+    def choose(*cases: tuple[Any, Any]) -> Any:
+        kinds = (sympy.Sum, sympy.Integral, sympy.Product)
+        kept = [one for one, when in cases if not (isinstance(when, sympy.Equality) or one.has(*kinds))]
+        return kept[0] if len(kept) == 1 else sympy.Piecewise(*cases)
+
+    return undone.doit().replace(sympy.Piecewise, choose)
 
 
-def proved_equal(first: Tree, second: Tree) -> bool:
-    """Whether two formulas are the same as they stand or sympy proves them equal."""
-    if canonical_tree(first) == canonical_tree(second):
-        return True
-    converter = _Converter((first, second))
+def _number(expression: Any, point: dict[Any, Any]) -> Any:
+    """A finite value at a point, None where there is none; an unknown function has some smooth values."""
+    found = expression.subs(point)
+    for call in found.atoms(sympy.core.function.AppliedUndef):
+        seed = zlib.crc32(str(call.func).encode()) % 97 + 1
+        found = found.subs(call, sum(sympy.sin(part * k + seed) for k, part in enumerate(call.args, start=2)))
+    found = found.doit().evalf(30)  # twenty digits must agree
+    return found if found.is_number and found.is_finite and abs(found) < 10**100 else None
+
+
+def _is_zero(one: Any) -> bool:
+    return bool(one == 0 or (not one.free_symbols and one.equals(0) is True))
+
+
+def compare(prediction: str, gold: str) -> bool:
+    """Whether two canonical texts are formulas that are the same as they stand, or are proved equal."""
     try:
-        values = [converter.convert(tree) for tree in (first, second)]
-        return converter.agree(*values) and _is_zero(converter.sympy, values[0] - values[1])
+        trees = parse_expression(prediction), parse_expression(gold)
+        if canonical_tree(trees[0]) == canonical_tree(trees[1]):
+            return True
+        converter = _Converter(*trees)
+        first, second = map(converter.convert, trees)
+        return converter.agree(first, second) and any(_is_zero(step(first - second)) for step in _STEPS)
     except Exception:  # sympy raises errors of many kinds on what it can't do
         return False
 
 
 def load_compare() -> Compare:
-    """The comparison of two canonical texts, with everything imported that its first uses import."""
-    from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
-
-    def compare(prediction: str, gold: str) -> bool:
-        try:
-            return proved_equal(parse_expression(prediction), parse_expression(gold))
-        except NotExpression:
-            return False
-
+    """`compare`, with everything imported that its first uses import."""
     for prediction, gold in WARM_UP:
         compare(prediction, gold)
     return compare

@@ -1,35 +1,46 @@
-r"""The tokens of a formula: numbers, letters, LaTeX commands, brackets and signs, in bounded number.
+r"""The tokens of a formula: numbers, names, LaTeX commands, brackets and signs, in bounded number.
 
+A name is one token, an @ before it: `@x_1'`, `@\alpha_{max}`, `@dx/dt` for `\dot x` and `\frac{dx}{dt}`.
 `x1`, a letter with digits right behind it, is `x_1`, but `n2^n` is a product.
 """
 
 import re
-from collections.abc import Callable
-
-from gmpo_mm.verifiers.trees import OF_SEVERAL
 
 MAX_TOKENS = 400
 MAX_DIGITS = 200  # characters of one number
-MAX_DEPTH = 40  # brackets and commands within each other
-GREEK = frozenset(
-    str.split(
-        "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho "
-        "varrho sigma tau upsilon phi varphi chi psi omega "
-        "Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell hbar"
-    )
-)
-MARKS = {"dot": 1, "ddot": 2, "dddot": 3, "tilde": 0}  # over a name, with the order of the derivative
-CLOSING = {"(": ")", "{": "}", "[": "]", "⌊": "⌋", "⌈": "⌉", "⟬": "⟭"}
+SIDES = frozenset({"^+", "^-", "^{+}", "^{-}"})  # of the point of a limit
 
-_TOKEN = re.compile(
-    r"\s*(\d+(?:\.\d*)?(?:[eE][+-]?\d{1,3}(?![\d.]))?|\.\d+|\\[A-Za-z]+"
-    r"|(?<![A-Za-z\\])(?:max|min|gcd|lcm|floor|ceil|abs)(?= ?[({⟬])"
-    r"|(?<![A-Za-z\\])(?:arc?(?:sin|cos|tan)h|arc(?:sec|csc|cot)|coth|sech|csch)(?![A-Za-z])"
-    r"|[A-Za-z]|[-+*/^_(){}\[\]|!',°⌊⌋⌈⌉%=⟬⟭])"
+_GREEK = (
+    "alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|vartheta|iota|kappa|lambda|mu|nu|xi|rho|varrho|"
+    "sigma|tau|upsilon|phi|varphi|chi|psi|omega|Gamma|Delta|Theta|Lambda|Xi|Sigma|Upsilon|Phi|Psi|Omega|ell|"
+    "hbar|pi"
 )
-# A power of a power of a name, as in `x1^2`; `n2^n` and `a3^{n}` are a name times a power.
-_INDEX = re.compile(r"(\d{1,3})(?![\d.])(?!\s*\^\s*(?!\{?\s*\d))")
+_HEAD = rf"(?:[A-Za-z]|\\(?:{_GREEK})(?![A-Za-z]))"
+_BRACES = r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}"
+_BELOW = rf"\s*_\s*(?:{_BRACES}|\\[A-Za-z]+|\d+|[A-Za-z*+-])"
+_SUFFIX = rf"(?:{_BELOW}|\s*')*"
+_PLAIN = _HEAD + _SUFFIX
+_MARKED = rf"\\(?:d{{0,2}}dot|tilde)(?![A-Za-z])\s*(?:\{{\s*{_PLAIN}\s*\}}|{_HEAD})"
+_NAME = rf"(?:{_MARKED}|{_HEAD}){_SUFFIX}"
+_TOKEN = re.compile(
+    r"\s*(?:(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?[0-3]?\d{1,2}(?![\d.]))?|\.\d+)"
+    r"|[-+*/_(){}\[\]|!',°⌊⌋⌈⌉%=⟬⟭]|\^(?:(?:[+-]|\{[+-]\})(?=\}))?"
+    rf"|\\frac\s*\{{\s*(?P<d>d|\\partial(?![A-Za-z]))(?:\s*\^\s*\{{?\s*(?P<order>[234])\s*\}}?)?"
+    rf"\s*(?P<of>{_NAME})?\s*\}}\s*\{{\s*(?P=d)\s*(?P<by>{_NAME})"
+    rf"(?(order)\s*\^\s*\{{?\s*(?P=order)\s*\}}?|)\s*\}}"
+    rf"|d\s*(?P<top>{_HEAD})\s*/\s*d\s*(?P<bottom>{_HEAD})"
+    r"|(?<![A-Za-z\\])(?P<word>(?:max|min|gcd|lcm|floor|ceil|abs)(?= ?[({⟬])"
+    r"|(?:arc?(?:sin|cos|tan)h|arc(?:sec|csc|cot)|coth|sech|csch)(?![A-Za-z]))"
+    # Digits are no index in `n2^n` and `a3^{n}`, a name times a power, but in `x1^2`.
+    rf"|(?P<name>(?![ei])[A-Za-z](?P<index>\d{{1,3}}(?![\d.])(?!\s*\^\s*(?!\{{?\s*\d))){_SUFFIX}|{_NAME})"
+    r"|\\[A-Za-z]+)"
+)
+_NAME_PARTS = re.compile(rf"(?:\\(d*dot|tilde)\s*(?:\{{\s*({_PLAIN})\s*\}}|({_HEAD}))|({_HEAD}))({_SUFFIX})")
+_NO_PART_OF_SUBSCRIPTS = re.compile(r"[{}_\s]|\\(?=(?:max|min|gcd|lcm)(?![a-z]))")
 _PLAIN_SUM = re.compile(r"(?:[+-]\w+){2,}")
+_POWER_FIRST = re.compile(
+    rf"({_HEAD}|\\(?:sum|prod|int)(?![A-Za-z]))(\s*\^\s*(?:\d|[A-Za-z]|\\[a-z]+|{_BRACES}))({_BELOW})"
+)
 _TAKES_GROUPS = frozenset({"^", "_", "}", "]", "\\frac", "\\binom", "\\sqrt"})
 
 
@@ -40,134 +51,51 @@ class NotExpression(ValueError):
 def tokens_of(text: str) -> list[str]:
     """Tokens of a canonical text; NotExpression where a character is none or there are too many."""
     tokens: list[str] = []
-    position, text = 0, text.strip()
+    position, text = 0, _POWER_FIRST.sub(r"\1\3\2", " ".join(text.split()))  # `v^2_0` is `v_0^2`
     while position < len(text):
         match = _TOKEN.match(text, position)
-        if match is None or len(tokens) >= MAX_TOKENS or len(match.group(1)) > MAX_DIGITS:
+        if match is None or len(tokens) >= MAX_TOKENS or len(match["number"] or "") > MAX_DIGITS:
             raise NotExpression("not a formula")
-        token, position = match.group(1), match.end()
-        may_have_index = (
-            is_letter(token) and token not in "ei" and not _TAKES_GROUPS.intersection(tokens[-1:])
-        )
-        tokens.append("\\" + token if len(token) > 1 and token.isalpha() else token)
-        if may_have_index and (index := _INDEX.match(text, position)):
-            tokens += ["_", index.group(1)]
-            position = index.end()
+        token, position, kind = match.group().strip(), match.end(), match.lastgroup
+        if kind == "name" and match["index"] and _TAKES_GROUPS.intersection(tokens[-1:]):
+            token, position = "@" + token[0], match.start("index")
+        elif kind == "name":
+            token = "@" + _name(token[0] + "_" + token[1:] if match["index"] else token)
+        elif kind == "word":
+            token = "\\" + token
+        elif kind == "bottom":
+            token = "@" + derivative_name(match["top"], match["bottom"])
+        elif kind == "by":
+            by, order, sign = _name(match["by"]), int(match["order"] or 1), "d" if match["d"] == "d" else "∂"
+            of = match["of"] and derivative_name(_name(match["of"]), by, order, sign)
+            token = f"@{of}" if of else f"\\d {sign} {order} {by}"
+        tokens.append(token)
     return tokens
 
 
-def is_number(token: str) -> bool:
-    """A number without a sign."""
-    return token[:1].isdecimal() or token[:1] == "."
-
-
-def is_letter(token: str) -> bool:
-    """One letter of the alphabet."""
-    return len(token) == 1 and token.isascii() and token.isalpha()
-
-
-def is_symbol(token: str) -> bool:
-    """A letter of the Latin or the Greek alphabet."""
-    return is_letter(token) or token[1:] in GREEK
-
-
-def starts_name(token: str) -> bool:
-    """Whether a name starts with it."""
-    return is_symbol(token) or token == "\\pi" or token[1:] in MARKS
+def _name(text: str) -> str:
+    """A name in its one spelling; `a_{1+n}` is `a_{n+1}`."""
+    if len(text) == 1:
+        return text
+    match = _NAME_PARTS.fullmatch(text)
+    if match is None:
+        raise NotExpression("not a name")
+    mark, inside, letter, name, suffix = match.groups()
+    if mark:
+        name = _name(inside or letter)
+        name = "\\tilde" + name if mark == "tilde" else derivative_name(name, "t", len(mark) - 2)
+    below = [_NO_PART_OF_SUBSCRIPTS.sub("", one) for one in re.findall(_BELOW, suffix)]
+    if len(below) > 1 or "" in below:
+        raise NotExpression("two subscripts, or an empty one")
+    for one in below:
+        signed = one if one[0] in "+-" else "+" + one
+        if _PLAIN_SUM.fullmatch(signed):
+            one = "".join(sorted(re.findall(r"[+-]\w+", signed))).removeprefix("+")
+        name += "_" + one
+    return name + "'" * re.sub(_BELOW, "", suffix).count("'")
 
 
 def derivative_name(name: str, by: str, order: int = 1, sign: str = "d") -> str:
     """Name of a derivative of a quantity that is only named: `dx/dt`, `d2x/dt2`."""
     power = "" if order == 1 else str(order)
     return f"{sign}{power}{name}/{sign}{by}{power}"
-
-
-def _in_order(subscript: str) -> str:
-    """A subscript, the terms of a plain sum sorted: `a_{1+n}` is `a_{n+1}`."""
-    signed = subscript if subscript[0] in "+-" else "+" + subscript
-    if not _PLAIN_SUM.fullmatch(signed):
-        return subscript
-    return "".join(sorted(re.findall(r"[+-]\w+", signed))).removeprefix("+")
-
-
-class Reader:
-    """A place in the tokens of a formula, and the names that are read there."""
-
-    def __init__(self, tokens: list[str]) -> None:
-        self.tokens = tokens
-        self.position = 0
-        self.depth = 0
-        self.bars = 0  # how many `|` are open in this bracket
-        self.bound: list[str] = []  # names that the sums and products around this place bind
-        # Of each integral around this place: the name, where `\frac{dx}{x}` has said it.
-        self.differentials: list[str | None] = []
-
-    def peek(self, ahead: int = 0) -> str:
-        """A token, empty behind the last one."""
-        return "".join(self.tokens[self.position + ahead : self.position + ahead + 1])
-
-    def take(self, *expected: str) -> str:
-        """The next token, which must be one of those expected; any, where none is named."""
-        token = self.peek()
-        if not token or (expected and token not in expected):
-            raise NotExpression("formula ends early")
-        self.position += 1
-        return token
-
-    def skips(self, token: str) -> bool:
-        """Whether a token is ahead; it is taken."""
-        found = self.peek() == token
-        self.position += found
-        return found
-
-    def deeper(self) -> None:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise NotExpression("nested too deep")
-
-    def in_braces(self, read: Callable[[], str]) -> str:
-        """What is read with or without braces around it."""
-        braces = self.skips("{")
-        found = read()
-        if braces:
-            self.take("}")
-        return found
-
-    def name(self) -> str:
-        r"""A letter, a Greek letter, `\dot x` or `\tilde x`, with its subscript and primes."""
-        return self.head() + self.suffix()
-
-    def head(self) -> str:
-        """A name without its subscript and primes."""
-        token = self.take()
-        if not starts_name(token):
-            raise NotExpression(f"{token} is no name")
-        if token[1:] not in MARKS:
-            return token
-        self.deeper()
-        inside = self.in_braces(self.name)
-        self.depth -= 1
-        return token + inside if token == "\\tilde" else derivative_name(inside, "t", MARKS[token[1:]])
-
-    def suffix(self) -> str:
-        """Subscript and primes of a name."""
-        suffix = ""
-        while (token := self.peek()) in ("_", "'"):
-            self.take()
-            if token == "_" and "_" in suffix:
-                raise NotExpression("two subscripts")
-            suffix += "'" if token == "'" else "_" + _in_order("".join(self.subscript()))
-        return suffix
-
-    def subscript(self) -> list[str]:
-        """The tokens of a subscript, without braces."""
-        depth = 0
-        inside: list[str] = []
-        while depth or not inside:
-            piece = self.take()
-            depth += (piece == "{") - (piece == "}")
-            if piece not in ("{", "}"):
-                inside.append(piece[1:] if piece[1:] in OF_SEVERAL else piece)
-            elif not (depth or inside):
-                raise NotExpression("empty subscript")
-        return inside

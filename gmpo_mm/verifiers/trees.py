@@ -13,7 +13,7 @@ Trees are nested tuples, the kind first:
   are the variable `dx/dt`, and `x'` is the variable `x'`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -34,21 +34,23 @@ def children(tree: Tree) -> list[Tree]:
 
 
 def with_children(tree: Tree, change: Callable[..., Tree], *how: Any) -> Tree:
-    """The tree with each of its children changed; one frame of the stack a level, for trees are deep."""
-    changed = list(tree)
-    for place, child in enumerate(tree):
-        if isinstance(child, tuple):
-            changed[place] = change(child, *how)
-    return tuple(changed)
+    """The tree with each of its children changed."""
+    return tuple([change(child, *how) if isinstance(child, tuple) else child for child in tree])
 
 
 def variables(tree: Tree) -> frozenset[str]:
     """Names of the variables and unknown functions in a tree; a bound name is none of its formula's."""
-    names = frozenset({tree[1]} if tree[0] in ("var", "call", "index") else ())
-    below = children(tree)
-    if tree[0] in BINDERS:
-        names = variables(below.pop(0)) - {tree[2]}
-    return names.union(*map(variables, below))
+    names: set[str] = set()
+    stack = [tree]
+    while stack:
+        node = stack.pop()
+        if node[0] in BINDERS:
+            names |= variables(node[1]) - {node[2]}
+            node = node[2:]
+        elif node[0] in ("var", "call", "index"):
+            names.add(node[1])
+        stack += children(node)
+    return frozenset(names)
 
 
 def depth(tree: Tree) -> int:
@@ -85,92 +87,67 @@ def replaced(tree: Tree, values: dict[str, Tree]) -> Tree:
 
 @lru_cache(maxsize=4096)
 def canonical_tree(tree: Tree) -> Tree:
-    r"""One tree for the spellings of one formula; nothing is evaluated.
+    r"""One tree for the spellings of one formula; nothing is evaluated: `99 + 1` is not 100.
 
-    The same for every order of terms and factors, every bracket that changes nothing, `\frac{a}{b}`, `a/b`
-    and `a b^{-1}`, `\sqrt{a}` and `a^{1/2}`, `-(a - b)` and `b - a`, every name of a bound variable, and with
-    or without `+ 0`, `* 1`, `^1`. Sums and products have two or more parts; a quotient has a factor
-    `("inverse", b)`, a minus is a factor -1. `99^2 + 99 + 1` and `1 + 99 * 1 + 99^2` are one tree, not 9901.
+    The same for every order of terms and factors, every bracket that changes nothing, `a/b` and `a b^{-1}`,
+    `\sqrt{a}` and `a^{1/2}`, `-(a - b)` and `b - a`, every name of a bound variable, and with or without
+    `+ 0`, `* 1`, `^1`. Sums and products have two or more parts; a quotient has a factor `("inverse", b)`, a
+    minus is a factor -1.
     """
-    return _canonical(tree, 0)
-
-
-def _canonical(tree: Tree, level: int) -> Tree:
     kind = tree[0]
-    if kind in ("add", "neg"):
-        return _sum(tree, level)
-    if kind in ("mul", "div"):
-        return _product(*_factors(tree, level))
+    if kind in ("add", "mul"):
+        return _joined(kind, [canonical_tree(part) for part in parts(tree, kind)])
     if kind in BINDERS:
-        name = f"#{level}"
-        body = _canonical(replaced(tree[1], {tree[2]: ("var", name)}), level + 1)
-        outside = with_children((kind, *tree[3:]), _canonical, level)
-        return (kind, body, name, *outside[1:])
-    tree = with_children(tree, _canonical, level)
-    if kind == "pow":
-        return _power(tree[1], tree[2])
+        name = f"#{_nesting(tree)}"
+        tree = (kind, replaced(tree[1], {tree[2]: ("var", name)}), name, *tree[3:])
+    tree = with_children(tree, canonical_tree)
+    if kind == "neg":
+        return _joined("add", [_joined("mul", [MINUS_ONE, term]) for term in parts(tree[1], "add")])
+    if kind == "div":
+        return _joined("mul", [tree[1], *_inverted(tree[2])])
     if kind == "root":
         return _power(tree[1], ("inverse", tree[2]))
+    if kind == "pow":
+        return _power(tree[1], tree[2])
     if kind == "fn" and tree[1] == "exp":
         return _power(("const", "e"), tree[2])
     return (kind, *sorted(tree[1:], key=repr)) if kind in OF_SEVERAL else tree
 
 
-def _sum(tree: Tree, level: int) -> Tree:
-    """Terms with their signs; the signs of a sum in brackets go to its terms."""
-    terms: list[Tree] = []
-    stack = [(tree, False)]
-    while stack:
-        node, negative = stack.pop()
-        if node[0] == "add":
-            stack += [(node[1], negative), (node[2], negative)]
-        elif node[0] == "neg":
-            stack.append((node[1], not negative))
-        else:
-            sign, factors = _factors(node, level)
-            terms.append(_product(sign != negative, factors))
-    terms = sorted((term for term in terms if term not in (ZERO, ("mul", MINUS_ONE, ZERO))), key=repr)
-    return ZERO if not terms else terms[0] if len(terms) == 1 else ("add", *terms)
+def parts(tree: Tree, kind: str) -> list[Tree]:
+    """The terms of a sum ("add"), the factors of a product ("mul"), in their order."""
+    return [part for child in tree[1:] for part in parts(child, kind)] if tree[0] == kind else [tree]
 
 
-def _factors(tree: Tree, level: int) -> tuple[bool, list[Tree]]:
-    """Whether a product is negative, and its factors but for the sign; a factor is no product."""
-    negative, factors = False, []
-    stack = [(tree, False)]
-    while stack:
-        node, below = stack.pop()
-        if node[0] == "div" and node[2] == ZERO:  # `1/(1/0)` is not 0
-            factors.append(_inverse(_inverse(ZERO)) if below else _inverse(ZERO))
-            stack.append((node[1], below))
-        elif node[0] in ("mul", "div"):
-            stack += [(node[1], below), (node[2], below != (node[0] == "div"))]
-        elif node[0] == "neg":
-            negative = not negative
-            stack.append((node[1], below))
-        else:
-            one = _canonical(node, level)
-            for factor in one[1:] if one[0] == "mul" else (one,):
-                if factor == MINUS_ONE:
-                    negative = not negative
-                elif factor != ONE:
-                    factors.append(_inverse(factor) if below else factor)
-    return negative, factors
+def _nesting(tree: Tree) -> int:
+    return (tree[0] in BINDERS) + max(map(_nesting, children(tree)), default=0)
 
 
-def _inverse(factor: Tree) -> Tree:
-    return tuple(factor[1]) if factor[0] == "inverse" and factor[1] != ZERO else ("inverse", factor)
+def _joined(kind: str, operands: list[Tree]) -> Tree:
+    """The sum or product of canonical trees."""
+    every = [part for operand in operands for part in parts(operand, kind)]
+    neutral = (ONE, MINUS_ONE) if kind == "mul" else (ZERO, ("mul", MINUS_ONE, ZERO))
+    sign = [MINUS_ONE] * (kind == "mul" and every.count(MINUS_ONE) % 2)
+    joined = sign + sorted((part for part in every if part not in neutral), key=repr)
+    return (kind, *joined) if len(joined) > 1 else joined[0] if joined else neutral[0]
 
 
-def _product(negative: bool, factors: Sequence[Tree]) -> Tree:
-    parts = ([MINUS_ONE] if negative else []) + sorted(factors, key=repr)
-    return ONE if not parts else parts[0] if len(parts) == 1 else ("mul", *parts)
+def _inverted(tree: Tree) -> list[Tree]:
+    """The factors of 1 over a canonical tree; `1/(1/0)` is not 0."""
+    factors = parts(tree, "mul")
+    for place, factor in enumerate(factors):
+        if factor[0] == "inverse" and factor[1] != ZERO:
+            factors[place] = factor[1]
+        elif factor not in (ONE, MINUS_ONE):
+            factors[place] = ("inverse", factor)
+    return factors
 
 
 def _power(base: Tree, exponent: Tree) -> Tree:
     if exponent == ONE:
         return base
     if exponent == MINUS_ONE:
-        return _product(False, [_inverse(factor) for factor in (base[1:] if base[0] == "mul" else (base,))])
-    if exponent[0] == "mul" and exponent[1] == MINUS_ONE:
-        return ("inverse", ("pow", base, _product(False, exponent[2:])))
+        return _joined("mul", _inverted(base))
+    if exponent[:2] == ("mul", MINUS_ONE):
+        return ("inverse", ("pow", base, _joined("mul", list(exponent[2:]))))
     return ("pow", base, exponent)

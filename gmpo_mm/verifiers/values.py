@@ -7,14 +7,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from gmpo_mm.verifiers.evaluation import (
-    FIRST_BITS,
-    Environment,
-    Evaluator,
-    OutsideDomain,
-    TooLarge,
-    context,
-)
+from gmpo_mm.verifiers.evaluation import FIRST_BITS, Environment, Evaluator, OutsideDomain, TooLarge, context
 from gmpo_mm.verifiers.trees import Tree, contains, variables
 
 MAX_PRECISION = 1 << 15  # bits; formulas that need more are different
@@ -46,24 +39,6 @@ def _precision(spread: int, environment: Environment) -> int:
     return bits
 
 
-def _evaluated(trees: tuple[Tree, Tree], environment: Environment, in_complex: bool, bits: int) -> list[Any]:
-    """Value and evaluator of both; TooLarge where one is, OneSided where only one has no value."""
-    found: list[Any] = []
-    errors: list[OutsideDomain] = []
-    for tree in trees:
-        evaluator = Evaluator(environment, in_complex, bits)
-        try:
-            found.append((evaluator.evaluate(tree), evaluator))
-        except OutsideDomain as error:
-            errors.append(error)
-    for large in errors:
-        if isinstance(large, TooLarge):
-            raise large
-    if errors:
-        raise OneSided("one has no value") if found else errors[0]
-    return found
-
-
 def values_equal(
     first: Tree,
     second: Tree,
@@ -71,35 +46,40 @@ def values_equal(
     in_complex: bool,
     careful: bool = True,
     branches: dict[int, set[Any]] | None = None,
+    bits: int = FIRST_BITS,
 ) -> bool:
-    """Whether both have the same value at a point; OutsideDomain where one has none.
+    """Whether both have the same value at a point, or are no further apart than rounding can bring them.
 
+    TooLarge where one is, OneSided where only one has no value, else OutsideDomain where one has none.
     `careful` asks for a second precision even where the values are of ordinary size; `branches` gathers the
     cases that were taken where the values are equal.
     """
-    (x, one), (y, other) = _evaluated((first, second), environment, in_complex, FIRST_BITS)
-    spread = max(one.spread, other.spread)
-    sure = not (one.unsure or other.unsure)
+    one, other = evaluators = [Evaluator(environment, in_complex, bits) for _ in range(2)]
+    values: list[Any] = []
+    errors: list[OutsideDomain] = []
+    for evaluator, tree in zip(evaluators, (first, second), strict=True):
+        try:
+            values.append(evaluator.evaluate(tree))
+        except OutsideDomain as error:
+            errors.append(error)
+    if errors:
+        missing = OneSided("one has no value") if values else errors[0]
+        raise next((error for error in errors if isinstance(error, TooLarge)), missing)
+    x, y = values
     exact = isinstance(x, Fraction) and isinstance(y, Fraction)
-    if sure and exact:
-        equal = bool(x == y)
+    spread = max(one.spread, other.spread)
+    if exact:
+        equal = x == y
     else:
-        equal = not sure or _near(x, y, one, other, spread)
-        if equal and (careful or not sure or spread > _ORDINARY_SPREAD):
-            bits = _precision(spread, environment)
-            (x, one), (y, other) = _evaluated((first, second), environment, in_complex, bits)
-            equal = _near(x, y, one, other, max(one.spread, other.spread))
+        equal = abs(one.number(x) - other.number(y)) <= one.noise() * context(64).mpf(2) ** spread
+    doubtful = equal and not exact and (careful or spread > _ORDINARY_SPREAD)
+    if bits == FIRST_BITS and (doubtful or one.unsure or other.unsure):
+        more = _precision(spread, environment)
+        return values_equal(first, second, environment, in_complex, careful, branches, more)
     if equal and branches is not None:
         for node, case in (*one.branches, *other.branches):
             branches.setdefault(node, set()).add(case)
-    return equal
-
-
-def _near(x: Any, y: Any, one: Evaluator, other: Evaluator, spread: int) -> bool:
-    """Equal, or no further apart than rounding can bring equal values of this size; see `Evaluator.noise`."""
-    if isinstance(x, Fraction) and isinstance(y, Fraction):
-        return x == y
-    return bool(abs(one.number(x) - other.number(y)) <= one.noise() * context(64).mpf(2) ** spread)
+    return bool(equal)
 
 
 @lru_cache(maxsize=4096)

@@ -80,7 +80,7 @@ def test_cheap_pairs_start_no_process() -> None:
     code = (
         "from gmpo_mm.verifiers import grade_batch, pool; import sys\n"
         "assert grade_batch(['120°', '7', None], ['120', '8', '9'])[0].correct\n"
-        "assert pool._pool is None and 'sympy' not in sys.modules and 'torch' not in sys.modules"
+        "assert pool.shared_pool().connection is None and 'sympy' not in sys.modules and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -102,7 +102,7 @@ def test_the_grade_carries_the_text_that_was_compared() -> None:
 
 
 def test_wrong_use_is_named() -> None:
-    with pytest.raises(ValueError, match="2 predictions for 1 golds"):
+    with pytest.raises(ValueError, match="2 responses for 1 golds"):
         grade_batch(["1", "2"], ["1"])
     with pytest.raises(ValueError, match="kind='text'"):
         grade_batch(["1"], ["1"], kind="text")  # type: ignore[arg-type]

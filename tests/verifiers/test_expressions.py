@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from gmpo_mm.verifiers.evaluation import OutsideDomain, evaluate_tree
+from gmpo_mm.verifiers.evaluation import Evaluator, OutsideDomain
 from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
 from gmpo_mm.verifiers.normalize import canonical
 from gmpo_mm.verifiers.trees import Tree, canonical_tree, replaced, variables
@@ -179,7 +179,7 @@ def test_a_bound_name_is_not_replaced() -> None:
     ("text", "value"), [("\\gcd(12, 8)", 4), ("\\lcm(4, 6)", 12), ("17 \\bmod 5", 2), ("\\max(1, 2)", 2)]
 )
 def test_functions_of_whole_numbers_are_read_with_their_values(text: str, value: int) -> None:
-    assert evaluate_tree(tree(text), {}, False, 192) == value
+    assert Evaluator({}, False, 192).evaluate(tree(text)) == value
 
 
 def test_a_bound_name_is_none_of_a_formulas_variables() -> None:
@@ -254,10 +254,10 @@ def test_the_canonical_tree_has_the_formulas_value() -> None:
         text = _random_formula(random_, 4)
         try:
             read = parse_expression(text)
-            value = evaluate_tree(read, point, False, 192)
+            value = Evaluator(point, False, 192).evaluate(read)
         except (NotExpression, OutsideDomain):
             continue
-        again = evaluate_tree(_binary(canonical_tree(read)), point, False, 192)
+        again = Evaluator(point, False, 192).evaluate(_binary(canonical_tree(read)))
         assert abs(value - again) <= abs(value) * 1e-30 + 1e-30, text
         compared += 1
     assert compared > 300

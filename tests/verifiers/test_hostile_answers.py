@@ -161,7 +161,7 @@ from types import SimpleNamespace
 from gmpo_mm.verifiers import supervisor
 def compare(prediction, gold):
     return len(bytearray(int(prediction))) > 0 and os.getpid() > 0
-supervisor.METHODS[supervisor.FIRST] = SimpleNamespace(load=lambda: compare)
+supervisor.METHODS["math"] = SimpleNamespace(load=lambda: compare)
 supervisor.main(1, int(sys.argv[1]))
 """
     sizes = [1000, 4 * MEMORY_LIMIT, 1000, supervisor_resident(), 1000]
@@ -174,7 +174,6 @@ supervisor.main(1, int(sys.argv[1]))
     process.stdin.write("\n".join(jobs) + "\n")
     process.stdin.flush()
     messages = map(json.loads, process.stdout)
-    assert next(messages) == {"ready": True}
     answered = (message for message in messages if "working" not in message)  # a slow machine has signs of life too
     verdicts = [next(answered)["verdict"] for _ in jobs]
     process.stdin.close()

@@ -7,11 +7,12 @@ import pytest
 
 from gmpo_mm.verifiers.comparison import settle
 from gmpo_mm.verifiers.equivalence import RULES
-from gmpo_mm.verifiers.minerva import grade_minerva
+from gmpo_mm.verifiers.graders import GRADERS
 from gmpo_mm.verifiers.quantities import quantity
 from gmpo_mm.verifiers.reading import read
 from gmpo_mm.verifiers.structure import parse
 
+grade_minerva = GRADERS["minerva"].grade
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
@@ -130,7 +131,7 @@ def test_any_of_several_golds_counts() -> None:
 
 def test_a_response_is_extracted_first_and_none_is_no_answer() -> None:
     responses = [r"so \boxed{9.65 \text{ m}}", "so 9.6", r"\boxed{}", None]
-    grades = grade_minerva(responses, ["9.6\n"] * 4)
+    grades = grade_minerva(responses, ["9.6\n"] * 4, "response")
     assert [(grade.correct, grade.status) for grade in grades] == [(True, "graded")] + [(False, "no_answer")] * 3
     assert grades[0].why == "numbers within 1 %"
 

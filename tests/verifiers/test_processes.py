@@ -293,7 +293,7 @@ def test_many_calls_leave_no_processes_no_open_files_and_no_jobs_behind() -> Non
         supervisor = own.connection.process.pid
         workers = children(supervisor)
         assert len(workers) <= 2
-        files = open_files(supervisor) - 2 * len(workers)  # two pipes to each worker
+        files = open_files(supervisor) - len(workers)  # a pipe to each worker
         return supervisor, files, open_files(os.getpid()), len(own.connection.open_jobs) + threading.active_count()
 
     try:

@@ -63,7 +63,7 @@ def compare(prediction, gold):
         raise MemoryError
     return True
 
-supervisor.METHODS[supervisor.FIRST] = SimpleNamespace(load=lambda: compare)
+supervisor.METHODS["math"] = SimpleNamespace(load=lambda: compare)
 """
 
 
@@ -221,7 +221,7 @@ def test_a_batch_of_hostile_pairs_has_a_bound_and_the_good_ones_in_it_are_graded
     pairs = [pair for both in zip(hostile, good, strict=True) for pair in both]
     verdicts = own.check(pairs, 0.2)
     assert verdicts[1::2] == ["equal"] * 32
-    assert [one.room(len(pairs)) for one in ROUNDS] == [64, 12, 4]
+    assert [room + len(pairs) // for_one_more for _, room, for_one_more in ROUNDS] == [64, 12, 4]
     assert len(log.read_text().splitlines()) == 32 + 12 + 4
     assert verdicts[::2].count("timeout") == 4
     assert verdicts[::2].count("batch_limit") == 28
