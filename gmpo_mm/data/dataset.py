@@ -23,7 +23,15 @@ from gmpo_mm.data.prompts import (
     load_pictures,
     prompt_length,
 )
-from gmpo_mm.data.records import Fault, Progress, Record, Records, data_fingerprint, describe_faults
+from gmpo_mm.data.records import (
+    Fault,
+    Progress,
+    Record,
+    Records,
+    data_fingerprint,
+    describe_faults,
+    picture_fingerprint,
+)
 from gmpo_mm.errors import DataError
 
 CACHED_PROMPTS = 32
@@ -115,9 +123,11 @@ class PromptDataset(Sequence[EncodedPrompt]):
         return self.records[self._rows[index]]
 
     def fingerprint(self) -> str:
-        """SHA-256 of the data (`data_fingerprint`) and of which rows were kept."""
+        """SHA-256 of the texts and of which rows were kept, and behind a dash, where there are pictures, of those."""
         kept = ",".join(map(str, self._rows))
-        return hashlib.sha256(f"{data_fingerprint(self.records)} {kept}".encode()).hexdigest()
+        texts = hashlib.sha256(f"{data_fingerprint(self.records)} {kept}".encode()).hexdigest()
+        pictures = picture_fingerprint(self.records)
+        return f"{texts}-{pictures}" if pictures else texts
 
     def overlong_report(self) -> str:
         """One sentence on the dropped prompts for the log; empty when there are none."""
@@ -242,7 +252,8 @@ class PromptSampler:
                     f"data.{name} was {state[name]} when the checkpoint was made and is {getattr(self, name)} now; "
                     f"{mend}"
                 )
-        if state["fingerprint"] != self.fingerprint:
+        # a checkpoint of an earlier version does not know the pictures
+        if state["fingerprint"] not in (self.fingerprint, self.fingerprint.partition("-")[0]):
             raise DataError(
                 f"the training data changed since the checkpoint (same number of rows, other contents); {mend}"
             )

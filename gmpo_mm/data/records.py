@@ -225,16 +225,26 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def data_fingerprint(records: Records) -> str:
-    """SHA-256 over the number of rows and the problem and answer columns, to tell changed data on resume.
-
-    Images are left out, which keeps this at milliseconds.
-    """
+    """SHA-256 over the number of rows and the problem and answer columns, to tell changed data on resume."""
     digest = hashlib.sha256(str(len(records)).encode())
     for name in (records.keys.prompt_key, records.keys.answer_key, "answers"):
         if name in records.rows.columns:
             for value in records.rows.column(name):
                 digest.update(repr(value).encode() + b"\0")
     return digest.hexdigest()
+
+
+def picture_fingerprint(records: Records) -> str:
+    """SHA-256 over the stored bytes of all pictures, row by row; empty for data without any."""
+    if records.keys.image_key not in records.rows.columns:
+        return ""
+    digest, found = hashlib.sha256(), False
+    for record in records:
+        for source in record.images:
+            digest.update(hashlib.sha256(source.encoded()).digest())
+            found = True
+        digest.update(b"\0")
+    return digest.hexdigest() if found else ""
 
 
 def _answers(answer: Any, answers: Any, key: str, where: str) -> tuple[str, tuple[str, ...]]:

@@ -87,7 +87,21 @@ def load_model(
         model = merge_adapter(model, Path(adapter), "worker.actor.model.model_path")
     if Path(path).is_dir():  # a new adapter names its base by it, wherever it will be loaded from
         model.name_or_path = str(Path(path).absolute())  # type: ignore[assignment]
+    if broken := not_finite(model):
+        raise ConfigError(f"worker.actor.model.model_path={path}: {broken}; use weights without NaN and infinity")
     return use_packed_attention(model).to(device or torch.device("cpu"))
+
+
+def not_finite(module: torch.nn.Module) -> str | None:
+    """Which weights hold NaN or infinity, in words; None where none does. Waits for the device once."""
+    weights = ((name, weight.detach()) for name, weight in module.named_parameters())
+    named = [(name, weight) for name, weight in weights if weight.is_floating_point() and weight.numel()]
+    extremes = torch.stack([torch.stack(weight.aminmax()).float() for _, weight in named])
+    broken = [name for (name, _), fine in zip(named, extremes.isfinite().all(1).tolist(), strict=True) if not fine]
+    if not broken:
+        return None
+    shown = ", ".join(broken[:3]) + (", ..." if len(broken) > 3 else "")
+    return f"{len(broken)} of {len(named)} weights hold NaN or infinity ({shown})"
 
 
 def _load_whole(path: str, config: Any, dtype: torch.dtype, trust_remote_code: bool) -> torch.nn.Module:

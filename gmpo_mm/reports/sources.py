@@ -21,7 +21,7 @@ from gmpo_mm.reports.run_readers import (
 )
 from gmpo_mm.reports.study import Run, Study, Variant
 from gmpo_mm.training.reading import read_json
-from gmpo_mm.training.run_directory import yaml_differences
+from gmpo_mm.training.run_config import yaml_differences
 
 SWEEP_FILE = "sweep.json"
 SWEEP_FORMAT = 1

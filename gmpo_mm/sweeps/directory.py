@@ -31,7 +31,7 @@ from gmpo_mm.sweeps.sweep_file import Sweep
 from gmpo_mm.training.files import write_atomically
 from gmpo_mm.training.lock import DirectoryLock
 from gmpo_mm.training.reading import read_json, read_yaml
-from gmpo_mm.training.run_directory import FREE_KEYS, yaml_differences
+from gmpo_mm.training.run_config import FREE_KEYS, yaml_differences
 
 FORMAT = 1
 State = Literal["waiting", "running", "finished", "failed", "interrupted", "out_of_budget"]

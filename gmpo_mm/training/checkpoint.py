@@ -22,14 +22,17 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from pydantic import with_config
 from safetensors.torch import load_file
+from typing_extensions import TypedDict
 
 from gmpo_mm.config.checkpoint_paths import MANIFEST_FILE, MODEL_FOLDER, checkpoint_steps, latest_checkpoint
 from gmpo_mm.errors import TrainingError
 from gmpo_mm.training.files import folder_bytes, fsync, remove_tree, sha256
+from gmpo_mm.training.reading import read_json
 from gmpo_mm.training.safetensors_file import SafetensorsWriter
 
 STATE_FILE = "trainer_state.json"
@@ -258,16 +261,50 @@ def remove_leftovers(directory: Path) -> list[str]:
     return removed
 
 
+@with_config(extra="allow")
+class _State(TypedDict):
+    step: int
+
+
+class _FileFacts(TypedDict):
+    bytes: int
+    sha256: str
+
+
+class _Manifest(TypedDict):
+    format: int
+    step: int
+    files: dict[str, _FileFacts]
+
+
 def load_checkpoint(path: Path) -> CheckpointData:
-    """Check every file against the manifest and read the state; TrainingError names what is damaged and the mend."""
+    """Check every file against the manifest and read the state; TrainingError names what is damaged and what to do."""
     path = Path(path)
-    manifest = _read_json(path / MANIFEST_FILE, path)
-    if manifest.get("format") != FORMAT:
-        raise TrainingError(
-            f"{path} has checkpoint format {manifest.get('format')!r}, this version reads {FORMAT}; "
-            "load it with the version of gmpo-mm that its run's environment.json names"
-        )
-    for name, facts in manifest["files"].items():
+    check_files(path)
+    try:
+        state = cast("dict[str, Any]", read_json(path / STATE_FILE, _State, "", TrainingError))
+    except TrainingError as error:
+        raise _damaged(path, str(error).removesuffix("; ")) from None
+    if state["step"] != _read_manifest(path)["step"]:
+        raise _damaged(path, f"{STATE_FILE} is of step {state['step']}, {MANIFEST_FILE} of another")
+    return CheckpointData(path=path, step=state["step"], state=state)
+
+
+def check_files(path: Path, below: str = "") -> None:
+    """Check the files of a checkpoint whose names begin with `below` against its manifest; TrainingError where one differs.
+
+    A file that the manifest leaves out counts as damage: it was written after the checkpoint, or the manifest was cut.
+    """
+    files = _read_manifest(path)["files"]
+    there = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()} - {MANIFEST_FILE}
+    unknown = sorted(name for name in there - files.keys() if name.endswith((".safetensors", ".json")))
+    if STATE_FILE not in files or not any(name.startswith(f"{MODEL_FOLDER}/") for name in files):
+        raise _damaged(path, f"{MANIFEST_FILE} does not name all of its files")
+    if unknown := [name for name in unknown if not name.startswith(f"{MODEL_FOLDER}/merged/")]:
+        raise _damaged(path, f"{MANIFEST_FILE} does not name {', '.join(unknown[:3])}")
+    for name, facts in files.items():
+        if not name.startswith(below):
+            continue
         file = path / name
         if not file.is_file():
             raise _damaged(path, f"{name} is missing")
@@ -276,20 +313,22 @@ def load_checkpoint(path: Path) -> CheckpointData:
             raise _damaged(path, f"{name} has {size:,} bytes, {facts['bytes']:,} were written")
         if sha256(file) != facts["sha256"]:
             raise _damaged(path, f"{name} has other contents than were written (SHA-256 differs)")
-    state = _read_json(path / STATE_FILE, path)
-    return CheckpointData(path=path, step=int(state["step"]), state=state)
 
 
-def _read_json(file: Path, checkpoint: Path) -> dict[str, Any]:
+def _read_manifest(path: Path) -> _Manifest:
+    file = path / MANIFEST_FILE
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise _damaged(checkpoint, f"{file.name} is missing") from None
-    except ValueError as error:
-        raise _damaged(checkpoint, f"{file.name} can't be read ({error})") from None
-    if not isinstance(data, dict):
-        raise _damaged(checkpoint, f"{file.name} holds no JSON object")
-    return data
+        found = read_json(file, dict[str, Any], "", TrainingError).get("format")
+        if found != FORMAT:
+            raise TrainingError(
+                f"{path} has checkpoint format {found!r}, this version reads {FORMAT}; "
+                "load it with the version of gmpo-mm that its run's environment.json names"
+            )
+        return read_json(file, _Manifest, "", TrainingError)
+    except TrainingError as error:
+        if "checkpoint format" in str(error):
+            raise
+        raise _damaged(path, str(error).removesuffix("; ")) from None
 
 
 def _damaged(checkpoint: Path, what: str) -> TrainingError:

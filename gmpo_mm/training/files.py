@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+from functools import lru_cache
 from pathlib import Path
 
 from gmpo_mm.errors import TrainingError
@@ -35,9 +36,17 @@ def folder_bytes(folder: Path) -> int:
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+    """Hexadecimal SHA-256 of a file; a large one that was not written to since is read once in a process."""
+    state = path.stat()
+    if state.st_size < 1 << 20:  # a clock's tick could hide a write to a small file
+        return _sha256.__wrapped__(str(path))
+    return _sha256(str(path), state.st_size, state.st_mtime_ns, state.st_ino)
+
+
+@lru_cache(maxsize=1024)
+def _sha256(path: str, *_state: int) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open(path, "rb") as file:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from gmpo_mm.errors import ConfigError
+from gmpo_mm.errors import ConfigError, DataError
 from gmpo_mm.training.files import remove_tree
+from gmpo_mm.training.reading import read_json
 
 ASIDE, GOING = ".replaced", ".removing"
 WRITTEN = (
@@ -57,8 +58,8 @@ def recover(path: Path) -> None:
     if not (path / ASIDE).is_dir():
         return
     try:
-        begun = bool(json.loads((path / "run.json").read_text(encoding="utf-8")).get("begun"))
-    except (OSError, ValueError):
+        begun = bool(read_json(path / "run.json", dict[str, Any], "").get("begun"))
+    except DataError:
         begun = False
     moved_whole = (path / ASIDE / "run.json").exists()
     FormerRun(path).remove() if begun and moved_whole else FormerRun(path).put_back()

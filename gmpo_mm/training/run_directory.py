@@ -24,9 +24,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
+from pydantic import with_config
+from typing_extensions import NotRequired, TypedDict
 
 from gmpo_mm.errors import ConfigError, TrainingError
 from gmpo_mm.training import checkpoint as checkpoints
@@ -37,60 +39,34 @@ from gmpo_mm.training.lock import DirectoryLock
 from gmpo_mm.training.metrics_file import FILE_NAME as METRICS_FILE
 from gmpo_mm.training.metrics_file import MetricsFile, read_events, read_metrics
 from gmpo_mm.training.overwrite import FormerRun, recover
+from gmpo_mm.training.reading import read_json, read_yaml
+from gmpo_mm.training.run_config import (
+    FREE_KEYS,
+    SCHEDULE,
+    STEP_COUNT_KEYS,
+    parse_config,
+    plain,
+    schedule_needs_step_count,
+    yaml_differences,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["FREE_KEYS", "STEP_COUNT_KEYS", "RunDirectory", "yaml_differences", "read_events", "read_metrics"]
-
-FREE_KEYS = (
-    "trainer.resume",
-    "trainer.run_dir",
-    "trainer.logger",
-    "trainer.project_name",
-    "trainer.experiment_name",
-    "trainer.save_freq",
-    "trainer.save_limit",
-    "trainer.save_model_only",
-    "trainer.save_checkpoint_path",
-    "trainer.load_checkpoint_path",
-    "trainer.find_last_checkpoint",
-    "trainer.val_freq",
-    "trainer.val_before_train",
-    "trainer.val_only",
-    "trainer.val_generations_to_log",
-    "trainer.log_samples",
-    "trainer.ray_timeline",
-    "ray_address",
-    "trainer.nnodes",
-    "trainer.n_gpus_per_node",
-    "trainer.threads",
-    "worker.rollout.disable_tqdm",
-    "worker.rollout.gpu_memory_utilization",
-)
-"""Keys that may differ when a run is resumed: they say where, how often and from where, not what is trained. (`threads`
-changes rounding, so bit-for-bit equality holds for equal threads only.) A change is written into the resume event."""
-
-STEP_COUNT_KEYS = ("trainer.max_steps", "trainer.total_epochs")
-"""May differ too, which is how a run is extended, unless the learning rate is computed from the number of steps."""
+__all__ = ["RunDirectory", "read_events", "read_metrics"]
 
 START_OVER = "`gmpo-mm train ... --overwrite`"
 
-_SCHEDULE = "worker.actor.optim."
-_ABSENT = "(not set)"
+RESTORE = "restore the file, start over with --overwrite, or give another trainer.run_dir"
 
 
-def yaml_differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (old, new) where two configurations (nested mappings or YAML text) differ."""
-    old_flat, new_flat = _flatten(_parse_config(old)), _flatten(_parse_config(new))
-    keys = [*old_flat, *(key for key in new_flat if key not in old_flat)]
-    pairs = {key: (old_flat.get(key, _ABSENT), new_flat.get(key, _ABSENT)) for key in keys}
-    # true and 1 are equal to Python, not to a reader.
-    return {
-        key: (old_value, new_value)
-        for key, (old_value, new_value) in pairs.items()
-        if old_value != new_value or isinstance(old_value, bool) != isinstance(new_value, bool)
-    }
+@with_config(extra="allow")
+class _RunState(TypedDict):
+    state: NotRequired[str]
+    begun: NotRequired[bool]
+    step: NotRequired[int]
+    started_from: NotRequired[str]
+    start_checkpoint: NotRequired[str]
 
 
 @dataclass
@@ -139,12 +115,12 @@ class RunDirectory:
         starts a new run from that checkpoint, and continues that new run when the same command is given again.
         `overwrite` removes the run that is here when the new one begins; until then nothing of it is lost.
         """
-        text = config if isinstance(config, str) else yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+        text = config if isinstance(config, str) else yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
         path = Path(path)
         _create(path)
         run = cls(
             path=path,
-            config=_parse_config(text),
+            config=parse_config(text),
             config_text=text,
             command=list(command),
             layout=layout,
@@ -180,7 +156,7 @@ class RunDirectory:
         for folder in (self.path / "samples", self.checkpoints_dir):
             _create(folder)
         if self.resuming:
-            old_environment = _read_json(self.path / "environment.json")
+            old_environment = self._old_environment()
             changed = {
                 key: [old_environment.get(key), value]
                 for key, value in self.environment.items()
@@ -261,7 +237,10 @@ class RunDirectory:
                 "trainer.run_dir"
             )
         if (self.path / "run.json").is_file():
-            self._run = _read_json(self.path / "run.json")
+            try:
+                self._run = self._read_run()
+            except ConfigError:
+                self._run = {"state": "damaged"}
             self.notes.append(f"starting over: the run in {self.path} ({self._describe_run()}) is replaced")
             self._former = FormerRun(self.path)
             self._former.set_aside()
@@ -306,7 +285,7 @@ class RunDirectory:
 
     def _continue(self, own: Path | None) -> None:
         """The run that is here goes on from its latest checkpoint, or from where it started when it has none."""
-        self._compare((self.path / "config.yaml").read_text(encoding="utf-8"))
+        self._compare(read_yaml(self.path / "config.yaml", RESTORE, ConfigError))
         self.resuming = True
         self.checkpoint = own
         if own is None and self._run.get("start_checkpoint"):
@@ -321,18 +300,18 @@ class RunDirectory:
             origin = "from the beginning: no checkpoint was complete" if self.checkpoint is None else f"from {self.checkpoint}"
             self.notes.append(f"resuming the run in {self.path} ({self._describe_run()}) {origin}; {START_OVER} starts over")
 
-    def _compare(self, old_text: str) -> None:
+    def _compare(self, old: dict[str, Any]) -> None:
         free: tuple[str, ...] = FREE_KEYS
-        scheduled = _schedule_needs_step_count(self.config) or _schedule_needs_step_count(_parse_config(old_text))
+        scheduled = schedule_needs_step_count(self.config) or schedule_needs_step_count(old)
         if not scheduled:
             free += STEP_COUNT_KEYS
-        self._changed = yaml_differences(old_text, self.config_text)
+        self._changed = yaml_differences(old, self.config_text)
         fatal = {key: pair for key, pair in self._changed.items() if key not in free}
         if not fatal:
             return
         lines = [f"  {key}: {old!r} there, {new!r} now" for key, (old, new) in fatal.items()]
         if scheduled and any(key in STEP_COUNT_KEYS for key in fatal):
-            lines.append(f"  (the learning-rate schedule of {_SCHEDULE}* is computed from the number of steps)")
+            lines.append(f"  (the learning-rate schedule of {SCHEDULE}* is computed from the number of steps)")
         raise ConfigError(
             f"{self.path} holds a run of another configuration ({self._describe_run()}):\n" + "\n".join(lines) + "\n"
             f"To go on with that run, give its values. To train this configuration, start over with {START_OVER} "
@@ -350,16 +329,40 @@ class RunDirectory:
 
     def _read_run(self) -> dict[str, Any]:
         """run.json, {} in a directory without a run; ConfigError in a directory of something else."""
-        if (self.path / "run.json").is_file():
-            return _read_json(self.path / "run.json")
+        file = self.path / "run.json"
+        if os.path.lexists(file):
+            try:
+                return cast("dict[str, Any]", read_json(file, _RunState, RESTORE, ConfigError))
+            except ConfigError as error:
+                return self._rebuilt(error)
         ours = ("config.yaml", "environment.json", METRICS_FILE, "samples", "checkpoints")
         foreign = [name for name in ours if (self.path / name).exists()]
+        if "config.yaml" in foreign and self.layout.latest(self.path) is not None:
+            return self._rebuilt(ConfigError(f"{file} is not there; {RESTORE}"))
         if foreign:
             raise ConfigError(
                 f"trainer.run_dir={self.path} has no run.json, but already holds {', '.join(foreign)}, which a run would "
                 "write; give another trainer.run_dir, or move these away"
             )
         return {}
+
+    def _rebuilt(self, error: ConfigError) -> dict[str, Any]:
+        """What a damaged run.json said, from what is whole: the configuration and the checkpoints. Else `error` is raised."""
+        file = self.path / "config.yaml"
+        if not file.is_file() or not read_yaml(file, RESTORE, ConfigError):
+            raise error
+        own = self.layout.latest(self.path)
+        self.notes.append(f"{str(error).partition(';')[0]}: it is made anew from config.yaml and the checkpoints")
+        return {"state": "running", "begun": True, "created": _now(), "step": 0 if own is None else step_of(own)}
+
+    def _old_environment(self) -> dict[str, Any]:
+        """environment.json of the run that goes on; a damaged one is written anew."""
+        file = self.path / "environment.json"
+        try:
+            return read_json(file, dict[str, Any], RESTORE, ConfigError)
+        except ConfigError:
+            write_atomically(file, json.dumps(self.environment, indent=2) + "\n")
+            return {}
 
     def _describe_run(self) -> str:
         state = self._run.get("state")
@@ -372,38 +375,6 @@ class RunDirectory:
             write_atomically(self.path / "run.json", text, durable=changes.keys() != {"step"})
 
 
-def _schedule_needs_step_count(config: dict[str, Any]) -> bool:
-    """Whether EasyR1's schedule depends on the total: cosine, or a warm-up given as a ratio."""
-    flat = _flatten(config)
-    warmup_by_ratio = bool(flat.get(_SCHEDULE + "lr_warmup_ratio")) and flat.get(_SCHEDULE + "lr_warmup_steps") is None
-    return warmup_by_ratio or flat.get(_SCHEDULE + "lr_scheduler_type", "constant") != "constant"
-
-
-def _parse_config(config: Any) -> dict[str, Any]:
-    parsed = yaml.safe_load(config) if isinstance(config, str) else _plain(config)
-    assert isinstance(parsed, dict) or parsed is None
-    return parsed or {}
-
-
-def _plain(value: Any) -> Any:
-    """Mappings and sequences as dict and list, as they come back from YAML."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
 def _create(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -411,16 +382,6 @@ def _create(path: Path) -> None:
             raise PermissionError(13, "Permission denied")
     except OSError as error:
         raise ConfigError(f"trainer.run_dir={path} can't be used ({error.strerror}); give another trainer.run_dir") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ConfigError(f"{path} can't be read ({error}); give another trainer.run_dir, or restore the file") from None
-    return data if isinstance(data, dict) else {}
 
 
 def _now() -> str:

@@ -26,6 +26,7 @@ from PIL import Image
 
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.training.files import write_atomically
+from gmpo_mm.training.reading import read_json
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.sample_table import SampleTable
 
@@ -317,14 +318,18 @@ def _trainer(config: Mapping[str, Any], key: str) -> str:
 
 def _identity(run: RunDirectory, tracker: str) -> str | None:
     """The tracker's own name of the run that is resumed; None for a new run."""
-    file = _identity_file(run)
-    return json.loads(file.read_text(encoding="utf-8")).get(tracker) if run.resuming and file.is_file() else None
+    return _identities(run).get(tracker) if run.resuming else None
 
 
 def _remember(run: RunDirectory, tracker: str, identity: str | None) -> None:
     file = _identity_file(run)
-    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    write_atomically(file, json.dumps(known | {tracker: identity}) + "\n")
+    write_atomically(file, json.dumps(_identities(run) | {tracker: identity}) + "\n")
+
+
+def _identities(run: RunDirectory) -> dict[str, str | None]:
+    file = _identity_file(run)
+    advice = "remove it: the trackers then begin a run of their own"
+    return read_json(file, dict[str, str | None], advice, ConfigError) if file.exists() else {}
 
 
 def _identity_file(run: RunDirectory) -> Path:

@@ -22,6 +22,7 @@ from gmpo_mm.algorithms import (
 from gmpo_mm.config.schema import Config
 from gmpo_mm.data import PromptSampler
 from gmpo_mm.errors import TrainingError
+from gmpo_mm.models.loading import not_finite
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor
 from gmpo_mm.rollout.protocol import RolloutBackend
@@ -202,6 +203,10 @@ class Trainer:
         updates = self.actor.config.epochs * -(-prompts // self.actor.config.mini_batch_prompts)
         with self._timed("update_actor", timings), self.progress.stage(f"step {step}: updating", updates, "updates") as stage:
             metrics = self.actor.update(batch, self.kl.kl_coef, stage.update)
+        if broken := not_finite(self.policy.module):
+            raise TrainingError(
+                f"step {step}: after the update {broken}; lower worker.actor.optim.lr, and go on from the last checkpoint"
+            )
         with self._timed("sync", timings):
             self._hand_over()
         timings["step"] = time.perf_counter() - started

@@ -25,6 +25,7 @@ from gmpo_mm.errors import TrainingError
 from gmpo_mm.models.adapters import WEIGHTS_FILE, is_adapter, lineage, tokenizer_source, write_merged
 from gmpo_mm.models.loading import check_lora, load_model, read_config
 from gmpo_mm.models.processing import PROCESSOR_FILES, find_files
+from gmpo_mm.training.checkpoint import MANIFEST_FILE, check_files
 from gmpo_mm.training.files import fsync, remove_tree, sha256
 from gmpo_mm.training.fsdp_checkpoint import merged_model
 
@@ -55,6 +56,8 @@ def usable_model(
                 check_hub_model(model, f"{key} = {name!r}: its base", note)
         elif folder.name == MODEL_FOLDER and is_fsdp_checkpoint(folder.parent.parent):
             merged_model(folder.parent.parent, note)
+        elif folder.name == MODEL_FOLDER and (folder.parent / MANIFEST_FILE).is_file():  # a checkpoint of the local engine
+            check_files(folder.parent, below=f"{MODEL_FOLDER}/")
     return merged_adapter(found, note) if whole and is_adapter(found) else found
 
 

@@ -68,7 +68,7 @@ def _write_sweep(inputs: Path, run: Callable[[list[str]], None]) -> None:
 
 
 def _grade(inputs: Path, out: Path) -> list[str]:
-    return ["grade", str(inputs / "responses.jsonl"), "--gold-key", "answer", "--grader", "math", "--out", str(out / "graded.jsonl")]
+    return ["grade", str(inputs / "responses.jsonl"), "--gold-key", "answer", "--out", str(out / "graded.jsonl")]
 
 
 def _write_responses(inputs: Path, run: Callable[[list[str]], None]) -> None:

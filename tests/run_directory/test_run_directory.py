@@ -10,14 +10,8 @@ import yaml
 
 from gmpo_mm.errors import ConfigError, DataError
 from gmpo_mm.training.checkpoint import checkpoint_steps
-from gmpo_mm.training.run_directory import (
-    FREE_KEYS,
-    STEP_COUNT_KEYS,
-    RunDirectory,
-    read_events,
-    read_metrics,
-    yaml_differences,
-)
+from gmpo_mm.training.run_config import FREE_KEYS, STEP_COUNT_KEYS, yaml_differences
+from gmpo_mm.training.run_directory import RunDirectory, read_events, read_metrics
 
 CONFIG = """
 worker:
