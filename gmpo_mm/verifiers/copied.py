@@ -1,10 +1,4 @@
-r"""Is an answer only an expression that stands in the problem, copied and not worked out?
-
-`99^2 + 99 + 1` equals 9901, but it is no answer to "What is $99^2+99+1$?". A right prediction is such a copy
-where it has another form than the gold, is not worked out, and stands in the problem as a formula or a part
-of one (up to order, brackets and spelling), or holds such a part that is the whole value:
-`|99^2 + 99 + 1| + 5 - 5`.
-"""
+"""Is an answer only an expression that stands in the problem, copied and not worked out? (docs/graders.md)"""
 
 import itertools
 import re
@@ -65,11 +59,7 @@ def without_copies(
 
 
 def stands_unevaluated(prediction: str, gold: str, problem: str) -> bool:
-    """Whether a right prediction is such a copy; False for the gold itself and for what is no formula.
-
-    A list, set, tuple or matrix is one where a part of it is. An equation or inequality in names is one where
-    all its sides stand in the problem, or where the gold is solved (`x = -10`, `x < 6`) and it is not.
-    """
+    """Whether a right prediction is such a copy; False for the gold itself and for what is no formula."""
     if len(prediction) > MAX_LENGTH:
         return False
     problem = problem[:MAX_PROBLEM]

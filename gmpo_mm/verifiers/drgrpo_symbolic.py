@@ -1,10 +1,7 @@
 """Dr. GRPO's grader, the part that computes. Runs in the verifier's worker processes only.
 
-Fast: equal in the MATH form, or the difference of the two texts is 0 for sympy. Slow: also equal for
-math-verify, with its default options. The original has Python evaluate the model's text. Here sympy's own
-transformations turn the text into the same program (`2x` into `Integer(2)*Symbol('x')`), and a walk over that
-program's syntax tree carries out the arithmetic of `OPERATORS` and the calls of `FUNCTIONS`; anything else
-makes the two texts different.
+The original has Python evaluate the model's text. Here sympy's transformations turn it into the same program,
+of whose syntax tree only the arithmetic of `OPERATORS` and the calls of `FUNCTIONS` are carried out.
 """
 
 import ast

@@ -1,9 +1,7 @@
 """Dr. GRPO's grader without computer algebra: answers taken from responses, texts brought to a form.
 
 The behaviour is that of `math_grader.py` in github.com/sail-sg/understand-r1-zero (commit dfca49d), oddities
-included: grades are only comparable with the paper's when `\\text{m}` and a stray brace count here as they do
-there. The code is our own. Answers that agree in either of two forms are equal: the one known from the MATH
-data set's own evaluation, and the one that goes on to sympy.
+included: grades are only comparable with the paper's when `\\text{m}` and a stray brace count here as there.
 """
 
 import contextlib

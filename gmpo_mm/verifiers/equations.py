@@ -1,8 +1,7 @@
 """Do two equations or inequalities say the same? By a constant factor between them, or by their solutions.
 
-Solutions are compared in every variable, not in the first one that tells: `x(y-1) = 0` and `x(y-2) = 0`
-agree in x. For that, both must be rational in all their variables; others are the same only up to a
-constant factor.
+Solutions are compared in every variable: `x(y-1) = 0` and `x(y-2) = 0` agree in x. For that, both must be
+rational in all their variables.
 """
 
 import itertools

@@ -1,20 +1,7 @@
 r"""A formula in LaTeX or plain text as a small tree (see `trees`), by recursive descent; it is not evaluated.
 
-Conventions, where two readings are possible:
-
-- A name before a bracket is a function where the bracket holds a number without an exponent, another name
-  or a list, as in `y(0)`, `x(t)`, `y'(\pi)`, `M(x, y)`; else it is a factor, as in `n(n+1)`, `n(-1)^n`.
-  `C(n, k)` is a binomial coefficient. `f`, `g`, `F`, `G` are functions of a formula too where it has the
-  usual arguments: `f(x+1)`, but `g(\sin\theta - \mu)` and `G(M+m)` are products.
-- On one line, `t/RC` is `t/(RC)`, while `1/2x` is `x/2`.
-- Numbers side by side are an error: `145 3`, `x 3`, `2{3}`; so is an integer before an improper fraction.
-  `4 \frac{1}{2}` and `4 1/2` are mixed numbers. A number with an exponent may follow a factor: `n 2^n`.
-- The argument of a function without brackets ends before `+`, `-`, `*`, a bracket, another function, and
-  before `/` unless a number follows: `\sin 2x/3` is `\sin(2x/3)`, `\ln 8 / \ln 2` is a quotient.
-- `\log` and `\lg` are to base 10. `\sin^{-1}` is the arc sine, `\sin^2 x` a square.
-- A sum, product or limit reaches to the next `+` or `-` outside brackets, an integral to its `dx`.
-
-Length, depth and literals are bounded; what lies outside raises `NotExpression`.
+docs/graders.md has the conventions. Length, depth and literals are bounded; what lies outside raises
+`NotExpression`.
 """
 
 import re

@@ -1,11 +1,6 @@
 r"""Names that two formulas may write differently; whether they are the same then is the caller's to find out.
 
-- An index that one side declares an integer: `n \pi` and `k \pi, k \in \mathbb{Z}`.
-- An arbitrary constant, one of a pair being `C`, `c`, `C_1` or the like: `C e^{-2t}` and `c e^{-2t}`,
-  `x^2 + C` and `x^2 + k`. It is added, or the factor of an exponential or a wave with all names of its term
-  (numbered ones of any functions of a variable); `m c^2` and `m C^2` stay different.
-- A subscript, `X_d` and `Xd`, where neither letter is anything else.
-- A derivative, `x'` and `\dot x` or `\frac{dx}{dt}`, where the formulas have no other derivative of it.
+Arbitrary constants, declared integers, subscripts and derivatives, as docs/graders.md lists them.
 """
 
 import itertools

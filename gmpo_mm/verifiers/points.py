@@ -1,7 +1,5 @@
-"""Points at which two formulas could differ. They depend on the formulas alone, so that verdicts do.
-
-They cover both signs, every order of two names, both parities, zero, small and large numbers, what is between
-integers, and the neighbours of the constants in the formulas.
+"""Points at which two formulas could differ: of both signs and parities, every order, all sizes, and next to
+the constants in the formulas. They depend on the formulas alone, so that verdicts do.
 """
 
 import itertools

@@ -1,13 +1,9 @@
 """The verifier's own process: imports sympy once, forks workers that compare, ends those that overrun.
 
-Runs as a separate program (`pool.py` starts it), never as an import of the training process. It has one
-thread and runs no untrusted input itself, so forking a fresh worker is safe and takes milliseconds. All pipes
-carry one JSON object a line.
-
-A job has two limits in seconds. `cpu` is of the processor time that its worker itself uses: the kernel keeps
-that clock and ends the worker (ITIMER_PROF, on Linux and macOS), so that other programs on the machine do not
-shorten it. `wall` is for a worker that waits without computing. A job that is `alone` runs in a fresh worker
-and while no other job does.
+Runs as a separate program (`pool.py` starts it). It has one thread and runs no untrusted input itself, so
+forking a worker is safe and takes milliseconds. All pipes carry one JSON object a line. A job's `cpu` is of its
+worker's own processor time, kept by the kernel; `wall` is for a worker that waits without computing. A job
+that is `alone` runs in a fresh worker and while no other job does.
 """
 
 import contextlib

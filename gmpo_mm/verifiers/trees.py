@@ -87,12 +87,9 @@ def replaced(tree: Tree, values: dict[str, Tree]) -> Tree:
 
 @lru_cache(maxsize=4096)
 def canonical_tree(tree: Tree) -> Tree:
-    r"""One tree for the spellings of one formula; nothing is evaluated: `99 + 1` is not 100.
+    r"""One tree for all orders, brackets and spellings of one formula; `99 + 1` is not 100.
 
-    The same for every order of terms and factors, every bracket that changes nothing, `a/b` and `a b^{-1}`,
-    `\sqrt{a}` and `a^{1/2}`, `-(a - b)` and `b - a`, every name of a bound variable, and with or without
-    `+ 0`, `* 1`, `^1`. Sums and products have two or more parts; a quotient has a factor `("inverse", b)`, a
-    minus is a factor -1.
+    Sums and products have two or more parts; a quotient has a factor `("inverse", b)`, a minus a factor -1.
     """
     kind = tree[0]
     if kind in ("add", "mul"):
