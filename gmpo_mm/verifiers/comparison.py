@@ -7,7 +7,7 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 
 from gmpo_mm.verifiers.equations import same_relation
 from gmpo_mm.verifiers.intervals import MIRRORED, same_reals
@@ -22,12 +22,7 @@ MAX_UNORDERED = 48  # items matched one by one; longer lists are matched by thei
 
 def all_of(verdicts: Iterable[bool | None]) -> bool | None:
     """False where one is, True where all are, else None."""
-    together: bool | None = True
-    for verdict in verdicts:
-        if verdict is False:
-            return False
-        together = together and verdict
-    return together
+    return min(verdicts, key=(False, None, True).index, default=True)
 
 
 def any_of(verdicts: Iterable[bool | None]) -> bool | None:
@@ -234,7 +229,7 @@ def _distinct(items: Sequence[Node], rules: Rules) -> tuple[Node, ...]:
 
 
 def _in_any_order(a: Sequence[Node], b: Sequence[Node], rules: Rules) -> bool | None:
-    """Whether the items pair off, by augmenting paths: with a tolerance, equality is not transitive."""
+    r"""Whether the items pair off, the surely equal ones first; `\{\{5\}\}` is not `\{5\}`."""
     left, right, keys = [], list(b), [text_key(item.text) for item in b]
     for item in a:
         key = text_key(item.text)
@@ -244,27 +239,17 @@ def _in_any_order(a: Sequence[Node], b: Sequence[Node], rules: Rules) -> bool | 
             left.append(item)
     if len(left) > MAX_UNORDERED:
         return False
-
-    @cache
-    def verdict(i: int, j: int) -> bool | None:
-        alike = (left[i].kind == "set") == (right[j].kind == "set")  # `\{\{5\}\}` is not `\{5\}`
-        return alike and compare(left[i], right[j], rules)
-
-    def pair_off(accepted: tuple[bool | None, ...]) -> bool:
-        partner: dict[int, int] = {}
-
-        def place(i: int, seen: set[int]) -> bool:
-            for j in sorted(range(len(right)), key=partner.__contains__):  # most pair off as they come
-                if j not in seen and verdict(i, j) in accepted:
-                    seen.add(j)
-                    if j not in partner or place(partner[j], seen):
-                        partner[j] = i
-                        return True
-            return False
-
-        return all(place(i, set()) for i in range(len(left)))
-
-    return True if pair_off((True,)) else None if pair_off((True, None)) else False
+    for accepted in (True, None):
+        for item in tuple(left):
+            for other in right:
+                alike = (item.kind == "set") == (other.kind == "set")
+                if alike and compare(item, other, rules) is accepted:
+                    left.remove(item)
+                    right.remove(other)
+                    break
+        if not left:
+            return accepted
+    return False
 
 
 def _matrices(a: Node, b: Node, rules: Rules) -> bool | None:

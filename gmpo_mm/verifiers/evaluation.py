@@ -20,12 +20,10 @@ from gmpo_mm.verifiers.trees import Tree
 
 MAX_BITS = 1 << 17  # of the numerator and the denominator of a rational value
 FIRST_BITS = 256  # of a first evaluation; its zeros may be small numbers, those of a later one are zeros
-BRANCHING = frozenset({"floor", "ceil", "abs", "max", "min", "mod", "gcd"})
+BRANCHING = frozenset({"floor", "ceil", "abs", "max", "min"})
 """Kinds and functions of which `Evaluator.branches` records the case that was taken."""
 
 _NEAR_AN_INTEGER = Fraction(1, 1 << 32)
-_AT_ZERO = dict.fromkeys(("sin", "tan", "sinh", "tanh", "arcsin", "arctan"), 0)
-_AT_ZERO |= dict.fromkeys(("cos", "cosh", "exp", "sec"), 1)
 
 Environment = Mapping[str, Fraction]
 
@@ -187,9 +185,6 @@ class Evaluator:
             exact = self.rational_power(base, exponent)
             if exact is not None:
                 return exact
-        if not isinstance(exponent, Fraction) and not self.in_complex and base < 0:
-            whole = self.whole(exponent)
-            exponent = exponent if whole is None else Fraction(whole)
         odd = isinstance(exponent, Fraction) and exponent.denominator % 2 == 1
         sign = -1 if odd and exponent.numerator % 2 else 1
         base, exponent = self.number(base), self.number(exponent)
@@ -215,8 +210,6 @@ class Evaluator:
         base, (degree,) = self.value(tree[1]), self.integers(tree[2:], 64)
         if degree < 2:
             raise OutsideDomain("degree of a root")
-        if not self.in_complex and base < 0 and degree % 2 == 0 and self.is_zero(base):
-            return Fraction(0)
         if self.in_complex or base <= 0:
             return self.power(base, Fraction(1, degree))
         exact = _exact_root(base, degree) if isinstance(base, Fraction) else None
@@ -235,13 +228,6 @@ class Evaluator:
         if not 0 <= k <= n:
             raise OutsideDomain("binomial coefficient")
         return math.comb(n, k)
-
-    def remainder(self, tree: Tree) -> int:
-        a, b = self.integers(tree[1:])
-        if b <= 0:
-            raise OutsideDomain("modulus")
-        self.branch(tree, a // b)
-        return a % b
 
     def extreme(self, tree: Tree) -> Any:
         values = [self.real(value) for value in self.numbers(tree[1:])]
@@ -272,15 +258,13 @@ class Evaluator:
             if value != 0 and (isinstance(value, Fraction) or context.im(value) == 0):
                 self.branch(tree, self.real(value) > 0)
             return abs(value)
-        if value == 0 and name in _AT_ZERO:
-            return _AT_ZERO[name]
         value = self.number(value)
         size = self.magnitude(value)
         if name in ("exp", "sinh", "cosh", "tanh") and size > 12 and abs(value) > 4096:
             raise TooLarge("exponential too large")
         if size > 64 and name != "arctan":
             raise TooLarge("argument too large")
-        if name == "tanh":  # nearer to 1 than its argument shows
+        if name in ("tanh", "coth"):  # nearer to 1 than its argument shows
             self.spread = max(self.spread, min(int(3 * abs(value)), self.max_magnitude))
         if name in ("cot", "sec", "csc", "tan"):
             sine, cosine = context.sin(value), context.cos(value)
@@ -288,9 +272,8 @@ class Evaluator:
             if self.is_zero(bottom):
                 raise OutsideDomain("pole")
             return {"cot": cosine, "tan": sine}.get(name, 1) / bottom
-        if name in ("arcsin", "arccos") and not self.in_complex and abs(value) > 1:
-            raise OutsideDomain("inverse function")
-        return getattr(context, name.replace("arc", "a"))(value)
+        result = getattr(context, name.replace("arc", "a"))(value)
+        return result if self.in_complex else self.real(result)
 
     def rounded(self, name: str, value: Any) -> int:
         whole = self.whole(value)
@@ -313,9 +296,6 @@ _OPERATIONS: dict[str, Callable[[Evaluator, Tree], Any]] = {
     "log": lambda at, tree: operator.truediv(*(at.number(at.ln(at.value(child))) for child in tree[1:])),
     "factorial": lambda at, tree: math.factorial(*at.integers(tree[1:], at.max_factorial)),
     "binom": Evaluator.binomial,
-    "mod": Evaluator.remainder,
-    "gcd": lambda at, tree: at.branch(tree, math.gcd(*at.integers(tree[1:]))),
-    "lcm": lambda at, tree: math.lcm(*at.integers(tree[1:], 1 << 64)),
     "max": Evaluator.extreme,
     "min": Evaluator.extreme,
     "degrees": lambda at, tree: at.number(at.value(tree[1])) * at.context.pi / 180,

@@ -19,7 +19,7 @@ _ENOUGH = 3  # points at which both formulas have a value
 _SHARE = 10  # one in so many points where one of them has a value must be such a point
 _MAX_FOLDED = 10**1000  # a longer number stays the formula that it is
 _CAREFUL = 3  # first points at which irrational values are always compared at two precisions
-_CALCULUS = frozenset(str.split("sum product integral limit derivative index infinity residue"))
+_CALCULUS = frozenset(str.split("sum product index infinity"))
 _PERIODIC = frozenset(str.split("sin cos tan cot sec csc"))
 
 

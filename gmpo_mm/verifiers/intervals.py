@@ -68,7 +68,9 @@ def interval(opening: str, low_text: str, high_text: str, closing: str) -> RealS
 
 def same_reals(a: Node, b: Node) -> bool | None:
     """Whether two structures are the same set of reals; None unless the first clearly is one."""
-    if not _clearly_a_set(a) or (first := _real_set(a)) is None or (second := _real_set(b)) is None:
+    is_set = a.kind in ("special", "union", "intersection", "without", "member")
+    is_set |= a.kind == "relation" and set(a.operators) != {"="}
+    if not is_set or (first := _real_set(a)) is None or (second := _real_set(b)) is None:
         return None
     return len({first[1], second[1]} - {""}) < 2 and same_set(first[0], second[0])
 
@@ -76,19 +78,6 @@ def same_reals(a: Node, b: Node) -> bool | None:
 def same_set(a: RealSet, b: RealSet) -> bool:
     """The same numbers."""
     return len(a) == len(b) and all(_order(x, y) == 0 for x, y in zip(a, b, strict=True))
-
-
-def _clearly_a_set(node: Node) -> bool:
-    if node.kind == "special":
-        return node.connector in ("reals", "empty")
-    if node.kind == "sequence":
-        unlike_a_point = node.brackets != "()" or any("\\infty" in item.text for item in node.items)
-        return len(node.items) == 2 and unlike_a_point
-    if node.kind == "list":
-        return all(item.kind == "relation" and _clearly_a_set(item) for item in node.items)
-    if node.kind == "relation":
-        return any(operator != "=" for operator in node.operators)
-    return node.kind in ("union", "intersection", "without", "member")
 
 
 @lru_cache(maxsize=1024)
@@ -137,9 +126,6 @@ def _solve(left: str, operator: str, right: str) -> _Named | None:
                 return None
             halves = _solve(inside, facing, other), _solve(inside, MIRRORED[facing], f"-({other})")
             return _joined(halves, all if facing in ("<", "<=") else any)
-        if (match := _INFINITE.fullmatch(one)) and facing not in ("=", "!="):
-            tree, trivial = _parsed(other), (match.group(1) == "-") == (facing in ("<", "<="))
-            return (EVERYTHING if trivial else (), tree[1]) if tree[0] == "var" else None
     return _solve_linear(left, operator, right)
 
 

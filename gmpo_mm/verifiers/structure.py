@@ -239,8 +239,6 @@ def is_name(text: str) -> bool:
         return False
     if text[:1] in ("(", "{") and (found := enclosed(text)):
         return all(map(is_name, split(found[1], "comma")[0]))
-    if len(text) > 2 and text[0] == text[-1] == "|":
-        return is_name(text[1:-1])
     parts = re.split(r" ?[:/] ?", re.sub(r"^\\frac ?\{([^{}]*)\} ?\{([^{}]*)\}$", r"\1/\2", text))
     if len(parts) in (2, 3):
         return all(map(is_name, parts))
@@ -277,7 +275,7 @@ def _is_asked(tree: Tree, in_sum: bool = False) -> bool:
         return all(map(_is_asked, tree[1:]))
     if tree[0] == "pow" and not in_sum:
         return _is_asked(tree[1]) and not variables(tree[2])
-    return tree[0] in ("var", "call", "derivative")
+    return tree[0] in ("var", "call")
 
 
 def assigned_name(node: Node) -> str | None:

@@ -43,7 +43,7 @@ COPIES = [
     (r"2 \cdot 3", "6", r"Compute $2 \cdot 3$."),
     (r"-i^2 \cdot 2^5 \cdot (-27)", "-864", r"Compute $2^5 \cdot (-27)$."),
     ("2x - 2y = 2", "x - y = 1", "Simplify the equation $2x - 2y = 2$."),
-    (r"\gcd(12, 18)", "6", r"Find $\gcd(12, 18)$."),
+    (r"\max(12, 18)", "18", r"Find $\max(12, 18)$."),
     (r"2^{10} \text{ cm}", "1024", "A cable is $2^{10}$ cm long. How long is it?"),
 ]
 ANSWERS = [
@@ -85,7 +85,7 @@ WRAPPINGS = [
 WRAPPED = [
     ("99^2 + 99 + 1", "9901", "What is $99^2+99+1$?"),
     (r"\sum_{n=1}^{9} n", "45", r"Compute $\sum_{n=1}^{9} n.$"),
-    (r"\gcd(12, 18)", "x = 6", r"Solve $x = \gcd(12, 18)$."),
+    (r"\max(12, 18)", "x = 18", r"Solve $x = \max(12, 18)$."),
 ]
 POSSIBLE = {"accept": True, "reject": False}
 
