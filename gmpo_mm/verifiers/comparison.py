@@ -5,6 +5,7 @@ Every verdict is True, False or None, where None leaves the pair to computer alg
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -230,15 +231,9 @@ def _distinct(items: Sequence[Node], rules: Rules) -> tuple[Node, ...]:
 
 def _in_any_order(a: Sequence[Node], b: Sequence[Node], rules: Rules) -> bool | None:
     r"""Whether the items pair off, the surely equal ones first; `\{\{5\}\}` is not `\{5\}`."""
-    left, right, keys = [], list(b), [text_key(item.text) for item in b]
-    for item in a:
-        key = text_key(item.text)
-        if key in keys and item.kind != "broken":
-            del right[keys.index(key)], keys[keys.index(key)]
-        else:
-            left.append(item)
+    left, right = list(a), list(b)
     if len(left) > MAX_UNORDERED:
-        return False
+        return Counter(text_key(item.text) for item in a) == Counter(text_key(item.text) for item in b)
     for accepted in (True, None):
         for item in tuple(left):
             for other in right:

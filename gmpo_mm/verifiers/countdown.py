@@ -18,7 +18,6 @@ from gmpo_mm.verifiers.grading import DEFAULT_TIMEOUT, Gold, Grade, Kind
 from gmpo_mm.verifiers.normalize import canonical
 from gmpo_mm.verifiers.trees import Tree, subtrees
 
-VERSION = 1
 MAX_LENGTH = 400  # characters of an answer
 MAX_SHOWN = 60
 

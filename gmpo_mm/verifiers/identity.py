@@ -12,7 +12,7 @@ from typing import Any
 from gmpo_mm.verifiers.evaluation import BRANCHING, Environment, OutsideDomain, TooLarge
 from gmpo_mm.verifiers.points import INTEGER_LETTERS, forced_integers, magnitudes, sample_points
 from gmpo_mm.verifiers.trees import Tree, canonical_tree, children, contains, subtrees, variables
-from gmpo_mm.verifiers.values import COMPLEX, OneSided, constant_of, settled_value, values_equal
+from gmpo_mm.verifiers.values import COMPLEX, OneSided, constant_of, values_equal
 
 MAX_VARIABLES = 12
 _ENOUGH = 3  # points at which both formulas have a value
@@ -25,15 +25,13 @@ _PERIODIC = frozenset(str.split("sin cos tan cot sec csc"))
 
 def same_trees(first: Tree, second: Tree) -> bool | None:
     """Whether two formulas are the same; None where only computer algebra could tell."""
-    if first == second:
-        return _may_have_value(first) or None
     pair: Tree = ("pair", first, second)
     if contains(pair, _CALCULUS):
         return canonical_tree(first) == canonical_tree(second) or None
     names = variables(pair)
     if not names:
         return _same_constant(first, second, contains(pair, COMPLEX))
-    if len(names) > MAX_VARIABLES:
+    if first == second or len(names) > MAX_VARIABLES:
         return _same_spelling(first, second)
     return _same_at_points(pair)
 
@@ -107,13 +105,3 @@ def _folded(tree: Tree) -> Tree:
     if isinstance(value, Fraction) and abs(value.numerator) + value.denominator < _MAX_FOLDED:
         return ("num", value)
     return (tree[0], *(_folded(child) if isinstance(child, tuple) else child for child in tree[1:]))
-
-
-def _may_have_value(tree: Tree) -> bool:
-    """Not so for constants that have none: `1/0` is not equal to itself written otherwise."""
-    try:
-        if not (variables(tree) or contains(tree, _CALCULUS)):
-            settled_value(tree, {}, contains(tree, COMPLEX))
-    except OutsideDomain as error:
-        return isinstance(error, TooLarge)
-    return True

@@ -12,7 +12,6 @@ from gmpo_mm.verifiers.normalize import canonical
 from gmpo_mm.verifiers.reading import read
 from gmpo_mm.verifiers.structure import Node, assigned_name, parse
 
-VERSION = 2
 MAX_LENGTH = 2000  # characters; a longer answer is compared as a whole
 
 _NAMED_INTERVAL = re.compile(r"^[A-Za-z] ?(\(.*\]|\[.*\)|\[.*\])$", re.DOTALL)
