@@ -88,7 +88,7 @@ PARENT = """
 import sys, threading
 from gmpo_mm.verifiers import grade_batch, pool, warm_up
 warm_up()
-grade_batch(["\\\\sum_{k=1}^{1} (2k-1)", "\\\\sum_{k=1}^{2} (2k-1)"], ["1", "4"])
+grade_batch(["\\\\sum_{{k=1}}^{{1}} (2k-1)", "\\\\sum_{{k=1}}^{{2}} (2k-1)"], ["1", "4"])
 {busy}
 print(pool.shared_pool().connection.process.pid, flush=True)
 {end}
