@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from gmpo_mm.verifiers.arithmetic import NotArithmetic, real
 from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
 from gmpo_mm.verifiers.extraction import Extraction, extract_answer
 from gmpo_mm.verifiers.grading import DEFAULT_TIMEOUT, Gold, Grade, Kind
 from gmpo_mm.verifiers.normalize import canonical
+from gmpo_mm.verifiers.quantities import real
 from gmpo_mm.verifiers.trees import Tree, subtrees
 
 MAX_LENGTH = 400  # characters of an answer
@@ -84,7 +84,7 @@ def check_expression(answer: str, problem: Problem) -> Verdict:
         return Verdict(False, True, why)
     try:
         value = real(tree).exact
-    except NotArithmetic:
+    except NotExpression:
         return Verdict(False, True, "divides by zero")
     if value != problem.target:
         return Verdict(False, True, f"gives {str(value)[:MAX_SHOWN]}, not {problem.target}")

@@ -158,10 +158,7 @@ def _integral(text: str) -> float | None:
 
 
 def is_repetitive(text: str) -> bool:
-    """Whether more than a fifth of the text's substrings, counted by position, are repeats of another.
-
-    Repeats are what neighbours among the sorted suffixes share.
-    """
-    suffixes = sorted(text[start:] for start in range(len(text)))
-    repeats = sum(len(commonprefix(pair)) for pair in itertools.pairwise(suffixes))
+    """Whether more than a fifth of the text's substrings, counted by position, are repeats of another."""
+    suffixes = sorted(text[start:] for start in range(len(text)))  # neighbours share what is repeated
+    repeats = sum(len(commonprefix(pair)) for pair in itertools.pairwise(suffixes))  # noqa: RUF071
     return repeats > _REPETITIVE_SHARE * len(text) * (len(text) + 1) / 2

@@ -206,15 +206,6 @@ class Evaluator:
             raise TooLarge("power too large")
         return root**power
 
-    def root(self, tree: Tree) -> Any:
-        base, (degree,) = self.value(tree[1]), self.integers(tree[2:], 64)
-        if degree < 2:
-            raise OutsideDomain("degree of a root")
-        if self.in_complex or base <= 0:
-            return self.power(base, Fraction(1, degree))
-        exact = _exact_root(base, degree) if isinstance(base, Fraction) else None
-        return self.context.nthroot(self.number(base), degree) if exact is None else exact
-
     def ln(self, value: Any) -> Any:
         if value == 1:
             return Fraction(0)
@@ -292,7 +283,7 @@ _OPERATIONS: dict[str, Callable[[Evaluator, Tree], Any]] = {
     "mul": lambda at, tree: operator.mul(*at.numbers(tree[1:])),
     "div": Evaluator.quotient,
     "pow": lambda at, tree: at.power(at.value(tree[1]), at.value(tree[2])),
-    "root": Evaluator.root,
+    "root": lambda at, tree: at.power(at.value(tree[1]), Fraction(1, *at.integers(tree[2:], 64))),
     "log": lambda at, tree: operator.truediv(*(at.number(at.ln(at.value(child))) for child in tree[1:])),
     "factorial": lambda at, tree: math.factorial(*at.integers(tree[1:], at.max_factorial)),
     "binom": Evaluator.binomial,

@@ -19,7 +19,9 @@ MAX_PARTS = 150  # of one sum or product: each is one level of the tree, which r
 
 _CLOSING = {"(": ")", "{": "}", "[": "]", "⌊": "⌋", "⌈": "⌉", "⟬": "⟭"}
 _INVERTIBLE = frozenset(str.split("sin cos tan cot sec csc sinh cosh tanh coth sech csch"))
-_FUNCTIONS = _INVERTIBLE | {f"arc{name}" for name in _INVERTIBLE} | set(str.split("ln exp abs floor ceil log lg"))
+_FUNCTIONS = (
+    _INVERTIBLE | {f"arc{name}" for name in _INVERTIBLE} | set(str.split("ln exp abs floor ceil log lg"))
+)
 _UNKNOWN_FUNCTIONS = frozenset("fgFG")
 _USUAL_ARGUMENTS = frozenset("xyztnksuabeifgFG")  # `g(L - x)` is the product that physics has in mind
 # Alone in a bracket, it makes an application of the name before it.

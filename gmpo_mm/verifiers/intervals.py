@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cmp_to_key, lru_cache
 
-from gmpo_mm.verifiers.arithmetic import NotArithmetic, Real, evaluate, real
 from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
 from gmpo_mm.verifiers.identity import same_trees
+from gmpo_mm.verifiers.quantities import Real, evaluate, real
 from gmpo_mm.verifiers.structure import Node
 from gmpo_mm.verifiers.trees import Tree, contains, replaced, variables
 
@@ -19,9 +19,7 @@ _ABSOLUTE = re.compile(r"\|([^|]*)\|")
 MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 
 Cut = tuple[Real | None, int]  # right below (-1) or above (1) a number; an infinity (None) by its sign
-RealSet = tuple[
-    Cut, ...
-]  # from the lowest on: a number is in the set where an odd number of cuts is below it
+RealSet = tuple[Cut, ...]  # from the lowest on: a number is in it where an odd number of cuts is below
 _Named = tuple[RealSet, str]  # with the variable that is said to be in it, "" for none
 MINUS_INFINITY, INFINITY = (None, -1), (None, 1)
 EVERYTHING: RealSet = (MINUS_INFINITY, INFINITY)
@@ -31,7 +29,7 @@ def _order(a: Cut, b: Cut) -> int:
     """Negative where the first is lower, 0 where both are the same."""
     if a[0] is None or b[0] is None:
         return a[1] * (a[0] is None) - b[1] * (b[0] is None)
-    return a[1] - b[1] if a[0].equals(b[0]) else -1 if a[0].less(b[0]) else 1
+    return a[1] - b[1] if a[0].equals(b[0]) else real(("add", a[0].tree, ("neg", b[0].tree))).sign()
 
 
 def combined(sets: Sequence[RealSet], keep: Callable[[list[bool]], bool]) -> RealSet:
@@ -60,7 +58,7 @@ def interval(opening: str, low_text: str, high_text: str, closing: str) -> RealS
     """Interval notation; `[a, a]` is one number. None where an end is no constant or the order is wrong."""
     try:
         low, high = _end(low_text, -1 if opening == "[" else 1), _end(high_text, 1 if closing == "]" else -1)
-    except NotArithmetic:
+    except NotExpression:
         return None
     closed = (opening == "[" and low[0] is None) or (closing == "]" and high[0] is None)
     return None if closed or _order(low, high) >= 0 else (low, high)
@@ -94,7 +92,7 @@ def _real_set(node: Node) -> _Named | None:
     elif node.kind == "member":
         found = [_real_set(items[1]), (EVERYTHING, items[0].text.replace(" ", ""))]
     elif node.kind == "relation" and (set(operators).isdisjoint(("=", "\\approx")) or operators == ("=",)):
-        with contextlib.suppress(NotExpression, NotArithmetic):
+        with contextlib.suppress(NotExpression):
             links = zip(items, operators, items[1:])
             found = [_solve(left.text, operator, right.text) for left, operator, right in links]
     elif node.kind in ("union", "intersection", "without") or (

@@ -117,12 +117,12 @@ def with_subscripts(text: str, tree: Tree, other: Tree) -> Tree:
         if re.fullmatch(r"[A-Za-z]_[A-Za-z]{1,3}", name):
             letters = name.replace("_", "")
             spelled = f"{name[:2]}{{{name[2:]}}}"
-            changed = re.sub(rf"(\\[A-Za-z]+)|{' ?'.join(letters)}", lambda found: found[1] or spelled, text)
+            pieces = re.split(r"(\\[A-Za-z]+)", text)
+            pieces[::2] = [re.sub(" ?".join(letters), spelled, piece) for piece in pieces[::2]]
             with contextlib.suppress(NotExpression):
-                if variables(again := parse_expression(changed)).isdisjoint(letters) and (
-                    not contains(again, frozenset(letters))
-                ):
-                    text, tree = changed, again
+                again = parse_expression("".join(pieces))
+                if variables(again).isdisjoint(letters) and not contains(again, frozenset(letters)):
+                    text, tree = "".join(pieces), again
     return tree
 
 

@@ -17,7 +17,9 @@ INTEGER_LETTERS = frozenset("nmN")  # names of integers by convention, where a f
 _NEED_INTEGERS = frozenset({"factorial", "binom"})
 _ROUNDING = _NEED_INTEGERS | {"floor", "ceil"}
 # What is not analytic, or is defined for some values of its names only.
-_CRITICAL = _ROUNDING.union(str.split("abs ln max min log root arcsin arccos arctan arccot arcsec arccsc arccosh"))
+_CRITICAL = _ROUNDING.union(
+    str.split("abs ln max min log root arcsin arccos arctan arccot arcsec arccsc arccosh")
+)
 _CRITICAL = _CRITICAL.union(str.split("arcsinh arctanh arccoth arcsech arccsch"))
 _VALUES = "2 -3 1 0 -1 5/2 -7/3 1/3 5 -8 12 7 -2 3 4 6 100 101 -1000 9973 10000001 -2/7 1/1000 1000000/7"
 _EXPONENTS = (2, 5, 9, 14, 20, 28, 40, 60, 90, 140, 200)

@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Literal
 
-from gmpo_mm.verifiers.methods import FIRST, METHODS
+from gmpo_mm.verifiers.supervisor import FIRST, METHODS
 
 # No verdict within the limit, when asked alone; none within a round's limit, and no room in the next; the
 # machine did not let the worker compute; the comparison failed: memory, an exception, its process killed
@@ -157,7 +157,7 @@ class VerifierPool:
         """Verdict for each (prediction, gold), within the bounds that this module's text states.
 
         `timeout` is in seconds of processor time, for one pair in the last round. `method` is a name in
-        `methods.METHODS`; one whose packages are missing is a VerifierUnavailableError.
+        `supervisor.METHODS`; one whose packages are missing is a VerifierUnavailableError.
         """
         if method not in METHODS:
             raise ValueError(f"method={method!r} is not known; use one of {', '.join(METHODS)}")

@@ -20,17 +20,47 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-from gmpo_mm.verifiers.methods import METHODS, Compare
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
 
 MEMORY_LIMIT = 1 << 30  # bytes of address space for one worker; an import of sympy takes a tenth
 RESIDENT_LIMIT = 384 << 20  # bytes ever resident above which a worker is replaced after its job
 PARENT_CHECK_SECONDS = 1.0
 _ENDED_BY: dict[int, str] = {signal.SIGPROF: "timeout", signal.SIGALRM: "stalled"}
 PR_SET_PDEATHSIG = 1  # Linux: the signal a process gets when its parent dies
+Compare = Callable[[str, str], bool]  # (prediction, gold)
+
+
+class Method(NamedTuple):
+    """How a comparison is loaded, with all that its first uses import, and what pip installs for it."""
+
+    load: Callable[[], Compare]
+    package: str
+
+
+def _load_engine(name: str) -> Compare:
+    """The whole comparison that the caller's process made, once more and with computer algebra."""
+    from gmpo_mm.verifiers.equivalence import RULES, decide
+    from gmpo_mm.verifiers.symbolic import load_compare
+
+    rules = replace(RULES[name], algebra=load_compare())
+    return lambda prediction, gold: decide(prediction, gold, rules).equal is True
+
+
+def _load_drgrpo(fast: bool) -> Compare:
+    from gmpo_mm.verifiers.drgrpo_symbolic import load_fast, load_slow
+
+    return load_fast() if fast else load_slow()
+
+
+FIRST = "math"  # loaded at the supervisor's start
+METHODS = {
+    name: Method(partial(_load_engine, name), "gmpo-mm") for name in (FIRST, "minerva", "olympiadbench")
+}
+METHODS["drgrpo_fast"] = Method(partial(_load_drgrpo, fast=True), "gmpo-mm[drgrpo]")
+METHODS["drgrpo_slow"] = Method(partial(_load_drgrpo, fast=False), "gmpo-mm[drgrpo]")
 
 
 def die_with_parent(parent: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import sympy
 
 from gmpo_mm.verifiers.expressions import parse_expression
-from gmpo_mm.verifiers.methods import Compare
+from gmpo_mm.verifiers.supervisor import Compare
 from gmpo_mm.verifiers.trees import Tree, canonical_tree, children, contains, variables
 
 # sympy imports most of itself on demand: these cost a second once, and not each new worker within its limit.
@@ -70,7 +70,9 @@ class _Converter:
             case ("const", name):
                 return _CONSTANTS[name]
             case ("fn", name, argument):
-                return getattr(sympy, _FUNCTIONS.get(name, str(name).replace("arc", "a")))(self.convert(argument))
+                return getattr(sympy, _FUNCTIONS.get(name, str(name).replace("arc", "a")))(
+                    self.convert(argument)
+                )
             case ("call" | "index" as kind, name, *arguments):
                 return sympy.Function(f"{kind} {name}")(*map(self.convert, arguments))
             case ("div", top, bottom):

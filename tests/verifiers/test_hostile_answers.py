@@ -42,7 +42,7 @@ OTHERS = [
 HOSTILE = [*HANGING, *((text, "a + 3b") for text in OTHERS), *((text, "60") for text in OTHERS)]
 FEW = HOSTILE[:1] + HOSTILE[4:10]
 # Each needs the process: its text and its numbers do not decide.
-GOOD = [(r"\sum_{k=1}^{1} (2k-1)", "1"), (r"\sum_{k=1}^{2} (2k-1)", "4"), (r"\sum_{k=1}^{3} k", "6"), (r"\prod_{k=1}^{3} k", "6")]
+GOOD = [(r"\sum_{k=1}^{1} k", "1"), (r"\sum_{k=1}^{2} (2k-1)", "4"), (r"\sum_{k=1}^{3} k", "6"), (r"\prod_{k=1}^{3} k", "6")]
 
 
 def grade_hostile_among_good(hostile: list[tuple[str, str]]) -> tuple[list[Grade], list[Grade]]:

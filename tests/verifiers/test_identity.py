@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gmpo_mm.verifiers.arithmetic import evaluate
 from gmpo_mm.verifiers.equivalence import decide
 from gmpo_mm.verifiers.evaluation import MAX_BITS, Evaluator, OutsideDomain
 from gmpo_mm.verifiers.expressions import parse_expression
 from gmpo_mm.verifiers.identity import same_trees
 from gmpo_mm.verifiers.normalize import canonical
 from gmpo_mm.verifiers.points import sample_points
+from gmpo_mm.verifiers.quantities import evaluate
 
 EQUAL_CONSTANTS = [
     (r"\sqrt{2}\sqrt{3}", r"\sqrt{6}"), (r"\sqrt{3+2\sqrt{2}}", r"1+\sqrt{2}"),
