@@ -184,11 +184,6 @@ def _members(a: Node, b: Node, rules: Rules) -> bool | None:
     return text_key(a.items[0].text) == text_key(b.items[0].text) and compare(a.items[1], b.items[1], rules)
 
 
-def _builders(a: Node, b: Node, rules: Rules) -> bool | None:
-    r"""`\{2x : x > 3\}` beside another of its kind."""
-    return b.kind == "builder" and _in_order(a.items, b.items, rules)
-
-
 def _lists(a: Node, b: Node, rules: Rules) -> bool | None:
     if b.kind == "scalar":
         return a.kind == "set" and len(a.items) == 1 and compare(a.items[0], b, rules)
@@ -264,6 +259,6 @@ def _sequences(a: Node, b: Node, rules: Rules) -> bool | None:
 
 # The first of these kinds that one of two values has decides.
 _HANDLERS = {
-    "member": _members, "builder": _builders, "list": _lists, "set": _lists, "matrix": _matrices,
+    "member": _members, "list": _lists, "set": _lists, "matrix": _matrices,
     "sequence": _sequences, "relation": _relations, "special": lambda a, b, _: a.connector == b.connector,
 }  # fmt: skip

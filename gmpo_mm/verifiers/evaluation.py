@@ -10,6 +10,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from mpmath import MPContext
@@ -36,27 +37,23 @@ class TooLarge(OutsideDomain):
     """A value, or a step on the way to it, is beyond the bounds."""
 
 
-_local = threading.local()
+@lru_cache(maxsize=64)
+def _context(bits: int, thread: int) -> Any:
+    made = MPContext()
+    made.prec = bits
+    return made
 
 
 def context(bits: int) -> Any:
     """This thread's own mpmath context: the library's global one belongs to everybody."""
-    contexts = _local.__dict__.setdefault("contexts", {})
-    if bits not in contexts:
-        if len(contexts) > 64:
-            contexts.clear()
-        contexts[bits] = MPContext()
-        contexts[bits].prec = bits
-    return contexts[bits]
+    return _context(bits, threading.get_ident())
 
 
 class Evaluator:
     """Values of trees at one point, in the reals or in the complex numbers with principal values.
 
-    After an evaluation, `spread` is the largest number of bits before or after the binary point that any
-    value on the way needs. `unsure` says that an irrational value was taken for the integer or the zero
-    next to it, which more bits may undo. `branches` has the id of each node that decides between cases, and
-    its case.
+    Then `spread` is the most bits before or after the binary point that a value on the way needs, `unsure` says
+    that an irrational value was taken for the integer next to it, and `branches` has the cases that were taken.
     """
 
     def __init__(self, environment: Environment, in_complex: bool, bits: int) -> None:

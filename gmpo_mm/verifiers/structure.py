@@ -4,7 +4,7 @@ Works on canonical text, where each bracket is one character. Depth and numbers 
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -61,9 +61,8 @@ class Node:
 
     `kind`: scalar (its `text`), list and set (`items` in any order), sequence (`items` in order between
     `brackets`), matrix (`items` are its rows, sequences), relation (`items` with `operators` between them),
-    member (`items[0]` lies in `items[1]`), builder (expressions under a condition), union, intersection,
-    without (`items[0]` less `items[1]`), special (`connector` says which: reals, empty, undefined, infinity,
-    -infinity), broken (says nothing to compare). A list's `connector` is what stood between its items.
+    member (`items[0]` lies in `items[1]`), union, intersection, without (`items[0]` less `items[1]`), special
+    (`connector` says which), broken (says nothing to compare). A list's `connector` stood between its items.
     """
 
     kind: str
@@ -187,9 +186,9 @@ def _bracketed(text: str, depth: int) -> Node | None:
         if len(bars) == 1 and split(parts[1], "relation")[1]:
             condition = parse(parts[1], depth)
             element = re.sub(r" ?\\in ?\\reals$", "", parts[0].strip())
-            # `\\{x : x > 3\\}` is the inequality; `\\{2x : x > 3\\}` is another set, compared part by part.
-            is_member = condition.kind == "relation" and is_variable(element)
-            return Node("member" if is_member else "builder", text, (Node("scalar", element), condition))
+            if condition.kind == "relation" and is_variable(element):
+                return Node("member", text, (Node("scalar", element), condition))
+            return Node("broken", text)  # `\\{2x : x > 3\\}` is another set than `x > 3`
         return Node("set", text, _flat(split(inside, "comma")[0], depth))
     if not separators:
         return None
@@ -282,11 +281,3 @@ def assigned_name(node: Node) -> str | None:
     """The name in `name = value`; None for anything else."""
     is_equation = node.kind == "relation" and set(node.operators) == {"="}
     return node.items[0].text.strip() if is_equation and is_name(node.items[0].text) else None
-
-
-def scalars(node: Node) -> Iterator[str]:
-    """Texts of all scalars in a structure."""
-    if node.kind == "scalar":
-        yield node.text
-    for item in node.items:
-        yield from scalars(item)
