@@ -12,11 +12,10 @@ from functools import lru_cache
 
 from gmpo_mm.verifiers.equations import same_relation
 from gmpo_mm.verifiers.intervals import MIRRORED, same_reals
-from gmpo_mm.verifiers.matrices import matrix_sum
 from gmpo_mm.verifiers.normalize import text_key
 from gmpo_mm.verifiers.quantities import last_place, quantity
 from gmpo_mm.verifiers.scalars import ABOUT, EXACT, Rules, compare_scalars, is_constant, within_share
-from gmpo_mm.verifiers.structure import Node, asks_for, assigned_name, is_name
+from gmpo_mm.verifiers.structure import Node, asks_for, assigned_name, is_name, matrix_sum
 
 MAX_UNORDERED = 48  # items matched one by one; longer lists are matched by their texts
 

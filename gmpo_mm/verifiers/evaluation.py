@@ -211,12 +211,6 @@ class Evaluator:
             raise OutsideDomain("logarithm")
         return self.context.ln(value)
 
-    def binomial(self, tree: Tree) -> int:
-        n, k = self.integers(tree[1:], self.max_factorial)
-        if not 0 <= k <= n:
-            raise OutsideDomain("binomial coefficient")
-        return math.comb(n, k)
-
     def extreme(self, tree: Tree) -> Any:
         values = [self.real(value) for value in self.numbers(tree[1:])]
         result = max(values) if tree[0] == "max" else min(values)
@@ -283,7 +277,7 @@ _OPERATIONS: dict[str, Callable[[Evaluator, Tree], Any]] = {
     "root": lambda at, tree: at.power(at.value(tree[1]), Fraction(1, *at.integers(tree[2:], 64))),
     "log": lambda at, tree: operator.truediv(*(at.number(at.ln(at.value(child))) for child in tree[1:])),
     "factorial": lambda at, tree: math.factorial(*at.integers(tree[1:], at.max_factorial)),
-    "binom": Evaluator.binomial,
+    "binom": lambda at, tree: math.comb(*at.integers(tree[1:], at.max_factorial)),
     "max": Evaluator.extreme,
     "min": Evaluator.extreme,
     "degrees": lambda at, tree: at.number(at.value(tree[1])) * at.context.pi / 180,

@@ -6,13 +6,12 @@ The rules are those of its own judge (arXiv 2402.14008), but for what docs/grade
 import re
 from collections.abc import Sequence
 
+from gmpo_mm.verifiers.equivalence import MAX_LENGTH
 from gmpo_mm.verifiers.extraction import Extraction, all_boxes, remove_invisible
 from gmpo_mm.verifiers.grading import DEFAULT_TIMEOUT, Gold, Grade, Kind, answer_of, grade_batch
 from gmpo_mm.verifiers.normalize import canonical
 from gmpo_mm.verifiers.reading import read
 from gmpo_mm.verifiers.structure import Node, assigned_name, parse
-
-MAX_LENGTH = 2000  # characters; a longer answer is compared as a whole
 
 _NAMED_INTERVAL = re.compile(r"^[A-Za-z] ?(\(.*\]|\[.*\)|\[.*\])$", re.DOTALL)
 

@@ -55,11 +55,6 @@ class Real:
         return int(self.value > 0) - int(self.value < 0)
 
 
-def rational(value: Fraction | int) -> Real:
-    """A rational number."""
-    return Real(("num", Fraction(value)), Fraction(value))
-
-
 def divide(a: Real, b: Real) -> Real:
     """Quotient; NotExpression when the divisor is 0."""
     return real(("div", a.tree, b.tree))
@@ -75,7 +70,7 @@ def real(tree: Tree) -> Real:
     value = tree[1] if tree[0] == "num" else constant_of(tree)
     if value is None:
         raise NotExpression("not a real number")
-    return rational(value) if isinstance(value, Fraction) else Real(tree, value)
+    return Real(("num", value) if isinstance(value, Fraction) else tree, value)
 
 
 @dataclass(frozen=True)
@@ -105,7 +100,7 @@ def quantity(text: str, bare_units: bool = False) -> Quantity | None:
         if len(values) == 2:  # a ratio of two is their quotient: 4:6 is 2:3 is 2/3
             values = [divide(*values)]
         elif len(values) > 2 or multiplier != 1:
-            unity = values[0] if multiplier == 1 else rational(1 / multiplier)
+            unity = values[0] if multiplier == 1 else real(("num", 1 / multiplier))
             values = [divide(value, unity) for value in values]
     except NotExpression:
         return None
@@ -137,7 +132,7 @@ def quantities_equal(a: Quantity, b: Quantity) -> bool:
 
 def percent_readings(a: Quantity, b: Quantity) -> list[tuple[Real, Real]]:
     """60 % is 0.6, and a gold of 60 is 60 %: where one side has the sign, its hundredth beside the other."""
-    percent, hundred = (("%", 1),), rational(Fraction(100))
+    percent, hundred = (("%", 1),), real(("num", Fraction(100)))
     if (a.unit, b.unit) == (percent, None):
         return [(divide(a.values[0], hundred), b.values[0])]
     if (a.unit, b.unit) == (None, percent):

@@ -15,6 +15,7 @@ from gmpo_mm.verifiers.words import AROUND, has_words
 
 MAX_PARTS = 200
 MAX_DEPTH = 5
+MAX_MATRICES, MAX_ROWS = 4, 6
 
 _OPENING, _CLOSING = "([{⟬⟨⌊⌈", ")]}⟭⟩⌋⌉"
 _BRACKET = (
@@ -33,6 +34,10 @@ _THOUSANDS = re.compile(r"-?\d{1,3}(?:, ?\d{3})+(?:\.\d+)?|\D?\d{1,3}(?:,\d{3})+
 _MATRIX = re.compile(
     r"\\begin ?\{ ?([bp]?matrix|smallmatrix|array)\*? ?\}(?: ?\{[lcr| ]*\})?(.*)\\end ?\{ ?\1\*? ?\}", re.S
 )
+_WRITTEN_MATRIX = re.compile(
+    r"(\\begin ?\{ ?[bp]?(?:small)?matrix\*? ?\}.*?\\end ?\{ ?[bp]?(?:small)?matrix\*? ?\})", re.DOTALL
+)
+_JOINT = re.compile(r"(?:([+-])|\*)? ?([^+\-&^_=<>]*?) ?\*?")
 _CASES = re.compile(r"\\begin ?\{ ?(?:cases|aligned) ?\}(.*)\\end ?\{ ?(?:cases|aligned) ?\}", re.DOTALL)
 _PLUS_MINUS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
 _NAME = re.compile(
@@ -200,22 +205,52 @@ def _bracketed(text: str, depth: int) -> Node | None:
 
 
 def _matrix(text: str, depth: int) -> Node | None:
-    factor, begin, rest = text.partition("\\begin")
-    if not begin:
-        return None
+    """A matrix, or a system of equations; sums and products are for `matrix_sum`."""
     if "&" not in text and (system := _CASES.fullmatch(text)):
         return Node("list", text, _parts(split(system.group(1), "row")[0], depth), connector="and")
-    match = _MATRIX.fullmatch(begin + rest)
-    factor = factor.strip().removesuffix("*").strip()
-    # A sum with a matrix is for `matrices`.
-    if match is None or "\\begin" in match.group(2) or factor.endswith(("+", "-")):
+    match = _MATRIX.fullmatch(text)
+    if match is None or "\\begin" in match.group(2):
         return None
-    rows = []
-    for row in split(match.group(2), "row")[0]:
-        if row.strip() not in ("", "\\hline"):
-            cells = [f"({factor}) * ({cell})" if factor else cell for cell in split(row, "cell")[0]]
-            rows.append(Node("sequence", row, tuple(parse(cell, depth) for cell in cells), "[]"))
-    return Node("matrix", text, tuple(rows))
+    rows = [row for row in split(match.group(2), "row")[0] if row.strip() not in ("", "\\hline")]
+    cells = [tuple(parse(cell, depth) for cell in split(row, "cell")[0]) for row in rows]
+    return Node("matrix", text, tuple(Node("sequence", *row, "[]") for row in zip(rows, cells, strict=True)))
+
+
+def matrix_sum(node: Node) -> Node | None:
+    """The matrix that `A + 2 B`, `A B` or `-A` stands for, its entries as formulas; None for anything else."""
+    *pieces, end = _WRITTEN_MATRIX.split(node.text)
+    if not 1 <= len(pieces) // 2 <= MAX_MATRICES or end.strip():
+        return None
+    terms: list[list[list[str]]] = []
+    for between, text in zip(pieces[::2], pieces[1::2], strict=True):
+        joint, matrix = _JOINT.fullmatch(between.strip()), parse(text)
+        widths = {len(row.items) for row in matrix.items}
+        if joint is None or matrix.kind != "matrix" or len(widths) != 1:
+            return None
+        if max(len(matrix.items), *widths) > MAX_ROWS:
+            return None
+        sign, factor = joint.group(1), joint.group(2).strip()
+        rows = [[cell.text for cell in row.items] for row in matrix.items]
+        if sign == "-" or factor:
+            scale = f"{'-' if sign == '-' else ''}({factor or 1})"
+            rows = [[f"{scale} * ({cell})" for cell in row] for row in rows]
+        if sign or not terms:
+            terms.append(rows)
+            continue
+        if len(terms[-1][0]) != len(rows):
+            return None
+        columns = list(zip(*rows, strict=True))
+        terms[-1] = [
+            [" + ".join(f"({x}) * ({y})" for x, y in zip(row, column, strict=True)) for column in columns]
+            for row in terms[-1]
+        ]
+    if len({(len(term), len(term[0])) for term in terms}) != 1:
+        return None
+    lines = []
+    for rows_at_once in zip(*terms, strict=True):
+        cells = [" + ".join(map("({})".format, entries)) for entries in zip(*rows_at_once, strict=True)]
+        lines.append(Node("sequence", " & ".join(cells), tuple(map(parse, cells)), "[]"))
+    return Node("matrix", node.text, tuple(lines))
 
 
 def _plus_minus(text: str, depth: int) -> Node | None:

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 MEMORY_LIMIT = 1 << 30  # bytes of address space for one worker; an import of sympy takes a tenth
 RESIDENT_LIMIT = 384 << 20  # bytes ever resident above which a worker is replaced after its job
@@ -31,13 +31,6 @@ PARENT_CHECK_SECONDS = 1.0
 _ENDED_BY: dict[int, str] = {signal.SIGPROF: "timeout", signal.SIGALRM: "stalled"}
 PR_SET_PDEATHSIG = 1  # Linux: the signal a process gets when its parent dies
 Compare = Callable[[str, str], bool]  # (prediction, gold)
-
-
-class Method(NamedTuple):
-    """How a comparison is loaded, with all that its first uses import, and what pip installs for it."""
-
-    load: Callable[[], Compare]
-    package: str
 
 
 def _load_engine(name: str) -> Compare:
@@ -56,11 +49,12 @@ def _load_drgrpo(fast: bool) -> Compare:
 
 
 FIRST = "math"  # loaded at the supervisor's start
-METHODS = {
-    name: Method(partial(_load_engine, name), "gmpo-mm") for name in (FIRST, "minerva", "olympiadbench")
+# How a comparison is loaded, with all that its first uses import, and what pip installs for it.
+METHODS: dict[str, tuple[Callable[[], Compare], str]] = {
+    name: (partial(_load_engine, name), "gmpo-mm") for name in (FIRST, "minerva", "olympiadbench")
 }
-METHODS["drgrpo_fast"] = Method(partial(_load_drgrpo, fast=True), "gmpo-mm[drgrpo]")
-METHODS["drgrpo_slow"] = Method(partial(_load_drgrpo, fast=False), "gmpo-mm[drgrpo]")
+METHODS["drgrpo_fast"] = partial(_load_drgrpo, fast=True), "gmpo-mm[drgrpo]"
+METHODS["drgrpo_slow"] = partial(_load_drgrpo, fast=False), "gmpo-mm[drgrpo]"
 
 
 def die_with_parent(parent: int) -> None:
@@ -190,10 +184,11 @@ class Supervisor:
 
     def load(self, method: str) -> None:
         """Import a method and retire the workers that lack it; or note why that is not possible here."""
+        load, package = METHODS[method]
         try:
-            self.compares[method] = METHODS[method].load()
+            self.compares[method] = load()
         except Exception:
-            needed = f"{method} can't be loaded; it needs: pip install '{METHODS[method].package}'"
+            needed = f"{method} can't be loaded; it needs: pip install '{package}'"
             self.unavailable[method] = f"{needed}\n{traceback.format_exc()}"
         gc.freeze()  # workers share these pages with the supervisor; the collector must not touch them
         for worker in list(self.workers):

@@ -119,7 +119,7 @@ class _Converter:
         if first.is_Integer:
             end = min(int(last), int(first) + 100) if last.is_Integer else int(first) + 2
             self.denominators += {one.subs(symbol, k) for one in divisors for k in range(int(first), end + 1)}
-        return _generic(found)
+        return found.doit()
 
     def agree(self, first: Any, second: Any) -> bool:
         """Whether the values agree at a point where both have one; False at the first where they do not."""
@@ -137,17 +137,6 @@ class _Converter:
                 return False
             agreed = True
         return agreed
-
-
-def _generic(undone: Any) -> Any:
-    """A value without the cases of it that are one point, or in which nothing was found."""
-
-    def choose(*cases: tuple[Any, Any]) -> Any:
-        kinds = (sympy.Sum, sympy.Product)
-        kept = [one for one, when in cases if not (isinstance(when, sympy.Equality) or one.has(*kinds))]
-        return kept[0] if len(kept) == 1 else sympy.Piecewise(*cases)
-
-    return undone.doit().replace(sympy.Piecewise, choose)
 
 
 def _number(expression: Any, point: dict[Any, Any]) -> Any:
