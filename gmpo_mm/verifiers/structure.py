@@ -225,9 +225,7 @@ def matrix_sum(node: Node) -> Node | None:
     for between, text in zip(pieces[::2], pieces[1::2], strict=True):
         joint, matrix = _JOINT.fullmatch(between.strip()), parse(text)
         widths = {len(row.items) for row in matrix.items}
-        if joint is None or matrix.kind != "matrix" or len(widths) != 1:
-            return None
-        if max(len(matrix.items), *widths) > MAX_ROWS:
+        if joint is None or len(widths) != 1 or max(len(matrix.items), *widths) > MAX_ROWS:
             return None
         sign, factor = joint.group(1), joint.group(2).strip()
         rows = [[cell.text for cell in row.items] for row in matrix.items]
