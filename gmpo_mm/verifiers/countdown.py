@@ -128,9 +128,10 @@ def parse(answer: str) -> tuple[Tree, int | None]:
     text, stated = answer.strip().removesuffix("."), None
     if len(text) > MAX_LENGTH:
         raise NotExpression(f"longer than {MAX_LENGTH} characters")
-    has_point = re.search("[.．]", text)  # `0.(3)` is a fraction in canonical texts
+    # In canonical texts, `0.(3)` is a fraction and `3+5}` has lost its brace.
+    repaired = re.search("[.．]", text) or text.count("}") > text.count("{")
     text = canonical(text)
-    if has_point or not _ALLOWED.fullmatch(text):
+    if repaired or not _ALLOWED.fullmatch(text):
         raise NotExpression("more than integers, brackets and signs of arithmetic")
     sides = text.split("=")
     if len(sides) == 2:
