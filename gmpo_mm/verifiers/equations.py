@@ -41,6 +41,7 @@ def same_relation(a: Sequence[Node], b: Sequence[Node], operator: str) -> bool:
     (one, below), (other, below_other) = cleared
     return (
         bool(below or below_other)
+        and same_trees(one, replaced(one, dict.fromkeys(variables(one), ONE))) is False  # there are solutions
         and _proportional(one, other, in_complex=False, positive=False)
         and all(_is_apart(one, factor) for factor in _factors(_product([*below, *below_other])))
     )
