@@ -26,7 +26,6 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="ne
 # writes when it began and ended, and in which process.
 COMPARE = """
 import os, random, signal, time
-from types import SimpleNamespace
 from gmpo_mm.verifiers import supervisor
 
 held = []
@@ -63,7 +62,7 @@ def compare(prediction, gold):
         raise MemoryError
     return True
 
-supervisor.METHODS["math"] = SimpleNamespace(load=lambda: compare)
+supervisor.METHODS["math"] = (lambda: compare, "")
 """
 
 
