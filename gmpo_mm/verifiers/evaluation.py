@@ -52,8 +52,8 @@ def context(bits: int) -> Any:
 class Evaluator:
     """Values of trees at one point, in the reals or in the complex numbers with principal values.
 
-    Then `spread` is the most bits before or after the binary point that a value on the way needs, `unsure` says
-    that an irrational value was taken for the integer next to it, and `branches` has the cases that were taken.
+    Then `spread` is the most bits before or after the binary point that a value needs, `unsure` says
+    that an irrational value was taken for the integer next to it, and `branches` has the cases taken.
     """
 
     def __init__(self, environment: Environment, in_complex: bool, bits: int) -> None:

@@ -1,7 +1,7 @@
 r"""Are two formulas the same function? Decided by their values at points where they could differ.
 
-Each part that decides between cases must have taken more than one of them: `\lfloor n/10^{400} \rfloor` is 0 at
-every point that is tried, which decides nothing.
+Each part that decides between cases must have taken more than one of them: `\lfloor n/10^{400} \rfloor` is 0
+at every point that is tried, which decides nothing.
 """
 
 from collections import Counter

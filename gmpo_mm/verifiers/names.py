@@ -112,7 +112,7 @@ def _of_waves(product: Tree) -> frozenset[str]:
 
 
 def with_subscripts(text: str, tree: Tree, other: Tree) -> Tree:
-    """The tree of a text with `X_d` for `Xd` where the other has that name, and the text no X or d besides."""
+    """The tree of a text with `X_d` for `Xd` where the other has it, and the text no X or d besides."""
     for name in sorted(variables(other) - variables(tree)):
         if re.fullmatch(r"[A-Za-z]_[A-Za-z]{1,3}", name):
             letters = name.replace("_", "")

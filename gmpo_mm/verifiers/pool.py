@@ -201,7 +201,7 @@ class VerifierPool:
 
 
 def _in_fair_order(pairs: Sequence[tuple[str, str]]) -> list[int]:
-    """Positions of the pairs: the shortest prediction of each gold (hostile ones leave room), then the next."""
+    """Positions of the pairs: the shortest prediction of each gold (hostile ones leave room), and so on."""
     ranks: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
     by_length = sorted(range(len(pairs)), key=lambda i: (len(pairs[i][0]), pairs[i]))
     rank = {i: next(ranks[pairs[i][1]]) for i in by_length}

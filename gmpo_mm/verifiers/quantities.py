@@ -61,7 +61,7 @@ def divide(a: Real, b: Real) -> Real:
 
 
 def evaluate(text: str) -> Real:
-    """Value of a canonical text; NotExpression when it is anything else, or beyond the bounds of `evaluation`."""
+    """Value of a canonical text; NotExpression when it is anything else, or beyond the bounds."""
     return real(parse_expression(text))
 
 

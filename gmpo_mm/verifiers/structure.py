@@ -217,7 +217,7 @@ def _matrix(text: str, depth: int) -> Node | None:
 
 
 def matrix_sum(node: Node) -> Node | None:
-    """The matrix that `A + 2 B`, `A B` or `-A` stands for, its entries as formulas; None for anything else."""
+    """The matrix that `A + 2 B`, `A B` or `-A` stands for, its entries as formulas; or None."""
     *pieces, end = _WRITTEN_MATRIX.split(node.text)
     if not 1 <= len(pieces) // 2 <= MAX_MATRICES or end.strip():
         return None
