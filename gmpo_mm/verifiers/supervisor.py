@@ -1,7 +1,7 @@
 """The verifier's own process: imports sympy once, forks workers that compare, ends those that overrun.
 
 Runs as a separate program (`pool.py` starts it). It has one thread and runs no untrusted input itself, so
-forking a worker is safe and takes milliseconds. All pipes carry one JSON object a line. A job's `cpu` is of
+forking a worker is safe and takes milliseconds. Pipes carry one JSON object a line. A job's `cpu` is of
 its worker's own processor time, kept by the kernel; `wall` is for a worker that waits without computing. A job
 that is `alone` runs in a fresh worker and while no other job does.
 """
