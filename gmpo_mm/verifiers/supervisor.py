@@ -2,8 +2,8 @@
 
 Runs as a separate program (`pool.py` starts it). It has one thread and runs no untrusted input itself, so
 forking a worker is safe and takes milliseconds. Pipes carry one JSON object a line. A job's `cpu` is of
-its worker's own processor time, kept by the kernel; `wall` is for a worker that waits without computing. A job
-that is `alone` runs in a fresh worker and while no other job does.
+its worker's own processor time, kept by the kernel; `wall` is for a worker that waits without computing. A
+job that is `alone` runs in a fresh worker and while no other job does.
 """
 
 import contextlib
