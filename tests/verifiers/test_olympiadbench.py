@@ -114,8 +114,8 @@ def test_several_boxes_of_the_last_line_are_the_parts_of_a_gold_with_as_many() -
         r"so \boxed{2, -2}, as \boxed{2, -2}",
     ]
     grades = grade_olympiadbench(responses, golds)
-    assert [grade.correct for grade in grades] == [True, True, True, False, True]
-    assert grades[0].extracted == "2, -2" and grades[1].extracted == "2"
+    assert [grade.correct for grade in grades] == [True, False, True, False, True]
+    assert grades[0].extracted == "2, -2" and grades[1].extracted == "3, 2"
 
 
 def test_a_missing_answer_is_no_answer_and_any_of_several_golds_counts() -> None:
