@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jinja2
 import markupsafe
 
 import gmpo_mm
+from gmpo_mm.reports.algorithm import series_of
 from gmpo_mm.reports.curves import MAX_POINTS
-from gmpo_mm.reports.figure_style import LIGHT, page_variables, to_svg
+from gmpo_mm.reports.figure_style import FULL_PAGE, LIGHT, dash_array, page_variables, to_svg
 from gmpo_mm.reports.report_figure import ReportFigure
 from gmpo_mm.reports.report_tables import ReportTable
 from gmpo_mm.reports.study import Study
 
 TEMPLATES = Path(__file__).parent / "templates"
-REM_PER_INCH = 7.6
-"""So that text in a wide figure is as large as in one of half the page's width."""
+KEY_WIDTH = 2.4
+"""Of the lines in the legend, in the units of its drawing."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Part:
 
 def make_page(
     study: Study,
+    headline: str,
+    made_by: str,
     summary: Sequence[Part],
     score_tables: Sequence[ReportTable],
     other_tables: Sequence[ReportTable],
@@ -46,12 +49,15 @@ def make_page(
     longest = max((len(s.steps) for v in study.variants for r in v.runs for s in r.series.values()), default=0)
     page = environment.get_template("report.html").render(
         study=study,
+        headline=headline,
+        made_by=made_by,
         counts=count_runs(study),
         summary=summary,
         score_tables=score_tables,
         other_tables=other_tables,
-        figures=[_shown(figure) for figure in figures],
-        series=len(LIGHT),
+        figures=[_shown(figure) for figure in in_pairs([figure for figure in figures if figure.draw is not None])],
+        not_drawn=[figure for figure in figures if figure.draw is None],
+        keys=[{"colour": k % len(LIGHT), "dashes": dash_array(k, KEY_WIDTH), "width": KEY_WIDTH} for k in series_of(study)],
         thinned=MAX_POINTS if longest > MAX_POINTS else None,
         version=gmpo_mm.__version__,
         style=markupsafe.Markup(style),
@@ -71,11 +77,34 @@ def _plural(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
+def in_pairs(figures: Sequence[ReportFigure]) -> list[ReportFigure]:
+    """Figures in the order of a grid of two columns without a hole: a wide one waits until a row is full.
+
+    A narrow one that is left over is drawn as wide as the page.
+    """
+    placed: list[ReportFigure] = []
+    waiting: list[ReportFigure] = []
+    row_is_open = False
+    for figure in figures:
+        if figure.wide and row_is_open:
+            waiting.append(figure)
+            continue
+        placed.append(figure)
+        row_is_open = not figure.wide and not row_is_open
+        if not row_is_open:
+            placed += waiting
+            waiting = []
+    if row_is_open:
+        last = max(i for i, figure in enumerate(placed) if not figure.wide)
+        placed[last] = replace(placed[last], size=(FULL_PAGE, placed[last].size[1]))
+    return placed + waiting
+
+
 def _shown(figure: ReportFigure) -> dict[str, object]:
-    # matplotlib escapes the texts in its SVG
-    svg = None if figure.draw is None else markupsafe.Markup(to_svg(figure.draw, figure.size, figure.name))
+    assert figure.draw is not None
+    width, height = figure.size
     return {
         "name": figure.name, "title": figure.title, "about": figure.about, "notes": figure.notes, "wide": figure.wide,
-        "width": round(REM_PER_INCH * figure.size[0], 1),
-        "svg": svg,
+        # matplotlib escapes the texts in its SVG
+        "svg": markupsafe.Markup(to_svg(figure.draw, (width, height - figure.legend), figure.name)),
     }  # fmt: skip

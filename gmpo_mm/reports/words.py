@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from gmpo_mm.reports.scores import ScoreRow, ScoreTable
 from gmpo_mm.reports.seed_statistics import LEVEL, POWER, SeedDifference
+from gmpo_mm.reports.study import Study
 
 MINUS = "\N{MINUS SIGN}"
 ONE_SEED = "That is one seed each, which can't tell a difference between methods from chance: nothing more is claimed."
@@ -36,6 +40,48 @@ def verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable) -> str:
         )
     shown = f"No difference between {b} and {a} is shown: {signed(gap, table)}{_unit(table)} ({interval})."
     return f"{shown} {_outlook(difference, table)}"
+
+
+def headline(study: Study, tables: Sequence[ScoreTable]) -> str:
+    """The one sentence that a reader in a hurry takes along: the first score, and what it shows."""
+    if not tables:
+        states = Counter(run.state.replace("_", " ") for variant in study.variants for run in variant.runs)
+        return f"No score yet: {', '.join(f'{count} {state}' for state, count in states.items()) or 'no run has begun'}."
+    table = tables[0]
+    first, *others = table.rows
+    means = ", ".join(f"{row.variant.label} {_mean(row, table)}" for row in table.rows)
+    if not others:
+        return f"{table.title}: {means}."
+    if len(others) == 1:
+        return f"{table.title}: {means}. {verdict(others[0], first, table)}"
+    found: dict[str, list[str]] = {}
+    for row in others:
+        found.setdefault(_conclusion(row), []).append(row.variant.label)
+    said = "; ".join(f"{conclusion}: {', '.join(found[conclusion])}" for conclusion in _CONCLUSIONS if conclusion in found)
+    return f"{table.title}: {means}. Beside {first.variant.label}, {said}."
+
+
+_CONCLUSIONS = ("better", "worse", "undecided", "no difference shown", "one seed, which shows nothing", "not comparable")
+
+
+def _conclusion(row: ScoreRow) -> str:
+    """`verdict` in a word or two."""
+    gap = row.difference
+    if gap is None:
+        return "not comparable"
+    if gap.seeds == 1:
+        return "one seed, which shows nothing"
+    if gap.low is None or gap.high is None or gap.p_value is None or gap.low <= 0 <= gap.high:
+        return "no difference shown"
+    if (row.p_holm if row.p_holm is not None else gap.p_value) >= 1 - LEVEL:
+        return "undecided"
+    return "better" if gap.mean > 0 else "worse"
+
+
+def _mean(row: ScoreRow, table: ScoreTable) -> str:
+    if row.mean is None:
+        return "(no score)"
+    return score_text(row.mean.mean, table) + (" %" if table.percent else "")
 
 
 def problem_verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable) -> str:
