@@ -14,20 +14,21 @@ from gmpo_mm.reports.study import Study, Variant
 
 PREFIX = "moe/"
 NAMES = {
-    "moe/expert_share_max": ("Busiest expert", "share of its layer's tokens"),
-    "moe/expert_share_min": ("Idlest expert", "share of its layer's tokens"),
-    "moe/unused_experts": ("Experts without a token", "number of experts"),
-    "moe/load_entropy": ("Evenness of the load", "1: every expert alike"),
-    "moe/router_entropy": ("How undecided the router is", "entropy (nats)"),
-    "moe/rollout_disagreement": ("Tokens sent elsewhere", "share, sampler against update"),
-    "moe/rollout_disagreement_same_weights": ("The same, equal weights", "share, sampler against update"),
+    "moe/expert_share_max": ("Most used expert", "share of tokens"),
+    "moe/expert_share_min": ("Least used expert", "share of tokens"),
+    "moe/unused_experts": ("Experts without a token", "experts"),
+    "moe/load_entropy": ("Evenness of the load", "1: all alike"),
+    "moe/router_entropy": ("Entropy of the router", "nats"),
+    "moe/rollout_disagreement": ("Another expert than the sampler's", "share of tokens"),
+    "moe/rollout_disagreement_same_weights": ("The same with equal weights", "share of tokens"),
 }
 """Metric -> (what it is, what its axis shows)."""
 
 
 def experts(study: Study) -> list[ReportFigure]:
     """One figure with all that the runs log of their experts; none where nothing is logged."""
-    logged = {name for variant in study.variants for run in variant.runs for name in run.series if name.startswith(PREFIX)}
+    runs = [run for variant in study.variants for run in variant.runs]
+    logged = {name for run in runs for name in run.series if name.startswith(PREFIX)}
     if not logged:
         return []
     names = [*(name for name in NAMES if name in logged), *sorted(logged - NAMES.keys())]
@@ -44,9 +45,11 @@ def experts(study: Study) -> list[ReportFigure]:
             ax.set_title(title, loc="left")
             ax.set_ylabel(axis)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-        add_legend(canvas, [(series[i], variant) for i, variant in enumerate(study.variants) if _has_experts(variant)], theme)
+        shown = [(series[i], variant) for i, variant in enumerate(study.variants) if _has_experts(variant)]
+        add_legend(canvas, shown, theme)
 
-    dense = [variant.label for variant in study.variants if not _has_experts(variant) and any(r.series for r in variant.runs)]
+    begun = [variant for variant in study.variants if any(run.series for run in variant.runs)]
+    dense = [variant.label for variant in begun if not _has_experts(variant)]
     partial = [
         f"{variant.label}: {NAMES.get(name, (_readable(name), ''))[0].lower()}"
         for variant in study.variants if _has_experts(variant) for name in names if not variant.has(name)
@@ -56,7 +59,10 @@ def experts(study: Study) -> list[ReportFigure]:
     width = FULL_PAGE if most == 3 else HALF_PAGE
     legend = legend_height(study.variants, width)
     size = (width, 0.3 + 2.2 * len(panel_rows(len(names), most)) + legend)
-    about = "How the routers spread the tokens of a step over the experts of all layers."
+    about = (
+        "How the routers spread a step's tokens over the experts: shares are of one layer's tokens, entropies means over "
+        "layers."
+    )
     return [ReportFigure("experts", "Experts", about, tuple(notes), draw, size, legend)]
 
 

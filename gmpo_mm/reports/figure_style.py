@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import matplotlib
@@ -39,7 +39,7 @@ class Theme:
     soft: str
     line: str
     card: str
-    legend: bool = True
+    legend: bool = field(default=True, kw_only=True)
     """Whether a figure has a legend of its own; the page has one for all of them."""
 
     def colour(self, series: int) -> str:

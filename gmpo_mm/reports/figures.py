@@ -93,7 +93,7 @@ def _final(study: Study, table: ScoreTable) -> ReportFigure:
             seeds = [scale * value for value in row.mean.values]
             ax.plot(seeds, [y] * len(seeds), marker(series[i]), color=colour, mfc=theme.card, ms=5, ls="none")
             if len(seeds) > 1:
-                ax.plot([scale * row.mean.mean] * 2, [y - 0.28, y + 0.28], color=colour, lw=2.4)
+                ax.plot([scale * row.mean.mean], [y], "|", color=colour, ms=24, mew=2.4)
         ax.set_yticks(range(len(rows)), [short_label(row.variant.label) for _, row in rows])
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.tick_params(axis="y", length=0)
@@ -101,7 +101,7 @@ def _final(study: Study, table: ScoreTable) -> ReportFigure:
         ax.set_xlabel(f"{table.title.split(',')[0]} (%)" if table.percent else table.title)
 
     about = f"Each marker is one seed, the bar their mean, the block its {100 * LEVEL:g} % interval (Student's t over seeds)."
-    return ReportFigure("final_score", table.title, about, (), draw, (HALF_PAGE, 0.75 + 0.36 * len(rows)))
+    return ReportFigure("final_score", table.title, about, (), draw, (HALF_PAGE, max(AXES_HEIGHT, 0.75 + 0.36 * len(rows))))
 
 
 def _validation(study: Study) -> ReportFigure:

@@ -10,12 +10,14 @@ import jinja2
 import markupsafe
 
 import gmpo_mm
+from gmpo_mm.evaluation.page import breakable
 from gmpo_mm.reports.algorithm import series_of
 from gmpo_mm.reports.curves import MAX_POINTS
 from gmpo_mm.reports.figure_style import FULL_PAGE, LIGHT, dash_array, page_variables, to_svg
 from gmpo_mm.reports.report_figure import ReportFigure
 from gmpo_mm.reports.report_tables import ReportTable
 from gmpo_mm.reports.study import Study
+from gmpo_mm.reports.words import plural
 
 TEMPLATES = Path(__file__).parent / "templates"
 KEY_WIDTH = 2.4
@@ -58,6 +60,7 @@ def make_page(
         figures=[_shown(figure) for figure in in_pairs([figure for figure in figures if figure.draw is not None])],
         not_drawn=[figure for figure in figures if figure.draw is None],
         keys=[{"colour": k % len(LIGHT), "dashes": dash_array(k, KEY_WIDTH), "width": KEY_WIDTH} for k in series_of(study)],
+        breakable=breakable,
         thinned=MAX_POINTS if longest > MAX_POINTS else None,
         version=gmpo_mm.__version__,
         style=markupsafe.Markup(style),
@@ -69,35 +72,30 @@ def count_runs(study: Study) -> str:
     """`2 variants, 6 runs, 5 of them finished`."""
     runs = [run for variant in study.variants for run in variant.runs]
     finished = sum(run.counts for run in runs)
-    text = f"{_plural(len(study.variants), 'variant')}, {_plural(len(runs), 'run')}"
+    text = f"{plural(len(study.variants), 'variant')}, {plural(len(runs), 'run')}"
     return text if finished == len(runs) else f"{text}, {finished} of them finished"
 
 
-def _plural(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
-
-
 def in_pairs(figures: Sequence[ReportFigure]) -> list[ReportFigure]:
-    """Figures in the order of a grid of two columns without a hole: a wide one waits until a row is full.
+    """Figures in an order that fills a grid of two columns: a wide one waits until the row before it is full.
 
-    A narrow one that is left over is drawn as wide as the page.
+    Two in a row are drawn equally high; a narrow one that is left over is drawn as wide as the page.
     """
     placed: list[ReportFigure] = []
+    row: list[ReportFigure] = []
     waiting: list[ReportFigure] = []
-    row_is_open = False
     for figure in figures:
-        if figure.wide and row_is_open:
+        if not figure.wide:
+            row.append(figure)
+        elif row:
             waiting.append(figure)
-            continue
-        placed.append(figure)
-        row_is_open = not figure.wide and not row_is_open
-        if not row_is_open:
-            placed += waiting
-            waiting = []
-    if row_is_open:
-        last = max(i for i, figure in enumerate(placed) if not figure.wide)
-        placed[last] = replace(placed[last], size=(FULL_PAGE, placed[last].size[1]))
-    return placed + waiting
+        else:
+            placed.append(figure)
+        if len(row) == 2:
+            height = max(one.size[1] - one.legend for one in row)
+            placed += [replace(one, size=(one.size[0], height + one.legend)) for one in row] + waiting
+            row, waiting = [], []
+    return placed + [replace(one, size=(FULL_PAGE, one.size[1])) for one in row] + waiting
 
 
 def _shown(figure: ReportFigure) -> dict[str, object]:

@@ -100,7 +100,7 @@ def sequence_ratio(study: Study) -> ReportFigure:
 
     legend = legend_height(study.variants, HALF_PAGE)
     return ReportFigure(
-        "sequence_ratio", title, f"{about} {axis.describe()}", notes, draw, (HALF_PAGE, 2.8 + legend), legend
+        "sequence_ratio", title, f"{about} {axis.describe()}", notes, draw, (HALF_PAGE, 3.4 + legend), legend
     )
 
 

@@ -91,9 +91,7 @@ def report_command(paths: Sequence[Path], out: Path | None, target_score: float 
     return as_typed([*words, *([] if target_score is None else ["--target-score", f"{target_score:g}"])])
 
 
-def make_markdown(
-    study: Study, said: str, made_by: str, summary: Sequence[Part], tables: Sequence[ReportTable]
-) -> str:
+def make_markdown(study: Study, said: str, made_by: str, summary: Sequence[Part], tables: Sequence[ReportTable]) -> str:
     """The words and the tables; names from files can change neither the markup nor the table."""
     lines = [f"# {_escaped(study.title)}", "", f"**{_escaped(said)}**", "", f"{count_runs(study)}."]
     lines += [text for command in study.commands for text in ("", f"Trained by: {_escaped(command)}")]

@@ -47,28 +47,30 @@ def headline(study: Study, tables: Sequence[ScoreTable]) -> str:
     if not tables:
         states = Counter(run.state.replace("_", " ") for variant in study.variants for run in variant.runs)
         return f"No score yet: {', '.join(f'{count} {state}' for state, count in states.items()) or 'no run has begun'}."
-    table = tables[0]
+    fair = [table for table in tables if table.key != "best"]
+    table = max(fair, key=lambda one: sum(row.mean is not None for row in one.rows))
     first, *others = table.rows
-    means = ", ".join(f"{row.variant.label} {_mean(row, table)}" for row in table.rows)
+    means = ", ".join(f"{row.variant.label} {_mean(row, table)}" for row in table.rows if row.mean is not None)
+    said = f"{table.title}: {means or 'no finished run has this score'}"
     if not others:
-        return f"{table.title}: {means}."
+        return f"{said}." if first.mean is None else f"{said} ({plural(first.mean.seeds, 'seed')})."
     if len(others) == 1:
-        return f"{table.title}: {means}. {verdict(others[0], first, table)}"
+        return f"{said}. {verdict(others[0], first, table)}"
     found: dict[str, list[str]] = {}
     for row in others:
         found.setdefault(_conclusion(row), []).append(row.variant.label)
-    said = "; ".join(f"{conclusion}: {', '.join(found[conclusion])}" for conclusion in _CONCLUSIONS if conclusion in found)
-    return f"{table.title}: {means}. Beside {first.variant.label}, {said}."
+    parts = [f"{conclusion}: {', '.join(found[conclusion])}" for conclusion in _CONCLUSIONS if conclusion in found]
+    return f"{said}. Beside {first.variant.label}, {'; '.join(parts)}."
 
 
-_CONCLUSIONS = ("better", "worse", "undecided", "no difference shown", "one seed, which shows nothing", "not comparable")
+_CONCLUSIONS = ("better", "worse", "undecided", "no difference shown", "one seed, which shows nothing", "no score to compare")
 
 
 def _conclusion(row: ScoreRow) -> str:
     """`verdict` in a word or two."""
     gap = row.difference
     if gap is None:
-        return "not comparable"
+        return "no score to compare"
     if gap.seeds == 1:
         return "one seed, which shows nothing"
     if gap.low is None or gap.high is None or gap.p_value is None or gap.low <= 0 <= gap.high:
@@ -79,8 +81,7 @@ def _conclusion(row: ScoreRow) -> str:
 
 
 def _mean(row: ScoreRow, table: ScoreTable) -> str:
-    if row.mean is None:
-        return "(no score)"
+    assert row.mean is not None
     return score_text(row.mean.mean, table) + (" %" if table.percent else "")
 
 
@@ -161,3 +162,8 @@ def score_text(value: float, table: ScoreTable) -> str:
 def p_text(p: float) -> str:
     """`p = 0.032`, with two digits."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def plural(number: int, word: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -40,7 +40,7 @@ def test_colours_follow_the_page_and_are_the_same_for_a_variant_everywhere(brows
         red, green, blue = (int(colour[k : k + 2], 16) for k in (1, 3, 5))
         strokes = tab.value(
             f"[...document.querySelectorAll('svg *')].filter((node) => node.style.stroke === 'var(--series-{i})')"
-            ".map((node) => [node.closest('section').id, getComputedStyle(node).stroke])"
+            ".map((node) => [node.closest('[id]').id, getComputedStyle(node).stroke])"
         )
         assert {stroke for _, stroke in strokes} == {f"rgb({red}, {green}, {blue})"}
         expected = {"final_score", "validation", "ratio_range", "sequence_ratio", "entropy", "grad_norm"}
@@ -52,7 +52,7 @@ def test_figures_have_their_texts_and_nothing_is_left_in_the_stand_in_colours(br
     assert "validation Pass@1 (%)" in tab.contents("#validation svg text")
     assert {"ratio (log scale)", "step"} <= set(tab.contents("#ratio_range svg text"))
     assert "#fe0" not in page.read_text()
-    assert tab.count("div[role=img][aria-label] > svg") == 7
+    assert tab.count("div[role=img][aria-label] > svg") == 10
 
 
 @pytest.mark.parametrize("width", [360, 1280])

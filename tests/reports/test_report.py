@@ -31,7 +31,10 @@ from gmpo_mm.training.metrics_file import read_metrics
 from tests.evaluation.pages import HOSTILE
 from tests.reports.made import SEEDS, VARIANTS, change_sweep, write_easyr1_log, write_run
 
-FIGURES = ("final_score", "validation", "ratio_range", "sequence_ratio", "entropy", "kl_ref", "grad_norm")
+FIGURES = (
+    "final_score", "validation", "training_reward", "response_length", "ratio_range", "sequence_ratio", "clip_share", "entropy",
+    "kl_ref", "grad_norm",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +207,7 @@ def test_a_long_sweep_s_page_stays_small(tmp_path: Path) -> None:
                 file.writelines(json.dumps(line) + "\n" for line in lines)
     study = read_study(sorted(path for path in tmp_path.iterdir()))
     assert [len(variant.runs) for variant in study.variants] == [2] * 5
-    page = make_page(study, (), (), (), report_figures(study, score_tables(study)))
+    page = make_page(study, "", "", (), (), (), report_figures(study, score_tables(study)))
     assert len(page) < 600_000
     assert "Curves of more than 240 points" in page
 
