@@ -13,8 +13,8 @@ MINUS = "\N{MINUS SIGN}"
 ONE_SEED = "That is one seed each, which can't tell a difference between methods from chance: nothing more is claimed."
 
 
-def verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable) -> str:
-    """What can be said of a variant against the first, in one or two sentences."""
+def verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable, *, briefly: bool = False) -> str:
+    """What can be said of a variant against the first, in one or two sentences; `briefly`: without the second, on power."""
     a, b, difference = first.variant.label, row.variant.label, row.difference
     if difference is None:
         return f"{b} can't be compared with {a}: {row.note}."
@@ -39,7 +39,7 @@ def verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable) -> str:
             "comparisons as here, chance finds one like it too often."
         )
     shown = f"No difference between {b} and {a} is shown: {signed(gap, table)}{_unit(table)} ({interval})."
-    return f"{shown} {_outlook(difference, table)}"
+    return shown if briefly else f"{shown} {_outlook(difference, table)}"
 
 
 def headline(study: Study, tables: Sequence[ScoreTable]) -> str:
@@ -55,7 +55,7 @@ def headline(study: Study, tables: Sequence[ScoreTable]) -> str:
     if not others:
         return f"{said}." if first.mean is None else f"{said} ({plural(first.mean.seeds, 'seed')})."
     if len(others) == 1:
-        return f"{said}. {verdict(others[0], first, table)}"
+        return f"{said}. {verdict(others[0], first, table, briefly=True)}"
     found: dict[str, list[str]] = {}
     for row in others:
         found.setdefault(_conclusion(row), []).append(row.variant.label)
