@@ -45,7 +45,7 @@ FILTERS = (
     ("no_answer", "∅ no answer"),
     ("timeout", "◷ grading timed out"),
     ("error", "! grader failed"),
-    ("not_evaluated", "⧉ copied, not worked out"),
+    ("not_evaluated", "⧉ copied from the problem"),
 )
 
 
