@@ -77,25 +77,19 @@ def count_runs(study: Study) -> str:
 
 
 def in_pairs(figures: Sequence[ReportFigure]) -> list[ReportFigure]:
-    """Figures in an order that fills a grid of two columns: a wide one waits until the row before it is full.
+    """Figures in an order that fills a grid of two columns: narrow ones wait until their row is full.
 
-    Two in a row are drawn equally high; a narrow one that is left over is drawn as wide as the page.
+    Two in a row are drawn equally high; one that is left over is drawn as wide as the page.
     """
     placed: list[ReportFigure] = []
     row: list[ReportFigure] = []
-    waiting: list[ReportFigure] = []
     for figure in figures:
-        if not figure.wide:
-            row.append(figure)
-        elif row:
-            waiting.append(figure)
-        else:
-            placed.append(figure)
+        (placed if figure.wide else row).append(figure)
         if len(row) == 2:
             height = max(one.size[1] - one.legend for one in row)
-            placed += [replace(one, size=(one.size[0], height + one.legend)) for one in row] + waiting
-            row, waiting = [], []
-    return placed + [replace(one, size=(FULL_PAGE, one.size[1])) for one in row] + waiting
+            placed += [replace(one, size=(one.size[0], height + one.legend)) for one in row]
+            row = []
+    return placed + [replace(one, size=(FULL_PAGE, one.size[1])) for one in row]
 
 
 def _shown(figure: ReportFigure) -> dict[str, object]:

@@ -124,8 +124,9 @@ def test_a_headline_of_many_variants_sorts_them_by_what_is_shown() -> None:
 def test_the_headline_takes_the_score_that_most_variants_have_and_never_the_best_validation() -> None:
     one = table([0.5, 0.6], [])
     all_of_them, best = table([0.1, 0.2], [0.3, 0.4]), table([0.9, 0.9], [0.9, 0.9])
-    text = said(one, replace(all_of_them, title="Final"), replace(best, key="best"))
-    assert text.startswith("Final: GRPO 15.0 %, GMPO 35.0 %")
+    best = replace(best, key="best")
+    assert said(one, replace(all_of_them, title="Final"), best).startswith("Final: GRPO 15.0 %, GMPO 35.0 %")
+    assert said(one, best).startswith("Final Pass@1: GRPO 55.0 %. GMPO can't be compared")
 
 
 def test_without_a_score_the_headline_says_how_the_runs_stand() -> None:
