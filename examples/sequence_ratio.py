@@ -63,6 +63,8 @@ def table_rows(tokens: np.ndarray, log_ratios: np.ndarray) -> list[tuple[str, in
 
 def draw(paths: Sequence[Path], runs: Sequence[tuple[np.ndarray, np.ndarray]]) -> bytes:
     """PNG: a point a response, its length against its ratio, with the exponent on the left and without it on the right."""
+    names = [path.name for path in paths]
+    labels = names if len(set(names)) == len(names) else [str(path) for path in paths]
     series = series_of_variants([Variant(path.name, path.name, (read_run(path),)) for path in paths])
     products = [log_ratios / math.log(10) for _, log_ratios in runs]
     means = np.concatenate([product / tokens for product, (tokens, _) in zip(products, runs, strict=True)])
@@ -71,9 +73,9 @@ def draw(paths: Sequence[Path], runs: Sequence[tuple[np.ndarray, np.ndarray]]) -
     def paint(canvas: Canvas, theme: Theme) -> None:
         left, right = panels(canvas, 2, 2)
         for ax, name in ((left, "with 1/|o|"), (right, "without")):
-            for path, k, product, (tokens, _) in zip(paths, series, products, runs, strict=True):
+            for label, k, product, (tokens, _) in zip(labels, series, products, runs, strict=True):
                 logs = product / tokens if ax is left else product
-                ax.plot(tokens, logs, ".", ms=3, alpha=0.4, color=theme.colour(k), label=path.name)
+                ax.plot(tokens, logs, ".", ms=3, alpha=0.4, color=theme.colour(k), label=label)
             ax.axhline(0, color=theme.soft, lw=0.8)
             ax.set_title(name, loc="left")
             ax.set_xlabel("response length (tokens)")

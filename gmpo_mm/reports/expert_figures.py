@@ -17,7 +17,7 @@ NAMES = {
     "moe/expert_share_max": ("Most used expert", "share of tokens"),
     "moe/expert_share_min": ("Least used expert", "share of tokens"),
     "moe/unused_experts": ("Experts without a token", "experts"),
-    "moe/load_entropy": ("Evenness of the load", "1: all alike"),
+    "moe/load_entropy": ("Evenness of the load", "1 = all alike"),
     "moe/router_entropy": ("Entropy of the router", "nats"),
     "moe/rollout_disagreement": ("Another expert than the sampler's", "share of tokens"),
     "moe/rollout_disagreement_same_weights": ("The same with equal weights", "share of tokens"),

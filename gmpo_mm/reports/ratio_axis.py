@@ -83,11 +83,11 @@ class SymmetricAxis:
         )
 
     def apply(self, ax: Any) -> None:
-        """Scale, limits and labels of axes whose y values are log10 of ratios."""
+        """Scale, limits and labels of axes whose y values are log10 of ratios; the outermost labels are the limits."""
         ax.set_yscale("symlog", linthresh=self.linear, linscale=0.6)
         ax.set_ylim(-self.limit, self.limit)
-        inside = [place for place in _LABELLED if self.linear <= place <= self.limit * (1 + 1e-9)]
-        chosen = inside[:: max(1, round(len(inside) / 5))]
+        inside = [place for place in _LABELLED if self.linear <= place < self.limit / 2.5]
+        chosen = [*inside[:: max(1, round(len(inside) / 5))], self.limit]
         places = [*(-place for place in reversed(chosen)), 0.0, *chosen]
         ax.set_yticks(places, [_label(place) for place in places])
         ax.yaxis.set_minor_locator(NullLocator())

@@ -110,7 +110,8 @@ def test_the_sequences_axis_is_symmetric_holds_every_ratio_and_states_its_limits
     axis.apply(ax)
     assert ax.get_ylim() == (-axis.limit, axis.limit) and ax.get_yscale() == "symlog"
     places, labels = ax.get_yticks(), [label.get_text() for label in ax.get_yticklabels()]
-    assert list(places) == [-place for place in reversed(places)] and 3 <= len(places) <= 15
+    assert list(places) == [-place for place in reversed(places)] and 3 <= len(places) <= 17
+    assert (places[0], places[-1]) == (-axis.limit, axis.limit)  # the limits are written on the axis too
     assert len(set(labels)) == len(labels) and labels[len(labels) // 2] == "1"
     for place, label in zip(places, labels):
         assert place == pytest.approx(log10_of_label(label), abs=1e-3)
