@@ -24,8 +24,8 @@ from gmpo_mm.errors import GMPOError
 from gmpo_mm.evaluation.evaluate import evaluate
 from gmpo_mm.evaluation.results import Result
 from gmpo_mm.evaluation.settings import load_settings
-from gmpo_mm.evaluation.task import find_model
 from gmpo_mm.reports.run_figure import AnsweredProblem, draw_run
+from gmpo_mm.training.usable_model import usable_model
 
 DATA = Path("data/synthetic_geometry")
 NAMES = {
@@ -83,7 +83,7 @@ def main(overrides: list[str]) -> None:
     console = Console()
     run_dir = train(loaded, command=sys.argv)
     before = measure(loaded.config.worker.actor.model.model_path or "", run_dir / "evaluations" / "before")
-    trained = find_model(str(run_dir))  # .../checkpoints/step_60/huggingface
+    trained = usable_model(str(run_dir), "model")  # .../checkpoints/step_60/huggingface
     after = measure(trained, run_dir / "evaluations" / Path(trained).parent.name)
     show(before, after, console)
     title = f"GMPO on the bundled task: Pass@1 on {NAMES['synthetic_pictures']} {pass_at_1(before[0]):.3f} before, "

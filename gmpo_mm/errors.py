@@ -1,5 +1,7 @@
 """Errors that a user can cause; each message names the key or row, the value, and the mend."""
 
+from pathlib import Path
+
 
 class GMPOError(Exception):
     """Base of every error that this package raises on purpose; the command line prints it without a traceback."""
@@ -19,6 +21,14 @@ class RewardError(GMPOError, RuntimeError):
 
 class TrainingError(GMPOError, RuntimeError):
     """A run that has to end: repeated non-finite gradients, a log-probability gap out of bounds, a full disk."""
+
+
+class StoppedRun(GMPOError):
+    """A run that was asked to stop and has saved; `status` is its exit status, `path` its directory."""
+
+    def __init__(self, message: str, status: int, path: Path) -> None:
+        super().__init__(message)
+        self.status, self.path = status, path
 
 
 def print_error(message: str) -> None:

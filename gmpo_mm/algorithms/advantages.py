@@ -176,7 +176,7 @@ def _check_arguments(
             f"their baseline from the group or the batch. Use one of {known}."
         )
     if estimator not in ADVANTAGE_ESTIMATORS:
-        near = difflib.get_close_matches(estimator, ADVANTAGE_ESTIMATORS, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(estimator.lower(), ADVANTAGE_ESTIMATORS, n=1, cutoff=0.8)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"adv_estimator: {estimator!r} is unknown.{hint} Known: {known}.")
     if not norm_by_std and estimator not in _STD_ESTIMATORS:

@@ -58,8 +58,10 @@ class PolicyLossConfig:
     def __post_init__(self) -> None:
         if self.loss_avg_mode not in AVERAGE_MODES:
             raise ValueError(f"loss_avg_mode: {self.loss_avg_mode!r} is unknown; use {' or '.join(AVERAGE_MODES)}.")
-        if not 0 <= self.clip_ratio_low < 1:
-            raise ValueError(f"clip_ratio_low: {self.clip_ratio_low!r} must be in [0, 1); the bound is 1 - low.")
+        if not 0 <= self.clip_ratio_low <= 1:
+            raise ValueError(
+                f"clip_ratio_low: {self.clip_ratio_low!r} must be in [0, 1]; the bound is 1 - low, and 1 is no lower bound."
+            )
         if not self.clip_ratio_high >= 0:
             raise ValueError(f"clip_ratio_high: {self.clip_ratio_high!r} must be >= 0; the bound is 1 + high.")
         if not self.clip_ratio_dual > 1:

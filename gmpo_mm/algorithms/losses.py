@@ -144,7 +144,8 @@ def _clipped_surrogate(d_BT: Tensor, advantages_BT: Tensor, config: PolicyLossCo
 
 
 def _log_bounds(config: PolicyLossConfig) -> tuple[float, float]:
-    return math.log(1.0 - config.clip_ratio_low), math.log(1.0 + config.clip_ratio_high)
+    low = config.clip_ratio_low
+    return math.log(1.0 - low) if low < 1 else -math.inf, math.log(1.0 + config.clip_ratio_high)
 
 
 def _clip_flags(d: Tensor, sign: Tensor, lower: float, upper: float) -> dict[str, Tensor]:

@@ -41,6 +41,32 @@ class RegisteredLoss:
     sequence_advantages: bool
 
 
+_DEFAULT = "worker.actor.loss_type=default"
+_GRPO = f"{_DEFAULT} algorithm.adv_estimator=grpo"
+OTHER_NAMES = {
+    "grpo": _GRPO,
+    "ppo": _DEFAULT,
+    "vanilla": _DEFAULT,
+    "clip": _DEFAULT,
+    "ppo_clip": _DEFAULT,
+    "dual_clip": _DEFAULT,
+    "token": _DEFAULT,
+    "bnpo": f"{_GRPO} worker.actor.loss_avg_mode=token",
+    "dapo": f"{_GRPO} worker.actor.loss_avg_mode=token worker.actor.clip_ratio_low=0.2 worker.actor.clip_ratio_high=0.28",
+    "dr_grpo": f"{_DEFAULT} algorithm.adv_estimator=dr_grpo",
+    "drgrpo": f"{_DEFAULT} algorithm.adv_estimator=dr_grpo",
+    "rloo": f"{_DEFAULT} algorithm.adv_estimator=rloo",
+    "remax": f"{_DEFAULT} algorithm.adv_estimator=remax",
+    "reinforce": f"{_DEFAULT} algorithm.adv_estimator=reinforce_plus_plus",
+    "reinforce++": f"{_DEFAULT} algorithm.adv_estimator=reinforce_plus_plus",
+    "reinforce_plus_plus": f"{_DEFAULT} algorithm.adv_estimator=reinforce_plus_plus",
+    "geo_mean": "worker.actor.loss_type=gmpo",
+    "geometric_mean": "worker.actor.loss_type=gmpo",
+    "gspo-token": "worker.actor.loss_type=gspo_token",
+    "sequence": "worker.actor.loss_type=gspo",
+}
+"""What other projects call a loss, or call what is an estimator of advantages here -> the keys that train it."""
+
 UNITS = ("loss_avg_mode", "sequence")
 _REGISTRY: dict[str, RegisteredLoss] = {}
 _FILES: dict[Path, ModuleType] = {}
@@ -114,8 +140,13 @@ def get_policy_loss(loss_type: str) -> RegisteredLoss:
     if loss_type.endswith(".py") or ".py:" in loss_type:
         return load_policy_loss(loss_type)
     known = known_loss_types()
-    near = difflib.get_close_matches(loss_type, known, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    name = loss_type.strip().lower()
+    # one letter makes another loss of it (gspo, gmpo): suggest exchanged letters, or what is almost equal to one only
+    near = [word for word in known if sorted(word) == sorted(name)]
+    near = near or difflib.get_close_matches(name, known, n=2, cutoff=0.8)
+    hint = f" Did you mean {near[0]!r}?" if len(near) == 1 else ""
+    if name in OTHER_NAMES:
+        hint = f" Write {OTHER_NAMES[name]}."
     raise ValueError(
         f"loss_type: {loss_type!r} is unknown.{hint} Known: {', '.join(known)}; "
         "a loss of your own is given as path/to/file.py:name."

@@ -1,5 +1,6 @@
 """One configuration: EasyR1's sections and keys, plus ours; loading, checking and printing it."""
 
+from gmpo_mm.config.cautions import cautions, notes
 from gmpo_mm.config.ineffective import ineffective_keys
 from gmpo_mm.config.load import LoadedConfig, config_differences, load_config, to_yaml
 from gmpo_mm.config.loss import policy_loss_config
@@ -33,11 +34,13 @@ __all__ = [
     "RolloutConfig",
     "TrainerConfig",
     "WorkerConfig",
+    "cautions",
     "choose_sampler",
     "config_differences",
     "ineffective_keys",
     "load_config",
     "longest_response",
+    "notes",
     "policy_loss_config",
     "resolve_model_path",
     "resume_choice",

@@ -8,6 +8,7 @@ from typing import Any
 
 from gmpo_mm.config.keys import flatten, get_key, nearest
 from gmpo_mm.config.load import LoadedConfig
+from gmpo_mm.config.words import settings_for_value
 
 LOGGERS = ("console", "file", "tensorboard", "wandb", "mlflow", "swanlab")
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -61,6 +62,7 @@ RANGES: dict[str, tuple[float, bool, float, bool]] = {
     "trainer.total_epochs": _AT_LEAST_1,
     "trainer.max_steps": _AT_LEAST_1,
     "trainer.threads": _AT_LEAST_1,
+    "trainer.log_samples": _AT_LEAST_0,
 }
 # keys whose -1 means "off" or "no limit"
 MINUS_1_OR_AT_LEAST_1 = ("data.val_batch_size", "trainer.save_limit", "worker.rollout.top_k")
@@ -71,23 +73,33 @@ def check_choices(loaded: LoadedConfig) -> Iterator[str]:
     for key, allowed in CHOICES.items():
         value = get_key(loaded.config, key)
         if value not in allowed:
-            meant = nearest(value, allowed)
-            hint = f" Did you mean {meant}?" if meant else ""
-            yield f"{key} = {value!r}: it must be one of {', '.join(allowed)}.{hint}"
+            yield f"{key} = {value!r}: it must be one of {', '.join(allowed)}.{_value_hint(key, value, allowed)}"
     for name in loaded.config.trainer.logger:
         if name not in LOGGERS:
-            meant = nearest(name, LOGGERS)
-            hint = f" Did you mean {meant}?" if meant else ""
+            hint = _value_hint("trainer.logger", name, LOGGERS)
             known = ", ".join(LOGGERS)
             yield f"trainer.logger = {loaded.config.trainer.logger!r}: {name!r} is not known.{hint} Known: {known}."
-    strategy = loaded.config.worker.actor.optim.strategy
+    key, strategy = "worker.actor.optim.strategy", loaded.config.worker.actor.optim.strategy
     if strategy == "adamw_bf16" and loaded.config.engine in ("auto", "local"):
         yield (
             "worker.actor.optim.strategy = 'adamw_bf16': engine=local keeps float32 AdamW states; set it to adamw. To "
             "save memory, train LoRA adapters (worker.actor.model.lora.rank=64)."
         )
     elif strategy not in ("adamw", "adamw_bf16"):
-        yield f"worker.actor.optim.strategy = {strategy!r}: it must be adamw."
+        yield f"{key} = {strategy!r}: it must be adamw.{_value_hint(key, strategy, ('adamw', 'adamw_bf16'))}"
+
+
+def _value_hint(key: str, value: Any, allowed: tuple[str, ...]) -> str:
+    """What another project's word is here, else the allowed word that looks like it."""
+    settings = settings_for_value(key, value)
+    if settings is not None:
+        return f" Write {settings}."
+    if key == "algorithm.adv_estimator":  # one letter makes another algorithm of it: letters exchanged or almost equal
+        letters = sorted(str(value).lower())
+        meant = next((word for word in allowed if sorted(word) == letters), None) or nearest(value, allowed, cutoff=0.8)
+    else:
+        meant = nearest(value, allowed)
+    return f" Did you mean {meant}?" if meant else ""
 
 
 def check_ranges(loaded: LoadedConfig) -> Iterator[str]:

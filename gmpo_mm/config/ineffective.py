@@ -1,6 +1,12 @@
-"""Keys that a file sets and that change nothing: legal, because EasyR1's own files have them, and printed at the start.
+"""Keys that a file sets and that change nothing: told before training and by --dry-run, with the reason.
 
-Keys that would change what a reader believes about the loss are errors instead (`validate.check_loss`).
+One rule decides between this list and an error:
+
+- A key of something that is switched off, in the same file or by what the engine is, is told: `kl_coef` under
+  `disable_kl: true`, `filter_low` without online filtering, `fsdp` on one process. The switch says already that it does not
+  count, and EasyR1's own files set such keys.
+- A key that the chosen method does not have is an error (`validate`): `clip_ratio_low` under gmpo, `norm_adv_by_std` under
+  rloo. Nothing in the file says that it does not count, so a reader takes its value for what was trained.
 """
 
 from __future__ import annotations
@@ -37,7 +43,6 @@ LOCAL_ENGINE = {
     "worker.rollout.enable_chunked_prefill": "engine local: vLLM decides",
     "worker.rollout.disable_log_stats": "engine local: vLLM decides",
     "worker.rollout.disable_tqdm": "engine local: trainer.logger decides what the console shows",
-    "trainer.val_generations_to_log": "engine local: samples/ in the run directory holds every validation response",
     "data.filter_overlong_prompts_workers": "engine local: prompts are measured in this process",
 }
 EASYR1 = "engine easyr1: "
@@ -48,7 +53,6 @@ EASYR1_ENGINE = {
     "trainer.threads": EASYR1 + "Ray gives each worker its cores",
     "worker.actor.logits_dtype": EASYR1 + "its own head, in worker.actor.fsdp.mp_param_dtype",
     "algorithm.drop_zero_advantage": EASYR1 + "every rank passes all of its rows; the gradient is the same",
-    "trainer.val_generations_to_log": EASYR1 + "samples/ in the run directory holds every validation response",
     "worker.rollout.max_log_prob_gap": EASYR1 + "vLLM's log-probabilities are not handed on, so no gap is measured",
 }
 VERL_ON_CPU = dict.fromkeys(ON_CPU_IGNORED, "engine verl on the CPU: padded batches, float32, transformers samples")
@@ -161,6 +165,9 @@ def _trainer(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
         yield "trainer.save_checkpoint_path", "trainer.run_dir says the same"
     if trainer.load_checkpoint_path or trainer.resume != "auto":
         yield "trainer.find_last_checkpoint", "the checkpoint to go on from is named"
+    if not loaded.config.data.val_files:
+        for name in ("val_before_train", "val_freq"):
+            yield f"trainer.{name}", "data.val_files is empty: no validation"
     if trainer.val_only:
         for name in ("val_freq", "save_freq", "save_limit", "save_model_only", "total_epochs", "max_steps"):
             yield f"trainer.{name}", "trainer.val_only is true"

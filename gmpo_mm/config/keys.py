@@ -11,6 +11,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from gmpo_mm.config.schema import Config
 
+SIMILAR = 0.6
+"""Below this share of common letters a known name is not suggested: it would be another thing."""
+
 _TYPE_NAMES = {int: "an integer", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
 
 
@@ -70,28 +73,43 @@ def is_text(hint: Any) -> bool:
     return hint is str or (get_origin(hint) in (Union, types.UnionType) and str in get_args(hint))
 
 
-def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
-    """The known name that looks most like `name`, or None."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
-    return found[0] if found else None
+def nearest(name: Any, known: Iterable[str], cutoff: float = SIMILAR) -> str | None:
+    """The known name that looks most like `name`, or None below the cutoff; capitals don't matter."""
+    by_small = {item.lower(): item for item in known}
+    found = difflib.get_close_matches(str(name).lower(), list(by_small), n=1, cutoff=cutoff)
+    return by_small[found[0]] if found else None
 
 
-def nearest_key(key: str) -> str:
-    """The known key or section that a mistyped one was most likely meant to be.
+def nearest_key(key: str) -> str | None:
+    """The known key or section that a mistyped one was most likely meant to be; None when none looks like it.
 
-    Siblings come first (a slip in the last part), then the same last part elsewhere (a wrong section), then
-    everything.
+    Siblings come first (a slip in the last part), then the same last part elsewhere (a wrong section), then a slip in
+    both. The last parts are compared on their own: a long section in common says nothing.
     """
     parent, _, last = key.rpartition(".")
-    known = [*schema_keys(), *section_names()]
-    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == parent}
+    known = [*schema_keys(), *sorted(section_names())]
+    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0].lower() == parent.lower()}
     sibling = nearest(last, siblings, cutoff=0.7)
     if sibling is not None:
         return siblings[sibling]
-    same_last = [name for name in known if name.rpartition(".")[2] == last]
-    if same_last:
-        return max(same_last, key=lambda name: difflib.SequenceMatcher(None, key, name).ratio())
-    return nearest(key, known, cutoff=0.0) or known[0]
+    lasts: dict[str, list[str]] = {}
+    for name in known:
+        lasts.setdefault(name.rpartition(".")[2], []).append(name)
+    same = nearest(last, lasts, cutoff=0.85)
+    if same is None:
+        return None
+    return max(lasts[same], key=lambda name: similarity(key, name))
+
+
+def is_close(a: str, b: str) -> bool:
+    """Whether every part of `a` is most likely a slip for the part of `b` at its place."""
+    pairs = list(zip(a.split("."), b.split("."), strict=False))
+    return a.count(".") == b.count(".") and all(similarity(*pair) >= (0.8 if pair != pairs[-1] else 0.85) for pair in pairs)
+
+
+def similarity(a: str, b: str) -> float:
+    """0 to 1; capitals don't matter."""
+    return difflib.SequenceMatcher(None, a.lower(), b.lower()).ratio()
 
 
 def known_children(section: str) -> list[str]:

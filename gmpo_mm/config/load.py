@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +12,20 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gmpo_mm.config.keys import (
+    default_of,
     describe_type,
     flatten,
+    is_close,
     is_text,
     known_children,
     nearest_key,
     schema_keys,
     section_names,
+    similarity,
 )
+from gmpo_mm.config.paths import pinned_model
 from gmpo_mm.config.schema import Config
+from gmpo_mm.config.words import MAPPINGS, settings_for_key, settings_for_value
 from gmpo_mm.errors import ConfigError
 
 OFFLOAD = "worker.actor.offload"
@@ -42,21 +46,43 @@ class LoadedConfig:
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> LoadedConfig:
-    """Defaults, then the YAML file, then the overrides; what comes later wins.
+    """Defaults, then the YAML file, then the overrides; what comes later wins. A run without a name gets the file's.
 
-    Raises ConfigError for an unreadable file, an unknown key (with the nearest known one) and a wrong type.
+    A model that is a run directory becomes its newest checkpoint's. Raises ConfigError for an unreadable file, and for
+    all unknown keys (with what they were meant to be) and wrong types at once.
     """
     merged = OmegaConf.structured(Config)
     explicit: set[str] = set()
+    problems: list[str] = []
     layers: list[tuple[str, Any]] = []
     if path is not None:
         layers.append((str(path), _read_yaml(Path(path))))
     layers.extend((f"override {text}", _parse_override(text)) for text in overrides)
     for origin, content in layers:
-        for key, value in _leaves(content, "", origin):
-            _set(merged, key, value, origin)
+        for key, value in _leaves(content, "", origin, problems):
+            try:
+                _set(merged, key, value, origin)
+            except ConfigError as error:
+                problems.append(str(error))
             explicit.add(key)
-    return LoadedConfig(_to_config(merged), frozenset(explicit))
+    if problems:
+        raise ConfigError("\n\n".join(dict.fromkeys(problems)))
+    config = _to_config(merged)
+    for model in (config.worker.actor.model, config.worker.critic.model):
+        model.model_path, model.tokenizer_path = pinned_model(model.model_path), pinned_model(model.tokenizer_path)
+    if path is not None:
+        _name_after_file(config, Path(path), explicit)
+    return LoadedConfig(config, frozenset(explicit))
+
+
+def _name_after_file(config: Config, path: Path, explicit: set[str]) -> None:
+    """Without names of its own a run is called after its file, so that each file has a run directory: runs/<file's name>."""
+    if "trainer.experiment_name" in explicit:
+        return
+    trainer = config.trainer
+    trainer.experiment_name = path.stem
+    if "trainer.project_name" not in explicit and not trainer.run_dir and not trainer.save_checkpoint_path:
+        trainer.run_dir = f"runs/{path.stem}"
 
 
 def to_yaml(config: Config) -> str:
@@ -110,54 +136,71 @@ def _parse_override(text: str) -> Any:
         raise ConfigError(f"override {text!r}: the value is not readable YAML ({error}); quote it.") from error
 
 
-def _leaves(content: Any, prefix: str, origin: str) -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) for every leaf; raises ConfigError for a key that the schema does not have."""
+def _leaves(content: Any, prefix: str, origin: str, problems: list[str]) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) for every leaf that the schema has; what is wrong with the others goes to `problems`."""
     for name, value in content.items():
         key = f"{prefix}{name}"
         if key in schema_keys():
             yield key, value
         elif key not in section_names():
-            raise ConfigError(_unknown_key_message(key, value, origin))
+            problems.extend(_unknown_key_message(*leaf, origin) for leaf in _foreign_leaves(key, value))
         elif key == OFFLOAD and isinstance(value, str):
-            yield from _leaves(_offload_section(value, origin), f"{key}.", origin)
+            if value in OFFLOAD_WORDS:
+                yield from _leaves(OFFLOAD_WORDS[value], f"{key}.", origin, problems)
+            else:
+                problems.append(
+                    f"{OFFLOAD} = {_show(value)} ({origin}): there is no such word; use one of {', '.join(OFFLOAD_WORDS)}, or "
+                    f"set the keys inside it: {', '.join(known_children(OFFLOAD))}."
+                )
         elif isinstance(value, dict):
-            yield from _leaves(value, f"{key}.", origin)
+            yield from _leaves(value, f"{key}.", origin, problems)
         else:
             inside = ", ".join(known_children(key))
-            raise ConfigError(f"{key} = {_show(value)} ({origin}): {key} is a section; set the keys inside it: {inside}.")
+            problems.append(f"{key} = {_show(value)} ({origin}): {key} is a section; set the keys inside it: {inside}.")
 
 
-def _offload_section(word: str, origin: str) -> dict[str, bool]:
-    if word not in OFFLOAD_WORDS:
-        raise ConfigError(
-            f"{OFFLOAD} = {_show(word)} ({origin}): there is no such word; use one of {', '.join(OFFLOAD_WORDS)}, or set the "
-            f"keys inside it: {', '.join(known_children(OFFLOAD))}."
-        )
-    return OFFLOAD_WORDS[word]
+def _foreign_leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Every whole key that was written below an unknown one; the keywords of a reward function stay together."""
+    if isinstance(value, dict) and value and not key.endswith(MAPPINGS):
+        for name, inner in value.items():
+            yield from _foreign_leaves(f"{key}.{name}", inner)
+    else:
+        yield key, value
 
 
 def _unknown_key_message(key: str, value: Any, origin: str) -> str:
-    while isinstance(value, dict) and value:  # name the whole key that was written, not only its unknown first part
-        name, value = next(iter(value.items()))
-        key = f"{key}.{name}"
+    """The key of another project first, unless it is a slip for its neighbour; then what looks like it."""
+    message = f"{key} = {_show(value)} ({origin}): there is no such key."
     meant = nearest_key(key)
-    message = f"{key} = {_show(value)} ({origin}): there is no such key. Did you mean {meant}?"
+    theirs = None if meant is not None and is_close(key, meant) else settings_for_key(key, value)
+    if theirs is not None:
+        return f"{message} {theirs}"
+    if meant is not None:
+        message += f" Did you mean {meant}?"
     parent = key.rpartition(".")[0]
-    if parent in section_names() and _last_parts_differ(key, meant):
+    if parent in section_names() and (meant is None or _last_parts_differ(key, meant)):
         message += f" Known in {parent}: {', '.join(known_children(parent))}."
+    elif meant is None:
+        message += f" The sections are {', '.join(known_children(''))}; all keys: gmpo_mm/config/schema.py."
     return message
 
 
 def _last_parts_differ(a: str, b: str) -> bool:
-    return difflib.SequenceMatcher(None, a.rpartition(".")[2], b.rpartition(".")[2]).ratio() < 0.6
+    return similarity(a.rpartition(".")[2], b.rpartition(".")[2]) < 0.6
 
 
 def _set(merged: DictConfig, key: str, value: Any, origin: str) -> None:
     hint = schema_keys()[key]
+    if value is None and hint is str and default_of(key) == "":  # `data.val_files=`, and a YAML key without a value
+        value = ""
     expected = describe_type(hint)
-    wrong = ConfigError(f"{key} = {_show(value)} ({origin}): {expected} is expected, not {_kind(value)}.")
+    settings = settings_for_value(key, _show(value).strip("'"))
+    mend = f" Write {settings}." if settings else ""
+    wrong = ConfigError(f"{key} = {_show(value)} ({origin}): {expected} is expected, not {_kind(value)}.{mend}")
     if isinstance(value, bool) and is_text(hint):  # OmegaConf would turn YAML's `no` into the text "False"
-        raise ConfigError(f"{key} = {_show(value)} ({origin}): a text is expected; put it in quotes if it is one.")
+        raise ConfigError(
+            f"{key} = {_show(value)} ({origin}): a text is expected; put it in quotes if it is one.{mend}"
+        )
     if get_origin(hint) is list and isinstance(value, list):
         item_types = (int, float) if get_args(hint)[0] is float else (str, int, float)
         bad = [item for item in value if isinstance(item, bool) or not isinstance(item, item_types)]

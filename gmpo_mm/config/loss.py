@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gmpo_mm.config.schema import Config
+from gmpo_mm.config.words import settings_for_value
 from gmpo_mm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,6 +51,18 @@ def actor_loss_config(actor: Any) -> PolicyLossConfig:
                 log_clip_high=actor.gmpo.log_clip_high,
             ),
         )
+    except ValueError as error:
+        words = ((ACTOR + "loss_avg_mode", actor.loss_avg_mode), (ACTOR + "gmpo.clip", actor.gmpo.clip))
+        hints = [settings for key, value in words if (settings := settings_for_value(key, value))]
+        raise ConfigError(f"{ACTOR}{error}" + "".join(f" Write {settings}." for settings in hints)) from error
+
+
+def loss_unit_of(config: Config) -> str:
+    """What the configured loss is a mean over: `seq` or `token`. Raises ConfigError for an unknown loss."""
+    from gmpo_mm.algorithms import loss_unit
+
+    try:
+        return loss_unit(policy_loss_config(config))
     except ValueError as error:
         raise ConfigError(f"{ACTOR}{error}") from error
 

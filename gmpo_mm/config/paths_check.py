@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from gmpo_mm.config.keys import nearest
 from gmpo_mm.config.load import LoadedConfig
 from gmpo_mm.config.paths import (
     DATA_SUFFIXES,
+    MODEL_CONFIGS,
+    TOKENIZER_FILES,
+    find_model,
     looks_like_path,
-    resolve_model_path,
     split_data_spec,
     split_function_spec,
     top_level_names,
 )
+from gmpo_mm.config.preparations import Missing, missing_preparations, preparing_command
 from gmpo_mm.config.schema import Config
+from gmpo_mm.config.words import settings_for_value
 from gmpo_mm.errors import ConfigError
 
 RESUME_WORDS = ("auto", "never", "must")
 
 
+def check_prepared(loaded: LoadedConfig) -> Iterator[str]:
+    """Data and models that a command of ours makes and that aren't there yet; a plan can do without them."""
+    for item in missing_preparations(loaded.config):
+        yield f"{item.key} = {item.path!r}: it is not there yet; make it with\n  {preparing_command([item.preparation])}"
+
+
 def check_paths(loaded: LoadedConfig) -> Iterator[str]:
-    """Missing files and folders, and a missing model, data set or reward function."""
+    """Missing files and folders, and a missing model, data set or reward function, but for what `check_prepared` names."""
     config = loaded.config
-    yield from _check_model(config)
-    yield from _check_data(config)
+    missing = {item.key: item for item in missing_preparations(config)}
+    yield from _check_model(config, missing)
+    yield from _check_data(config, missing)
     for key, path, kind in (
         ("data.image_dir", config.data.image_dir, "folder"),
         ("data.format_prompt", config.data.format_prompt, "file"),
@@ -37,13 +48,15 @@ def check_paths(loaded: LoadedConfig) -> Iterator[str]:
     yield from _check_reward(config)
     resume = config.trainer.resume
     if resume not in RESUME_WORDS and not Path(resume).is_dir():
+        settings = settings_for_value("trainer.resume", resume)
+        hint = f" Write {settings}." if settings else _hint(resume, RESUME_WORDS)
         yield (
             f"trainer.resume = {resume!r}: it must be auto, never, must or an existing checkpoint folder, and there is "
-            f"no folder {Path(resume).absolute()}.{_hint(resume, RESUME_WORDS)}"
+            f"no folder {Path(resume).absolute()}.{hint}"
         )
 
 
-def _check_model(config: Config) -> Iterator[str]:
+def _check_model(config: Config, missing: Mapping[str, Missing]) -> Iterator[str]:
     model = config.worker.actor.model
     if not model.model_path:
         yield (
@@ -51,25 +64,27 @@ def _check_model(config: Config) -> Iterator[str]:
             "shipped one (bundled:NAME)."
         )
         return
-    for key, path in (("model_path", model.model_path), ("tokenizer_path", model.tokenizer_path)):
-        if path is None:
+    critic = config.worker.critic.model.model_path
+    for key, name, files in (
+        ("worker.actor.model.model_path", model.model_path, MODEL_CONFIGS),
+        ("worker.actor.model.tokenizer_path", model.tokenizer_path, TOKENIZER_FILES),
+        ("worker.critic.model.model_path", critic, MODEL_CONFIGS),
+    ):
+        if name is None or key in missing:
             continue
         try:
-            path = resolve_model_path(path)
+            find_model(name, key, files)
         except ConfigError as error:
-            yield f"worker.actor.model.{key} = {path!r}: {error}"
-            continue
-        if looks_like_path(path) or Path(path).exists():
-            yield from _check_exists(f"worker.actor.model.{key}", path, "folder")
+            yield str(error)
 
 
-def _check_data(config: Config) -> Iterator[str]:
+def _check_data(config: Config, missing: Mapping[str, Missing]) -> Iterator[str]:
     data = config.data
     if not data.train_files and not config.trainer.val_only:
         yield "data.train_files is empty: name a parquet or JSONL file, a folder, or a hub data set (owner/name@split)."
     for key, spec in (("data.train_files", data.train_files), ("data.val_files", data.val_files)):
         name = split_data_spec(spec)[0]
-        if looks_like_path(name, DATA_SUFFIXES) and not Path(name).expanduser().exists():
+        if key not in missing and looks_like_path(name, DATA_SUFFIXES) and not Path(name).expanduser().exists():
             yield (
                 f"{key} = {spec!r}: there is no file or folder {Path(name).expanduser().absolute()}; correct the path, "
                 "or name a hub data set as owner/name@split."

@@ -78,7 +78,7 @@ class LoraConfig:
 class ModelConfig:
     """Which model is loaded, and how."""
 
-    model_path: str | None = None  # a folder, a hub name, or bundled:NAME
+    model_path: str | None = None  # a folder, a hub name, bundled:NAME, or a run directory or checkpoint
     tokenizer_path: str | None = None  # None: model_path
     override_config: dict[str, Any] = field(default_factory=dict)
     enable_gradient_checkpointing: bool = True
@@ -147,7 +147,7 @@ class ActorConfig:
     micro_batch_size_per_device_for_update: int = 4
     micro_batch_size_per_device_for_experience: int = 16
     max_grad_norm: float = 1.0
-    clip_ratio_low: float = 0.2  # ratio space: 1 - low
+    clip_ratio_low: float = 0.2  # ratio space: 1 - low; 1.0 is no lower bound
     clip_ratio_high: float = 0.3  # ratio space: 1 + high
     clip_ratio_dual: float = 3.0
     loss_avg_mode: str = "token"  # token | seq
@@ -256,7 +256,7 @@ class TrainerConfig:
     total_epochs: int = 15
     max_steps: int | None = None  # goes before total_epochs
     project_name: str = "easy_r1"
-    experiment_name: str = "demo"
+    experiment_name: str = "demo"  # ours: the configuration file's name where the file gives none
     logger: list[str] = field(default_factory=lambda: ["console"])  # EasyR1: console and wandb
     nnodes: int = 1
     n_gpus_per_node: int = 8
@@ -266,6 +266,7 @@ class TrainerConfig:
     val_before_train: bool = True
     val_only: bool = False
     val_generations_to_log: int = 0
+    log_samples: int = 10  # ours: every so many steps a response is shown, and a table of them goes to trackers; 0: never
     save_freq: int = -1
     save_limit: int = -1
     save_model_only: bool = False
@@ -273,7 +274,7 @@ class TrainerConfig:
     load_checkpoint_path: str | None = None  # EasyR1's name of resume=PATH
     ray_timeline: str | None = None
     find_last_checkpoint: bool = True  # false: like resume=never
-    run_dir: str | None = None  # ours: runs/<project_name>/<experiment_name> when nothing is set
+    run_dir: str | None = None  # ours: else runs/<project_name>/<experiment_name>; without these names runs/<name of the file>
     resume: str = "auto"  # ours: auto | never | must | a checkpoint's path
     device: str = "auto"  # ours: auto | cpu | cuda | cuda:N
     dtype: str = "auto"  # ours: auto (float32 on CPU, bfloat16 on GPU) | float32 | bfloat16

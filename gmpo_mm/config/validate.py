@@ -15,10 +15,11 @@ from gmpo_mm.config.easyr1_rules import check_easyr1, nearest_multiple
 from gmpo_mm.config.keys import get_key, nearest
 from gmpo_mm.config.load import LoadedConfig
 from gmpo_mm.config.loss import ACTOR, policy_loss_config, unread_loss_keys
-from gmpo_mm.config.paths_check import check_paths
+from gmpo_mm.config.paths_check import check_paths, check_prepared
 from gmpo_mm.config.sampler import choose_sampler, longest_response, sees_gpu
 from gmpo_mm.config.schema import Config
 from gmpo_mm.config.verl_rules import check_verl
+from gmpo_mm.config.words import settings_for_value
 from gmpo_mm.errors import ConfigError
 
 VALIDATION_SAMPLING = {
@@ -32,8 +33,11 @@ VALIDATION_SAMPLING = {
 }
 
 
-def validate_for_training(loaded: LoadedConfig) -> None:
-    """Raises ConfigError with one paragraph for each thing that is wrong; loads no model and no data."""
+def validate_for_training(loaded: LoadedConfig, *, prepared: bool = True) -> None:
+    """Raises ConfigError with one paragraph for each thing that is wrong; loads no model and no data.
+
+    For a plan, `prepared=False` lets data and models be missing that a command of ours makes.
+    """
     checks: tuple[Callable[[LoadedConfig], Iterator[str]], ...] = (
         check_choices,
         check_ranges,
@@ -49,7 +53,7 @@ def validate_for_training(loaded: LoadedConfig) -> None:
         check_verl,
     )
     problems: list[str] = []
-    for check in checks:
+    for check in (*checks, check_prepared) if prepared else checks:
         problems.extend(check(loaded))
     if problems:
         raise ConfigError("\n\n".join(dict.fromkeys(problems)))
@@ -234,10 +238,13 @@ def check_validation(loaded: LoadedConfig) -> Iterator[str]:
         )
     asked = [key for key in ("val_only", "val_before_train") if getattr(trainer, key)]
     asked += ["val_freq"] if trainer.val_freq > 0 else []
+    if "data.val_files" in loaded.explicit_keys:  # set to nothing: no validation is wanted, whatever else the file says
+        asked = ["val_only"] if trainer.val_only else []
+    asked = [key for key in asked if f"trainer.{key}" in loaded.explicit_keys]
     if asked and not config.data.val_files:
         yield (
             f"data.val_files is empty, but trainer.{asked[0]} = {str(getattr(trainer, asked[0])).lower()} asks for "
-            "validation; name the file, or set trainer.val_before_train=false and trainer.val_freq=-1."
+            "validation; name the file, or set data.val_files= to train without validation."
         )
     for name, value in config.worker.rollout.val_override_config.items():
         yield from _check_validation_key(str(name), value)
@@ -287,7 +294,9 @@ def check_trainer(loaded: LoadedConfig) -> Iterator[str]:
             "remove find_last_checkpoint, or set trainer.resume=never."
         )
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", trainer.device):
-        yield f"trainer.device = {trainer.device!r}: it must be auto, cpu, cuda or cuda:N."
+        settings = settings_for_value("trainer.device", trainer.device)
+        hint = f" Write {settings}." if settings else ""
+        yield f"trainer.device = {trainer.device!r}: it must be auto, cpu, cuda or cuda:N.{hint}"
     elif trainer.device.startswith("cuda") and _own_engine(loaded.config) == "local":
         yield from _check_cuda(trainer.device)
 

@@ -137,6 +137,8 @@ OURS: dict[str, str] = {
     "worker.reward.skip_special_tokens": "our reward manager, in verl's reward workers",
     "worker.rollout.max_log_prob_gap": "our trainer compares the sampler's log-probabilities with the model's",
     "trainer.logger": "our trackers",
+    "trainer.log_samples": "our trainer, at validations",
+    "trainer.val_generations_to_log": "our trackers",
     "trainer.save_limit": "our trainer removes older checkpoints after the new one",
     "trainer.find_last_checkpoint": "our run directory",
     "trainer.ray_timeline": "our launch",
@@ -182,7 +184,6 @@ NO_COUNTERPART: dict[str, str] = {
     "worker.rollout.correction_cap": VERL + "worker.rollout.correction is refused but for none",
     "trainer.max_try_make_batch": NO_FILTERING,
     "trainer.critic_warmup": NO_CRITIC,
-    "trainer.val_generations_to_log": VERL + "samples/ in the run directory holds every validation response",
     "trainer.dtype": VERL + "worker.actor.fsdp.torch_dtype and mp_* set the precision (on the CPU: float32)",
     **{key: NO_CRITIC for key in schema_keys() if key.startswith("worker.critic.")},
 }

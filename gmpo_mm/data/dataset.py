@@ -23,7 +23,7 @@ from gmpo_mm.data.prompts import (
     load_pictures,
     prompt_length,
 )
-from gmpo_mm.data.records import Progress, Record, Records, data_fingerprint
+from gmpo_mm.data.records import Fault, Progress, Record, Records, data_fingerprint, describe_faults
 from gmpo_mm.errors import DataError
 
 CACHED_PROMPTS = 32
@@ -52,9 +52,9 @@ class OverlongPrompt:
 class PromptDataset(Sequence[EncodedPrompt]):
     """Records as encoded prompts, made when asked for; the last few are kept. `close` ends `batch`'s threads.
 
-    With `data.filter_overlong_prompts` over-long prompts are left out of training and listed in `dropped`; without, the
-    first one that is met raises. In validation they always raise, up front: an accuracy over fewer problems than the
-    benchmark has would be a wrong number.
+    With `data.filter_overlong_prompts` over-long prompts are left out of training and listed in `dropped`; without, they
+    raise, all at once and up front. In validation they always do: an accuracy over fewer problems than the benchmark
+    has would be a wrong number.
     """
 
     def __init__(
@@ -65,22 +65,19 @@ class PromptDataset(Sequence[EncodedPrompt]):
         training: bool,
         progress: Progress | None = None,
     ) -> None:
-        """Count every prompt's tokens where the settings ask for it (about 1 ms a row), telling `progress`."""
+        """Count every prompt's tokens (about 1 ms a row), telling `progress`."""
         self.records = records
         self.dropped: tuple[OverlongPrompt, ...] = ()
         self._processor = processor
         self._limit = data_config.max_prompt_length
         self._format_prompt = load_format_prompt(data_config.format_prompt)
         self._pixels = {"min_pixels": data_config.min_pixels, "max_pixels": data_config.max_pixels}
-        self._rows = list(range(len(records)))
-        self._measured = not training or data_config.filter_overlong_prompts
-        if self._measured:
-            overlong = self._find_overlong(progress)
-            if overlong and not training:
-                raise DataError(self._validation_error(overlong))
-            self.dropped = tuple(overlong)
-            left_out = {prompt.row for prompt in overlong}
-            self._rows = [row for row in self._rows if row not in left_out]
+        overlong = self._find_overlong(progress)
+        if overlong and not (training and data_config.filter_overlong_prompts):
+            raise DataError(self._overlong_error(overlong, training))
+        self.dropped = tuple(overlong)
+        left_out = {prompt.row for prompt in overlong}
+        self._rows = [row for row in range(len(records)) if row not in left_out]
         if not self._rows:
             shortest = min(prompt.tokens for prompt in self.dropped)
             raise DataError(
@@ -107,10 +104,7 @@ class PromptDataset(Sequence[EncodedPrompt]):
 
     def images(self, index: int) -> tuple[Image, ...]:
         """A prompt's RGB pictures, without cutting patches. Raises DataError as encoding the prompt would."""
-        record = self.record(index)
-        if not self._measured:
-            self._check_length(record, self._length(record))
-        return load_images(record, **self._pixels)
+        return load_images(self.record(index), **self._pixels)
 
     def close(self) -> None:
         """End the threads that prepare pictures."""
@@ -139,15 +133,13 @@ class PromptDataset(Sequence[EncodedPrompt]):
         record = self.records[row]
         pictures = (lambda: self._pictures.take(row)) if record.images else Pictures
         prompt = build_prompt(record, self._processor, format_prompt=self._format_prompt, pictures=pictures)
-        self._check_length(record, len(prompt.input_ids_S))
-        return prompt
-
-    def _check_length(self, record: Record, tokens: int) -> None:
-        if tokens > self._limit:
+        tokens = len(prompt.input_ids_S)
+        if tokens > self._limit:  # a row that has changed since it was measured
             raise DataError(
                 f"{record.where}: the prompt has {tokens} tokens, more than data.max_prompt_length="
                 f"{self._limit}; raise data.max_prompt_length or set data.filter_overlong_prompts=true"
             )
+        return prompt
 
     def _load_pictures(self, row: int) -> Pictures:
         return load_pictures(self.records[row], self._processor, **self._pixels)
@@ -156,22 +148,32 @@ class PromptDataset(Sequence[EncodedPrompt]):
         return prompt_length(record, self._processor, format_prompt=self._format_prompt, **self._pixels)
 
     def _find_overlong(self, progress: Progress | None) -> list[OverlongPrompt]:
-        overlong = []
+        overlong: list[OverlongPrompt] = []
+        faults: list[Fault] = []
         for row in range(len(self.records)):
             record = self.records[row]
-            tokens = self._length(record)
+            try:
+                tokens = self._length(record)
+            except DataError as error:
+                faults.append(Fault(row, str(error)))
+                continue
             if tokens > self._limit:
                 overlong.append(OverlongPrompt(row, record.where, tokens))
             if progress is not None:
                 progress(row + 1, len(self.records))
+        if faults:
+            raise DataError(describe_faults(self.records, faults))
         return overlong
 
-    def _validation_error(self, overlong: Sequence[OverlongPrompt]) -> str:
+    def _overlong_error(self, overlong: Sequence[OverlongPrompt], training: bool) -> str:
         longest = max(prompt.tokens for prompt in overlong)
+        kind = "training" if training else "validation"
+        why = "data.filter_overlong_prompts=false drops none" if training else "validation drops none"
+        other = "set data.filter_overlong_prompts=true" if training else "lower data.max_pixels"
         return (
-            f"{self.records.name}: {len(overlong)} of {len(self.records)} validation prompts are longer than "
-            f"data.max_prompt_length={self._limit}: {_listed(overlong)}; validation drops none, so raise "
-            f"data.max_prompt_length to {longest} (or lower data.max_pixels)"
+            f"{self.records.name}: {len(overlong)} of {len(self.records)} {kind} prompts are longer than "
+            f"data.max_prompt_length={self._limit}: {_listed(overlong)}; {why}, so raise "
+            f"data.max_prompt_length to {longest} (or {other})"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,13 +96,19 @@ def _open(source: ImageSource, where: str) -> Image.Image:
     if source.picture is not None:
         return source.picture
     data = source.data if source.data is not None else _read(source.path, where)
-    with _broken_names(where):
+    if not data:
+        file = "" if source.path is None else f" file {source.path}"
+        raise DataError(f"{where}: the image{file} is empty (0 bytes); restore it, or remove the row")
+    with _broken_names(where, data):
         return Image.open(BytesIO(data), formats=FORMATS)
 
 
 @contextmanager
-def _broken_names(where: str) -> Iterator[None]:
-    """Turn what Pillow raises into DataError; its plug-ins raise OSError, SyntaxError, EOFError, struct.error, ..."""
+def _broken_names(where: str, data: bytes = b"") -> Iterator[None]:
+    """Turn what Pillow raises into DataError; its plug-ins raise OSError, SyntaxError, EOFError, struct.error, ...
+
+    `data` is what it was given, so that something that is no image can be called by its name.
+    """
     try:
         yield
     except (DataError, MemoryError):
@@ -109,9 +116,36 @@ def _broken_names(where: str) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise DataError(f"{where}: the image is too large to be decoded safely ({error}); scale it down") from error
     except Image.UnidentifiedImageError as error:
-        raise DataError(f"{where}: not an image of a known format ({', '.join(FORMATS)})") from error
+        raise DataError(f"{where}: {what_it_is(data)}not an image of a known format ({', '.join(FORMATS)})") from error
     except Exception as error:
         raise DataError(f"{where}: broken image: {error}") from error
+
+
+_BEGINNINGS = (
+    (rb"version https://git-lfs", "a pointer of Git LFS (`git lfs pull` fetches the file itself), "),
+    (rb"(?i)(?:<!doctype html|<html)", "a page of HTML, such as a download that failed, "),
+    (rb"(?i)(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?(?:<!doctype svg[^>]*>\s*)?<svg", "a drawing in SVG, "),
+    (rb"%PDF", "a PDF document, "),
+    (rb"%!PS", "a PostScript document, "),
+    (rb"data:", "a data URL (base64 text), "),
+    (rb"https?://", "a web address, "),
+    (rb".{4}ftyp(?:avif|avis)", "an AVIF image, "),
+    (rb".{4}ftyp(?:heic|heix|hevc|mif1|msf1)", "a HEIC image, "),
+    (rb".{4}ftyp|\x1aE\xdf\xa3", "a video, "),
+    (rb"PK\x03\x04", "a ZIP archive, "),
+    (rb"\x1f\x8b", "a gzip archive, "),
+    (rb"\x93NUMPY", "a NumPy array, "),
+    (rb"iVBORw0KGgo|/9j/|R0lGOD|UklGR", "an image as base64 text, "),
+    (rb"[\[{]", "JSON text, "),
+    (rb"\0+$", "nothing but zero bytes, "),
+)
+
+
+def what_it_is(data: bytes) -> str:
+    """`a page of HTML, such as a download that failed, `: what bytes are that are no image; empty where nobody knows."""
+    beginning = data[:512].removeprefix(b"\xef\xbb\xbf").lstrip()
+    found = (name for pattern, name in _BEGINNINGS if re.match(pattern, beginning, re.DOTALL))
+    return next(found, "")
 
 
 def _read(path: Path | None, where: str) -> bytes:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from gmpo_mm.data.decoded import cores
 from gmpo_mm.data.prompts import Pictures
 
-MAX_THREADS = 8
 THREADED_PATCHES = 16_384
 """Patches that the caller's thread may cut of what it expects, about 0.1 s; with more, threads take over."""
 
@@ -46,7 +45,7 @@ class PictureLoader:
         pictures = self._load(row)
         self._patches_here += len(pictures.patches or ())
         if self._patches_here > THREADED_PATCHES and self._threads is None and self._expected:
-            self._threads = ThreadPoolExecutor(_cores(), thread_name_prefix="gmpo-pictures")
+            self._threads = ThreadPoolExecutor(cores(), thread_name_prefix="gmpo-pictures")
             self._hand_over(self._threads)
         return pictures
 
@@ -62,8 +61,3 @@ class PictureLoader:
             if future is None:
                 self._expected[row] = threads.submit(self._load, row)
 
-
-def _cores() -> int:
-    """Cores that this process may use, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MAX_THREADS, cores)

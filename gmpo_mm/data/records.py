@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ from typing import Any, overload
 
 from PIL import Image
 
+from gmpo_mm.data.decoded import DecodedPictures, cores
 from gmpo_mm.data.images import ImageSource, check_image
 from gmpo_mm.data.sources import Part, Rows, read_rows
 from gmpo_mm.errors import DataError
@@ -20,6 +21,8 @@ from gmpo_mm.errors import DataError
 IMAGE_MARK = "<image>"
 Progress = Callable[[int, int], None]
 """Called with (rows done, rows in all)."""
+MAX_EXPLAINED = 20
+"""Faulty rows whose fault is told in full; of all others the number is told."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,13 @@ class Records(Sequence[Record]):
         index = range(len(self))[index]
         return self._record(index, self.rows.row(index))
 
+    def first(self, count: int | None) -> Records:
+        """The first `count` rows; all of them for None."""
+        if count is None or count >= len(self):
+            return self
+        rows = Rows(self.rows.data, self.rows.parts, self.rows.start, self.rows.start + count)
+        return Records(rows, self.keys, self.name)
+
     def _record(self, index: int, row: dict[str, Any]) -> Record:
         keys = self.keys
         part, row_in_file = self.rows.part(index)
@@ -131,34 +141,87 @@ def load_records(spec: str, keys: RecordKeys) -> Records:
     return Records(read_rows(spec), keys, spec)
 
 
-def check_records(records: Sequence[Record], decode_images: bool = False, progress: Progress | None = None) -> None:
-    """Look at every row before training: problem, answer, images, their number and their headers.
+@dataclass(frozen=True)
+class Fault:
+    """A row that can't be used: its index, and what is wrong, beginning with the row's name."""
 
-    `decode_images` decodes every pixel too, in threads. Raises one DataError that names the first faulty rows and says
-    how many there are.
+    row: int
+    message: str
+
+
+def find_faults(
+    records: Sequence[Record], decode_images: bool = False, progress: Progress | None = None
+) -> list[Fault]:
+    """Look at every row: problem, answer, images, their number and their headers.
+
+    `decode_images` decodes every pixel too, in threads; a picture that was found good in an earlier run (told by
+    its content) is not decoded again.
     """
+    pictures = DecodedPictures() if decode_images else None
 
     def fault(index: int) -> str | None:
         try:
             record = records[index]
             for i, source in enumerate(record.images):
-                check_image(source, f"{record.where}, image {i}", decode=decode_images)
+                where = f"{record.where}, image {i}"
+                pictures.check(source, where) if pictures is not None else check_image(source, where)
         except DataError as error:
             return str(error)
         return None
 
     faults = []
-    threads = min(8, os.cpu_count() or 1) if decode_images else 1
-    with ThreadPoolExecutor(threads) as pool:
-        for done, message in enumerate(pool.map(fault, range(len(records))), start=1):
-            if message is not None:
-                faults.append(message)
-            if progress is not None:
-                progress(done, len(records))
+    with ThreadPoolExecutor(cores() if decode_images else 1, thread_name_prefix="gmpo-check") as pool:
+        try:
+            for index, message in enumerate(pool.map(fault, range(len(records)))):
+                if message is not None:
+                    faults.append(Fault(index, message))
+                if progress is not None:
+                    progress(index + 1, len(records))
+        finally:  # Ctrl-C does not wait for the rest
+            pool.shutdown(wait=True, cancel_futures=True)
+            if pictures is not None:
+                pictures.save()
+    return faults
+
+
+def check_records(records: Sequence[Record], decode_images: bool = False, progress: Progress | None = None) -> None:
+    """Raise one DataError that names every row in which `find_faults` finds something."""
+    faults = find_faults(records, decode_images, progress)
     if faults:
-        more = f"\nand {len(faults) - 5} more" if len(faults) > 5 else ""
-        head = "" if len(faults) == 1 else f"{len(faults)} of {len(records)} rows can't be used:\n"
-        raise DataError(head + "\n".join(faults[:5]) + more)
+        raise DataError(describe_faults(records, faults))
+
+
+def describe_faults(records: Sequence[Record], faults: Sequence[Fault]) -> str:
+    """The first faults in full and all other rows by number; at least one fault."""
+    lines = [fault.message for fault in faults[:MAX_EXPLAINED]]
+    if len(faults) > 1:
+        lines.insert(0, f"{len(faults)} of {len(records)} rows can't be used:")
+    if rest := faults[MAX_EXPLAINED:]:
+        lines.append(f"and {len(rest)} more: {_row_names(records, [fault.row for fault in rest])}")
+    return "\n".join(lines)
+
+
+def _row_names(records: Sequence[Record], rows: Sequence[int]) -> str:
+    """`rows 3, 7-9 of a.jsonl`; for rows of several files each file once."""
+    numbers: dict[str, list[int]] = {}
+    for row in rows:
+        if isinstance(records, Records):
+            part, number = records.rows.part(row)
+            numbers.setdefault(f" of {part.name}", []).append(number)
+        else:
+            numbers.setdefault("", []).append(row)
+    return "; ".join(f"rows {_ranges(found)}{name}" for name, found in numbers.items())
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`3, 7-9` for 3, 7, 8, 9, which rise."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
 def data_fingerprint(records: Records) -> str:
@@ -202,6 +265,8 @@ def _answer_text(value: Any, where: str) -> str:
 
 def _image_source(value: Any, folder: Path | None, where: str) -> ImageSource:
     if isinstance(value, dict):
+        if isinstance(value.get("bytes"), str):
+            raise DataError(f"{where}: {_text_in_place_of_bytes(value['bytes'])}; {_STORE_IT}")
         if value.get("bytes") is not None:
             value = value["bytes"]
         elif value.get("path"):
@@ -213,11 +278,23 @@ def _image_source(value: Any, folder: Path | None, where: str) -> ImageSource:
     if isinstance(value, Image.Image):
         return ImageSource(picture=value)
     if isinstance(value, (str, Path)) and str(value):
-        if "://" in str(value):
+        text = str(value)
+        if text[:5].lower() == "data:" or _BASE64_IMAGE.match(text):
+            raise DataError(f"{where}: {_text_in_place_of_bytes(text)}; {_STORE_IT}")
+        if "://" in text:
             raise DataError(f"{where}: {_shorten(value)} is an address; download it and give the file's path")
         path = Path(value).expanduser()
         return ImageSource(path=path if path.is_absolute() or folder is None else folder / path)
     raise DataError(f"{where}: can't read an image from {_shorten(value)}; give bytes, a path or {{bytes, path}}")
+
+
+_BASE64_IMAGE = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[0-9A-Za-z+/]|SUkq|TU0A)[0-9A-Za-z+/=\s]{60,}")
+_STORE_IT = "decode it and give a file's path, or the bytes themselves in Parquet"
+
+
+def _text_in_place_of_bytes(text: str) -> str:
+    kind = "a data URL" if text[:5].lower() == "data:" else "base64 text"
+    return f"{_shorten(text, 40)} is {kind} of {len(text):,} characters, not a file's path"
 
 
 def _is_empty(value: Any) -> bool:

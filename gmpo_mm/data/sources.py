@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gmpo_mm.config.hub import ask_hub, use_cache_only
+from gmpo_mm.config.paths import looks_like_path
 from gmpo_mm.errors import DataError
 
 SUFFIXES = (".parquet", ".jsonl", ".json")
@@ -87,6 +90,29 @@ def read_rows(spec: str) -> Rows:
     return _read_hub(spec)
 
 
+def first_rows(spec: str, count: int = 100) -> Rows:
+    """Some of the first rows of `spec` (see `read_rows`), without reading all of a large file where that can be avoided."""
+    path, split, _ = _parse_spec(spec)
+    if path.is_dir():
+        path = _files_of_split(path, split)[0]
+    part = (Part(path.name, path.parent, 0),)
+    try:
+        if path.is_file() and path.suffix == ".parquet":
+            batch = next(pq.ParquetFile(path).iter_batches(count), None)
+            return Rows(pa.Table.from_batches([batch]) if batch is not None else pq.read_table(path), part)
+        if path.is_file() and path.suffix == ".jsonl":
+            with path.open(encoding="utf-8") as file:
+                lines = list(itertools.islice(((i, line) for i, line in enumerate(file, 1) if line.strip()), count))
+            if lines and not lines[0][1].lstrip().startswith("["):
+                rows = [_parse_json(line, path, number) for number, line in lines]
+                return Rows([row for row in rows if isinstance(row, dict)], part)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{spec}: can't be read: {_first_line(error)}") from error
+    return read_rows(spec)
+
+
 def _parse_spec(spec: str) -> tuple[Path, str, str]:
     """Cut a spec into path, split name and slice ("" for all); a path that exists as written wins over '@'."""
     if not spec or not spec.strip():
@@ -98,10 +124,10 @@ def _parse_spec(spec: str) -> tuple[Path, str, str]:
     if match is None and Path(name).expanduser().exists():
         raise DataError(f"{spec}: can't read split {split!r}; write NAME or NAME[start:stop], as in 'train[:100]'")
     path = Path(name).expanduser()
-    looks_like_path = path.suffix in SUFFIXES or name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_like_path and not path.exists():
+    if looks_like_path(name, SUFFIXES) and not path.exists():
         raise DataError(
-            f"{spec}: no such file or folder; correct the path, or give a hub data set as 'owner/name@split'"
+            f"{spec}: there is no file or folder {path.absolute()}; correct the path, or give a hub data set as "
+            "'owner/name@split'"
         )
     return path, match.group(1) if match else split, (match.group(2) or "") if match else ""
 
@@ -207,12 +233,15 @@ def _read_hub(spec: str) -> Rows:
     import datasets
 
     name, _, split = spec.partition("@")
+    why = ask_hub(name, "dataset")
+    if why is not None:  # then `datasets` finds it in its cache at once, or not
+        use_cache_only()
     try:
         loaded = datasets.load_dataset(name, split=split or "train")
     except Exception as error:  # The hub client raises many unrelated types; all mean: this data can't be had.
         raise DataError(
             f"{spec}: neither a file nor a folder here, and the Hugging Face hub did not give it "
-            f"({type(error).__name__}: {_first_line(error)}); check the name and the split, the network and, for a "
+            f"({why or f'{type(error).__name__}: {_first_line(error)}'}); check the name and the split, the network and, for a "
             "gated data set, HF_TOKEN - or download it and give the path"
         ) from error
     return Rows(loaded.data.table, (Part(spec, None, 0),))

@@ -23,7 +23,7 @@ from gmpo_mm.config import (
     validate_for_training,
 )
 from gmpo_mm.config.schema import Config
-from gmpo_mm.data import PromptDataset, PromptSampler, RecordKeys, check_records, load_records
+from gmpo_mm.data import PromptDataset, PromptSampler
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.fused import Fused
 from gmpo_mm.models.loading import load_policy, resolve_device, resolve_dtype
@@ -37,31 +37,38 @@ from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import CutLimits
 from gmpo_mm.training.offload import Offload
 from gmpo_mm.training.optimizer import build_optimizer
-from gmpo_mm.training.progress import Progress
+from gmpo_mm.training.progress import LOG_NAME, Progress
+from gmpo_mm.training.run_data import read_run_data, with_columns
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.sampling import EVALUATION_SEED, BatchMaker, Sampler
 from gmpo_mm.training.trackers import Trackers, check_trackers
 from gmpo_mm.training.trainer import Trainer
 from gmpo_mm.training.update_config import UpdateConfig
+from gmpo_mm.training.usable_model import with_usable_models
 from gmpo_mm.training.validation import Validator
 
 
-def train(loaded: LoadedConfig, command: Sequence[str] = (), progress: Progress | None = None) -> Path:
-    """Validate a configuration, train it, and return the run directory.
+def train(
+    loaded: LoadedConfig, command: Sequence[str] = (), progress: Progress | None = None, *, overwrite: bool = False
+) -> Path:
+    """Validate a configuration, train it, and return the run directory; `overwrite` replaces a run that is there.
 
     Raises ConfigError and DataError before any long work, RewardError and TrainingError during it.
     """
     validate_for_training(loaded)
-    config = loaded.config
+    notes: list[str] = []
+    config = with_columns(loaded, notes.append).config
     check_trackers(config.trainer.logger)
     device, dtype = _prepare_device(config)
     with (
         progress or Progress() as progress,
         RunDirectory.open(
-            run_directory(config), resume=resume_choice(config), config=to_yaml(config), command=list(command), device=device
+            run_directory(config), resume=resume_choice(config), config=to_yaml(config), command=list(command), device=device,
+            overwrite=overwrite,
         ) as run,
     ):
-        for note in run.notes:
+        progress.log_to(run.path / LOG_NAME, command)
+        for note in (*notes, *run.notes):
             progress.log(note)
         _build(config, run, progress, device, dtype)
         return run.path
@@ -84,10 +91,10 @@ def _prepare_device(config: Config) -> tuple[torch.device, torch.dtype]:
 def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.device, dtype: torch.dtype) -> None:
     """Load everything, what is cheap to find wrong first, and train."""
     reward_function = configured_reward(config)
-    # without training data (trainer.val_only) the validation set stands in, and is not trained on
-    records = _load_records(config, config.data.train_files or config.data.val_files, "training data", progress)
+    config = with_usable_models(config, progress.log, whole=False)
+    found = read_run_data(config, reward_function, progress)
+    records, val_records = found.training, found.validation
     check_batch_fits(config, len(records))
-    val_records = _load_records(config, config.data.val_files, "validation data", progress) if config.data.val_files else None
     with Trackers(config.trainer.logger, run.config, run, progress.warn) as trackers:
         with progress.stage(f"loading {config.worker.actor.model.model_path}"):
             policy, processor = _load_policy(config, device, dtype)
@@ -162,13 +169,6 @@ def configured_reward(config: Config) -> RewardFunction:
     reward = config.worker.reward
     path, name = split_function_spec(reward.reward_function or "")
     return load_reward_function(f"{path}:{name}", reward.reward_function_kwargs)
-
-
-def _load_records(config: Config, spec: str, what: str, progress: Progress) -> Any:
-    with progress.stage(f"reading {what}", unit="rows") as stage:
-        records = load_records(spec, RecordKeys.from_data_config(config.data))
-        check_records(records, progress=lambda done, _: stage.update(done))
-    return records
 
 
 def _encode(config: Config, records: Any, processor: Processor, what: str, progress: Progress) -> PromptDataset:
@@ -301,6 +301,7 @@ def _build_rollout(
 ) -> RolloutBackend:
     if name == "hf":
         return HFRollout(policy, record_experts=True)
+    config = with_usable_models(config, progress.log, whole=True)
     with progress.stage("starting vLLM"):
         return start_vllm(
             config, forbidden_token_ids=policy.forbidden_token_ids, eos_token_ids=policy.eos_token_ids, device=device,

@@ -17,6 +17,8 @@ def connect(ray_address: str | None, progress: Progress, **options: Any) -> None
     """Join the cluster at `ray_address`, or one of this machine, or start one with `options`; ConfigError when none answers."""
     import ray
 
+    from gmpo_mm.training.stopping import stop_at_once
+
     where = ray_address or "a cluster of this machine, or a new one"
     with progress.stage(f"connecting to Ray ({where})"):
         try:
@@ -26,6 +28,7 @@ def connect(ray_address: str | None, progress: Progress, **options: Any) -> None
                 f"ray_address = {ray_address!r}: no Ray cluster answers there ({error}); start one with `ray start --head`, or "
                 "leave the key out to start one here"
             ) from error
+    stop_at_once()  # Ray's own handler of SIGTERM, set when it was imported, ends with the status 15
 
 
 def check_cluster(

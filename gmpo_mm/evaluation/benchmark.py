@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -156,8 +156,8 @@ def _check_protocol(protocol: Protocol) -> None:
         raise ConfigError("top_p and top_k have no effect at temperature=0; leave them out")
 
 
-def open_benchmark(benchmark: Benchmark, records: str | None = None, limit: int | None = None) -> list[Record]:
-    """The benchmark's problems, all checked; `records` names another place for them, `limit` takes the first ones.
+def open_benchmark(benchmark: Benchmark, records: str | None = None, limit: int | None = None) -> Records:
+    """The benchmark's problems, not yet checked; `records` names another place for them, `limit` takes the first ones.
 
     Raises DataError when the data is missing (with the command that makes it) or has another number of rows.
     """
@@ -186,7 +186,7 @@ def open_benchmark(benchmark: Benchmark, records: str | None = None, limit: int 
             f"{benchmark.name}: {rows.name} has no column {benchmark.type_key!r} (type_key); its columns are "
             f"{', '.join(rows.rows.columns)}"
         )
-    return rows[:limit]
+    return rows.first(limit)
 
 
 def to_problem(index: int, record: Record, type_key: str | None, pictures: tuple[str, ...] = ()) -> Problem:
@@ -204,7 +204,7 @@ def _type_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def problem_set_hash(records: list[Record]) -> str:
+def problem_set_hash(records: Sequence[Record]) -> str:
     """SHA-256 over ids, texts, golds and pictures, in order."""
     digest = hashlib.sha256()
     for record in records:
@@ -219,7 +219,9 @@ def _read(path: Path, kind: type, required: tuple[str, ...]) -> dict[str, Any]:
     known = [item.name for item in fields(kind) if item.name != "where"]
     for key in values:
         if key not in known:
-            raise ConfigError(f"{path}: {key} is not a key of a benchmark (did you mean {nearest(key, known, 0.0)}?)")
+            meant = nearest(key, known)
+            hint = f"did you mean {meant}?" if meant else f"known are {', '.join(known)}"
+            raise ConfigError(f"{path}: {key} is not a key of a benchmark ({hint})")
     for key in required:
         if key not in values:
             raise ConfigError(f"{path}: {key} is missing; a benchmark needs {', '.join(required)}")

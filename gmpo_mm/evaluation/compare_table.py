@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -90,11 +91,14 @@ def _print_changes(console: Console, what: str, changes: Sequence[Change], liste
     console.print(f"  {what}: {shown}{rest}", highlight=False, markup=False)
 
 
+def comparison_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """For programs: everything that was found, each changed problem included."""
+    return {"format": FORMAT, "comparisons": [comparison.to_json() for comparison in comparisons]}
+
+
 def write_comparison(comparisons: Sequence[Comparison], file: Path) -> None:
     """Write everything, each changed problem included, as JSON. Raises DataError when the file can't be written."""
-    text = json.dumps(
-        {"format": FORMAT, "comparisons": [comparison.to_json() for comparison in comparisons]}, indent=2, ensure_ascii=False
-    )
+    text = json.dumps(comparison_json(comparisons), indent=2, ensure_ascii=False)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text + "\n", encoding="utf-8")

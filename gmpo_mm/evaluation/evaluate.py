@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gmpo_mm.config.schema import Config
 from gmpo_mm.data.images import load_image
-from gmpo_mm.errors import ConfigError
+from gmpo_mm.errors import ConfigError, GMPOError
 from gmpo_mm.evaluation.benchmark import load_benchmark, to_problem
 from gmpo_mm.evaluation.generators import Generated, Generator, LocalGenerator, LocalModel
 from gmpo_mm.evaluation.page import scale_picture, write_page
@@ -26,12 +26,11 @@ from gmpo_mm.evaluation.results import (
     spec_to_json,
     to_json_line,
 )
-from gmpo_mm.evaluation.settings import EvaluateSettings
+from gmpo_mm.evaluation.settings import EvaluateSettings, with_own_keys
 from gmpo_mm.evaluation.statistics import summarise
 from gmpo_mm.evaluation.task import (
     Task,
     check_names,
-    find_model,
     make_task,
     model_hash,
     prepare_directory,
@@ -43,6 +42,7 @@ from gmpo_mm.training.files import write_atomically
 from gmpo_mm.training.lock import DirectoryLock
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.sampling import evaluation_seed
+from gmpo_mm.training.usable_model import usable_model
 from gmpo_mm.verifiers import warm_up
 from gmpo_mm.verifiers.graders import grade_responses
 
@@ -60,23 +60,30 @@ def evaluate(settings: EvaluateSettings, command: Sequence[str] = (), progress: 
     DataError.
     """
     with progress or Progress() as progress:
-        model = settings.model if settings.server is not None else find_model(settings.model, progress.log)
-        command = without_secrets(command, settings.server)
-        benchmarks = [load_benchmark(name) for name in settings.benchmarks]
-        check_names(settings, benchmarks)
-        tasks = [make_task(settings, benchmark, model, command, progress) for benchmark in benchmarks]
-        if settings.server is None:
-            weights = model_hash(model, progress)
-            tasks = [replace(task, spec=replace(task.spec, model_hash=weights)) for task in tasks]
-        open_tasks = []
-        for task in tasks:
-            if prepare_directory(task, settings.overwrite):
-                progress.log(f"{task.spec.name}: finished before, in {task.path}; overwrite=true would start again")
-            else:
-                open_tasks.append(task)
-        if open_tasks:
-            _evaluate_tasks(settings, open_tasks, model, progress)
-        return [read_result(task.path) for task in tasks]
+        try:
+            return _evaluate(settings, command, progress)
+        except GMPOError as error:
+            raise with_own_keys(error) from error
+
+
+def _evaluate(settings: EvaluateSettings, command: Sequence[str], progress: Progress) -> list[Result]:
+    model = settings.model if settings.server is not None else usable_model(settings.model, "model", progress.log)
+    command = without_secrets(command, settings.server)
+    benchmarks = [load_benchmark(name) for name in settings.benchmarks]
+    check_names(settings, benchmarks)
+    tasks = [make_task(settings, benchmark, model, command, progress) for benchmark in benchmarks]
+    if settings.server is None:
+        weights = model_hash(model, progress)
+        tasks = [replace(task, spec=replace(task.spec, model_hash=weights)) for task in tasks]
+    open_tasks = []
+    for task in tasks:
+        if prepare_directory(task, settings.overwrite):
+            progress.log(f"{task.spec.name}: finished before, in {task.path}; overwrite=true would start again")
+        else:
+            open_tasks.append(task)
+    if open_tasks:
+        _evaluate_tasks(settings, open_tasks, model, progress)
+    return [read_result(task.path) for task in tasks]
 
 
 def _evaluate_tasks(settings: EvaluateSettings, tasks: Sequence[Task], model: str, progress: Progress) -> None:

@@ -11,8 +11,8 @@ from gmpo_mm.config import choose_sampler
 from gmpo_mm.config.schema import Config
 from gmpo_mm.data.picture_loader import PictureLoader
 from gmpo_mm.data.prompts import EncodedPrompt, build_prompt, load_pictures, prompt_length
-from gmpo_mm.data.records import Record
-from gmpo_mm.errors import ConfigError
+from gmpo_mm.data.records import Fault, Record, describe_faults
+from gmpo_mm.errors import ConfigError, DataError
 from gmpo_mm.evaluation.results import Protocol as SamplingProtocol
 from gmpo_mm.models.loading import ModelDescription, context_tokens, describe_model, load_policy, resolve_device, resolve_dtype
 from gmpo_mm.models.policy import PolicyModel
@@ -20,6 +20,7 @@ from gmpo_mm.rollout.build import start_vllm
 from gmpo_mm.rollout.hf import HFRollout
 from gmpo_mm.rollout.protocol import Response, SamplingParams
 from gmpo_mm.training.progress import Progress
+from gmpo_mm.training.usable_model import usable_model
 
 
 @dataclass(frozen=True)
@@ -128,15 +129,25 @@ class LocalModel:
         tokenizer.chat_template = "{{ bos_token }}" + template if prompts.chat_template and _adds_bos(tokenizer) else template
 
     def measure(self, records: Sequence[Record], prompts: PromptOptions, protocol: SamplingProtocol) -> None:
-        """Count every prompt's tokens; ConfigError when prompt and response don't fit the model's context."""
+        """Count every prompt's tokens; ConfigError when prompt and response don't fit the model's context.
+
+        DataError names all problems that can't be a prompt.
+        """
         self.use_template(prompts)
         longest, where = 0, ""
+        faults: list[Fault] = []
         with self.progress.stage("measuring prompts", len(records), "prompts") as stage:
             for done, record in enumerate(records, start=1):
-                tokens = prompt_length(record, self.processor, **asdict(prompts.without_chat_template()))
+                try:
+                    tokens = prompt_length(record, self.processor, **asdict(prompts.without_chat_template()))
+                except DataError as error:
+                    faults.append(Fault(record.row, str(error)))
+                    continue
                 if tokens > longest:
                     longest, where = tokens, record.where
                 stage.update(done)
+        if faults:
+            raise DataError(describe_faults(records, faults))
         context = self.context_tokens
         if context is not None and longest + protocol.max_tokens > context:
             raise ConfigError(
@@ -154,6 +165,8 @@ class LocalModel:
             self.rollout = HFRollout(self.policy)
             return
         assert self.described is not None
+        model = self.config.worker.actor.model
+        model.model_path = usable_model(str(model.model_path), "model", self.progress.log, whole=True)
         with self.progress.stage("starting vLLM"):
             self.rollout = start_vllm(
                 self.config, forbidden_token_ids=self.described.forbidden_token_ids,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -27,6 +28,7 @@ from gmpo_mm.verifiers import (
     grader_info,
 )
 from gmpo_mm.verifiers.extraction import EXTRACTIONS
+from gmpo_mm.verifiers.golds import gold_fault
 from gmpo_mm.verifiers.graders import KINDS
 
 GOLD_KEYS = ("answers", "answer", "ground_truth", "gold")
@@ -96,7 +98,8 @@ class GradeFileReport:
 @dataclass(frozen=True)
 class _Row:
     data: dict[str, Any]
-    responses: list[str]
+    responses: list[str | None]
+    """None where a row, or one of its samples, has no answer."""
     several: bool
     gold: list[str]
     group: str
@@ -106,8 +109,8 @@ class _Row:
 def grade_file(settings: GradeFileSettings, progress: Progress | None = None) -> GradeFileReport:
     """Grade every row of the file and write the grades beside them.
 
-    DataError names the row that lacks a response or a gold; ConfigError an argument that can't be meant. `out` appears whole
-    when everything is graded, or not at all.
+    A response that is null counts as no answer. DataError names the row that lacks a gold; ConfigError an argument that
+    can't be meant. `out` appears whole when everything is graded, or not at all.
     """
     _check(settings)
     rows = read_rows(settings.file)
@@ -115,9 +118,14 @@ def grade_file(settings: GradeFileSettings, progress: Progress | None = None) ->
         raise DataError(f"{settings.file}: no rows in it, so there is nothing to grade")
     if settings.by is not None and settings.by.split(".")[0] not in rows.columns:
         raise DataError(f"{settings.file}: no column {settings.by!r} for --by; there are {', '.join(rows.columns)}")
+    if settings.response_key not in rows.columns and settings.response_key.split(".")[0] not in rows.columns:
+        raise DataError(
+            f"{settings.file}: no column {settings.response_key!r}; give --response-key, there are {', '.join(rows.columns)}"
+        )
     stamp = grader_info(settings.grader, settings.extraction, settings.timeout, settings.unevaluated)
     total, groups = Tally(), dict[str, Tally]()
     left_out: dict[str, None] = {}
+    without, bad_golds, bad_gold = 0, 0, ""
     with ExitStack() as stack:
         progress = stack.enter_context(progress or Progress())
         stage = stack.enter_context(progress.stage("grading", len(rows), "rows"))
@@ -125,6 +133,9 @@ def grade_file(settings: GradeFileSettings, progress: Progress | None = None) ->
         for chunk in _chunks(rows, settings):
             for row, grades in zip(chunk, _grade(chunk, settings), strict=True):
                 total.add(grades)
+                without += row.responses.count(None)
+                if GRADERS[settings.grader].check_gold is None and all(fault := [gold_fault(text) for text in row.gold]):
+                    bad_golds, bad_gold = bad_golds + 1, bad_gold or f"{row.gold[0][-100:]!r}, {fault[0]}"
                 if settings.by is not None:
                     groups.setdefault(row.group, Tally()).add(grades)
                     if len(groups) > MAX_GROUPS:
@@ -132,7 +143,15 @@ def grade_file(settings: GradeFileSettings, progress: Progress | None = None) ->
                 if file is not None:
                     left_out.update(dict.fromkeys(file.write_row(row, grades, stamp)))
             stage.update(total.rows)
-    notes = [f"left out of {settings.out}, as JSON can't hold bytes: {', '.join(left_out)}"] if left_out else []
+        if without == total.samples and settings.response_key not in rows.columns:  # a path into structs that leads nowhere
+            raise DataError(
+                f"{settings.file}: no row has a response in {settings.response_key!r}; give --response-key, there are "
+                f"{', '.join(rows.columns)}"
+            )
+    notes = [f"{without} of {total.samples} responses are missing (null); each counts as no answer"] if without else []
+    if bad_golds:
+        notes.append(f"{bad_golds} of {total.rows} rows have golds that no short answer can equal, such as {bad_gold}")
+    notes += [f"left out of {settings.out}, as JSON can't hold bytes: {', '.join(left_out)}"] if left_out else []
     replaced = [name for name in ADDED if name in rows.columns]
     if replaced and settings.out is not None:
         notes.append(f"replaced in {settings.out} by these grades: {', '.join(replaced)}")
@@ -202,18 +221,25 @@ def _read_row(rows: Rows, index: int, settings: GradeFileSettings) -> _Row:
     part, row_in_file = rows.part(index)
     where = f"row {row_in_file} of {part.name}"
     response = _value(data, settings.response_key)
-    if response is None:
-        raise DataError(f"{where}: no {settings.response_key!r}; give --response-key, the row has {', '.join(data)}")
     several = isinstance(response, (list, tuple))
-    responses = list(response) if several else [response]
-    if not responses or not all(isinstance(text, str) for text in responses):
-        raise DataError(f"{where}: {settings.response_key!r} must be a text or a list of at least one; got {_shown(response)}")
+    responses = [_response(text, where, settings) for text in (response or [None] if several else [response])]
     gold = _gold(data, settings, where)
     group = "" if settings.by is None else _group(_value(data, settings.by))
     problem = None if settings.problem_key is None else _value(data, settings.problem_key)
     if settings.problem_key is not None and not isinstance(problem, str):
         raise DataError(f"{where}: {settings.problem_key!r} must be the problem's text; got {_shown(problem)}")
     return _Row(data, responses, several, gold, group, problem)
+
+
+def _response(value: Any, where: str, settings: GradeFileSettings) -> str | None:
+    """A response's text; None for null (in a table also NaN). A number is its text."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else str(value)
+    raise DataError(f"{where}: {settings.response_key!r} must be a text, null or a list of them; got {_shown(value)}")
 
 
 def _gold(data: Mapping[str, Any], settings: GradeFileSettings, where: str) -> list[str]:
@@ -309,6 +335,22 @@ def _has_bytes(value: Any) -> bool:
     if isinstance(value, Mapping):
         return any(map(_has_bytes, value.values()))
     return any(map(_has_bytes, value)) if isinstance(value, (list, tuple)) else isinstance(value, bytes)
+
+
+def report_json(report: GradeFileReport) -> dict[str, Any]:
+    """For programs: the numbers of all rows and of each group, the grader, and what was left out."""
+
+    def numbers(tally: Tally) -> dict[str, Any]:
+        return {
+            "rows": tally.rows, "responses": tally.samples, "accuracy": tally.accuracy, "statuses": dict(tally.statuses)
+        }  # fmt: skip
+
+    groups = {name: numbers(tally) for name, tally in report.groups.items()}
+    settings = report.settings
+    return {
+        "file": settings.file, **numbers(report.total), "by": settings.by, "groups": groups, "grader": report.stamp,
+        "out": settings.out, "notes": list(report.notes),
+    }  # fmt: skip
 
 
 def print_report(report: GradeFileReport, console: Console | None = None) -> None:

@@ -14,12 +14,14 @@ import os
 import urllib.parse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gmpo_mm.config.keys import nearest
+from gmpo_mm.config.paths import resolve_model_path
 from gmpo_mm.data.images import load_image
 from gmpo_mm.data.prompts import build_messages
 from gmpo_mm.data.records import Record
@@ -28,6 +30,7 @@ from gmpo_mm.evaluation.generators import Generated
 from gmpo_mm.evaluation.results import Protocol
 from gmpo_mm.evaluation.server_replies import BrokenReply, parse_reply, read_error, shorten
 from gmpo_mm.evaluation.server_requests import Run
+from gmpo_mm.training.usable_model import MERGED_FOLDER
 
 PREFLIGHT_SECONDS = 30.0
 """How long the list of models may take, and a connection."""
@@ -98,6 +101,16 @@ def _compile(text: str) -> jinja2.Template:
         return environment.from_string(text)
     except jinja2.TemplateError as error:
         raise ConfigError(f"chat_template: broken Jinja template: {error}") from error
+
+
+def _names_of(model: str) -> list[str]:
+    """What a server may call a model: by its name, or by the folder it was started with, which a run directory means."""
+    try:
+        folder = resolve_model_path(model)
+    except ConfigError:
+        return [model]
+    folders = [folder, str(Path(folder) / MERGED_FOLDER)] if Path(folder).is_dir() else []
+    return [model, *folders, *(str(Path(each).resolve()) for each in folders)]
 
 
 class ServerGenerator:
@@ -251,7 +264,9 @@ class ServerGenerator:
             if len(models) != 1:
                 raise ConfigError(f"server={self.url}: serves {len(models)} models; name one as model=NAME: {served}")
             model = next(iter(models))
-        elif model not in models:
+        elif (served_as := next((name for name in _names_of(model) if name in models), None)) is not None:
+            model = served_as
+        else:
             close = nearest(model, list(models)) if models else None
             hint = f" (did you mean {close}?)" if close else ""
             raise ConfigError(f"model={model}: {self.url} does not serve it{hint}; its models: {served}")

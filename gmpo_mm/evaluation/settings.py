@@ -12,10 +12,33 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gmpo_mm.config.keys import describe_type, is_text, nearest
-from gmpo_mm.errors import ConfigError
+from gmpo_mm.errors import ConfigError, GMPOError
 
 BACKENDS = ("auto", "hf", "vllm", "server")
+OTHER_NAMES = {
+    "benchmark": "benchmarks", "dataset": "benchmarks", "tasks": "benchmarks", "model_path": "model", "pretrained": "model",
+    "max_new_tokens": "max_tokens", "max_completion_length": "max_tokens", "max_response_length": "max_tokens",
+    "num_generations": "n", "num_samples": "n", "n_samples": "n", "k": "n", "samples": "n", "batch_size": "batch",
+    "output_dir": "out", "output": "out", "run_dir": "out", "prompt_template": "template", "num_fewshot": "template",
+    "base_url": "server", "api_base": "server", "url": "server", "timeout": "request_timeout",
+}  # fmt: skip
+"""What other tools call a key."""
 TRAINING_SECTIONS = frozenset({"data", "algorithm", "worker", "trainer"})
+
+TRAINING_KEYS = {
+    "worker.actor.model.model_path": "model",
+    "worker.actor.model.trust_remote_code": "trust_remote_code",
+    "worker.rollout.name": "backend",
+    "worker.rollout.temperature": "temperature",
+    "worker.rollout.max_model_len": "max_tokens",
+    "worker.rollout.gpu_memory_utilization": "gpu_memory_utilization",
+    "data.train_files (or val_files)": "records",
+    "data.override_chat_template": "template",
+    "data.format_prompt": "template",
+    "trainer.device": "device",
+    "trainer.dtype": "dtype",
+}
+"""Keys of a training that errors of its loaders and samplers name -> the evaluation's own."""
 
 
 @dataclass
@@ -62,10 +85,12 @@ def load_settings(path: str | None, overrides: Sequence[str], options: dict[str,
     layers.append(("option", options))
     merged = OmegaConf.structured(EvaluateSettings)
     hints = get_type_hints(EvaluateSettings)
+    unknown: list[str] = []
     for origin, values in layers:
         for key, value in values.items():
             if key not in hints:
-                raise ConfigError(_unknown(key, value, origin))
+                unknown.append(_unknown(key, value, origin))
+                continue
             if hints[key] == list[str] and isinstance(value, str):
                 value = [part.strip() for part in value.split(",") if part.strip()]
             if is_text(hints[key]) and isinstance(value, bool):  # YAML reads a bare `no`, which is a template, as false
@@ -74,6 +99,8 @@ def load_settings(path: str | None, overrides: Sequence[str], options: dict[str,
                 OmegaConf.update(merged, key, value, merge=True)
             except OmegaConfBaseException as error:
                 raise ConfigError(f"{key}={value!r} ({origin}): {describe_type(hints[key])} is expected") from error
+    if unknown:
+        raise ConfigError("\n\n".join(unknown))
     settings = OmegaConf.to_object(merged)
     assert isinstance(settings, EvaluateSettings)
     _check(settings)
@@ -84,6 +111,14 @@ def protocol_changes(settings: EvaluateSettings) -> dict[str, Any]:
     """The protocol's keys that the settings set."""
     keys = ("n", "temperature", "top_p", "top_k", "max_tokens")
     return {key: getattr(settings, key) for key in keys if getattr(settings, key) is not None}
+
+
+def with_own_keys(error: GMPOError) -> GMPOError:
+    """The same error, speaking of the evaluation's keys."""
+    text = str(error)
+    for theirs, ours in TRAINING_KEYS.items():
+        text = text.replace(theirs, ours)
+    return type(error)(text)
 
 
 def _read_file(path: str) -> dict[str, Any]:
@@ -122,8 +157,9 @@ def _parse(text: str) -> dict[str, Any]:
 
 def _unknown(key: str, value: Any, origin: str) -> str:
     known = [item.name for item in fields(EvaluateSettings)]
-    meant = nearest(key, known, 0.0)
-    return f"{key}={value!r} ({origin}): there is no such key. Did you mean {meant}? Known: {', '.join(known)}"
+    meant = OTHER_NAMES.get(key.lower().replace("-", "_")) or nearest(key, known)
+    hint = f" Did you mean {meant}?" if meant else ""
+    return f"{key}={value!r} ({origin}): there is no such key.{hint} Known: {', '.join(known)}"
 
 
 def _check(settings: EvaluateSettings) -> None:

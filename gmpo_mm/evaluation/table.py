@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +16,14 @@ from gmpo_mm.evaluation.results import Result
 
 WIDTH = 160
 """Columns of the table in a file or a pipe, where no terminal says how many there are."""
+
+
+def results_json(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """For programs: each result's name, folder, what was asked and its numbers (summary.json)."""
+    return [
+        {"name": result.spec.name, "path": str(result.path), "spec": asdict(result.spec), "summary": result.summary}
+        for result in results
+    ]
 
 
 def print_results(results: Sequence[Result], console: Console | None = None) -> None:

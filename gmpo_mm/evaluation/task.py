@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from gmpo_mm.config import resolve_model_path
+from gmpo_mm.data.gold_check import check_golds
 from gmpo_mm.data.records import Record, check_records
-from gmpo_mm.errors import ConfigError
+from gmpo_mm.errors import ConfigError, DataError
 from gmpo_mm.evaluation.benchmark import Benchmark, Template, load_template, make_protocol, open_benchmark, problem_set_hash
 from gmpo_mm.evaluation.generators import PromptOptions
 from gmpo_mm.evaluation.results import GraderInfo, Spec, read_spec
 from gmpo_mm.evaluation.settings import EvaluateSettings, protocol_changes
-from gmpo_mm.training.checkpoint import latest_checkpoint
-from gmpo_mm.training.fsdp_checkpoint import find_fsdp_checkpoint, merged_model
+from gmpo_mm.models.adapters import lineage
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.verifiers.graders import GRADERS, grader_info
 
@@ -31,21 +31,6 @@ class Task:
     records: list[Record]
     spec: Spec
     path: Path
-
-
-def find_model(name: str, note: Callable[[str], None] = lambda text: None) -> str:
-    """The model that a name means: of a run directory its last checkpoint, everything else as it is.
-
-    A checkpoint of EasyR1 (its run, `global_step_N`, or the `actor` folder in it) is merged into safetensors first.
-    """
-    path = Path(name).expanduser()
-    if (last := latest_checkpoint(path / "checkpoints")) is not None:
-        return str(last / "huggingface")
-    if path.is_dir() and (sharded := find_fsdp_checkpoint(path)) is not None:
-        return str(merged_model(sharded, note))
-    if (path / "run.json").is_file():
-        raise ConfigError(f"model={name}: this run has no complete checkpoint yet; name a model folder or another run")
-    return name
 
 
 def check_names(settings: EvaluateSettings, benchmarks: Sequence[Benchmark]) -> None:
@@ -71,9 +56,11 @@ def make_task(
         benchmark.extraction if benchmark.extraction and settings.template is None else template.extraction
     )
     info = GraderInfo(**grader_info(grader, extraction, settings.grade_timeout, settings.unevaluated))
-    records = open_benchmark(benchmark, settings.records.get(benchmark.name), settings.limit)
-    with progress.stage(f"checking {benchmark.name}", len(records), "problems") as stage:
-        check_records(records, progress=lambda done, _: stage.update(done))
+    rows = open_benchmark(benchmark, settings.records.get(benchmark.name), settings.limit)
+    with progress.stage(f"checking {benchmark.name}", len(rows), "problems") as stage:
+        check_records(rows, decode_images=True, progress=lambda done, _: stage.update(done))
+    records = list(rows)
+    _check_golds(records, grader, benchmark, progress)
     label = benchmark.name if settings.limit is None else f"{benchmark.name}[:{settings.limit}]"
     spec = Spec(
         benchmark=label,
@@ -87,6 +74,23 @@ def make_task(
         command=tuple(command),
     )
     return Task(benchmark, template, records, spec, output_folder(settings, model) / _slug(label))
+
+
+def _check_golds(records: list[Record], grader: str, benchmark: Benchmark, progress: Progress) -> None:
+    """Tell what golds no short answer can equal; DataError where most are such, or one is none of the grader's."""
+    check = GRADERS[grader].check_gold
+    if check is None:
+        report = check_golds(records, benchmark.name)
+        for text in report.notes():
+            progress.warn(text) if report.faulty else progress.log(text)
+        if report.is_hopeless:
+            raise DataError(report.refusal(f"answer_key in {benchmark.where}"))
+        return
+    for record in records:
+        try:
+            check(list(record.answers))
+        except ValueError as error:
+            raise DataError(f"{record.where}: {error}") from None
 
 
 def output_folder(settings: EvaluateSettings, model: str) -> Path:
@@ -155,11 +159,15 @@ def without_secrets(command: Sequence[str], server: str | None) -> list[str]:
 
 
 def model_hash(model: str, progress: Progress) -> str:
-    """SHA-256 over a local model's weights and configuration, so that a result can be traced to them; "" for a hub name."""
-    folder = Path(resolve_model_path(model)).expanduser()
-    if not folder.is_dir():
+    """SHA-256 over a local model's weights and configuration, so that a result can be traced to them; "" for a hub name.
+
+    Of an adapter those of its base go in as well, unless that is the hub's.
+    """
+    folders = [Path(name) for name in lineage(resolve_model_path(model)) if Path(name).is_dir()]
+    suffixes = (".safetensors", ".json", ".jinja", ".txt", ".model")
+    files = [file for folder in folders for file in sorted(folder.iterdir()) if file.suffix in suffixes]
+    if not files:
         return ""
-    files = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".json", ".jinja", ".txt", ".model"))
     digest = hashlib.sha256()
     with progress.stage(f"hashing {model}", len(files), "files") as stage:
         for done, file in enumerate(files, start=1):

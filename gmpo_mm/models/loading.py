@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from gmpo_mm.config.keys import nearest
 from gmpo_mm.errors import ConfigError
+from gmpo_mm.models.adapters import config_source, lineage, merge_adapter, tokenizer_source
 from gmpo_mm.models.packed_attention import register
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor, find_files, load_processor
@@ -25,7 +29,10 @@ def resolve_device(name: str) -> torch.device:
     """The device of `trainer.device`; `auto` is the first GPU, else the CPU."""
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"trainer.device={name} is no device of torch; use auto, cpu or cuda:0") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"trainer.device={name}, but torch {torch.__version__} sees no GPU; use trainer.device=cpu")
     return device
@@ -35,17 +42,23 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """The compute type of `trainer.dtype`; `auto` is bfloat16 on a GPU and float32 on a CPU."""
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if name not in known:
+        raise ConfigError(f"trainer.dtype={name} is not known; use auto, {' or '.join(known)}")
+    return known[name]
 
 
-def _read_config(path: str, trust_remote_code: bool, override_config: dict[str, Any] | None) -> Any:
+def read_config(path: str, trust_remote_code: bool = False, override_config: dict[str, Any] | None = None) -> Any:
+    """transformers' configuration of a model's folder, adapter or hub name. Raises ConfigError."""
     from transformers import AutoConfig
 
+    source = config_source(path)
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        what = "the folder has no usable config.json" if Path(path).is_dir() else "no such folder, and the hub gave nothing"
-        raise ConfigError(f"worker.actor.model.model_path={path}: {what} ({error})") from error
+        what = "the folder has no usable config.json" if Path(source).is_dir() else "no such folder, and the hub gave nothing"
+        shown = path if source == path else f"{path} (its base {source})"
+        raise ConfigError(f"worker.actor.model.model_path={shown}: {what} ({error})") from error
     for key, value in (override_config or {}).items():
         holder = config if hasattr(config, key) else config.get_text_config()
         if not hasattr(holder, key):
@@ -64,14 +77,25 @@ def load_model(
 ) -> torch.nn.Module:
     """Load a causal text or image-text model through transformers' Auto classes, with packed attention.
 
-    Only safetensors weights are read. Raises ConfigError for a path without weights in that format.
+    LoRA adapters are merged into their base. Only safetensors weights are read. Raises ConfigError for a path without weights
+    in that format.
     """
+    config = read_config(path, trust_remote_code, override_config)
+    *adapters, whole = lineage(path)
+    model = _load_whole(whole, config, dtype, trust_remote_code)
+    for adapter in reversed(adapters):
+        model = merge_adapter(model, Path(adapter), "worker.actor.model.model_path")
+    if Path(path).is_dir():  # a new adapter names its base by it, wherever it will be loaded from
+        model.name_or_path = str(Path(path).absolute())  # type: ignore[assignment]
+    return use_packed_attention(model).to(device or torch.device("cpu"))
+
+
+def _load_whole(path: str, config: Any, dtype: torch.dtype, trust_remote_code: bool) -> torch.nn.Module:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    config = _read_config(path, trust_remote_code, override_config)
     kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
     try:
-        model = kind.from_pretrained(
+        return kind.from_pretrained(
             path, config=config, dtype=dtype, attn_implementation="sdpa",
             trust_remote_code=trust_remote_code, use_safetensors=True,
         )  # fmt: skip
@@ -80,7 +104,6 @@ def load_model(
             f"worker.actor.model.model_path={path}: no weights in safetensors format could be read ({error}); "
             "convert the checkpoint with model.save_pretrained(folder)"
         ) from error
-    return use_packed_attention(model).to(device or torch.device("cpu"))
 
 
 def store_weights(
@@ -142,7 +165,7 @@ def end_token_ids(path: str, tokenizer: Any) -> list[int]:
 
     ids = {tokenizer.eos_token_id}
     try:
-        listed = GenerationConfig.from_pretrained(path).eos_token_id
+        listed = GenerationConfig.from_pretrained(config_source(path)).eos_token_id
     except OSError:  # a model folder need not have a generation config
         listed = None
     ids |= set(listed if isinstance(listed, list) else [listed])
@@ -152,15 +175,27 @@ def end_token_ids(path: str, tokenizer: Any) -> list[int]:
 def add_lora(
     model: torch.nn.Module, rank: int, alpha: int, target_modules: str, exclude_modules: str | None
 ) -> torch.nn.Module:
-    """Wrap a model in a LoRA adapter; `target_modules` is `all-linear` or a comma-separated list (EasyR1's form)."""
+    """Wrap a model in a LoRA adapter; `target_modules` is `all-linear` or a comma-separated list (EasyR1's form).
+
+    Raises ConfigError for a target that is in no module's name, and for what peft can't adapt.
+    """
     from peft import LoraConfig, TaskType, get_peft_model
 
-    targets: Any = target_modules if target_modules == "all-linear" else [t.strip() for t in target_modules.split(",")]
+    everything = target_modules.strip().lower() == "all-linear"
+    targets: Any = "all-linear" if everything else [t.strip() for t in target_modules.split(",")]
     if "lm_head" in targets:
         raise ConfigError(
             "worker.actor.model.lora.target_modules names lm_head: log-probabilities read its weight directly, so an adapter "
             "there would have no effect; leave it out"
         )
+    if not everything:
+        _check_targets(model, targets)
+    try:
+        re.compile(exclude_modules or "")
+    except re.error as error:
+        raise ConfigError(
+            f"worker.actor.model.lora.exclude_modules={exclude_modules}: no regular expression ({error})"
+        ) from error
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM, r=rank, lora_alpha=alpha, target_modules=targets, exclude_modules=exclude_modules
     )
@@ -168,6 +203,50 @@ def add_lora(
         return get_peft_model(model, config)  # type: ignore[arg-type]
     except ValueError as error:
         raise ConfigError(f"worker.actor.model.lora.target_modules={target_modules}: {error}") from error
+
+
+def _check_targets(model: torch.nn.Module, targets: Sequence[str]) -> None:
+    """peft passes over a target that no module has, as long as another one is found."""
+    names = [name for name, _ in model.named_modules() if name]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            linear = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+            linear = {name for name in linear - {"lm_head"} if not name.isdigit()}
+            meant = nearest(target, linear)
+            raise ConfigError(
+                f"worker.actor.model.lora.target_modules names {target!r}, and no module of {type(model).__name__} is called "
+                f"so.{f' Did you mean {meant}?' if meant else ''} Known: all-linear, {', '.join(sorted(linear))}"
+            )
+
+
+def add_configured_lora(model: torch.nn.Module, options: Any, is_vision: bool) -> torch.nn.Module:
+    """The adapter of `worker.actor.model`, not in a frozen vision tower. ConfigError when nothing is left to train."""
+    lora = options.lora
+    adapted: Any = add_lora(model, lora.rank, lora.alpha, lora.target_modules, lora.exclude_modules)
+    if options.freeze_vision_tower and is_vision:  # all-linear puts adapters there as well
+        adapted.get_base_model().model.visual.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in adapted.parameters()):
+        raise ConfigError(
+            f"worker.actor.model.lora.target_modules={lora.target_modules}: they are all in the vision tower, which "
+            "worker.actor.model.freeze_vision_tower=true freezes, so nothing would be trained; set it to false, or name "
+            "modules of the language model"
+        )
+    return adapted
+
+
+def check_lora(options: Any, model_config: Any) -> None:
+    """Find out whether the adapter of `worker.actor.model` fits a model of that configuration; no weights are loaded.
+
+    Raises ConfigError.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    if options.lora.rank == 0:
+        return
+    is_vision = hasattr(model_config, "vision_config")
+    kind = AutoModelForImageTextToText if is_vision else AutoModelForCausalLM
+    with torch.device("meta"):
+        add_configured_lora(kind.from_config(model_config), options, is_vision)
 
 
 @dataclass(frozen=True)
@@ -192,9 +271,9 @@ def describe_model(model_config: Any, chat_template: str | None = None) -> Model
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     path, remote = resolve_model_path(model_config.model_path), model_config.trust_remote_code
-    config = _read_config(path, remote, dict(model_config.override_config or {}))
+    config = read_config(path, remote, dict(model_config.override_config or {}))
     processor = load_processor(
-        resolve_model_path(model_config.tokenizer_path or model_config.model_path), trust_remote_code=remote,
+        tokenizer_source(resolve_model_path(model_config.tokenizer_path or model_config.model_path)), trust_remote_code=remote,
         chat_template=chat_template, is_vision=hasattr(config, "vision_config"),
         image_token_id=getattr(config, "image_token_id", None),
     )  # fmt: skip
@@ -226,10 +305,7 @@ def load_policy(model_config: Any, *, device: torch.device, compute_dtype: torch
     if model_config.freeze_vision_tower and is_vision:
         model.model.visual.requires_grad_(False)  # type: ignore[union-attr]
     if model_config.lora.rank > 0:
-        lora = model_config.lora
-        model = add_lora(model, lora.rank, lora.alpha, lora.target_modules, lora.exclude_modules)
-        if model_config.freeze_vision_tower and is_vision:  # all-linear puts adapters there as well
-            model.get_base_model().model.visual.requires_grad_(False)  # type: ignore[operator]
+        model = add_configured_lora(model, model_config, is_vision)
     if model_config.enable_gradient_checkpointing:
         # without dropout, which the GPU path refuses, a second pass needs no random state
         keeps = device.type == "cpu"
@@ -237,13 +313,13 @@ def load_policy(model_config: Any, *, device: torch.device, compute_dtype: torch
     if not trains:
         model.requires_grad_(False)
     masters = store_weights(model, device, compute_dtype, sixteen_bit=device.type == "cuda")
-    changed = bool(model_config.override_config) or model_config.lora.rank > 0
     policy = PolicyModel(
         model,
         forbidden_token_ids=described.forbidden_token_ids,
         eos_token_ids=described.eos_token_ids,
         compute_dtype=compute_dtype,
-        config_files=() if changed else find_files(path, ("config.json", "generation_config.json")),
+        config_files=find_files(config_source(path), ("config.json", "generation_config.json"))
+        if not model_config.override_config else (),
         masters=masters,
     )
     return policy, described.processor

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gmpo_mm.config import Config, run_directory
-from gmpo_mm.config.paths import data_is_local
+from gmpo_mm.config.loss import loss_unit_of
+from gmpo_mm.config.paths import data_is_local, split_data_spec
+from gmpo_mm.config.preparations import find_preparation
 from gmpo_mm.errors import ConfigError
 
 
@@ -97,12 +99,15 @@ def _times_due(every: int, steps: int | None) -> int | None:
 def describe_plan(config: Config, plan: RunPlan) -> Iterator[tuple[str, str]]:
     """(what, how much) rows for a reader."""
     data, trainer, worker, algorithm = config.data, config.trainer, config.worker, config.algorithm
+    yield "engine", "local: one process on one device" if config.engine in ("auto", "local") else config.engine
+    yield "device", _device_words(config)
     yield "model", str(worker.actor.model.model_path)
-    yield "algorithm", f"loss {worker.actor.loss_type}, advantages {algorithm.adv_estimator}, {_kl_words(config)}"
+    loss = f"loss {worker.actor.loss_type}, {_mean_words(config)}"
+    yield "algorithm", f"{loss}, advantages {algorithm.adv_estimator}, {_kl_words(config)}"
     if trainer.val_only:
         yield "training", "none: trainer.val_only is true"
     else:
-        yield "training data", f"{data.train_files}: {_records_words(plan.train_records)}"
+        yield "training data", f"{data.train_files}: {_records_words(data.train_files, plan.train_records)}"
         yield "steps", _steps_words(config, plan)
         extra = "; online filtering samples more until the batch is full" if algorithm.online_filtering else ""
         yield (
@@ -121,6 +126,7 @@ def describe_plan(config: Config, plan: RunPlan) -> Iterator[tuple[str, str]]:
         )
         if plan.steps is not None:
             yield "in total", (f"{plan.steps * plan.samples_a_step:,} responses, {plan.steps * plan.updates_a_step:,} updates")
+        yield "tokens", _token_words(config, plan)
     yield "validation", _validation_words(config, plan)
     yield "checkpoints", _checkpoint_words(config, plan)
     yield "run directory", f"{run_directory(config)}"
@@ -134,7 +140,43 @@ def _kl_words(config: Config) -> str:
     return f"KL in the {place} ({algorithm.kl_penalty}, coefficient {algorithm.kl_coef:g})"
 
 
-def _records_words(records: int | None) -> str:
+def _device_words(config: Config) -> str:
+    from gmpo_mm.models.loading import resolve_device, resolve_dtype
+
+    trainer = config.trainer
+    on_cpu = config.engine == "verl" and trainer.device == "cpu"
+    if config.engine in ("easyr1", "verl"):
+        kind = "processes on the CPU" if on_cpu else "GPUs"
+        return f"{trainer.nnodes} node(s) x {trainer.n_gpus_per_node} {kind}"
+    import torch
+
+    if trainer.device.startswith("cuda") and not torch.cuda.is_available():
+        return f"{trainer.device}, which is not on this machine"
+    device = resolve_device(trainer.device)
+    dtype = str(resolve_dtype(trainer.dtype, device)).removeprefix("torch.")
+    if device.type == "cuda":
+        return f"{device}, {torch.cuda.get_device_name(device)}, {dtype}"
+    return f"cpu, {trainer.threads or torch.get_num_threads()} thread(s), {dtype}"
+
+
+def _mean_words(config: Config) -> str:
+    return {"seq": "mean over sequences", "token": "mean over tokens"}[loss_unit_of(config)]
+
+
+def _token_words(config: Config, plan: RunPlan) -> str:
+    data = config.data
+    longest = data.max_prompt_length + data.max_response_length
+    a_step = plan.samples_a_step * longest
+    total = f", {plan.steps * a_step:,} in total" if plan.steps else ""
+    return (
+        f"at most {a_step:,} a step ({plan.samples_a_step:,} responses x ({data.max_prompt_length:,} of the prompt + "
+        f"{data.max_response_length:,})){total}"
+    )
+
+
+def _records_words(spec: str, records: int | None) -> str:
+    if records is None and find_preparation(split_data_spec(spec)[0]) is not None:
+        return "not there yet"
     if records is None:
         return "a data set of the hub, not counted here (a dry run downloads nothing)"
     return f"{records:,} records, before over-long prompts are dropped"
@@ -153,7 +195,9 @@ def _steps_words(config: Config, plan: RunPlan) -> str:
 def _validation_words(config: Config, plan: RunPlan) -> str:
     if plan.validations == 0:
         return "none"
-    problems = "the hub's problems" if plan.val_records is None else f"{plan.val_records:,} problems"
+    known = f"{plan.val_records:,} problems" if plan.val_records is not None else "the hub's problems"
+    there = find_preparation(split_data_spec(config.data.val_files)[0]) is None
+    problems = known if there or plan.val_records is not None else "problems that are not there yet,"
     times = "known once the steps are" if plan.validations is None else f"{plan.validations} times"
     override = config.worker.rollout.val_override_config
     sampling = ", ".join(f"{key} {value}" for key, value in override.items()) or "as in training"

@@ -114,10 +114,7 @@ def build_policy(config: Config, model_config: Any, account: Account, dtype: tor
         if options.freeze_vision_tower and is_vision:
             model.model.visual.requires_grad_(False)
         if options.lora.rank > 0:
-            lora = options.lora
-            model = loading.add_lora(model, lora.rank, lora.alpha, lora.target_modules, lora.exclude_modules)
-            if options.freeze_vision_tower and is_vision:
-                model.get_base_model().model.visual.requires_grad_(False)
+            model = loading.add_configured_lora(model, options, is_vision)
         if options.enable_gradient_checkpointing:
             keeps = account.device.type == "cpu"  # as the loader says
             model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": keeps})

@@ -7,16 +7,19 @@ from typing import Any
 
 from gmpo_mm.config import Config, resolve_model_path
 from gmpo_mm.errors import ConfigError
+from gmpo_mm.models.adapters import config_source
+from gmpo_mm.models.loading import check_lora
 
 SHIPPED = Path(__file__).parent / "model_configs"
 """config.json of the models that the shipped configurations train, by hub name."""
 
 
 def find_model_folder(name: str) -> Path | None:
-    """A local folder, a bundled model, a shipped config.json, or what the hub's cache holds; None when it
-    isn't here.
+    """A local folder (of an adapter without a config.json its base's), a bundled model, a shipped config.json,
+    or what the hub's cache holds; None when it isn't here.
     """
-    folder = Path(resolve_model_path(name)).expanduser()
+    name = config_source(resolve_model_path(name))
+    folder = Path(name)
     if folder.is_dir():
         return folder
     if (SHIPPED / name / "config.json").is_file():
@@ -52,3 +55,18 @@ def read_model_config(config: Config) -> Any | None:
     for key, value in (options.override_config or {}).items():
         setattr(found if hasattr(found, key) else found.get_text_config(), key, value)
     return found
+
+
+def check_adapter(config: Config) -> str | None:
+    """ConfigError unless the run's LoRA adapter fits its model; a remark when that can't be told on this machine."""
+    options = config.worker.actor.model
+    if options.lora.rank == 0:
+        return None
+    found = read_model_config(config)
+    if found is None:
+        return (
+            f"worker.actor.model.lora.target_modules={options.lora.target_modules} could not be checked: the config.json of "
+            f"{options.model_path} is not on this machine."
+        )
+    check_lora(options, found)
+    return None

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from gmpo_mm.config import Config
+from gmpo_mm.config.preparations import find_preparation
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.cards import CARDS, CONTEXT_BYTES, GIB, Card
 from gmpo_mm.models.loading import resolve_dtype
@@ -103,10 +104,29 @@ def too_large(needed: float, capacity: float, place: str) -> str:
 def not_here(config: Config) -> str:
     """Why there is no plan, and what to do."""
     name = config.worker.actor.model.model_path
+    preparation = find_preparation(name or "")
+    if preparation is not None:
+        return f"Memory and time: not planned. {name} is not there yet; make it with: {preparation.command}"
     return (
         f"Memory and time: not planned. The shape of {name} is in its config.json, which is not on this machine, and "
         f"planning downloads nothing. Fetch it with: hf download {name} config.json"
     )
+
+
+def summary(plan: CardPlan | str) -> Iterator[tuple[str, str]]:
+    """(what, how much) of memory and time in one row each; a sentence where they aren't known."""
+    if isinstance(plan, str):
+        yield "not planned", plan.removeprefix("Memory and time: not planned. ").removeprefix("Memory: ")
+        return
+    phase, total = plan.forecast.peak
+    fits = "fits" if total <= plan.forecast.capacity else "does NOT fit"
+    yield "memory", f"{_gib(total)} GiB at most ({phase}); {fits} in the {_gib(plan.forecast.capacity)} GiB of {plan.place}"
+    if plan.card is None:
+        yield "time", "not predicted on a CPU; known after the first step (on a GPU: gmpo-mm plan FILE --gpu h100)"
+        return
+    seconds = plan.forecast.step_seconds
+    run = f"; the run {seconds * plan.plan.steps / 3600:,.1f} hours" if plan.plan.steps else ""
+    yield "time", f"{_duration(seconds)} a step{run}; grading, validation and checkpoints are not counted"
 
 
 def memory_rows(plan: CardPlan) -> Iterator[tuple[str, str, str]]:
@@ -208,6 +228,25 @@ def notes(plan: CardPlan) -> Iterator[str]:
         )
     confirmed = "; ".join(f"{number}: {how}" for number, how in CHECKED.items())
     yield f"Checked against a real card: {confirmed or 'no number yet'}."
+
+
+def plan_json(plan: CardPlan) -> dict[str, Any]:
+    """For programs: bytes by phase, seconds a step by phase (empty without a card), and whether it fits."""
+    found = plan.forecast
+    return {
+        "place": plan.place,
+        "fits": found.peak[1] <= found.capacity,
+        "peak_phase": found.peak[0],
+        "capacity_bytes": found.capacity,
+        "memory_bytes": {phase: peak.total for phase, peak in found.memory.items()},
+        "seconds": found.seconds,
+        "step_seconds": found.step_seconds if found.seconds else None,
+        "run_seconds": found.step_seconds * plan.plan.steps if found.seconds and plan.plan.steps else None,
+        "update_mfu": found.update_mfu if found.seconds else None,
+        "largest_micro_batch": found.largest,
+        "summary": dict(summary_rows(plan)),
+        "notes": list(notes(plan)),
+    }
 
 
 def print_plan(plan: CardPlan, console: Any) -> None:

@@ -17,7 +17,7 @@ from gmpo_mm.reports.expert_figures import experts
 from gmpo_mm.reports.figure_style import HALF_PAGE, Theme, marker
 from gmpo_mm.reports.ratio_figures import ratio_range, sequence_ratio
 from gmpo_mm.reports.report_figure import ReportFigure
-from gmpo_mm.reports.scores import PASS_AT_1, ScoreTable, score_metric
+from gmpo_mm.reports.scores import ScoreTable, study_score
 from gmpo_mm.reports.seed_statistics import LEVEL
 from gmpo_mm.reports.study import CLIP_SHARE, Study
 
@@ -105,11 +105,11 @@ def _final(study: Study, table: ScoreTable) -> ReportFigure:
 
 
 def _validation(study: Study) -> ReportFigure:
-    metric = score_metric(study)
+    score = study_score(study)
     title, about = "Validation score", "At each validation. In the paper: Figures 4 (e-h) and 5 (e, f)."
-    if metric is None:
+    if score is None:
         return ReportFigure("validation", title, about, ("No run has a validation score (val/accuracy_reward).",))
-    percent = metric == PASS_AT_1
+    metric, percent = score.metric, score.percent
     factor = 100.0 if percent else 1.0
     bands, series = _bands(study, (metric,), lambda values: factor * values), series_of(study)
 
@@ -119,7 +119,7 @@ def _validation(study: Study) -> ReportFigure:
             draw_band(ax, band, theme, series[i], markers=len(band.steps) <= 40)
         if study.target_score is not None:
             ax.axhline(factor * study.target_score, color=theme.soft, lw=1, ls=(0, (2, 2)))
-        ax.set_ylabel("validation Pass@1 (%)" if percent else "validation reward")
+        ax.set_ylabel("validation Pass@1 (%)" if percent else f"validation {score.words}")
         _steps(ax)
         add_legend(canvas, [(series[i], study.variants[i]) for i, _ in bands], theme, markers=True)
 

@@ -18,6 +18,7 @@ from PIL.Image import Image
 from gmpo_mm.reports.algorithm import series_of_run
 from gmpo_mm.reports.figure_style import LIGHT_THEME
 from gmpo_mm.reports.run_readers import read_run
+from gmpo_mm.training.accuracy import accuracy_of
 from gmpo_mm.training.metrics_file import read_metrics
 
 RIGHT, WRONG, GREY = "#00714f", "#b04400", "#999999"
@@ -45,7 +46,10 @@ def _draw_curves(
 ) -> None:
     reward, ratio, entropy, norm = axes
     reward.plot(*_curve(train, "reward/accuracy"), color=GREY, lw=1, label="training accuracy (T 1)")
-    reward.plot(*_curve(validation, "val/accuracy_reward"), "o-", color=colour, label="held-out Pass@1")
+    validated = accuracy_of({key: value for line in validation for key, value in line.items()})
+    if validated is not None:
+        words = "held-out Pass@1" if validated.is_share else "held-out mean accuracy"
+        reward.plot(*_curve(validation, validated.name), "o-", color=colour, label=words)
     reward.set(title="Accuracy", ylim=(0, 1.02), ylabel="share right")
     reward.legend(loc="lower right", fontsize=8)
     steps, low = _curve(train, "ratio/token_min")

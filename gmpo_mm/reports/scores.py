@@ -15,11 +15,18 @@ from gmpo_mm.evaluation.results import Result, Spec, read_result, read_spec
 from gmpo_mm.evaluation.statistics import check_complete
 from gmpo_mm.reports.seed_statistics import SeedDifference, SeedMean, seed_difference, seed_mean, steps_to
 from gmpo_mm.reports.study import Run, Series, Study, Variant
+from gmpo_mm.training.accuracy import accuracy_of
 
-PASS_AT_1 = "val/accuracy_reward"
 REWARD = "val/reward_score"
-SCORES = (PASS_AT_1, REWARD)
-"""What a validation's score is called, by EasyR1 and by us; the first that any run has is the report's."""
+
+
+@dataclass(frozen=True)
+class StudyScore:
+    """The validation score that a report is about. `percent`: it is a share of right answers, which is called Pass@1."""
+
+    metric: str
+    percent: bool
+    words: str
 
 
 @dataclass(frozen=True)
@@ -64,19 +71,28 @@ class ScoreTable:
     """The evaluation's, where the scores are from one."""
 
 
-def score_metric(study: Study) -> str | None:
-    """The validation score that the report is about; None where no run was ever validated."""
-    return next((name for name in SCORES if any(variant.has(name) for variant in study.variants)), None)
+def study_score(study: Study) -> StudyScore | None:
+    """The accuracy where any run has one, else the reward; None where no run was ever validated."""
+    runs = [run for variant in study.variants for run in variant.runs]
+    pooled: dict[str, list[float]] = {}
+    for name, series in (item for run in runs for item in run.series.items()):
+        pooled.setdefault(name, []).extend(series.values.tolist())
+    found = accuracy_of(pooled)
+    if found is not None:
+        return StudyScore(found.name, found.is_share, "Pass@1" if found.is_share else "mean accuracy")
+    return StudyScore(REWARD, False, "reward") if REWARD in pooled else None
 
 
 def score_tables(study: Study) -> list[ScoreTable]:
     """Evaluations first, one table a benchmark; then the last and the best validation."""
     tables = [_evaluation_table(study, benchmark) for benchmark in _benchmarks(study)]
-    metric = score_metric(study)
-    if metric is None:
+    score = study_score(study)
+    if score is None:
         return tables
-    percent, name = metric == PASS_AT_1, "Pass@1" if metric == PASS_AT_1 else "reward"
-    what = f"{metric} of finished runs"
+    metric, percent, name = score.metric, score.percent, score.words
+    what = f"{metric} of finished runs" + (
+        "; it is not 0 or 1 for each response, so it is no share of right answers" if name == "mean accuracy" else ""
+    )
     return [
         *tables,
         _table(study, "final", f"Final {name}, validation", f"{what}, at their last validation", percent,
@@ -89,7 +105,8 @@ def score_tables(study: Study) -> list[ScoreTable]:
 
 def steps_to_score(study: Study, target: float) -> dict[str, list[int | None]]:
     """Variant -> for each run (unfinished ones that got there included) the first validated step with the score."""
-    metric = score_metric(study)
+    score = study_score(study)
+    metric = None if score is None else score.metric
     found: dict[str, list[int | None]] = {}
     for variant in study.variants:
         scores = [(run, run.series[metric]) for run in variant.runs if metric is not None and metric in run.series]

@@ -70,4 +70,6 @@ def _problem(ground_truth: object, index: int) -> Problem:
         raise RewardError(f"row {index}: {error}") from None
 
 
+check_gold = read_problem  # every gold passes it before a run
+
 main = compute_score  # the name that EasyR1 looks for when the config gives only the path

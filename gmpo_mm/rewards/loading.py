@@ -29,19 +29,26 @@ class RewardFunction:
     reward_type: str
     name: str
     path: str
+    gold_fault: Callable[[str], str | None] | None = None
+    """The file's own `gold_fault`: what is wrong with a gold text, None for a good one; most must be good."""
+    check_gold: Callable[[Any], object] | None = None
+    """The file's own `check_gold`: raises ValueError for a gold that it can't grade by; all must pass."""
 
     def __call__(self, inputs: list[dict[str, Any]]) -> list[dict[str, float]]:
-        """Scores, one a row, each with a finite `overall`; RewardError names the row that raised or broke this."""
+        """Scores, one a row, each with a finite `overall`; RewardError names the row that raised or broke this.
+
+        Another part that is not finite counts as missing: it is left out, and every row of the batch says with
+        `<part>_not_finite`, 0 or 1, whether its own was.
+        """
         if not inputs:
             return []
         if self.reward_type == "sequential":
             outputs = [self._call_row(index, row) for index, row in enumerate(inputs)]
         else:
             outputs = self._call_batch(inputs)
-        return [
-            self._checked(index, row, score)
-            for index, (row, score) in enumerate(zip(inputs, outputs, strict=True))
-        ]
+        return _without_not_finite(
+            [self._checked(index, row, score) for index, (row, score) in enumerate(zip(inputs, outputs, strict=True))]
+        )
 
     def _call_row(self, index: int, row: dict[str, Any]) -> Any:
         try:
@@ -116,8 +123,9 @@ def load_reward_function(path_and_name: str, kwargs: Mapping[str, Any] | None = 
     """Load `path/to/file.py:function` (`main` when no name is given) and bind its keyword arguments.
 
     The file's REWARD_TYPE is batch (the default) or sequential, REWARD_NAME a label. A `prepare(**kwargs)` in the file
-    is called once, to check arguments and start what the function needs. ConfigError for a path, name, type or keyword
-    that is not there.
+    is called once, to check arguments and start what the function needs; with a `gold_fault(text)` or `check_gold(gold)` in
+    it the data's golds are checked before a run (see `RewardFunction`). ConfigError for a path, name, type or keyword that
+    is not there.
     """
     path_text, separator, function_name = path_and_name.rpartition(":")
     if not separator or function_name.endswith(".py"):
@@ -142,9 +150,21 @@ def load_reward_function(path_and_name: str, kwargs: Mapping[str, Any] | None = 
     prepare = getattr(module, "prepare", None)
     if callable(prepare):
         prepare(**bound)
-    return RewardFunction(
-        function, bound, reward_type, str(getattr(module, "REWARD_NAME", "unknown")), path_text
-    )
+    name = str(getattr(module, "REWARD_NAME", "unknown"))
+    gold_fault, check_gold = (getattr(module, hook, None) for hook in ("gold_fault", "check_gold"))
+    return RewardFunction(function, bound, reward_type, name, path_text, gold_fault, check_gold)
+
+
+def _without_not_finite(scores: list[dict[str, float]]) -> list[dict[str, float]]:
+    """One NaN would make the mean of its part NaN, which hides the numbers of all other rows."""
+    broken = dict.fromkeys(key for score in scores for key, value in score.items() if not math.isfinite(value))
+    if not broken:
+        return scores
+    return [
+        {key: value for key, value in score.items() if math.isfinite(value)}
+        | {f"{key}_not_finite": float(not math.isfinite(score.get(key, 0.0))) for key in broken}
+        for score in scores
+    ]
 
 
 def _load_module(path: Path) -> ModuleType:

@@ -11,11 +11,12 @@ from typing import Any
 
 from gmpo_mm.rewards.scoring import prepare, score_answers
 from gmpo_mm.verifiers import DEFAULT_TIMEOUT
+from gmpo_mm.verifiers.golds import gold_fault
 
 REWARD_NAME = "math"
 REWARD_TYPE = "batch"
 
-__all__ = ["REWARD_NAME", "REWARD_TYPE", "compute_score", "main", "prepare"]
+__all__ = ["REWARD_NAME", "REWARD_TYPE", "compute_score", "gold_fault", "main", "prepare"]
 
 
 def compute_score(

@@ -13,12 +13,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from gmpo_mm.config.cautions import cautions
 from gmpo_mm.config.keys import get_key
 from gmpo_mm.config.loss import unread_loss_keys
 from gmpo_mm.errors import DataError
+from gmpo_mm.planning.dry_run import missing_lines
 from gmpo_mm.sweeps.directory import RunRecord, SweepDirectory
-from gmpo_mm.sweeps.planning import PlannedRun, variant_differences
-from gmpo_mm.sweeps.run_progress import ProgressReader, RunProgress, Speed, median, seconds_left
+from gmpo_mm.sweeps.planning import PlannedRun, beyond_the_loss, missing_problems, variant_differences
+from gmpo_mm.sweeps.run_progress import ProgressReader, RunProgress, Speed, median, seconds_left, startup_seconds
 from gmpo_mm.training.progress import Progress, clean, format_seconds
 
 if TYPE_CHECKING:
@@ -53,26 +55,34 @@ class Estimator:
     def estimates(self) -> list[Estimate]:
         """One for each planned run, in their order."""
         runs = self.directory.planned
-        found = [self._progress(self.directory.record(run)) for run in runs]
+        found = [self.progress(self.directory.record(run)) for run in runs]
         of_all = _speed(found)
         of_variant = {
             name: _speed([progress for run, progress in zip(runs, found, strict=True) if run.variant.name == name])
             for name in {run.variant.name for run in runs}
         }
-        evaluation = self._evaluation_seconds()
+        once = self._evaluation_seconds() or 0.0
+        start = self.startup(found)
         return [
-            self._estimate(run, progress, _speed([progress]) or of_variant[run.variant.name] or of_all or Speed(), evaluation)
+            self._estimate(run, progress, _speed([progress]) or of_variant[run.variant.name] or of_all or Speed(), once, start)
             for run, progress in zip(runs, found, strict=True)
         ]
 
-    def _progress(self, record: RunRecord) -> RunProgress:
+    def startup(self, found: Sequence[RunProgress]) -> float | None:
+        """The median of what finished runs took to start and to save; None before one has finished."""
+        records = [self.directory.record(run) for run in self.directory.planned]
+        return median(startup_seconds(record.seconds, progress) for record, progress in zip(records, found, strict=True))
+
+    def progress(self, record: RunRecord) -> RunProgress:
         """How far the run is; nothing known for a damaged directory, which the run itself will report."""
         try:
             return self._reader.read(self.directory.path / record.directory)
         except DataError:
             return RunProgress()
 
-    def _estimate(self, run: PlannedRun, progress: RunProgress, speed: Speed, evaluation: float | None) -> Estimate:
+    def _estimate(
+        self, run: PlannedRun, progress: RunProgress, speed: Speed, evaluation: float, start: float | None
+    ) -> Estimate:
         record = self.directory.record(run)
         goes_on = record.state != "running" and progress.state != "finished"
         done = progress.saved if goes_on else progress.step
@@ -80,7 +90,10 @@ class Estimator:
         if record.state == "finished":
             return Estimate(progress, done, total, 0.0)
         left = seconds_left(progress, done, run.plan, speed)
-        return Estimate(progress, done, total, left if left is None else left + (evaluation or 0.0))
+        if left is None:
+            return Estimate(progress, done, total, None)
+        starts = (goes_on or progress.step == 0) and progress.state != "finished"  # a resumed run loads again
+        return Estimate(progress, done, total, left + evaluation + ((start or 0.0) if starts else 0.0))
 
     def _evaluation_seconds(self) -> float | None:
         """The median of the finished evaluations; None where none is wanted or none has been measured."""
@@ -196,6 +209,11 @@ def print_dry_run(directory: SweepDirectory, jobs: int) -> None:
         table.add_row(run.variant.name, str(run.seed), state, *_cells(found))
     console.print(table)
     console.print(_differences(directory))
+    for line in _remarks(directory):
+        console.print(Text(line), soft_wrap=True)
+    missing = missing_lines((run.config for run in directory.planned), missing_problems(directory.sweep).items())
+    for line in missing:
+        console.print(Text(line), soft_wrap=True)
     left = all_seconds_left(estimates, jobs)
     console.print(Text(f"{_duration(directory, left, jobs)}\nDry run: nothing was started or written."), soft_wrap=True)
 
@@ -223,11 +241,32 @@ def _differences(directory: SweepDirectory) -> Table:
     return table
 
 
+def _remarks(directory: SweepDirectory) -> list[str]:
+    """What a comparison of these variants confounds with the loss, and what is odd in one of them."""
+    runs = directory.planned[: len(directory.sweep.variants)]
+    if len(runs) < 2:
+        return []
+    found = beyond_the_loss(runs)
+    lines = ["Beyond the loss, the variants differ in:" if found else "The variants differ in the loss only."]
+    for key, by_value in found.items():
+        lines.append(f"  {key}: " + "; ".join(f"{value} ({', '.join(names)})" for value, names in by_value.items()))
+    if found:
+        lines.append("  A difference between two variants that differ there too is not the loss's alone.")
+    said: dict[str, list[str]] = {}
+    for run in runs:
+        for text in cautions(run.loaded):
+            said.setdefault(text, []).append(run.variant.name)
+    return lines + [f"Note ({', '.join(names)}): {text}" for text, names in said.items()]
+
+
 def _duration(directory: SweepDirectory, left: float | None, jobs: int) -> str:
     runs = f"{len(directory.planned)} runs in {directory.path}, {jobs} at once"
     if left is None:
         return f"{runs}: the time is unknown until the first steps of a run have been measured."
-    words = f"{runs}: about {format_seconds(left)} left by the measured seconds a step and a validation; loading is not counted"
+    estimator = Estimator(directory)
+    start = estimator.startup([estimator.progress(directory.record(run)) for run in directory.planned])
+    counted = f"{format_seconds(start)} for each start" if start is not None else "starting is not counted: no run has finished"
+    words = f"{runs}: about {format_seconds(left)} left by the measured seconds a step and a validation; {counted}"
     if directory.tasks and all(record.evaluation_seconds is None for record in directory.records.values()):
         words += ", nor are the evaluations, none of which has been measured"
     if directory.sweep.budget_hours is not None:

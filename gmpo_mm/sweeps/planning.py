@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from gmpo_mm.config import Config, LoadedConfig, config_differences, load_config, resume_choice, validate_for_training
+from gmpo_mm.config.keys import flatten
+from gmpo_mm.config.loss import ACTOR, loss_unit_of, unread_loss_keys
 from gmpo_mm.errors import ConfigError, DataError, GMPOError
 from gmpo_mm.evaluation.benchmark import load_benchmark
-from gmpo_mm.evaluation.settings import load_settings
+from gmpo_mm.evaluation.settings import EvaluateSettings, load_settings
 from gmpo_mm.evaluation.task import Task, check_names, make_task
 from gmpo_mm.planning.counts import RunPlan, count_records, plan_run
+from gmpo_mm.planning.model_files import check_adapter
 from gmpo_mm.sweeps.sweep_file import Sweep, Variant
 from gmpo_mm.training.progress import Progress
+from gmpo_mm.training.run_data import with_columns
 from gmpo_mm.training.trackers import check_trackers
 
 NAMES_OF_A_RUN = (
@@ -46,10 +50,11 @@ class PlannedRun:
         return self.loaded.config
 
 
-def plan_sweep(sweep: Sweep, out: Path, progress: Progress) -> list[PlannedRun]:
+def plan_sweep(sweep: Sweep, out: Path, progress: Progress, *, prepared: bool = True) -> list[PlannedRun]:
     """All runs, seed by seed with the variants side by side, so that a sweep cut short can be compared.
 
-    Loads no model. Raises ConfigError: of each variant's mistakes at once, and of two variants that are the same.
+    Loads no model. With `prepared=False`, for a dry run, data that a command of ours makes may be missing. Raises
+    ConfigError: of each variant's mistakes at once, and of two variants that are the same.
     """
     problems: dict[str, None] = {}
     runs = []
@@ -58,7 +63,7 @@ def plan_sweep(sweep: Sweep, out: Path, progress: Progress) -> list[PlannedRun]:
         for seed in sweep.seeds:
             for variant in sweep.variants:
                 try:
-                    runs.append(_plan_run(sweep, variant, seed, out, counter))
+                    runs.append(_plan_run(sweep, variant, seed, out, counter, prepared))
                 except (ConfigError, DataError) as error:
                     problems[f"variant {variant.name}: {error}"] = None
                 stage.update(len(runs))
@@ -68,7 +73,9 @@ def plan_sweep(sweep: Sweep, out: Path, progress: Progress) -> list[PlannedRun]:
     return runs
 
 
-def _plan_run(sweep: Sweep, variant: Variant, seed: int, out: Path, counter: _RecordCounter) -> PlannedRun:
+def _plan_run(
+    sweep: Sweep, variant: Variant, seed: int, out: Path, counter: _RecordCounter, prepared: bool
+) -> PlannedRun:
     base = variant.base or sweep.base
     overrides = (
         *sweep.overrides, *variant.overrides, f"worker.rollout.seed={seed}", f"data.seed={seed}",
@@ -76,9 +83,11 @@ def _plan_run(sweep: Sweep, variant: Variant, seed: int, out: Path, counter: _Re
         f"trainer.run_dir={_quoted(str(out / 'runs' / variant.name / f'seed_{seed}'))}",
     )  # fmt: skip
     loaded = load_config(base, overrides)
+    validate_for_training(loaded, prepared=prepared)
+    loaded = with_columns(loaded, lambda _: None)  # as each run will find them, and say so
     config = loaded.config
-    validate_for_training(loaded)
     check_trackers(config.trainer.logger)
+    check_adapter(config)
     choice = resume_choice(config)
     if choice in ("never", "must"):
         raise ConfigError(f"trainer.resume: {choice}, and the sweep itself goes on with runs; set trainer.resume=auto")
@@ -120,11 +129,63 @@ def variant_differences(a: PlannedRun, b: PlannedRun) -> list[tuple[str, Any, An
     return [item for item in config_differences(a.config, b.config) if item[0] not in NAMES_OF_A_RUN]
 
 
-def plan_evaluation(sweep: Sweep, progress: Progress) -> list[Task]:
-    """The evaluation's benchmarks, opened and checked; [] without one. `task_of` puts a run in. Raises ConfigError."""
+_THE_LOSS = re.compile(r"worker\.actor\.(loss_type|loss_avg_mode|clip_ratio_\w+|tau_\w+|gmpo\.\w+)")
+_NO_DUAL_CLIP = 1e6
+"""A bound on the ratio that is never reached: how a file switches the dual clip off."""
+
+
+def beyond_the_loss(runs: Sequence[PlannedRun]) -> dict[str, dict[str, list[str]]]:
+    """Key -> value -> the variants that have it, for everything but the loss and its clip range in which they differ.
+
+    The mean that a loss takes and the dual clip are counted as they work: gmpo and gspo are means over sequences without
+    the key, and a dual clip that a loss does not read, or at 1e6, is none. A comparison across such a key confounds it
+    with the loss.
+    """
+    seen = [_working_values(run.config) for run in runs]
+    found: dict[str, dict[str, list[str]]] = {}
+    for key in seen[0]:
+        by_value: dict[str, list[str]] = {}
+        for run, values in zip(runs, seen, strict=True):
+            by_value.setdefault(str(values[key]), []).append(run.variant.name)
+        if len(by_value) > 1:
+            found[key] = by_value
+    return found
+
+
+def _working_values(config: Config) -> dict[str, Any]:
+    actor = config.worker.actor
+    dual = f"{ACTOR}clip_ratio_dual"
+    has_dual = dual not in unread_loss_keys(config) and actor.clip_ratio_dual < _NO_DUAL_CLIP
+    working = {
+        f"the mean ({ACTOR}loss_avg_mode)": {"seq": "over sequences", "token": "over tokens"}[loss_unit_of(config)],
+        f"the dual clip ({dual})": actor.clip_ratio_dual if has_dual else "none",
+    }
+    rest = {key: value for key, value in flatten(config).items() if key not in NAMES_OF_A_RUN and not _THE_LOSS.fullmatch(key)}
+    return working | rest
+
+
+def missing_problems(sweep: Sweep) -> dict[str, str]:
+    """Path -> command of the evaluation's problems that a command of ours makes and that aren't there yet."""
+    if sweep.evaluation is None:
+        return {}
+    settings = _evaluation_settings(sweep)
+    benchmarks = [load_benchmark(name) for name in settings.benchmarks]
+    return {
+        str(benchmark.records): benchmark.make
+        for benchmark in benchmarks
+        if benchmark.make and benchmark.name not in settings.records and not Path(str(benchmark.records)).exists()
+    }
+
+
+def plan_evaluation(sweep: Sweep, progress: Progress, *, prepared: bool = True) -> list[Task]:
+    """The evaluation's benchmarks, opened and checked; [] without one. `task_of` puts a run in. Raises ConfigError.
+
+    With `prepared=False`, for a dry run, benchmarks whose problems aren't there yet are left out.
+    """
     if sweep.evaluation is None:
         return []
-    settings = load_settings(sweep.evaluation, [], {"model": "of each run", "out": "of each run"})
+    settings = _evaluation_settings(sweep)
+    missing = {} if prepared else missing_problems(sweep)
     if settings.server is not None:
         raise ConfigError(f"evaluation = {sweep.evaluation!r}: it asks a server, not the trained model; remove server from it")
     if settings.overwrite:
@@ -132,9 +193,14 @@ def plan_evaluation(sweep: Sweep, progress: Progress) -> list[Task]:
     benchmarks = [load_benchmark(name) for name in settings.benchmarks]
     check_names(settings, benchmarks)
     try:
-        return [make_task(settings, benchmark, "", [], progress) for benchmark in benchmarks]
+        there = [benchmark for benchmark in benchmarks if benchmark.records not in missing]
+        return [make_task(settings, benchmark, "", [], progress) for benchmark in there]
     except GMPOError as error:
         raise ConfigError(f"evaluation = {sweep.evaluation!r}: {error}") from error
+
+
+def _evaluation_settings(sweep: Sweep) -> EvaluateSettings:
+    return load_settings(sweep.evaluation, [], {"model": "of each run", "out": "of each run"})
 
 
 def task_of(task: Task, folder: Path) -> Task:

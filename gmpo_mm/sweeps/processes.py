@@ -15,6 +15,8 @@ from gmpo_mm.config import Config
 from gmpo_mm.engines.ray_cluster import RAY_ENGINES
 from gmpo_mm.errors import ConfigError
 
+CHILD = "gmpo_mm.sweeps.child"
+"""The module that is a run's process."""
 TAIL_BYTES = 16384
 
 
@@ -42,7 +44,7 @@ class LocalProcess:
     """A child process in a group of its own, so that a Ctrl-C at the terminal reaches it through the sweep, once."""
 
     def __init__(self, arguments: Sequence[str], log: Path, environment: dict[str, str]) -> None:
-        command = [sys.executable, "-m", "gmpo_mm.sweeps.child", str(os.getpid()), *arguments]
+        command = [sys.executable, "-m", CHILD, str(os.getpid()), *arguments]
         begin_log(log, arguments)
         with log.open("ab") as output:
             self._process = subprocess.Popen(

@@ -102,7 +102,7 @@ class RayJob:
         return self._code
 
     def interrupt(self) -> None:
-        """Ray sends SIGTERM, which a run takes as Ctrl-C."""
+        """Ray sends SIGTERM, after which a run finishes its step and saves."""
         self._client.stop_job(self._job)
 
     def kill(self) -> None:
@@ -116,7 +116,7 @@ def _exit_code(info: Any) -> int | None:
     if status in ("PENDING", "RUNNING"):
         return None
     if status == "STOPPED":
-        return -signal.SIGTERM
+        return 128 + signal.SIGTERM  # by its stop, or by somebody else's
     return 0 if status == "SUCCEEDED" else info.driver_exit_code or 1
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from gmpo_mm.planning.counts import RunPlan
 from gmpo_mm.sweeps.directory import read_run_json
+from gmpo_mm.training.accuracy import accuracy_of
 from gmpo_mm.training.metrics_file import FILE_NAME, read_metrics
-from gmpo_mm.training.progress import STEP_SECONDS
+from gmpo_mm.training.step_table import STEP_SECONDS
 
 LAST_STEPS = 20
 """Steps whose median counts as the present speed, as in a run's own progress."""
@@ -33,6 +34,8 @@ class RunProgress:
     step_seconds: float | None = None
     validation_seconds: float | None = None
     validations: int = 0
+    measured_seconds: float = 0.0
+    """All steps and validations together; the rest of a process's time is its start-up and its saving."""
 
 
 def read_progress(run_directory: Path) -> RunProgress:
@@ -47,11 +50,18 @@ def read_progress(run_directory: Path) -> RunProgress:
         step=int(run.get("step") or 0),
         saved=int(run.get("last_checkpoint") or 0),
         total=run.get("total_steps"),
-        score=_first(validations[-1], ("val/accuracy_reward", "val/reward_score")) if validations else None,
+        score=_score(validations[-1]) if validations else None,
         step_seconds=median(steps[-LAST_STEPS:]),
         validation_seconds=median(line.get("timing_s/validation") for line in validations),
         validations=len(validations),
+        measured_seconds=sum(seconds or 0.0 for seconds in steps)
+        + sum(float(line.get("timing_s/validation") or 0.0) for line in validations),
     )
+
+
+def _score(validation: Mapping[str, Any]) -> float | None:
+    found = accuracy_of(validation)
+    return _first(validation, (found.name if found else "val/reward_score",))
 
 
 def _first(line: Mapping[str, Any], names: Sequence[str]) -> float | None:
@@ -93,6 +103,13 @@ class Speed:
 
     step: float | None = None
     validation: float | None = None
+
+
+def startup_seconds(wall_seconds: float | None, progress: RunProgress) -> float | None:
+    """What a finished run's process took beside its steps and validations, loading above all; None for other runs."""
+    if progress.state != "finished" or wall_seconds is None or not progress.measured_seconds:
+        return None
+    return max(0.0, wall_seconds - progress.measured_seconds)
 
 
 def seconds_left(progress: RunProgress, done: int, plan: RunPlan, speed: Speed) -> float | None:

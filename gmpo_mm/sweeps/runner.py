@@ -17,12 +17,13 @@ from gmpo_mm.sweeps.planning import PlannedRun
 from gmpo_mm.sweeps.processes import Child, Launcher, log_tail
 from gmpo_mm.sweeps.run_progress import RunProgress, read_progress
 from gmpo_mm.training.progress import format_seconds, shorten
+from gmpo_mm.training.stopping import stop_signals, was_stopped
 
 POLL_SECONDS = 0.2
 SAVE_SECONDS = 5.0
 """How often the wall times of what runs are written down, so that a kill -9 loses no more of them."""
 LOG_LINES = 12
-FAILED, INTERRUPTED = 1, 130
+FAILED, INTERRUPTED = 1, 128 + signal.SIGINT
 Why = Literal["interrupted", "out_of_budget"]
 
 
@@ -60,12 +61,13 @@ class SweepRunner:
         self.why: Why | None = None
         """Why no new run starts, and what runs was asked to stop."""
         self._signals = 0
+        self._first_signal: int = signal.SIGINT
         self._killed = False
         self._started = time.monotonic()
         self._saved = 0.0
 
     def run(self) -> int:
-        """Until everything has ended; returns the exit code: 0, 1 when a run failed, 130 after Ctrl-C."""
+        """Until everything has ended; returns the exit code: 0, 1 when a run failed, 128 + the signal that stopped it."""
         waiting = [run for run in self.directory.planned if self.directory.record(run).state != "finished"]
         with self._listening():
             try:
@@ -88,7 +90,11 @@ class SweepRunner:
         self.directory.save()
         self.display.refresh([])
         states = {record.state for record in self.directory.records.values()}
-        return FAILED if "failed" in states else INTERRUPTED if self.why == "interrupted" or "interrupted" in states else 0
+        if "failed" in states:
+            return FAILED
+        if self.why == "interrupted":
+            return 128 + self._first_signal
+        return INTERRUPTED if "interrupted" in states else 0
 
     # ---- start --------------------------------------------------------------------------------------------------------
 
@@ -143,9 +149,8 @@ class SweepRunner:
                 self._finished(active)
         elif self.why is not None:
             self._stopped(active, f"at {done}")
-        elif code == 0 and progress.state == "interrupted":
-            self._end(active.record, "interrupted", f"its process was asked to stop from outside, at {done}")
-            self.display.say(f"{active.run.name}: {active.record.reason}", "yellow")
+        elif was_stopped(code):
+            self._interrupted(active, f"its process was asked to stop from outside, at {done}")
         else:
             known = progress.reason if progress.state == "failed" and code > 0 else None  # one ended by a signal wrote nothing
             reason = known or self._last_words(active, code)
@@ -157,6 +162,8 @@ class SweepRunner:
             self._finished(active)
         elif self.why is not None:
             self._stopped(active, "trained, the evaluation cut short")
+        elif was_stopped(code):
+            self._interrupted(active, "trained; the evaluation's process was asked to stop from outside")
         else:
             self._failed(active, f"trained, but the evaluation failed: {self._last_words(active, code)}")
 
@@ -172,6 +179,10 @@ class SweepRunner:
         how = "killed" if self._killed else "stopped"
         self._end(active.record, self.why, f"{text}, {how} {where}; the same command goes on")
         self.display.say(f"{active.run.name}: {how} {where}")
+
+    def _interrupted(self, active: ActiveRun, reason: str) -> None:
+        self._end(active.record, "interrupted", reason)
+        self.display.say(f"{active.run.name}: {reason}", "yellow")
 
     def _failed(self, active: ActiveRun, reason: str) -> None:
         self._end(active.record, "failed", shorten(reason, 400))
@@ -225,7 +236,7 @@ class SweepRunner:
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
-        former = {number: signal.signal(number, self._count) for number in (signal.SIGINT, signal.SIGTERM)}
+        former = {number: signal.signal(number, self._count) for number in stop_signals()}
         try:
             yield
         finally:
@@ -233,6 +244,8 @@ class SweepRunner:
                 signal.signal(number, handler)
 
     def _count(self, number: int, frame: FrameType | None) -> None:
+        if not self._signals:
+            self._first_signal = number
         self._signals += 1
 
     def _save_times(self) -> None:

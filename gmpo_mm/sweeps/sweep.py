@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from gmpo_mm.config import Config
+from gmpo_mm.planning.dry_run import open_records, reward_words
 from gmpo_mm.sweeps.directory import SweepDirectory
-from gmpo_mm.sweeps.display import SweepDisplay, print_dry_run
+from gmpo_mm.sweeps.display import Estimator, SweepDisplay, all_seconds_left, print_dry_run
 from gmpo_mm.sweeps.planning import plan_evaluation, plan_sweep
 from gmpo_mm.sweeps.processes import Launcher, LocalLauncher, choose_jobs, visible_gpus
 from gmpo_mm.sweeps.ray_jobs import RayLauncher, check_for_ray, cluster_address
@@ -17,17 +19,19 @@ from gmpo_mm.training.progress import Progress
 
 
 def sweep(
-    file: str, overrides: Sequence[str], *, jobs: int | None, out: str | None, dry_run: bool, command: Sequence[str]
-) -> int:
-    """Run the sweep of a file; returns the exit code (0, 1 when a run failed, 130 after Ctrl-C).
+    file: str, overrides: Sequence[str], *, jobs: int | None, out: str | None, dry_run: bool, command: Sequence[str],
+    tell: Callable[[dict[str, Any]], None] | None = None,
+) -> int:  # fmt: skip
+    """Run the sweep of a file; returns the exit code (0, 1 when a run failed, 130 after Ctrl-C, 143 after SIGTERM).
 
-    Everything that can be wrong in the file, its configurations and its directory is a ConfigError before a run starts.
+    `tell` gets how the runs stand in the end, or for a dry run now. Everything that can be wrong in the file, its
+    configurations and its directory is a ConfigError before a run starts.
     """
     wanted = load_sweep(file, overrides)
     path = Path(out) if out else Path("sweeps") / wanted.name
     with Progress() as progress:
-        planned = plan_sweep(wanted, path, progress)
-        tasks = plan_evaluation(wanted, progress)
+        planned = plan_sweep(wanted, path, progress, prepared=not dry_run)
+        tasks = plan_evaluation(wanted, progress, prepared=not dry_run)
     configs = [run.config for run in planned]
     address = cluster_address(wanted.ray_address, configs)
     gpus = visible_gpus() if address is None else ()
@@ -37,7 +41,11 @@ def sweep(
     else:
         chosen = choose_jobs(jobs, configs, gpus)
     if dry_run:
-        print_dry_run(SweepDirectory.look(path, wanted, planned, tasks, command), chosen)
+        _try_rewards(configs)
+        looked_at = SweepDirectory.look(path, wanted, planned, tasks, command)
+        print_dry_run(looked_at, chosen)
+        if tell is not None:
+            tell(_results(looked_at, chosen))
         return 0
     launcher: Launcher = LocalLauncher(gpus) if address is None else RayLauncher(address)
     if address is None:
@@ -51,9 +59,32 @@ def sweep(
             display.say(f"{len(planned)} runs in {path}, {chosen} at once; {kept} are finished and kept")
             code = SweepRunner(directory, launcher, chosen, display).run()
             display.say(_summary(directory))
+        if tell is not None:
+            tell(_results(directory, chosen))
         return code
     finally:
         lock.release()
+
+
+def _try_rewards(configs: Sequence[Config]) -> None:
+    """Import and call each reward function once, as the dry run of a single run does. Raises ConfigError, RewardError."""
+    tried: dict[str, Config] = {}
+    for config in configs:
+        tried.setdefault(repr((config.worker.reward, config.data.train_files)), config)
+    for config in tried.values():
+        reward_words(config, open_records(config, config.data.train_files or config.data.val_files))
+
+
+def _results(directory: SweepDirectory, jobs: int) -> dict[str, Any]:
+    """The sweep's entry of each run, with how far it is; seconds that are left, None while nothing was measured."""
+    estimates = Estimator(directory).estimates()
+    runs = [
+        directory.record(run).to_json()
+        | {"step": found.progress.step, "total_steps": found.total, "score": found.progress.score, "seconds_left": found.left}
+        for run, found in zip(directory.planned, estimates, strict=True)
+    ]
+    left = all_seconds_left(estimates, jobs)
+    return {"name": directory.sweep.name, "path": str(directory.path), "jobs": jobs, "seconds_left": left, "runs": runs}
 
 
 def _check_engines(configs: Sequence[Config]) -> None:

@@ -25,6 +25,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gmpo_mm.config.keys import nearest, schema_keys, section_names
+from gmpo_mm.config.words import settings_for_key
 from gmpo_mm.errors import ConfigError
 
 KEYS = (
@@ -203,15 +204,23 @@ def _check_name(key: str, name: str) -> None:
 
 
 def _check_keys(content: Mapping[str, Any], known: Sequence[str], what: str, prefix: str) -> None:
+    """ConfigError that names every unknown key at once."""
+    problems = []
     for key, value in content.items():
         if key in known:
             continue
+        message = f"{prefix}{key} = {value!r} ({what}): there is no such key."
+        meant = nearest(str(key), known)
         if prefix == "" and (key in schema_keys() or key in section_names()):
-            raise ConfigError(f"{key} = {value!r} ({what}): a key of the runs; it goes into a list, overrides=[{key}...=...]")
-        meant = nearest(str(key), known, 0.0)
-        raise ConfigError(
-            f"{prefix}{key} = {value!r} ({what}): there is no such key. Did you mean {prefix}{meant}? Known: {', '.join(known)}"
-        )
+            message = f"{key} = {value!r} ({what}): a key of the runs; it goes into a list, overrides=[{key}...=...]"
+        elif meant is not None:
+            message += f" Did you mean {prefix}{meant}? Known: {', '.join(known)}"
+        else:
+            theirs = settings_for_key(str(key), value)
+            message += f" {theirs} It goes into a list, overrides: [...]." if theirs else f" Known: {', '.join(known)}"
+        problems.append(message)
+    if problems:
+        raise ConfigError("\n\n".join(problems))
 
 
 def _take(content: Mapping[str, Any], key: str, fits: Callable[[Any], bool], expected: str, where: str = "") -> Any:

@@ -27,16 +27,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from gmpo_mm.config.checkpoint_paths import MANIFEST_FILE, MODEL_FOLDER, checkpoint_steps, latest_checkpoint
 from gmpo_mm.errors import TrainingError
 from gmpo_mm.training.files import folder_bytes, fsync, remove_tree, sha256
 from gmpo_mm.training.safetensors_file import SafetensorsWriter
 
-MODEL_FOLDER = "huggingface"
 STATE_FILE = "trainer_state.json"
-MANIFEST_FILE = "manifest.json"
 FORMAT = 1
 
-_STEP_NAME = re.compile(r"step_(\d+)\Z")
 _LEFTOVER_NAME = re.compile(r"\.step_(\d+)\.(tmp|old|removing)-\d+\Z")
 
 
@@ -258,20 +256,6 @@ def remove_leftovers(directory: Path) -> list[str]:
         remove_tree(path)
         removed.append(path.name)
     return removed
-
-
-def checkpoint_steps(directory: Path) -> list[int]:
-    """Steps of the complete checkpoints in a `checkpoints` folder, ascending; empty when the folder is missing."""
-    if not directory.is_dir():
-        return []
-    matches = ((path, _STEP_NAME.match(path.name)) for path in directory.iterdir() if path.is_dir())
-    return sorted(int(match.group(1)) for _, match in matches if match)
-
-
-def latest_checkpoint(directory: Path) -> Path | None:
-    """The complete checkpoint of the highest step in a `checkpoints` folder, or None."""
-    steps = checkpoint_steps(directory)
-    return directory / f"step_{steps[-1]}" if steps else None
 
 
 def load_checkpoint(path: Path) -> CheckpointData:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gmpo_mm.config import checkpoint_paths as paths
 from gmpo_mm.training import checkpoint as local
 from gmpo_mm.training import fsdp_checkpoint as fsdp
 
@@ -25,17 +26,10 @@ class CheckpointLayout:
     check: Callable[[Path], Any]
 
 
-def _find_local(path: Path) -> Path | None:
-    """A `step_N` folder, the newest of a `checkpoints` folder, or that of a run directory."""
-    if (path / local.MANIFEST_FILE).is_file():
-        return path
-    return local.latest_checkpoint(path / "checkpoints") or local.latest_checkpoint(path)
-
-
 LOCAL_LAYOUT = CheckpointLayout(
     folder="checkpoints",
-    latest=lambda run: local.latest_checkpoint(run / "checkpoints"),
-    find=_find_local,
+    latest=lambda run: paths.latest_checkpoint(run / "checkpoints"),
+    find=paths.find_checkpoint,
     check=local.load_checkpoint,
 )
 
@@ -47,12 +41,12 @@ def fsdp_layout(processes: int) -> CheckpointLayout:
         fsdp.check_resumable(checkpoint, processes)
 
     def latest(run: Path) -> Path | None:
-        found = fsdp.latest_fsdp_checkpoint(run)
+        found = paths.latest_fsdp_checkpoint(run)
         if found is not None:
             check(found)
         return found
 
-    return CheckpointLayout(folder=".", latest=latest, find=fsdp.find_fsdp_checkpoint, check=check)
+    return CheckpointLayout(folder=".", latest=latest, find=paths.find_fsdp_checkpoint, check=check)
 
 
 def step_of(checkpoint: Path) -> int:

@@ -1,7 +1,5 @@
-"""Checkpoints that EasyR1 and verl write: where the newest complete one is, and its shards merged into safetensors.
+"""Checkpoints that EasyR1 and verl write: whether training can go on from one, and its shards merged into safetensors.
 
-    RUN/checkpoint_tracker.json                     EasyR1: names the last step; written after everything else of it
-    RUN/latest_checkpointed_iteration.txt           verl: the same
     RUN/global_step_N/actor/model_world_size_W_rank_R.pt   one file a process, with its shard of every weight
     RUN/global_step_N/actor/huggingface/            configuration, tokenizer and processor; weights once merged
     RUN/global_step_N/actor/lora_adapter/           the adapter, for LoRA
@@ -14,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,62 +20,21 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from gmpo_mm.config.checkpoint_paths import shard_files
 from gmpo_mm.errors import ConfigError, TrainingError
 from gmpo_mm.training.files import fsync, remove_tree
 
-TRACKERS = {"easyr1": "checkpoint_tracker.json", "verl": "latest_checkpointed_iteration.txt"}
-LOADER_STATES = {"easyr1": "dataloader.pt", "verl": "data.pt"}
-"""The last file of a checkpoint that is written before the tracker."""
 MAX_FILE_BYTES = 5 * 10**9
-_STEP = re.compile(r"global_step_(\d+)\Z")
-_SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt\Z")
 _MERGER = (
     "EasyR1's own merger (scripts/model_merger.py), or verl's (python -m verl.model_merger merge --backend fsdp): --local_dir"
 )
 
 
-def latest_fsdp_checkpoint(run: Path) -> Path | None:
-    """The checkpoint `global_step_N` that the tracker of EasyR1 or verl names; None when nothing was saved yet.
-
-    Raises ConfigError for a tracker that a kill cut off, or that names a checkpoint which is not whole.
-    """
-    engine = next((name for name, file in TRACKERS.items() if (run / file).is_file()), None)
-    if engine is None:
-        return None
-    tracker = run / TRACKERS[engine]
-    whole = [folder for folder in _step_folders(run) if (folder / LOADER_STATES[engine]).is_file()]
-    mend = f"set trainer.resume={whole[-1]} with a new trainer.run_dir" if whole else "give another trainer.run_dir"
-    try:
-        text = tracker.read_text(encoding="utf-8")
-        step = int(json.loads(text)["last_global_step"] if engine == "easyr1" else text)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{tracker} can't be read ({error}), as after a kill while it was written; {mend}") from None
-    folder = run / f"global_step_{step}"
-    if not is_fsdp_checkpoint(folder):
-        raise ConfigError(f"{tracker} names {folder}, which is not there as a whole, so there is nothing to go on from. {mend}")
-    return folder
-
-
-def find_fsdp_checkpoint(path: Path) -> Path | None:
-    """The `global_step_N` folder that a path means: itself, its `actor` folder, or a run directory with a tracker."""
-    if path.name == "actor":
-        path = path.parent
-    return path if is_fsdp_checkpoint(path) else latest_fsdp_checkpoint(path)
-
-
-def is_fsdp_checkpoint(path: Path) -> bool:
-    """Whether a folder is a `global_step_N` with the shards of all of its processes."""
-    return bool(_STEP.match(path.name)) and bool(_shards(path / "actor"))
-
-
 def check_resumable(checkpoint: Path, processes: int) -> None:
     """ConfigError when training can't go on from it: another number of processes wrote it, or without the optimizer."""
     actor = checkpoint / "actor"
-    wrote = len(_shards(actor))
-    mend = (
-        "or start a new run from its weights: `gmpo-mm evaluate` merges them, then "
-        f"worker.actor.model.model_path={actor / 'huggingface'}"
-    )
+    wrote = len(shard_files(actor))
+    mend = f"or start a new run from its weights with worker.actor.model.model_path={checkpoint}"
     if wrote != processes:  # both load shard R into process R
         raise ConfigError(
             f"{checkpoint} was written by {wrote} processes, and trainer.nnodes x trainer.n_gpus_per_node = {processes} now; "
@@ -104,28 +60,12 @@ def merged_model(checkpoint: Path, note: Callable[[str], None] = lambda text: No
         return target
     if not (target / "config.json").is_file():
         raise ConfigError(f"{target} has no config.json; the checkpoint is not whole")
-    shards = _shards(actor)
+    shards = shard_files(actor)
     note(f"merging {len(shards)} shards of {actor} into {target}")
     with torch.no_grad():
         tensors = _merged_tensors(actor, [_load(path) for path in shards], _tied(target))
         _write(tensors, target)
     return target
-
-
-def _step_folders(run: Path) -> list[Path]:
-    found = [path for path in run.iterdir() if path.is_dir() and _STEP.match(path.name)] if run.is_dir() else []
-    return sorted(found, key=lambda path: int(path.name.rpartition("_")[2]))
-
-
-def _shards(actor: Path) -> list[Path]:
-    """The weights' files in the order of their ranks; [] unless all are there."""
-    names = [match for path in actor.glob("model_world_size_*.pt") if (match := _SHARD.match(path.name))]
-    sizes = {int(match.group(1)) for match in names}
-    if len(sizes) != 1:
-        return []
-    ranks = sorted(names, key=lambda match: int(match.group(2)))
-    complete = [int(match.group(2)) for match in ranks] == list(range(sizes.pop()))
-    return [actor / match.group(0) for match in ranks] if complete else []
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -69,6 +69,11 @@ def save_model(
         writer.save_file(tensors, path, metadata)
     if module.dtype in HALF_TYPES and (folder / "config.json").exists():
         _name_float32(folder / "config.json")
+    if hasattr(module, "peft_config"):
+        (folder / "README.md").unlink(missing_ok=True)  # peft's template of a model card, with paths of this machine
+        if not policy.config_files:  # so that the changes of override_config come with the adapter
+            for each in (policy.causal_lm.config, policy.causal_lm.generation_config):
+                each.save_pretrained(folder)
     for file in policy.config_files:  # as they were read, so that every transformers version that read them still can
         shutil.copyfile(file, folder / file.name)
     processor.save(folder)

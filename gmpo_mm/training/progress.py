@@ -1,7 +1,8 @@
-"""What a person sees while a run works: stages with a live line on a terminal, plain lines elsewhere, never silence.
+"""What a person sees while a run works: a table and a live line on a terminal, plain lines elsewhere, never silence.
 
-On a terminal one status line is redrawn (rich). When the output is a file or a pipe, whole lines without control
-characters are printed, and a heartbeat says what is being waited for whenever nothing was printed for a while.
+On a terminal the steps are rows under one header, and a bar and a status line are redrawn below them (rich). When the output is
+a file or a pipe, whole lines without control characters are printed, and a heartbeat says what is being waited for whenever
+nothing was printed for a while. All that is printed stands, as plain lines with their time, in the log (`log_to`).
 """
 
 from __future__ import annotations
@@ -10,45 +11,31 @@ import statistics
 import sys
 import threading
 import time
+import traceback
 import unicodedata
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
+from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from gmpo_mm.errors import GMPOError, StoppedRun
+from gmpo_mm.training import third_party
+from gmpo_mm.training.shown_samples import Sample
+from gmpo_mm.training.step_table import STEP_SECONDS, TableLayout, kl_kind, step_line, validation_line
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-SUMMARY = (
-    ("reward", ("reward/overall",), "{:.3f}"),
-    ("accuracy", ("reward/accuracy",), "{:.3f}"),
-    ("entropy", ("actor/entropy",), "{:.3f}"),
-    ("ratio", ("ratio/token_min", "ratio/token_max"), "{:.3g}..{:.3g}"),
-    ("kl", ("actor/kl_ref", "actor/kl_loss", "actor/ppo_kl"), "{:.4f}"),
-    ("grad", ("actor/grad_norm",), "{:.3g}"),
-    ("val accuracy", ("val/accuracy_reward",), "{:.3f}"),
-)
-"""Label, metric names and format of what a step's line shows: a format with one field takes the first name that is there."""
-
-STEP_SECONDS = ("perf/time_per_step", "timing_s/step")
-
-
-@dataclass(frozen=True)
-class BestSample:
-    """The best response of a step. All text is untrusted: control characters and markup are shown, not obeyed."""
-
-    problem: str
-    response: str
-    answer: str
-    reward: float
+LOG_NAME = "run.log"
 
 
 class Stage:
@@ -105,8 +92,15 @@ class Progress:
         self._lock = threading.RLock()
         self._stages: list[Stage] = []
         self._broken = False
-        self._last_output = self._waiting_since = clock()
+        self._started = self._last_output = self._waiting_since = clock()
         self._step_seconds: deque[float] = deque(maxlen=20)
+        self._steps_began: float | None = None
+        self._steps_done, self._all_step_seconds = 0, 0.0
+        self._at: tuple[int, int] | None = None
+        self._layout: TableLayout | None = None
+        self._lines_below_header = 0
+        self._log: TextIO | None = None
+        self._unlogged: list[str] | None = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._live: Live | None = None
@@ -122,6 +116,12 @@ class Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, GMPOError) and not isinstance(error, StoppedRun):
+            self.log_only(f"error: {error}")  # the command line prints it
+        elif isinstance(error, KeyboardInterrupt):
+            self.log_only(f"ended at once: {error or 'interrupted from the keyboard'}")
+        elif error is not None and not isinstance(error, StoppedRun):
+            self.log_only("".join(traceback.format_exception(kind, error, trace)).rstrip())
         self.close()
 
     def close(self) -> None:
@@ -136,6 +136,41 @@ class Progress:
             except (OSError, ValueError):
                 self._broken = True
             self._live = None
+        with self._lock:
+            if self._log is not None:
+                third_party.hand_to(None)
+                self._log.close()
+            self._log, self._unlogged = None, None
+
+    def log_to(self, path: Path, command: Sequence[str] = ()) -> None:
+        """Append everything that was and will be printed to a file, which is not worth ending a run for when it can't be."""
+        with self._lock:
+            try:
+                self._log = path.open("a", encoding="utf-8", errors="backslashreplace")
+                self._log.write(f"==== {time.strftime('%Y-%m-%d %H:%M:%S')}  {' '.join(command)}\n")
+            except OSError as error:
+                self.warn(f"{path} can't be written ({error.strerror}); the run goes on without a log")
+            unlogged, self._unlogged = self._unlogged or [], None
+            for line in unlogged:
+                self._write_log(line)
+        third_party.hand_to(self.log_only)
+
+    def log_only(self, text: str) -> None:
+        """Write something into the log that the terminal is spared: other packages' warnings, the end of a traceback."""
+        self._write_log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {clean(text, newlines=True)}")
+
+    def _write_log(self, line: str) -> None:
+        with self._lock:
+            if self._unlogged is not None:
+                self._unlogged.append(line)
+            elif self._log is not None:
+                try:
+                    self._log.write(line + "\n")
+                    self._log.flush()
+                except (OSError, ValueError):  # a full disk
+                    self._log = None
+                except RuntimeError:  # a signal came within a write, and its handler has something to say
+                    pass
 
     def stage(self, name: str, total: int | None = None, unit: str = "") -> Stage:
         """`with progress.stage("sampling", 128, "responses") as stage: ... stage.update(done)`."""
@@ -152,27 +187,64 @@ class Progress:
         """Print a warning."""
         self._print(f"warning: {clean(text, newlines=True)}", style="yellow")
 
-    def step_summary(
-        self, step: int, total_steps: int, metrics: Mapping[str, Any], best_sample: BestSample | None = None
-    ) -> None:
-        """Print a step's numbers, what is left of the run, and its best sample."""
+    def step(self, step: int, total_steps: int, metrics: Mapping[str, Any]) -> None:
+        """Print a step's numbers and what is left of the run."""
         with self._lock:
-            cells = summary_cells(metrics)
-            seconds = next((float(metrics[name]) for name in STEP_SECONDS if name in metrics), None)
-            if seconds is not None:  # a validation's numbers have none, and say nothing about the steps
-                self._step_seconds.append(seconds)
-                cells.append(("step time", format_seconds(seconds)))
-            if self._step_seconds:
-                cells.append(("left", format_seconds(self.seconds_left(step, total_steps))))
+            seconds = next((float(metrics[name]) for name in STEP_SECONDS if name in metrics), 0.0)
+            if self._steps_began is None:
+                self._steps_began = self._clock() - seconds
+            self._step_seconds.append(seconds)
+            self._steps_done += 1
+            self._all_step_seconds += seconds
+            self._at = (step, total_steps)
+            left = format_seconds(self.seconds_left(step, total_steps))
+            line = f"step {step}/{total_steps}  {step_line(metrics)}  left {left}"
             if self._is_live:
-                self._emit(_summary_table(step, total_steps, cells, best_sample, self._encodable))
+                self._show_header(total_steps, metrics)
+                assert self._layout is not None
+                self._emit(line, Text(self._layout.row(step, metrics), no_wrap=True, overflow="crop"))
+                self._lines_below_header += 1
             else:
-                line = f"step {step}/{total_steps}  " + "  ".join(f"{name} {value}" for name, value in cells)
-                self._print("\n".join([line, *(_sample_lines(best_sample) if best_sample else [])]))
+                self._print(line)
+
+    def validation(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Print a validation's numbers."""
+        self._print(f"validation after step {step}  {validation_line(metrics)}", style="green")
+
+    def sample(self, step: int, sample: Sample) -> None:
+        """Show one response of a step."""
+        title = f"sample of step {step}: {_WHICH[sample.kind]}, reward {sample.reward:.3f}"
+        fields = _sample_fields(sample)
+        line = f"  {title} | " + " | ".join(f"{name}: {text}" for name, text in fields)
+        # Text, never markup: what a model wrote may contain [red] or [link=...].
+        body = Text("\n").join(Text.assemble((f"{name:<9}", "dim"), self._encodable(text)) for name, text in fields)
+        with self._lock:
+            panel = Panel(body, title=title, title_align="left")
+            self._emit(line, panel)
+            if self._is_live:
+                self._lines_below_header += len(self._console.render_lines(panel))
+
+    def _show_header(self, total_steps: int, metrics: Mapping[str, Any]) -> None:
+        """Above the first row, and again before it would leave the screen."""
+        if self._layout is None:
+            self._layout = TableLayout(self._console.width, total_steps, kl_kind(metrics))
+            if self._layout.left_out:
+                self.log(
+                    f"{self._console.width} characters a line have no room for {', '.join(self._layout.left_out)}; "
+                    f"{LOG_NAME} and metrics.jsonl have all"
+                )
+        elif self._lines_below_header < self._console.height - 6:
+            return
+        for text in self._layout.header():
+            self._console_print(Text(text, style="bold cyan", no_wrap=True, overflow="crop"))
+        self._lines_below_header = 0
 
     def seconds_left(self, step: int, total_steps: int) -> float:
-        """Steps left times the median of the last 20 steps' seconds."""
-        return max(total_steps - step, 0) * (statistics.median(self._step_seconds) if self._step_seconds else 0.0)
+        """Steps left times the median of the last 20 steps' seconds and what came between steps: validations, saving."""
+        if not self._step_seconds or self._steps_began is None:
+            return 0.0
+        between = max(0.0, self._clock() - self._steps_began - self._all_step_seconds) / self._steps_done
+        return max(total_steps - step, 0) * (statistics.median(self._step_seconds) + between)
 
     def heartbeat(self) -> bool:
         """If nothing was printed for `heartbeat_seconds`, print what is being waited for; returns whether it did."""
@@ -193,8 +265,16 @@ class Progress:
 
     def _status(self) -> RenderableType:
         # Without our lock: rich calls this under its own, and printing takes the two in the other order.
-        self._spinner.update(text=Text(self._encodable(self._describe(self._clock())), style="cyan"))
-        return self._spinner
+        now = self._clock()
+        self._spinner.update(text=Text(self._encodable(self._describe(now)), style="cyan"))
+        if self._at is None:
+            return self._spinner
+        done, total = self._at
+        line = Table.grid(padding=(0, 1, 0, 0))
+        gone, left = format_seconds(now - self._started), format_seconds(self.seconds_left(done, total))
+        bar = ProgressBar(total=max(total, 1), completed=done, width=30)
+        line.add_row(f"step {done}/{total}", bar, f"{done / max(total, 1):.0%}", f"{gone} gone, about {left} left")
+        return Group(self._spinner, line)
 
     def _end(self, stage: Stage) -> None:
         with self._lock:
@@ -207,36 +287,38 @@ class Progress:
             self.heartbeat()
 
     def _print(self, text: str, style: str = "") -> None:
-        self._emit(Text(self._encodable(text), style=style))
-
-    def _emit(self, what: RenderableType) -> None:
+        shown = self._encodable(text)
         with self._lock:
-            if self._broken:
-                return
+            self._emit(shown, Text(shown, style=style))
+            self._lines_below_header += 1 + shown.count("\n")
+
+    def _emit(self, line: str, shown: RenderableType | None = None) -> None:
+        """Log the line, and print it, or on a terminal what is shown there instead."""
+        with self._lock:
             self._last_output = self._clock()
-            try:
-                if self._is_live:
-                    self._console.print(what)
-                else:
-                    self._file.write(f"{what}\n")
+            self._write_log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}")
+            if self._is_live:
+                self._console_print(shown if shown is not None else Text(line))
+            elif not self._broken:
+                try:
+                    self._file.write(f"{self._encodable(line)}\n")
                     self._file.flush()
-            except (OSError, ValueError):  # a closed pipe, a full disk, a closed file
-                self._broken = True
+                except (OSError, ValueError):  # a closed pipe, a full disk, a closed file
+                    self._broken = True
+                except RuntimeError:  # as in the log
+                    pass
+
+    def _console_print(self, what: RenderableType) -> None:
+        if self._broken:
+            return
+        try:
+            self._console.print(what)
+        except (OSError, ValueError):
+            self._broken = True
 
     def _encodable(self, text: str) -> str:
         encoding = getattr(self._file, "encoding", None) or "utf-8"
         return text.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def summary_cells(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(label, value) of the metrics that a step's line shows; those that are missing are left out."""
-    cells = []
-    for label, names, form in SUMMARY:
-        there = [float(metrics[name]) for name in names if name in metrics]
-        fields = form.count("{")
-        if len(there) >= fields:
-            cells.append((label, form.format(*there[:fields])))
-    return cells
 
 
 def format_seconds(seconds: float) -> str:
@@ -266,35 +348,13 @@ def shorten(text: str, limit: int) -> str:
     return f"{text[:head]} ... {text[len(text) - (limit - 5 - head) :]}"
 
 
-def _sample_fields(sample: BestSample) -> list[tuple[str, str]]:
-    return [
+_WHICH = {"best": "the best one", "worst": "the worst one", "random": "a random one"}
+
+
+def _sample_fields(sample: Sample) -> list[tuple[str, str]]:
+    fields = [
         ("problem", shorten(sample.problem, 160)),
         ("response", shorten(sample.response, 240)),
         ("answer", shorten(sample.answer, 80)),
     ]
-
-
-def _sample_lines(sample: BestSample) -> list[str]:
-    return [
-        f"  best sample, reward {sample.reward:.3f}",
-        *(f"    {name}: {text}" for name, text in _sample_fields(sample)),
-    ]
-
-
-def _summary_table(
-    step: int,
-    total_steps: int,
-    cells: list[tuple[str, str]],
-    sample: BestSample | None,
-    encodable: Callable[[str], str],
-) -> RenderableType:
-    title = Text(f"step {step}/{total_steps}", style="bold cyan")
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name, _ in cells:
-        table.add_column(name, style="bold", header_style="dim", no_wrap=True)
-    table.add_row(*(Text(value) for _, value in cells))
-    if sample is None:
-        return Group(title, table)
-    # Text, never markup: what a model wrote may contain [red] or [link=...].
-    body = Text("\n").join(Text.assemble((f"{name:<9}", "dim"), encodable(text)) for name, text in _sample_fields(sample))
-    return Group(title, table, Panel(body, title=f"best sample, reward {sample.reward:.3f}", title_align="left"))
+    return [(name, text) for name, text in fields if text or name == "response"]

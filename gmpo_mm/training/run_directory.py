@@ -3,6 +3,7 @@
     config.yaml        the resolved configuration
     environment.json   versions, commit, device, CPU, threads
     run.json           created, running, finished, interrupted or failed; last step; command; reason (rewritten whole)
+    run.log            everything that was printed, and other packages' warnings (progress.py)
     metrics.jsonl      appended, never truncated (metrics_file.py)
     samples/           step_N_train.jsonl, step_N_validation.jsonl
     checkpoints/       step_N, complete or absent (checkpoint.py)
@@ -35,6 +36,7 @@ from gmpo_mm.training.files import write_atomically
 from gmpo_mm.training.lock import DirectoryLock
 from gmpo_mm.training.metrics_file import FILE_NAME as METRICS_FILE
 from gmpo_mm.training.metrics_file import MetricsFile, read_events, read_metrics
+from gmpo_mm.training.overwrite import FormerRun, recover
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -57,6 +59,7 @@ FREE_KEYS = (
     "trainer.val_before_train",
     "trainer.val_only",
     "trainer.val_generations_to_log",
+    "trainer.log_samples",
     "trainer.ray_timeline",
     "ray_address",
     "trainer.nnodes",
@@ -70,6 +73,8 @@ changes rounding, so bit-for-bit equality holds for equal threads only.) A chang
 
 STEP_COUNT_KEYS = ("trainer.max_steps", "trainer.total_epochs")
 """May differ too, which is how a run is extended, unless the learning rate is computed from the number of steps."""
+
+START_OVER = "`gmpo-mm train ... --overwrite`"
 
 _SCHEDULE = "worker.actor.optim."
 _ABSENT = "(not set)"
@@ -110,6 +115,8 @@ class RunDirectory:
     _changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     _lock: DirectoryLock | None = None
     _ended: bool = False
+    _former: FormerRun | None = None
+    """The run that this one replaces, until this one begins."""
     _run_lock: threading.Lock = field(default_factory=threading.Lock)
     """A checkpoint may be written in another thread than the metrics; both write run.json."""
 
@@ -123,12 +130,14 @@ class RunDirectory:
         command: list[str],
         device: Any = None,
         layout: CheckpointLayout = LOCAL_LAYOUT,
+        overwrite: bool = False,
     ) -> RunDirectory:
         """Lock the directory and decide what `trainer.resume` means here; ConfigError when it can't be done.
 
         `auto` continues a run of the same configuration, else starts one; `never` refuses a directory that holds a run;
         `must` refuses one without a complete checkpoint; a path (a checkpoint, or a run directory for its latest one)
         starts a new run from that checkpoint, and continues that new run when the same command is given again.
+        `overwrite` removes the run that is here when the new one begins; until then nothing of it is lost.
         """
         text = config if isinstance(config, str) else yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
         path = Path(path)
@@ -143,6 +152,9 @@ class RunDirectory:
         )
         try:
             run.environment = describe_environment(device)
+            recover(path)
+            if overwrite:
+                run._set_former_aside(resume)
             run._decide(resume)
         except BaseException:
             run.close()
@@ -182,6 +194,9 @@ class RunDirectory:
             write_atomically(self.path / "environment.json", json.dumps(self.environment, indent=2) + "\n")
         write_atomically(self.path / "config.yaml", self.config_text)
         self._write_run(state="running", begun=True, step=self.from_step, total_steps=total_steps, exit_reason=None)
+        if self._former is not None:
+            former, self._former = self._former, None
+            former.remove()
 
     def log_metrics(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl; a "train" line also moves the last step in run.json."""
@@ -217,7 +232,10 @@ class RunDirectory:
         self._ended = True
 
     def close(self) -> None:
-        """Free the lock."""
+        """Put back a run that was to be replaced if this one has not begun, and free the lock."""
+        former, self._former = self._former, None
+        if former is not None:
+            former.put_back()
         if self._lock is not None:
             self._lock.release()
 
@@ -228,11 +246,25 @@ class RunDirectory:
         try:
             if error is not None and self._run.get("begun") and not self._ended:
                 interrupted = isinstance(error, KeyboardInterrupt)
-                reason = "interrupted from the keyboard" if interrupted else f"{type(error).__name__}: {error}"
+                reason = str(error) or "interrupted from the keyboard" if interrupted else f"{type(error).__name__}: {error}"
                 with contextlib.suppress(TrainingError):  # when the disk is what failed, the error on its way says so
                     self.finish("interrupted" if interrupted else "failed", reason)
         finally:
             self.close()
+
+    def _set_former_aside(self, resume: str) -> None:
+        if resume == "must":
+            raise ConfigError("--overwrite and trainer.resume=must contradict each other; leave one of them out")
+        if resume not in ("auto", "never") and Path(resume).absolute().is_relative_to(self.path.absolute()):
+            raise ConfigError(
+                f"--overwrite removes the run in {self.path}, and trainer.resume={resume} would start from it; give another "
+                "trainer.run_dir"
+            )
+        if (self.path / "run.json").is_file():
+            self._run = _read_json(self.path / "run.json")
+            self.notes.append(f"starting over: the run in {self.path} ({self._describe_run()}) is replaced")
+            self._former = FormerRun(self.path)
+            self._former.set_aside()
 
     def _decide(self, resume: str) -> None:
         self._run = self._read_run()
@@ -243,7 +275,7 @@ class RunDirectory:
         if resume == "never" and begun:
             raise ConfigError(
                 f"trainer.resume=never, but {self.path} already holds a run ({self._describe_run()}); give another "
-                "trainer.run_dir, or go on with trainer.resume=auto"
+                f"trainer.run_dir, go on with trainer.resume=auto, or start over with {START_OVER}"
             )
         if resume == "must" and own is None:
             raise ConfigError(
@@ -253,7 +285,8 @@ class RunDirectory:
         if given is not None and begun and self._run.get("started_from") != str(given):
             raise ConfigError(
                 f"trainer.resume={resume} starts a new run from that checkpoint, but {self.path} already holds a run "
-                f"({self._describe_run()}); give another trainer.run_dir, or go on with trainer.resume=auto"
+                f"({self._describe_run()}); give another trainer.run_dir, go on with trainer.resume=auto, or start over with "
+                f"{START_OVER}"
             )
         if begun:
             self._continue(own)
@@ -282,11 +315,11 @@ class RunDirectory:
         if self._run.get("state") == "finished":
             self.notes.append(
                 f"the run in {self.path} finished at step {self._run['step']}; only more steps would be trained "
-                "(trainer.max_steps, trainer.total_epochs)"
+                f"(trainer.max_steps, trainer.total_epochs); {START_OVER} starts over"
             )
         else:
             origin = "from the beginning: no checkpoint was complete" if self.checkpoint is None else f"from {self.checkpoint}"
-            self.notes.append(f"resuming the run in {self.path} ({self._describe_run()}) {origin}")
+            self.notes.append(f"resuming the run in {self.path} ({self._describe_run()}) {origin}; {START_OVER} starts over")
 
     def _compare(self, old_text: str) -> None:
         free: tuple[str, ...] = FREE_KEYS
@@ -302,7 +335,8 @@ class RunDirectory:
             lines.append(f"  (the learning-rate schedule of {_SCHEDULE}* is computed from the number of steps)")
         raise ConfigError(
             f"{self.path} holds a run of another configuration ({self._describe_run()}):\n" + "\n".join(lines) + "\n"
-            "To go on with that run, give its values. To train this configuration, give another trainer.run_dir; with "
+            f"To go on with that run, give its values. To train this configuration, start over with {START_OVER} "
+            "(it removes that run) or give another trainer.run_dir; with "
             f"trainer.resume={self.layout.latest(self.path) or 'PATH'} it starts from a checkpoint"
         )
 

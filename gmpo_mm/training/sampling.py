@@ -15,6 +15,7 @@ from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.errors import TrainingError
 from gmpo_mm.rollout.protocol import Response, RolloutBackend, SamplingParams
 from gmpo_mm.training.batch import SampledGroup
+from gmpo_mm.training.stopping import StopAsked
 
 RewardFunction = Callable[[list[dict[str, Any]]], list[dict[str, float]]]
 Progress = Callable[[str, int, str], None]
@@ -103,13 +104,27 @@ class BatchMaker:
     last_step: int | None = None
 
     def make(
-        self, step: int, progress: Progress | None = None
+        self, step: int, progress: Progress | None = None, stop_wanted: Callable[[], bool] = lambda: False
     ) -> tuple[list[SampledGroup], list[float], dict[str, float]]:
-        """Groups of one step, the greedy baselines of their prompts (empty without), and numbers about the filtering."""
+        """Groups of one step, the greedy baselines of their prompts (empty without), and numbers about the filtering.
+
+        Raises StopAsked when `stop_wanted` between two tries of the filtering, and TrainingError when the tries are over or,
+        where their number is not limited, when an epoch gave no group to keep.
+        """
         groups: list[SampledGroup] = []
         baselines: list[float] = []
-        seen = tries = 0
+        seen = tries = dropped_in_a_row = 0
         while len(groups) < self.prompts:
+            if self.filter_key is not None and tries and stop_wanted():
+                raise StopAsked
+            if self.filter_key is not None and self.max_tries <= 0 and dropped_in_a_row >= len(self.dataset):
+                raise TrainingError(
+                    f"step {step}: online filtering dropped every group of {dropped_in_a_row} prompts, a whole epoch: in none "
+                    f"did the mean {self.filter_key} lie between {self.filter_low} and {self.filter_high}, so more tries "
+                    "(trainer.max_try_make_batch=-1) would not end. Look at the answers and grades of a few responses (the "
+                    "reward function, data.answer_key, data.format_prompt), take easier or harder data, widen "
+                    "algorithm.filter_low/filter_high, or set algorithm.online_filtering=false"
+                )
             if self.filter_key is not None and 0 < self.max_tries <= tries:
                 raise TrainingError(
                     f"step {step}: {tries} tries gave {len(groups)} of {self.prompts} groups with a mean {self.filter_key} "
@@ -123,6 +138,7 @@ class BatchMaker:
                 kept = self._kept(made)
                 made_baselines = [b for b, keep in zip(made_baselines, kept, strict=False) if keep]
                 made = [g for g, keep in zip(made, kept, strict=True) if keep]
+                dropped_in_a_row = 0 if made else dropped_in_a_row + self.prompts_a_call
                 if progress is not None:
                     progress("filtering", len(groups) + len(made), f"kept {len(made)} of {self.prompts_a_call} groups")
             groups += made
@@ -147,6 +163,11 @@ class BatchMaker:
         missing = [key for g in groups for s in g.scores for key in [self.filter_key] if key not in s]
         if missing:
             known = sorted(groups[0].scores[0])
+            if any(f"{self.filter_key}_not_finite" in s for g in groups for s in g.scores):
+                raise TrainingError(
+                    f"algorithm.filter_key={self.filter_key}: the reward function returned a number that is not finite for "
+                    f"{len(missing)} responses, so their groups can't be filtered; mend it, or filter by overall"
+                )
             raise TrainingError(
                 f"algorithm.filter_key={self.filter_key}: the reward function returns no such number; it returns {known}"
             )

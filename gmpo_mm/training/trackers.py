@@ -17,13 +17,17 @@ import os
 import re
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from PIL import Image
 
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.training.files import write_atomically
 from gmpo_mm.training.run_directory import RunDirectory
+from gmpo_mm.training.sample_table import SampleTable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -37,6 +41,10 @@ class Tracker(Protocol):
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Send finite or non-finite numbers of one step."""
+        ...
+
+    def log_samples(self, kind: str, table: SampleTable, step: int) -> None:
+        """Send a few responses of a step, `kind` train or validation."""
         ...
 
     def finish(self) -> None:
@@ -99,6 +107,19 @@ class Trackers:
             except Exception as error:  # any package's any error
                 self._failed(name, step, error)
 
+    def log_samples(
+        self, step: int, kind: str, rows: Sequence[Mapping[str, Any]], pictures: Sequence[Sequence[Image.Image]]
+    ) -> None:
+        """Send a table of these rows of `samples/`, with the pictures of each, to the trackers that can show one."""
+        if not self._trackers or not rows:
+            return
+        table = SampleTable.of(rows, pictures)
+        for name, tracker in self._trackers.items():
+            try:
+                tracker.log_samples(kind, table, step)
+            except Exception as error:  # any package's any error
+                self._failed(name, step, error)
+
     def finish(self) -> None:
         """Close every tracker and write how often each failed; a second call does nothing."""
         for name, tracker in self._trackers.items():
@@ -143,6 +164,13 @@ class _TensorBoard:
             self.writer.add_scalar(name, value, step)
         self.writer.flush()
 
+    def log_samples(self, kind: str, table: SampleTable, step: int) -> None:
+        self.writer.add_text(f"samples/{kind}", table.markdown(), step)
+        for number, pictures in enumerate(table.pictures):
+            for i, picture in enumerate(pictures):
+                self.writer.add_image(f"samples_{kind}/row_{number}_picture_{i}", np.asarray(picture), step, dataformats="HWC")
+        self.writer.flush()
+
     def finish(self) -> None:
         self.writer.close()
 
@@ -165,6 +193,16 @@ class _Wandb:
     def log(self, metrics: dict[str, float], step: int) -> None:
         self.run.log(metrics, step=step)
 
+    def log_samples(self, kind: str, table: SampleTable, step: int) -> None:
+        import wandb
+
+        columns, rows = list(table.columns), [list(row) for row in table.rows]
+        for i in range(max(map(len, table.pictures))):
+            columns.append(f"picture_{i}")
+            for row, pictures in zip(rows, table.pictures, strict=True):
+                row.append(wandb.Image(pictures[i]) if i < len(pictures) else None)
+        self.run.log({f"samples/{kind}": wandb.Table(columns, rows)}, step=step)
+
     def finish(self) -> None:
         self.run.finish()
 
@@ -180,11 +218,30 @@ class _Mlflow:
         self.mlflow = mlflow
         active = mlflow.start_run(run_id=_identity(run, "mlflow"), run_name=_trainer(config, "experiment_name"))
         _remember(run, "mlflow", active.info.run_id)
+        self._tables: list[dict[str, str]] = json.loads(active.data.tags.get("mlflow.loggedArtifacts", "[]"))
         # As a file: a parameter can't change when a run is extended, and servers bound its length and number.
         mlflow.log_text(run.config_text, "config.yaml")
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         self.mlflow.log_metrics({re.sub(r"[^\w./: -]", "_", name): value for name, value in metrics.items()}, step=step)
+
+    def log_samples(self, kind: str, table: SampleTable, step: int) -> None:
+        """A table as `mlflow.log_table` writes it, which appends to a file that is there; a resumed run replaces it."""
+        name = f"samples/{kind}_step_{step}"
+        data = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+        for i in range(max(map(len, table.pictures))):
+            for number, (row, pictures) in enumerate(zip(data, table.pictures, strict=True)):
+                row[f"picture_{i}"] = None
+                if i < len(pictures):
+                    file = f"{name}/row_{number}_picture_{i}.png"
+                    self.mlflow.log_image(pictures[i], file)
+                    row[f"picture_{i}"] = {"type": "image", "filepath": file, "compressed_filepath": file}
+        split = {"columns": list(data[0]), "data": [list(row.values()) for row in data]}
+        self.mlflow.log_text(json.dumps(split, ensure_ascii=False), f"{name}.json")
+        entry = {"path": f"{name}.json", "type": "table"}
+        if entry not in self._tables:
+            self._tables.append(entry)
+        self.mlflow.set_tag("mlflow.loggedArtifacts", json.dumps(self._tables))
 
     def finish(self) -> None:
         self.mlflow.end_run()
@@ -212,6 +269,17 @@ class _Swanlab:
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         self.swanlab.log(metrics, step=step)
+
+    def log_samples(self, kind: str, table: SampleTable, step: int) -> None:
+        swanlab = self.swanlab
+        lines = [swanlab.Text("\n".join(f"{name}: {cell}" for name, cell in zip(table.columns, row))) for row in table.rows]
+        found: dict[str, Any] = {f"samples/{kind}": lines}
+        pictures = [
+            swanlab.Image(picture, caption=f"row {number}") for number, row in enumerate(table.pictures) for picture in row
+        ]
+        if pictures:
+            found[f"samples/{kind}_pictures"] = pictures
+        swanlab.log(found, step=step)
 
     def finish(self) -> None:
         self.swanlab.finish()

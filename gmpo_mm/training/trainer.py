@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
+from typing import Any, NoReturn
 
 import torch
 
@@ -31,40 +30,19 @@ from gmpo_mm.training.batch import Batch, SampledGroup, mean_of_scores, sample_r
 from gmpo_mm.training.checkpoint import CheckpointData, load_optimizer_tensors
 from gmpo_mm.training.checkpoint_saver import CheckpointSaver
 from gmpo_mm.training.gpu_metrics import UpdateMeter, memory_metrics, meter_of, start_step
+from gmpo_mm.training.learning_watch import LearningWatch
 from gmpo_mm.training.model_files import load_weights
 from gmpo_mm.training.offload import Offload
 from gmpo_mm.training.optimizer import learning_rate
-from gmpo_mm.training.progress import BestSample, Progress
+from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.sampling import BatchMaker, prompt_seed
+from gmpo_mm.training.shown_samples import choose_rows, choose_sample, is_due, table_rows
 from gmpo_mm.training.step_metrics import batch_metrics
+from gmpo_mm.training.stopping import StopAsked, StopRequest
 from gmpo_mm.training.trackers import Trackers
 from gmpo_mm.training.update_metrics import log_prob_gap
 from gmpo_mm.training.validation import Validator
-
-
-class StopRequest:
-    """Ctrl-C or SIGTERM: the first asks for an orderly stop after the step, the second stops at once."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.wanted = False
-        self._progress = progress
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handle the signals while training; the former handlers come back afterwards."""
-        former = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.wanted:
-            raise KeyboardInterrupt
-        self.wanted = True
-        self._progress.warn("stopping: this step is finished and saved first (interrupt again to stop at once)")
 
 
 @dataclass
@@ -91,18 +69,31 @@ class Trainer:
     best_score: float | None = None
     best_step: int | None = None
     _last_saved: int = field(default=-1, init=False)
+    _finished: tuple[int, dict[str, Any]] = field(init=False)
+    """The last finished step and the state after it, for a checkpoint when the next one fails."""
+    _is_between_steps: bool = field(default=True, init=False)
+    """Whether the weights are those after the last finished step: not in the middle of a step's updates."""
+    _validation_is_due: bool = field(default=False, init=False)
+    """The run was saved after a step whose validation failed."""
     _saver: CheckpointSaver = field(init=False)
+    _watch: LearningWatch = field(init=False)
     _meter: UpdateMeter | None = field(default=None, init=False)
 
     # ---- the loop -----------------------------------------------------------------------------------------------------
 
     def fit(self) -> None:
-        """Train from the run's last checkpoint to `total_steps`; every way out leaves a run that can go on."""
+        """Train from the run's last checkpoint to `total_steps`; every way out leaves a run that can go on.
+
+        Raises StoppedRun when it was asked to stop before the last step.
+        """
         trainer = self.config.trainer
         data = self.run.load_checkpoint()
         if data is not None:
             self._load(data)
         self._last_saved = self.run.from_step
+        self._finished = self.run.from_step, self._state()
+        self.actor.optimizer.register_step_post_hook(self._weights_changed)
+        self._watch = LearningWatch(self.progress)
         self._hand_over()
         stop = StopRequest(self.progress)
         self._meter = meter_of(self.policy)
@@ -111,45 +102,94 @@ class Trainer:
             keep=trainer.save_limit, model_only=trainer.save_model_only,
         )  # fmt: skip
         with stop.listening(), self._saver:
-            if self.validator is not None and trainer.val_before_train and (self.run.from_step == 0 or trainer.val_only):
+            at_start = trainer.val_before_train and (self.run.from_step == 0 or trainer.val_only)
+            if self.validator is not None and (at_start or self._validation_is_due):
                 self._validate(self.run.from_step)
             if trainer.val_only:
                 self._end(self.run.from_step)
                 return
             for step in range(self.run.from_step + 1, self.total_steps + 1):
                 self._saver.check()
-                self._step(step)
+                if stop.wanted:
+                    self._stop(stop, step - 1)
                 last = step == self.total_steps
-                if self.validator is not None and _is_due(step, trainer.val_freq, last):
-                    self._validate(step)
+                try:
+                    with self._saved_on_error():
+                        self._step(step, stop)
+                        if self._validates_after(step):
+                            self._validate(step)
+                            self._finished = step, self._state()
+                except StopAsked:  # between two tries of online filtering: their prompts come again
+                    self.order.load_state_dict(self._finished[1]["order"])
+                    self._stop(stop, step - 1)
                 if _is_due(step, trainer.save_freq, last) or stop.wanted:
                     # nothing trains beside the run's last write: no snapshot
                     self._save(step, background=not (last or stop.wanted))
                 if stop.wanted and not last:
-                    self._saver.wait()  # asked to stop after that save had begun
-                    self._stopped(step)
-                    return
+                    self._stop(stop, step)
             self._end(self.total_steps)
 
-    def _stopped(self, step: int) -> None:
-        self.run.finish("interrupted", "asked to stop; saved first")
-        self.progress.log(
-            f"stopped after step {step} of {self.total_steps}, saved in {self.run.path}; the same command goes on there"
-        )
+    def _validates_after(self, step: int) -> bool:
+        return self.validator is not None and _is_due(step, self.config.trainer.val_freq, step == self.total_steps)
+
+    def _weights_changed(self, *_: object) -> None:
+        self._is_between_steps = False
+
+    def _step_finished(self, step: int) -> None:
+        """The weights are those after `step`; a validation that belongs to it is made up for if it fails."""
+        due = {"validation_due": True} if self._validates_after(step) else {}
+        self._finished = step, self._state() | due
+        self._is_between_steps = True
+
+    @contextmanager
+    def _saved_on_error(self) -> Iterator[None]:
+        """Save the last finished step before an error in the next one (data, reward, tracker, ...) ends the run."""
+        try:
+            yield
+        except StopAsked:
+            raise
+        except (Exception, SystemExit):
+            step, state = self._finished
+            if step > self._last_saved:
+                self._rescue(step, state)
+            raise
+
+    def _rescue(self, step: int, state: dict[str, Any]) -> None:
+        if not self._is_between_steps:
+            self.progress.warn(
+                f"the error came between the updates of step {step + 1}, so nothing can be saved: the weights are those of no "
+                "finished step; the last checkpoint stays"
+            )
+            return
+        try:
+            self._write(step, state, background=False)
+        except Exception as error:  # the error that is on its way says why the run ends
+            self.progress.warn(f"could not save step {step} first: {error}")
+        else:
+            self.progress.warn(f"saved step {step} first, in {self.run.path}; the same command goes on there")
+
+    def _stop(self, stop: StopRequest, step: int) -> NoReturn:
+        self._save(step, background=False)
+        self._saver.wait()  # asked to stop after that save had begun
+        self._watch.summary()
+        stop.end(self.run, step, self.total_steps)
 
     def _end(self, step: int) -> None:
         self.run.finish("finished")
         self.trackers.finish()
+        self._watch.summary()
         self.progress.log(f"finished {step} steps; everything is in {self.run.path}")
 
-    def _step(self, step: int) -> None:
+    def _step(self, step: int, stop: StopRequest) -> None:
         start_step(self.policy.device)
         started = time.perf_counter()
         timings: dict[str, float] = {}
         torch.manual_seed(prompt_seed(self.config.worker.rollout.seed, step))  # dropout, where a model has any
         prompts = self.batches.prompts
         with self._timed("gen", timings), self.progress.stage(f"step {step}: sampling", prompts, "prompts") as stage:
-            groups, baselines, facts = self.batches.make(step, lambda _, done, note: stage.update(done, note))
+            groups, baselines, facts = self.batches.make(
+                step, lambda _, done, note: stage.update(done, note), lambda: stop.wanted
+            )
             self._take_back()
         batch = Batch(groups)
         gap = self._prepare_log_probs(step, batch, timings)
@@ -173,10 +213,12 @@ class Trainer:
                 batch, update.epochs, update.drop_zero_advantage, timings["update_actor"]
             )
         self._check_gap(step, metrics)
+        self._step_finished(step)
         routing = self.actor.routing
         if routing is not None and routing.routed_LE is not None:
             self.run.log_metrics(step, "experts", {"moe/expert_share": routing.shares_LE().tolist()})
         self._record(step, "train", metrics, groups, batch)
+        self._watch.step(step, metrics)
 
     def _hand_over(self) -> None:
         """Give the sampler the weights and, for as long as it samples (and validates), the device."""
@@ -279,22 +321,39 @@ class Trainer:
         advantages = batch.advantages_BT[:, 0].tolist() if batch is not None else None
         log_ratios_B = self.actor.log_ratios_B if batch is not None else None
         ratios = None if log_ratios_B is None else log_ratios_B.tolist()
-        self.run.write_samples(step, kind, sample_rows(groups, advantages, ratios))
+        rows = sample_rows(groups, advantages, ratios)
+        self.run.write_samples(step, kind, rows)
         self.trackers.log(step, kind, metrics)
-        if self.trackers.console:
-            self.progress.step_summary(step, self.total_steps, metrics, _best_sample(groups))
+        every = self.config.trainer.log_samples
+        if self.trackers.console and kind == "train":
+            self.progress.step(step, self.total_steps, metrics)
+        elif self.trackers.console:
+            self.progress.validation(step, metrics)
+        if self.trackers.console and kind == "train" and is_due(step, every):
+            self.progress.sample(step, choose_sample(rows, step, every))
+        chosen = choose_rows(rows, step, self._table_rows(step, kind))
+        pictures = [groups[i // len(groups[0].texts)].prompt.images for i in chosen]
+        self.trackers.log_samples(step, kind, [rows[i] for i in chosen], pictures)
+
+    def _table_rows(self, step: int, kind: str) -> int:
+        trainer = self.config.trainer
+        return table_rows(step, kind, trainer.log_samples, trainer.val_generations_to_log)
 
     def _save(self, step: int, background: bool) -> None:
-        if step == self._last_saved:
-            return
-        state = {
+        if step != self._last_saved:
+            self._write(step, self._state(), background)
+
+    def _state(self) -> dict[str, Any]:
+        return {
             "order": self.order.state_dict(),
             "kl": self.kl.state_dict(),
             "best_score": self.best_score,
             "best_step": self.best_step,
             "skipped_in_a_row": self.actor.skipped_in_a_row,
         }
-        protect = {self.best_step} if self.best_step is not None else set()
+
+    def _write(self, step: int, state: dict[str, Any], background: bool) -> None:
+        protect = {state["best_step"]} if state["best_step"] is not None else set()
         self._saver.save(step, state, protect, background=background)
         self._last_saved = step
 
@@ -307,6 +366,7 @@ class Trainer:
         self.kl.load_state_dict(data.state["kl"])
         self.best_score, self.best_step = data.state["best_score"], data.state["best_step"]
         self.actor.skipped_in_a_row = data.state["skipped_in_a_row"]
+        self._validation_is_due = data.state.get("validation_due", False)
 
     @contextmanager
     def _timed(self, name: str, timings: dict[str, float]) -> Iterator[None]:
@@ -318,11 +378,3 @@ class Trainer:
 def _is_due(step: int, every: int, last: bool) -> bool:
     """EasyR1's rule: every `every` steps (-1 or 0: never) and, in any case, after the last one."""
     return last or (every > 0 and step % every == 0)
-
-
-def _best_sample(groups: list[SampledGroup]) -> BestSample:
-    group, i = max(
-        ((g, i) for g in groups for i in range(len(g.texts))), key=lambda found: found[0].scores[found[1]]["overall"]
-    )
-    record = group.prompt.record
-    return BestSample(record.problem, group.texts[i], record.answer, group.scores[i]["overall"])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gmpo_mm.data import PromptDataset
 from gmpo_mm.rollout.protocol import SamplingParams
+from gmpo_mm.training.accuracy import not_0_or_1
 from gmpo_mm.training.batch import SampledGroup, mean_of_scores
 from gmpo_mm.training.sampling import Progress, Sampler, evaluation_seed
 
@@ -24,7 +25,7 @@ class Validator:
     """Called after every sampling call, so that image features of the whole set are never held at once."""
 
     def run(self, progress: Progress | None = None) -> tuple[dict[str, float], list[SampledGroup]]:
-        """Metrics under EasyR1's names (`val/accuracy_reward` is Pass@1 when accuracy is 0 or 1), and all groups.
+        """Metrics under EasyR1's names (`accuracy.accuracy_of` tells which of them is Pass@1), and all groups.
 
         `val/reward_score` is the mean of `overall`; every other number of the reward function is `val/<key>_reward`.
         """
@@ -39,6 +40,7 @@ class Validator:
             if progress is not None:
                 progress("validation", end, f"{end} of {len(self.dataset)} problems")
         metrics = {f"val/{key}_reward": value for key, value in mean_of_scores(groups).items()}
+        metrics |= not_0_or_1(score for group in groups for score in group.scores)
         metrics["val/reward_score"] = metrics["val/overall_reward"]
         lengths = [len(r.token_ids_T) for g in groups for r in g.responses]
         metrics |= {

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from operator import itemgetter
+from string import ascii_lowercase
 
 from gmpo_mm.verifiers.equations import same_relation
 from gmpo_mm.verifiers.intervals import MIRRORED, same_reals
@@ -216,7 +218,12 @@ def _lists(a: Node, b: Node, rules: Rules) -> bool | None:
 
 
 def _values(node: Node, rules: Rules) -> list[Node]:
-    return [(settle(item, rules).forms or (item,))[0] for item in node.items]
+    """Values in the order of their names where these follow each other: `y = 2, x = 1` is `1, 2`."""
+    items = list(node.items)
+    names = [assigned_name(item) or "" for item in items]
+    if all(names) and "".join(sorted(names)) in ascii_lowercase:
+        items = [item for _, item in sorted(zip(names, items, strict=True), key=itemgetter(0))]
+    return [(settle(item, rules).forms or (item,))[0] for item in items]
 
 
 def _in_order(a: Sequence[Node], b: Sequence[Node], rules: Rules) -> bool | None:

@@ -29,6 +29,12 @@ def remove_invisible(text: str) -> str:
     return text.translate(_INVISIBLE)
 
 
+_JOINT = re.compile(
+    r"\}[\s$.]*(?:\\text\s*\{\s*)?(?:,|;|and\b|or\b)(?:[\s$,.}]|\\[ ,;]|and\b|or\b|\\text\s*\{)*\Z", re.IGNORECASE
+)
+MAX_JOINED = 2000  # characters from the first to the last of several boxes
+
+
 def is_empty(text: str) -> bool:
     r"""Whether nothing of an answer is seen: `\text{}`, `{ }`, `$$`, `\,`."""
     return not _SHOWS_NOTHING.sub("", remove_invisible(text[:2000]))
@@ -43,8 +49,19 @@ def last_boxed(text: str) -> str | None:
     span = max(_boxes(text, last), default=None)
     if span is None and (bare := _BARE_BOX.match(text, last)) and (content := bare[1].rstrip(".,;:")):
         return content
+    if span and _JOINT.search(text, max(0, last - 60), last):
+        return ", ".join(_joined(text[max(0, last - MAX_JOINED) :]))
     span = span or max(_boxes(text), default=None)
     return None if span is None else text[span[0] : span[1]]
+
+
+def _joined(text: str) -> list[str]:
+    r"""The last boxes of a text between which only `,`, `and`, `or` stand: `\boxed{1} and \boxed{2}` is one answer."""
+    spans = all_boxes(text)
+    first = len(spans) - 1
+    while first and _JOINT.fullmatch("}" + BOX_OPENING.sub("", text[spans[first - 1][1] + 1 : spans[first][0]])):
+        first -= 1
+    return list(dict.fromkeys(text[start:end].strip() for start, end in spans[first:]))
 
 
 def _boxes(text: str, start: int = 0) -> Iterator[tuple[int, int]]:

@@ -10,12 +10,13 @@ from typing import Any
 from gmpo_mm.verifiers import countdown, olympiadbench
 from gmpo_mm.verifiers.copied import without_copies
 from gmpo_mm.verifiers.drgrpo import grade_drgrpo
+from gmpo_mm.verifiers.golds import gold_answer
 from gmpo_mm.verifiers.grading import DEFAULT_TIMEOUT, KINDS, Gold, Grade, check_arguments, grade_batch
 
 __all__ = ["GRADERS", "KINDS", "Grader", "check_grader", "grade_responses", "grader_info"]
 
-ENGINE_VERSION = 3
-"""Raised when the equivalence engine's grades can change; with rules 2 of its own a grader is version 302."""
+ENGINE_VERSION = 4
+"""Raised when the equivalence engine's grades can change; with rules 2 of its own a grader is version 402."""
 MINERVA_VERSION = 2
 
 
@@ -100,8 +101,14 @@ def grade_responses(
     """
     chosen = GRADERS[check_grader(grader)]
     check_arguments(responses, golds, kind, extraction, timeout)
+    if grader != "countdown":
+        golds = [_read_gold(gold) for gold in golds]
     grades = chosen.grade(responses, golds, kind, extraction=extraction, timeout=timeout)
     return without_copies(grades, golds, problems if chosen.reads_problem else None, unevaluated)
+
+
+def _read_gold(gold: Gold) -> Gold:
+    return gold_answer(gold) if isinstance(gold, str) else [gold_answer(str(text)) for text in gold]
 
 
 def grader_info(grader: str, extraction: str, timeout: float, unevaluated: str = "accept") -> dict[str, Any]:

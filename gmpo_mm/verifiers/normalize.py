@@ -82,11 +82,23 @@ _RENAMED = [
         r"\\not\s*=": " != ", r"==": "=", r"\$": " ", r"\{,\}": ",",
         r"(?i)(?<![A-Za-z\\])(?:infinity|infty|oo)(?![A-Za-z])": r" \\infty ",
         r"(?<=[)\]⟭])\s*U\s*(?=[(\[⟬])": r" \\cup ",
+        r"(?<=[\d}/])\s*secs?\.?$": " seconds",  # `30 sec` is no secant
+        r"\\(begin|end) ?\{ ?(?:align|gathered|gather|split|equation|eqnarray)\*? ?\}": r"\\\1{aligned}",
         r"(?<![A-Za-z\\])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt"
         r"|pi|theta|alpha|beta|gamma|lambda|phi|omega)(?![A-Za-z])": r"\\\1",
         r"\s+": " ",
     }.items()
 ]  # fmt: skip
+# Chinese words that models write around a number.
+_CHINESE = dict(
+    pair.split("=")
+    for pair in str.split(
+        "平方=square 立方=cubic 厘米=centimeter 毫米=millimeter 分米=decimeter 千米=kilometer 公里=kilometer 米=meter "
+        "千克=kilogram 公斤=kilogram 克=gram 毫升=milliliter 升=liter 小时=hour 分钟=minute 秒=second 天=day 元=yuan "
+        "人=people 个= 度=° 或者=or 或=or 和=and 、=, 。=. 答案是=the_answer_is 答案为=the_answer_is 最终= 因此=so 所以=so"
+    )
+)
+_CHINESE_WORD = re.compile("|".join(_CHINESE))
 _IN_LATEX = str.maketrans(
     {"⟬": "\\{", "⟭": "\\}", "⟨": r" \langle ", "⟩": r" \rangle ", "⌊": r" \lfloor ", "⌋": r" \rfloor "}
     | {"⌈": r" \lceil ", "⌉": r" \rceil ", ROW_END: "\\\\", DOLLAR: "", UPRIGHT: ""}
@@ -103,6 +115,8 @@ def normalise(text: str) -> str:
 def canonical(text: str) -> str:
     """As `normalise`, with one character for each bracket, row end and currency sign."""
     text = _BOLD.sub(r"\1", remove_invisible(text)).translate(_CHARACTERS)
+    if not text.isascii():
+        text = _CHINESE_WORD.sub(lambda word: f" {_CHINESE[word[0]]} ".replace("_", " "), text)
     if "\\" in text:
         if r"\\begin" in text:  # escaped once too often
             text = text.replace("\\\\", "\\")

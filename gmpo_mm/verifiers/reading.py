@@ -79,8 +79,11 @@ def read(text: str) -> Reading:
             letter = in_brackets or letter
             return Reading(letter, letter=letter.upper())
         one_thing = len(re.findall(r"\d+(?:[.,]\d+)*", option)) <= 1 or not has_words(option)
-        if one_thing and not _SAYS_MORE.search(option) and (in_brackets or letter.isupper()):
-            return Reading(said, letter=(in_brackets or letter).upper())
+        letter = in_brackets or letter
+        letters = re.sub(r"\\[A-Za-z]+|[^A-Za-z]", "", option)  # `(b) h` is a product
+        is_product = len(letters) == len(option) == 1 or (letter.islower() and letters and not has_words(option))
+        if one_thing and not is_product and not _SAYS_MORE.search(option) and (in_brackets or letter.isupper()):
+            return Reading(said, letter=letter.upper())
     if has_words(said):
         said = canonical(_value_in_prose(said))
         if (choice := _CHOICE.fullmatch(said)) and choice[3] is None:

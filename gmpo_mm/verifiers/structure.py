@@ -204,8 +204,11 @@ def _matrix(text: str, depth: int) -> Node | None:
     factor, begin, rest = text.partition("\\begin")
     if not begin:
         return None
-    if "&" not in text and (system := _CASES.fullmatch(text)):
-        return Node("list", text, _parts(split(system.group(1), "row")[0], depth), connector="and")
+    if (system := _CASES.fullmatch(text)) and ("aligned" in text or "&" not in text):
+        # `x &= 2 + 3 \\\\ &= 5` is one chain
+        joined = re.sub(r"␞ *(?=<=|>=|!=|[<>=])", "", system[1].replace("&", " "))
+        lines = _parts(split(joined, "row")[0], depth)
+        return lines[0] if len(lines) == 1 else Node("list", text, lines, connector="and")
     match = _MATRIX.fullmatch(begin + rest)
     factor = factor.strip().removesuffix("*").strip()
     # A sum with a matrix is for `matrices`.

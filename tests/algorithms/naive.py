@@ -55,6 +55,8 @@ def every_config() -> list[PolicyLossConfig]:
             configs.append(PolicyLossConfig(loss_type=loss_type, loss_avg_mode=mode))
     configs.append(PolicyLossConfig(clip_ratio_low=0.1, clip_ratio_high=0.5, clip_ratio_dual=1.6))
     configs.append(PolicyLossConfig(loss_type="sapo", tau_positive=0.5, tau_negative=2.0))
+    for loss_type in ("default", "gspo_token", "cispo"):  # one-sided: no lower bound
+        configs.append(PolicyLossConfig(loss_type=loss_type, clip_ratio_low=1.0, clip_ratio_high=0.5, clip_ratio_dual=1.7))
     return configs
 
 

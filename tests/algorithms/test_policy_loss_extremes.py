@@ -107,3 +107,15 @@ def test_nan_on_a_valid_token_is_not_hidden(config):
     value, _, metrics = run([[0.1, float("nan")], [0.1, 0.1]], [1.0, 1.0], config)
     assert math.isnan(value)
     assert math.isnan(metrics["ratio/token_max"])
+
+
+def test_a_lower_bound_of_1_is_none() -> None:
+    """EasyR1's files set clip_ratio_low: 1.0 for a one-sided CISPO; ratios of 1e-4 are then left alone."""
+    log_ratios = torch.tensor([[-9.0, 0.0]])
+    old = torch.full_like(log_ratios, -1.0)
+    log_probs = (log_ratios - 1.0).requires_grad_()
+    mask = torch.ones_like(log_ratios, dtype=torch.bool)
+    config = PolicyLossConfig(loss_type="cispo", clip_ratio_low=1.0, clip_ratio_high=4.0)
+    compute_policy_loss(log_probs, old, torch.ones(1), mask, config).sum.backward()
+    assert log_probs.grad is not None
+    torch.testing.assert_close(log_probs.grad, -log_ratios.exp())

@@ -164,7 +164,7 @@ def test_shapes_that_do_not_fit_are_errors(which):
     ("kwargs", "message"),
     [
         ({"loss_avg_mode": "sequence"}, "loss_avg_mode: 'sequence'"),
-        ({"clip_ratio_low": 1.0}, "clip_ratio_low"),
+        ({"clip_ratio_low": 1.01}, "clip_ratio_low"),
         ({"clip_ratio_high": -0.1}, "clip_ratio_high"),
         ({"clip_ratio_dual": 1.0}, "clip_ratio_dual"),
         ({"tau_positive": 0.0}, "tau_positive"),

@@ -15,9 +15,11 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with a data file, a reward function, a prompt template and a model folder."""
     (tmp_path / "train.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n' * 8)
     (tmp_path / "test.jsonl").write_text('{"problem": "2+2", "answer": "4"}\n' * 3)
-    (tmp_path / "reward.py").write_text("def compute_score(reward_inputs):\n    return []\n")
+    reward = "def compute_score(reward_inputs):\n    return [{'overall': 1.0} for _ in reward_inputs]\n"
+    (tmp_path / "reward.py").write_text(reward)
     (tmp_path / "prompt.jinja").write_text("{{ content }}")
     (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

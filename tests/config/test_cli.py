@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gmpo_mm import __version__
-from gmpo_mm.config import load_config, validate_for_training
+from gmpo_mm.config import cautions, ineffective_keys, load_config, validate_for_training
 from gmpo_mm.doctor import diagnose, print_report
 from tests.config.conftest import VALID
 
@@ -72,12 +72,13 @@ def test_a_mistake_is_one_message_without_traceback_and_exit_code_2(
     assert not (workplace / "runs").exists()
 
 
-def test_a_dry_run_prints_the_config_and_what_would_happen_and_writes_nothing(workplace: Path) -> None:
+def test_a_dry_run_prints_what_would_happen_and_writes_nothing(workplace: Path) -> None:
     write_config(workplace)
     before = sorted(workplace.rglob("*"))
     done = run("train", "run.yaml", "trainer.max_steps=5", f"worker.actor.model.model_path={TINY}", "--dry-run", cwd=workplace)
     assert done.returncode == 0, done.stderr
-    assert "loss_type: gmpo" in done.stdout
+    assert done.stdout.startswith("What would happen"), "the plan comes first"
+    assert "loss_type: gmpo" not in done.stdout, "the YAML stands behind --print-config"
     assert "5 (trainer.max_steps)" in done.stdout
     assert "4 prompts x 4 samples = 16 responses" in done.stdout
     assert "0.001 billion parameters" in done.stdout
@@ -113,15 +114,28 @@ def test_the_papers_geometry3k_configs_pass_a_dry_run_without_the_hub(name: str)
     assert "optimizer states alone take 123." in words or "Memory by phase" in words
 
 
-def test_the_two_geometry3k_configs_differ_in_the_loss_and_the_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_geometry3k_arms_differ_in_the_loss_and_the_name_and_easyr1s_in_its_mean_and_dual_clip(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from gmpo_mm.config import config_differences
+    from gmpo_mm.config.loss import loss_unit_of
 
     monkeypatch.chdir(ROOT)
-    arms = [load_config(f"configs/geometry3k/{name}_qwen2_5_vl_7b.yaml", []) for name in ("gmpo", "grpo")]
+    names = ("gmpo", "grpo", "grpo_eq1", "gspo")
+    arms = [load_config(f"configs/geometry3k/{name}_qwen2_5_vl_7b.yaml", []) for name in names]
     for arm in arms:
         validate_for_training(arm)
-    different = {key for key, _, _ in config_differences(arms[0].config, arms[1].config)}
-    assert different == {"worker.actor.loss_type", "trainer.experiment_name"}
+        assert not cautions(arm)
+        assert not [key for key, _, _ in ineffective_keys(arm) if key.startswith("worker.actor.clip")]
+    loss = ("loss_type", "loss_avg_mode", "clip_ratio_low", "clip_ratio_high", "clip_ratio_dual")
+    allowed = {*(f"worker.actor.{name}" for name in loss), "trainer.experiment_name"}
+    for arm in arms[1:]:
+        assert {key for key, _, _ in config_differences(arms[0].config, arm.config)} <= allowed
+    assert [loss_unit_of(arm.config) for arm in arms] == ["seq", "token", "seq", "seq"]
+    actors = [arm.config.worker.actor for arm in arms]
+    assert [(a.clip_ratio_low, a.clip_ratio_high, a.clip_ratio_dual) for a in actors[1:]] == [
+        (0.2, 0.3, 3.0), (0.2, 0.2, 1e6), (3e-4, 4e-4, 1e6),
+    ]  # fmt: skip
     val = arms[0].config.worker.rollout.val_override_config
     assert val == {"temperature": 0.5, "top_p": 1.0, "n": 16}, "the paper's protocol"
 

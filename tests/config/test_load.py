@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from gmpo_mm.config import Config, config_differences, load_config, to_yaml
+from gmpo_mm.config import Config, config_differences, load_config, run_directory, to_yaml
 from gmpo_mm.config.keys import default_of, flatten, get_key, schema_keys
 from gmpo_mm.errors import ConfigError
 from tests.config.easyr1_facts import MATH_CONFIG, SCRIPT_OVERRIDES
@@ -109,7 +109,7 @@ def test_the_real_easyr1_checkout_loads_unchanged() -> None:
         ("worker.actor.optim.lrr=1", ["worker.actor.optim.lrr", "1", "Did you mean worker.actor.optim.lr?"]),
         ("worker.actor.lr=1e-6", ["worker.actor.lr", "1e-06", "Did you mean worker.actor.optim.lr?"]),
         ("wroker.actor.optim.lr=2", ["wroker.actor.optim.lr = 2", "Did you mean worker.actor.optim.lr?"]),
-        ("loss_type=gmpo", ["loss_type = 'gmpo'", "Did you mean worker.actor.loss_type?"]),
+        ("loss_type=gmpo", ["loss_type = 'gmpo'", "Write worker.actor.loss_type=gmpo."]),
         ("gmpo.clip=none", ["gmpo.clip", "Did you mean worker.actor.gmpo.clip?"]),
         ("worker.actor.kl_coef=0.1", ["worker.actor.kl_coef", "Did you mean algorithm.kl_coef?"]),
         ("data.max_promt_length=7", ["data.max_promt_length", "7", "Did you mean data.max_prompt_length?"]),
@@ -173,7 +173,9 @@ def test_an_empty_file_gives_the_defaults_and_no_explicit_keys(tmp_path: Path) -
     path = tmp_path / "empty.yaml"
     path.write_text("")
     loaded = load_config(path, [])
-    assert loaded.config == Config()
+    named = Config()
+    named.trainer.experiment_name, named.trainer.run_dir = "empty", "runs/empty"
+    assert loaded.config == named
     assert not loaded.explicit_keys
 
 
@@ -214,3 +216,33 @@ def test_differences_name_each_changed_key_with_both_values() -> None:
     b = load_config(None, ["worker.rollout.n=8", "data.seed=2"]).config
     assert config_differences(a, b) == [("data.seed", 1, 2), ("worker.rollout.n", 1, 8)]
     assert config_differences(a, a) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "experiment", "directory"),
+    [
+        ("{}", "mine", "runs/mine"),
+        ("trainer: {project_name: p}", "mine", "runs/p/mine"),
+        ("trainer: {experiment_name: e}", "e", "runs/easy_r1/e"),
+        ("trainer: {project_name: p, experiment_name: e}", "e", "runs/p/e"),
+        ("trainer: {save_checkpoint_path: out}", "mine", "out"),
+        ("trainer: {run_dir: out}", "mine", "out"),
+    ],
+)
+def test_a_run_without_a_name_is_called_after_its_file(
+    tmp_path: Path, text: str, experiment: str, directory: str
+) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    config = load_config(tmp_path / "mine.yaml").config
+    assert (config.trainer.experiment_name, run_directory(config)) == (experiment, Path(directory))
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert load_config(tmp_path / "config.yaml").config == config
+
+
+@pytest.mark.parametrize("text", ["data: {val_files: }", "data: {val_files: null}", "data: {val_files: ''}"])
+def test_no_validation_data_may_be_written_as_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    assert load_config(tmp_path / "mine.yaml").config.data.val_files == ""
+    assert load_config(None, ["data.val_files=a.jsonl", "data.val_files="]).config.data.val_files == ""
+    with pytest.raises(ConfigError, match="a text is expected, not null"):
+        load_config(None, ["data.prompt_key="])

@@ -20,7 +20,7 @@ from gmpo_mm.config.ineffective import COUNTS, LOCAL_ENGINE, VLLM_ONLY
 from gmpo_mm.config.keys import schema_keys, section_names
 from gmpo_mm.config.paths import bundled_model_names, resolve_model_path, split_function_spec
 from gmpo_mm.errors import ConfigError
-from tests.config.conftest import Load
+from tests.config.conftest import VALID, Load
 from tests.config.easyr1_facts import MATH_CONFIG, SCRIPT_OVERRIDES
 
 
@@ -83,7 +83,6 @@ def test_its_resolved_yaml_passes_too(load: Load, workplace: Path) -> None:
         ("data.train_files=''", ["data.train_files is empty", "owner/name@split"]),
         ("data.train_files=trian.jsonl", ["data.train_files = 'trian.jsonl'", "no file or folder"]),
         ("data.val_files=./nothing@test", ["data.val_files = './nothing@test'", "no file or folder"]),
-        ("data.val_files=''", ["data.val_files is empty", "trainer.val_before_train = true", "val_freq=-1"]),
         ("data.format_prompt=promt.jinja", ["data.format_prompt = 'promt.jinja'", "Did you mean prompt.jinja?"]),
         ("data.image_dir=pictures", ["data.image_dir = 'pictures'", "no folder"]),
         ("data.override_chat_template=chat.jinja", ["data.override_chat_template = 'chat.jinja'", "no file"]),
@@ -242,13 +241,13 @@ def test_bundled_models_resolve_to_folders_and_unknown_ones_list_what_ships() ->
 @pytest.fixture
 def easyr1_checkout(workplace: Path) -> Path:
     """The places that EasyR1's config.yaml names, in the working directory."""
-    for name in ("format_prompt/math.jinja", "format_prompt/r1v.jinja", "format_prompt/dapo.jinja"):
+    for name in (f"format_prompt/{name}.jinja" for name in ("math", "r1v", "dapo", "android_gui")):
         (workplace / "examples" / name).parent.mkdir(parents=True, exist_ok=True)
         (workplace / "examples" / name).write_text("{{ content }}")
-    for name in ("math", "r1v", "dapo"):
+    for name in ("math", "r1v", "dapo", "android_gui"):
         path = workplace / "examples" / "reward_function" / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("def compute_score(reward_inputs):\n    return []\n")
+        path.write_text("def compute_score(reward_inputs, **_):\n    return [{'overall': 1.0} for _ in reward_inputs]\n")
     (workplace / "easyr1.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(MATH_CONFIG)))
     return workplace
 
@@ -337,3 +336,16 @@ def test_easyr1s_names_of_run_directory_and_resume_mean_the_same(load: Load) -> 
     assert resume_choice(load("trainer.find_last_checkpoint=false").config) == "never"
     assert resume_choice(load("trainer.load_checkpoint_path=./model").config) == "./model"
     assert resume_choice(load("trainer.resume=must").config) == "must"
+
+
+def test_validation_that_the_file_asks_for_needs_its_data_unless_val_files_is_set_to_nothing(load: Load) -> None:
+    without = [key for key in VALID if "val_files" not in key]
+    validate_for_training(load_config(None, without))
+    with pytest.raises(ConfigError, match=r"data.val_files is empty, but trainer.val_freq = 5 .*set data.val_files= to train"):
+        validate_for_training(load_config(None, [*without, "trainer.val_freq=5"]))
+    loaded = load("data.val_files=", "trainer.val_freq=5", "trainer.val_before_train=true")
+    validate_for_training(loaded)
+    keys = {key: reason for key, _, reason in ineffective_keys(loaded)}
+    assert keys["trainer.val_freq"] == "data.val_files is empty: no validation"
+    with pytest.raises(ConfigError, match="trainer.val_only = true asks for validation"):
+        validate_for_training(load("data.val_files=", "trainer.val_only=true", "trainer.val_before_train=true"))

@@ -60,14 +60,19 @@ def test_validation_never_drops_and_says_what_would_be_enough(processor: Process
     assert len(PromptDataset(mixed(), processor, enough, training=False)) == 5
 
 
-def test_without_the_filter_an_overlong_training_prompt_raises_when_met(processor: Processor) -> None:
+def test_without_the_filter_all_overlong_training_prompts_are_named_before_training(processor: Processor) -> None:
     section = DataSection(max_prompt_length=60, filter_overlong_prompts=False)
-    data = PromptDataset(mixed(), processor, section, training=True)
-    assert len(data) == 5 and len(data[0].input_ids_S) <= 60
-    with pytest.raises(
-        DataError, match="row 1 of test data: the prompt has .* tokens, more than data.max_prompt_length=60"
-    ):
-        data[1]
+    with pytest.raises(DataError, match=r"of 5 training prompts are longer than data.max_prompt_length=60: row 1 of .*"
+                       "row .*filter_overlong_prompts=true"):  # fmt: skip
+        PromptDataset(mixed(), processor, section, training=True)
+    fits = DataSection(max_prompt_length=4000, filter_overlong_prompts=False)
+    assert len(PromptDataset(mixed(), processor, fits, training=True)) == 5
+
+
+def test_all_prompts_that_cannot_be_one_are_named_at_once(processor: Processor) -> None:
+    rows = [{"problem": text} for text in ("<|im_end|> 1?", "2?", "<|im_start|> 3?")]
+    with pytest.raises(DataError, match=r"(?s)2 of 3 rows can't be used:\nrow 0 .*im_end.*\nrow 2 .*im_start"):
+        PromptDataset(records_of(*rows), processor, DataSection(), training=True)
 
 
 def test_nothing_left_is_an_error(processor: Processor) -> None:

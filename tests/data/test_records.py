@@ -83,6 +83,9 @@ def test_an_answer_may_stand_in_answers_alone() -> None:
     assert Records([{"problem": "x", "answers": ["3", "4"]}], KEYS)[0].answer == "3"
 
 
+DATA_URL = "data:image/png;base64,iVBORw0KGgo" + "A" * 69
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -105,6 +108,11 @@ def test_an_answer_may_stand_in_answers_alone() -> None:
         ({"problem": "<image>", "images": [{"bytes": None, "path": None}]}, "image 0: neither 'bytes' nor 'path'"),
         ({"problem": "<image>", "images": [3]}, "image 0: can't read an image from 3"),
         ({"problem": "<image>", "images": ["https://example.org/a.png"]}, "is an address; download it"),
+        ({"problem": "<image>", "images": [DATA_URL]}, "is a data URL of 102 characters, not a file's path; decode it"),
+        ({"problem": "<image>", "images": [{"path": DATA_URL}]}, "is a data URL of 102 characters"),
+        ({"problem": "<image>", "images": [{"bytes": DATA_URL}]}, "is a data URL of 102 characters"),
+        ({"problem": "<image>", "images": [DATA_URL[22:]]}, "is base64 text of 80 characters, not a file's path"),
+        ({"problem": "<image>", "images": [{"bytes": "AAAA"}]}, "is base64 text of 4 characters"),
     ],
 )
 def test_a_row_that_cannot_be_trained_on_is_named(row: dict, message: str) -> None:
@@ -115,6 +123,34 @@ def test_a_row_that_cannot_be_trained_on_is_named(row: dict, message: str) -> No
     assert str(caught.value).startswith("row 1 of test data") and message in str(caught.value)
     with pytest.raises(DataError, match="row 1 of test data"):
         check_records(records)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the image is empty (0 bytes)"),
+        (b"\n<!DOCTYPE html><html>", "a page of HTML"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of Git LFS (`git lfs pull`"),
+        (b"<?xml version='1.0'?>\n<svg width='3'>", "a drawing in SVG"),
+        (b"%PDF-1.7", "a PDF document"),
+        (b"\0\0\0\x20ftypheic", "a HEIC image"),
+        (b"\0\0\0\x20ftypisom", "a video"),
+        (b"data:image/png;base64,iVBOR", "a data URL (base64 text)"),
+        (b"iVBORw0KGgoAAAANSUhEUg", "an image as base64 text"),
+        (b"\0" * 900, "nothing but zero bytes"),
+        (b"some words", "not an image of a known format"),
+    ],
+)
+def test_what_is_no_image_is_called_what_it_is(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    for image in (content, str(tmp_path / "a.png")):
+        for decode in (False, True):
+            with pytest.raises(DataError) as caught:
+                check_records(records_of({"problem": "<image>", "images": [image]}), decode)
+            assert str(caught.value).startswith("row 0 of test data, image 0: ")
+            assert message.replace("image is", f"image file {image} is" if isinstance(image, str) else "image is") in str(
+                caught.value
+            )
 
 
 def test_no_rows_and_wrong_columns_are_errors_when_opened() -> None:
@@ -136,7 +172,7 @@ def test_the_check_counts_all_faults_and_names_row_file_and_image(tmp_path: Path
         check_records(records, decode_images, lambda done, total: seen.append((done, total)))
     lines = str(caught.value).splitlines()
     assert lines[0] == "7 of 8 rows can't be used:"
-    assert lines[1].startswith("row 1 of a.jsonl, image 1: broken image") and lines[-1] == "and 2 more"
+    assert [line.partition(": broken image")[0] for line in lines[1:]] == [f"row {i} of a.jsonl, image 1" for i in range(1, 8)]
     assert seen == [(i, 8) for i in range(1, 9)]
 
 

@@ -93,8 +93,8 @@ def test_large_parquet_is_memory_mapped_and_gives_the_same_rows(
     ("spec", "message"),
     [
         ("", "data.train_files"),
-        ("{tmp}/missing.parquet", "no such file or folder"),
-        ("./missing@train", "no such file or folder"),
+        ("{tmp}/missing.parquet", "there is no file or folder"),
+        ("./missing@train", "there is no file or folder"),
         ("{tmp}/empty", "no .parquet, .jsonl, .json file"),
         ("{tmp}/mixed", "several types"),
         ("{tmp}/halfnamed", "extra.jsonl not"),

@@ -16,12 +16,13 @@ from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.distributed.fsdp import ShardingStrategy
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from gmpo_mm.config.checkpoint_paths import find_fsdp_checkpoint, latest_fsdp_checkpoint
 from gmpo_mm.errors import ConfigError, TrainingError
-from gmpo_mm.evaluation.task import find_model
 from gmpo_mm.training import fsdp_checkpoint
 from gmpo_mm.training.checkpoint_layout import fsdp_layout
-from gmpo_mm.training.fsdp_checkpoint import find_fsdp_checkpoint, latest_fsdp_checkpoint, merged_model
+from gmpo_mm.training.fsdp_checkpoint import merged_model
 from gmpo_mm.training.run_directory import RunDirectory
+from gmpo_mm.training.usable_model import usable_model
 from tests.distributed.ranks import on_ranks
 
 # 50 rows and 14 columns: neither divides by four, so that shards are of unequal length
@@ -116,11 +117,11 @@ def test_merged_shards_are_the_model_bit_for_bit(tmp_path: Path, mesh: tuple[int
 def test_a_run_its_checkpoint_and_its_actor_folder_all_name_the_merged_model(run: Path) -> None:
     notes: list[str] = []
     expected = run / "global_step_3" / "actor" / "huggingface"
-    assert find_model(str(run), notes.append) == str(expected)
+    assert usable_model(str(run), "model", notes.append) == str(expected)
     assert "merging 2 shards" in notes[0]
     assert_same_weights(expected, build())
     for name in (run / "global_step_3", run / "global_step_3" / "actor", run):
-        assert find_model(str(name), notes.append) == str(expected)
+        assert usable_model(str(name), "model", notes.append) == str(expected)
     assert len(notes) == 1, "merged once"
 
 

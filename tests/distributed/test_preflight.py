@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from gmpo_mm.data import RecordKeys, load_records
 from gmpo_mm.data.records import Record
-from gmpo_mm.engines.easyr1.data_check import check_nothing_dropped, checked_records, dropped_report
+from gmpo_mm.engines.easyr1.data_check import check_answer_column, check_nothing_dropped, dropped_report
 from gmpo_mm.engines.easyr1.preflight import (
     Requirement,
     check_directory,
@@ -21,7 +22,6 @@ from gmpo_mm.engines.easyr1.preflight import (
 from gmpo_mm.engines.installed import find_verl
 from gmpo_mm.engines.ray_cluster import check_cluster
 from gmpo_mm.errors import ConfigError, DataError
-from gmpo_mm.training.progress import Progress
 from tests.config.conftest import Load, load, workplace  # noqa: F401  (fixtures)
 
 
@@ -123,7 +123,8 @@ def test_without_easyr1_the_commands_say_where_to_get_it(workplace: Path) -> Non
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "Engine easyr1: 1 node(s) x 2 GPUs. not on this machine" in done.stdout
+    assert "1 node(s) x 2 GPUs" in done.stdout
+    assert "easyr1: not on this machine" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["experiment_log.jsonl", "generations.log", "checkpoint_tracker.json", "global_step_7"])
@@ -169,15 +170,13 @@ def test_a_placement_that_ray_would_wait_for_for_ever_is_an_error(
         check_cluster(dead, 1, 8)
 
 
-def test_rows_are_checked_before_easyr1_reads_them(load: Load) -> None:  # noqa: F811
+def test_easyr1_needs_the_answer_column_that_the_configuration_names(load: Load) -> None:  # noqa: F811
     config = load("engine=easyr1").config
-    assert len(checked_records(config, "train.jsonl", "training data", Progress())) == 8
-    Path("bad.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n{"problem": "", "answer": "2"}\n')
-    with pytest.raises(DataError, match="row 1 of bad.jsonl"):
-        checked_records(config, "bad.jsonl", "training data", Progress())
+    keys = RecordKeys.from_data_config(config.data)
+    check_answer_column(config, "train.jsonl", load_records("train.jsonl", keys))
     Path("many.jsonl").write_text('{"problem": "1+1", "answers": ["2"]}\n')
     with pytest.raises(DataError, match=r"no column 'answer' \(data.answer_key\)"):
-        checked_records(config, "many.jsonl", "training data", Progress())
+        check_answer_column(config, "many.jsonl", load_records("many.jsonl", keys))
 
 
 def test_validation_problems_that_easyr1_would_leave_out_are_an_error() -> None:

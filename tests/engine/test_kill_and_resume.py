@@ -113,7 +113,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(data: Path, straig
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    assert process.returncode == 130, output
     assert "this step is finished and saved first" in output and "the same command goes on there" in output
     steps = [line["step"] for line in train_metrics(tmp_path / "run")]
     assert (tmp_path / f"run/checkpoints/step_{steps[-1]}").exists()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from PIL import Image
 
 from gmpo_mm.data.prompts import build_messages
 from gmpo_mm.errors import ConfigError, DataError
@@ -21,9 +24,11 @@ from gmpo_mm.evaluation.benchmark import (
     shipped_benchmarks,
 )
 from gmpo_mm.evaluation.generators import Generated, LocalGenerator, LocalModel, PromptOptions
+from gmpo_mm.evaluation.task import Task, make_task
 from gmpo_mm.rollout.protocol import Response
+from gmpo_mm.training.progress import Progress
 from gmpo_mm.verifiers.graders import grade_responses
-from tests.evaluation.evaluations import DATA, ROOT
+from tests.evaluation.evaluations import DATA, ROOT, settings
 
 LANGUAGE = {"aime24": 30, "amc": 83, "math500": 500, "minerva": 272, "olympiadbench": 675}
 MESSAGES = [{"role": "user", "content": "1 + 1?"}]
@@ -206,3 +211,30 @@ def _own(folder: Path, **change: object) -> Benchmark:
     values = {key: value for key, value in (values | change).items() if value is not None}
     (folder / "own.yaml").write_text(yaml.safe_dump(values))
     return load_benchmark(str(folder / "own.yaml"))
+
+
+def _task(tmp_path: Path, *rows: dict[str, Any]) -> Task:
+    pq.write_table(pa.Table.from_pylist(list(rows)), tmp_path / "rows.parquet")
+    benchmark = _own(tmp_path, records=str(tmp_path / "rows.parquet"))
+    with Progress() as progress:
+        return make_task(settings(tmp_path / "out", n=1, limit=None), benchmark, "model", [], progress)
+
+
+def test_golds_that_are_no_answers_are_refused_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prose = {"problem": "x?", "answer": "two lines\nand no answer"}
+    solved = {"problem": "x?", "answer": "1 + 1 = 2\n#### 2"}
+    with pytest.raises(DataError, match=r"(?s)2 of 3 golds are no short answer \(2 several lines\).*answer_key in"):
+        _task(tmp_path, prose, prose, solved)
+    assert len(_task(tmp_path, prose, solved, solved).records) == 3
+    said = capsys.readouterr().out
+    assert "1 of 3 golds are no short answer" in said and "2 of 3 golds hold a whole solution" in said
+
+
+def test_every_faulty_problem_of_a_benchmark_is_named_at_once(tmp_path: Path) -> None:
+    picture = io.BytesIO()
+    Image.effect_noise((120, 120), 90).save(picture, "JPEG")
+    rows = [{"problem": "<image>?", "answer": "1", "images": [data]} for data in (picture.getvalue()[:3000], b"")]
+    with pytest.raises(DataError, match=r"(?s)3 of 4 rows.*row 0 .*truncated.*row 1 .*0 bytes.*row 2 .*no usable answer"):
+        _task(tmp_path, *rows, {"problem": "?", "answer": "", "images": []}, {"problem": "?", "answer": "1", "images": []})

@@ -19,8 +19,8 @@ from gmpo_mm.errors import ConfigError
 from gmpo_mm.evaluation import generators
 from gmpo_mm.evaluation.evaluate import evaluate
 from gmpo_mm.evaluation.results import Result, read_result
-from gmpo_mm.evaluation.task import find_model
 from gmpo_mm.training.metrics_file import read_metrics
+from gmpo_mm.training.usable_model import usable_model
 from tests.engine.runs import arguments, run_here, write_data
 from tests.evaluation.evaluations import BUNDLED_FOLDER, evaluate_one, settings
 
@@ -177,7 +177,7 @@ def test_a_response_longer_than_the_context_is_an_error_before_sampling(tmp_path
 def test_a_run_directory_without_a_checkpoint_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(ConfigError, match="no complete checkpoint"):
-        find_model(str(tmp_path))
+        usable_model(str(tmp_path), "model")
 
 
 def test_results_read_back_are_what_was_written(finished: Result) -> None:

@@ -112,14 +112,37 @@ def test_grader_extraction_kind_and_groups_are_options(tmp_path: Path) -> None:
     assert grade(tmp_path, problem, grader="countdown").total.accuracy == 1.0
 
 
+def test_a_response_that_is_null_is_no_answer_and_the_rest_is_graded(tmp_path: Path) -> None:
+    right = r"\boxed{3}"
+    rows = [{"response": None}, {"response": right}, {}, {"response": [None, right]}, {"response": []}]
+    rows += [{"response": float("nan")}, {"response": 3}]
+    out = tmp_path / "graded.jsonl"
+    report = grade(tmp_path, [{"answer": "3", **row} for row in rows], out=str(out))
+    statuses = [row["status"] for row in lines(out)]
+    assert statuses == ["no_answer", "graded", "no_answer", ["no_answer", "graded"], ["no_answer"], "no_answer", "graded"]
+    assert report.total.accuracy == pytest.approx(2.5 / 7)
+    assert report.notes == ("5 of 8 responses are missing (null); each counts as no answer",)
+    assert grade(tmp_path, [{"response": None, "answer": "3"}]).total.accuracy == 0.0
+
+
+@pytest.mark.parametrize(("key", "message"), [("out", "no column 'out'"), ("response.text", "no row has a response in")])
+def test_a_column_of_responses_that_is_not_there_is_an_error(tmp_path: Path, key: str, message: str) -> None:
+    with pytest.raises(DataError, match=f"{message}.*give --response-key, there are response, answer"):
+        grade(tmp_path, [{"response": {"x": "3"}, "answer": "3"}], response_key=key)
+
+
+def test_golds_that_hold_a_solution_are_read_and_sentences_are_told(tmp_path: Path) -> None:
+    rows = [{"response": r"\boxed{72}", "answer": "48+24 = 72\n#### 72"}, {"response": "x", "answer": "a\nb"}]
+    report = grade(tmp_path, rows)
+    assert report.total.accuracy == 0.5
+    assert report.notes == (r"1 of 2 rows have golds that no short answer can equal, such as 'a\nb', several lines",)
+
+
 @pytest.mark.parametrize(
     ("row", "settings", "message"),
     [
-        ({"text": "x", "answer": "1"}, {}, "row 2 of rows.jsonl: no 'response'; give --response-key, the row has text, answer"),
-        ({"response": None, "answer": "1"}, {}, "row 2 of rows.jsonl: no 'response'"),
-        ({"response": 5, "answer": "1"}, {}, "row 2 of rows.jsonl: 'response' must be a text or a list .* got int 5"),
-        ({"response": [], "answer": "1"}, {}, "row 2 of rows.jsonl: 'response' must be a text or a list of at least one"),
-        ({"response": ["a", None], "answer": "1"}, {}, "row 2 of rows.jsonl: 'response' must be a text or a list"),
+        ({"response": True, "answer": "1"}, {}, "row 2 of rows.jsonl: 'response' must be a text, null or a list .* got bool"),
+        ({"response": {"a": 1}, "answer": "1"}, {}, "row 2 of rows.jsonl: 'response' must be a text, null or a list"),
         ({"response": "x"}, {}, "row 2 of rows.jsonl: no 'answers' or 'answer' or 'ground_truth' or 'gold'; give --gold-key"),
         ({"response": "x", "gold": "1"}, {"gold_key": "answer"}, "row 2 of rows.jsonl: no 'answer'; give --gold-key"),
         ({"response": "x", "answer": []}, {}, "row 2 of rows.jsonl: the gold must be a text, a number, or a list"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,3 +125,12 @@ def test_user_and_query_of_the_url_are_sent_and_shown_nowhere(serve: Serve, monk
     assert "pass word" not in str(caught.value) and basic not in str(caught.value) and "t0ken" not in str(caught.value)
     with pytest.raises(ConfigError, match="give one of the two"):
         ServerGenerator(url, None, api_key="k")
+
+
+def test_a_run_directory_is_the_model_that_the_server_was_started_with(serve: Serve, tmp_path: Path) -> None:
+    model = tmp_path / "run/checkpoints/step_3/huggingface"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    server = serve()
+    server.models = {"data": [{"id": str(model / "merged")}, {"id": "other"}]}
+    assert ServerGenerator(server.url, str(tmp_path / "run")).model == str(model / "merged")

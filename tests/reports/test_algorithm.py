@@ -26,7 +26,11 @@ def variant(label: str, settings: dict[str, Any] | None = None, *overrides: str)
 
 
 def test_an_algorithm_keeps_its_series_in_any_company_and_order() -> None:
-    grpo, gmpo, gspo = variant("a", config("default")), variant("b", config("gmpo")), variant("c", config("gspo"))
+    grpo, gmpo, gspo = (
+        variant("a", config("default")),
+        variant("b", config("gmpo")),
+        variant("c", config("gspo")),
+    )
     for variants in ([grpo, gmpo, gspo], [gspo, gmpo, grpo], [gmpo], [gmpo, grpo], [grpo, gspo]):
         expected = {"a": GRPO, "b": GMPO, "c": ALGORITHMS.index("GSPO")}
         assert series_of_variants(variants) == tuple(expected[one.label] for one in variants)
@@ -40,7 +44,9 @@ def test_an_algorithm_keeps_its_series_in_any_company_and_order() -> None:
         (config("default", "rloo"), None), ({"worker": {"actor": None}}, None), (None, None),
     ],
 )  # fmt: skip
-def test_the_algorithm_is_read_from_the_configuration(settings: dict[str, Any] | None, name: str | None) -> None:
+def test_the_algorithm_is_read_from_the_configuration(
+    settings: dict[str, Any] | None, name: str | None
+) -> None:
     assert algorithm_of(settings) == name
     assert series_of_run(settings) == (len(ALGORITHMS) if name is None else ALGORITHMS.index(name))
 
@@ -59,7 +65,11 @@ def test_of_several_variants_of_an_algorithm_the_plain_one_has_its_colour() -> N
 
 
 def test_runs_without_a_configuration_are_known_by_settings_or_label() -> None:
-    variants = [variant("easyr1_gmpo_7b"), variant("GRPO of EasyR1"), variant("x", None, "worker.actor.loss_type=gspo")]
+    variants = [
+        variant("easyr1_gmpo_7b"),
+        variant("GRPO of EasyR1"),
+        variant("x", None, "worker.actor.loss_type=gspo"),
+    ]
     assert series_of_variants(variants) == (GMPO, GRPO, ALGORITHMS.index("GSPO"))
     assert series_of_variants([variant("drgrpo_1"), variant("megagrpox")])[0] == ALGORITHMS.index("Dr. GRPO")
 
@@ -87,7 +97,9 @@ def test_the_picture_of_one_run_is_in_its_algorithm_s_colour(tmp_path: Path) -> 
     found = {}
     for loss, series in (("default", GRPO), ("gmpo", GMPO)):
         run = write_run(tmp_path / loss, [0.1, 0.5, 0.7], config=text.replace("LOSS", loss), metrics=metrics)
-        pixels = Image.open(draw_run(run, [], "title", tmp_path / f"{loss}.png")).convert("RGB").getcolors(1 << 24)
+        pixels = (
+            Image.open(draw_run(run, [], "title", tmp_path / f"{loss}.png")).convert("RGB").getcolors(1 << 24)
+        )
         found[series] = {f"#{r:02x}{g:02x}{b:02x}" for _, (r, g, b) in pixels}
     assert LIGHT[GRPO] in found[GRPO] and LIGHT[GMPO] not in found[GRPO]
     assert LIGHT[GMPO] in found[GMPO] and LIGHT[GRPO] not in found[GMPO]

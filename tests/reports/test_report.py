@@ -78,7 +78,7 @@ def test_final_and_best_scores_are_the_runs_own(report: Report, sweep: Path) -> 
         gaps = [finals["gmpo"][seed] - finals["grpo"][seed] for seed in SEEDS]
         found = table["rows"][1]["difference"]
         assert found["values"] == pytest.approx(gaps)
-        if np.ptp(gaps) > 0:
+        if np.ptp(gaps) > 1e-12:  # as the report: what is left below it is rounding
             assert found["p_value"] == pytest.approx(float(stats.ttest_1samp(gaps, 0.0).pvalue))
 
 

@@ -1,12 +1,16 @@
 import io
 import os
+import re
 import subprocess
 import sys
 import threading
 
 import pytest
 
-from gmpo_mm.training.progress import BestSample, Progress, clean, format_seconds, shorten
+from gmpo_mm.errors import ConfigError
+from gmpo_mm.training.progress import Progress, clean, format_seconds, shorten
+from gmpo_mm.training.shown_samples import Sample
+from gmpo_mm.training.step_table import COLUMNS
 
 METRICS = {
     "reward/overall": 0.5,
@@ -84,28 +88,84 @@ def test_an_exception_ends_its_stage(progress, clock):
 
 
 def test_a_step_is_one_line_with_what_there_is_and_what_is_left(progress):
-    progress.step_summary(3, 10, METRICS)
+    progress.step(3, 10, METRICS)
     assert lines(progress) == [
-        "step 3/10  reward 0.500  accuracy 0.250  entropy 1.500  ratio 0.7..1.4  kl 0.0010  grad 0.3  "
-        "step time 2.0 s  left 14.0 s"
+        "step 3/10  reward 0.500  accuracy 0.250  ratio 0.700..1.400  entropy 1.500  KL to reference 0.0010  "
+        "gradient norm 0.300  seconds 2.0  left 14.0 s"
     ]
 
 
-def test_a_line_leaves_out_what_was_not_measured(progress):
-    progress.step_summary(0, 10, {"val/accuracy_reward": 0.75, "ratio/token_min": 0.7})
-    assert lines(progress) == ["step 0/10  val accuracy 0.750"]
+def test_a_validation_says_what_its_accuracy_is(progress):
+    progress.validation(0, {"val/accuracy_reward": 0.75, "val/truncated_frac": 0.125})
+    progress.validation(4, {"val/accuracy_reward": -0.5, "val/accuracy_not_0_or_1_frac": 0.75})
+    progress.validation(
+        8, {"val/accuracy_reward": -0.5, "val/accuracy_not_0_or_1_frac": 0.75, "val/accuracy_normalized_reward": 0.25}
+    )
+    assert lines(progress) == [
+        "validation after step 0  accuracy 0.750  truncated 12.5%",
+        "validation after step 4  mean accuracy (not a share of right answers) -0.500",
+        "validation after step 8  accuracy 0.250",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metric", "kind"),
+    [("actor/kl_ref", "to reference"), ("actor/kl_loss", "in the loss"), ("actor/kl_penalty", "in the reward"),
+     ("actor/ppo_kl", "to old policy")],
+)  # fmt: skip
+def test_a_kl_is_shown_with_which_one_it_is(progress, metric, kind):
+    progress.step(1, 2, {metric: 0.25})
+    assert f"KL {kind} 0.2500" in lines(progress)[0]
 
 
 def test_the_time_left_comes_from_the_median_so_that_one_slow_step_does_not_spoil_it(progress):
     for step, seconds in enumerate([2.0, 2.0, 500.0], start=1):
-        progress.step_summary(step, 63, {"perf/time_per_step": seconds})
+        progress.step(step, 63, {"perf/time_per_step": seconds})
     assert progress.seconds_left(3, 63) == 120.0
-    progress.step_summary(3, 63, {"val/accuracy_reward": 0.5})
-    assert progress.seconds_left(3, 63) == 120.0, "a validation is not a step"
     assert progress.seconds_left(70, 63) == 0.0
 
 
-HOSTILE = BestSample(
+def test_the_time_left_counts_what_comes_between_steps_but_not_what_came_before_them(progress, clock):
+    clock.now += 500  # loading, and the validation before training
+    for step in range(1, 5):
+        clock.now += 2.0
+        progress.step(step, 10, {"perf/time_per_step": 2.0})
+        clock.now += 1.0 if step % 2 == 0 else 0.0  # every second step is validated
+    assert progress.seconds_left(4, 10) == 6 * (2.0 + 2.0 / 4)
+
+
+def test_the_log_holds_what_was_printed_before_and_after_it_was_opened_and_how_it_ended(tmp_path, clock):
+    with pytest.raises(ConfigError), Progress(io.StringIO(), clock=clock) as progress:
+        progress.log("before")
+        progress.log_to(tmp_path / "run.log", ["gmpo-mm", "train", "x.yaml"])
+        progress.step(1, 2, METRICS)
+        progress.sample(1, HOSTILE)
+        progress.warn("two\nlines")
+        progress.log_only("of another package")
+        printed = lines(progress)
+        raise ConfigError("the mend")
+    text = (tmp_path / "run.log").read_text()
+    assert text.startswith("==== ") and "gmpo-mm train x.yaml\n" in text
+    assert all(line in text for line in printed) and "of another package" not in "".join(printed)
+    assert "of another package" in text and text.endswith("error: the mend\n")
+
+
+def test_the_log_of_a_terminal_holds_the_lines_in_words(tmp_path, clock):
+    progress = Progress(io.StringIO(), live=True, clock=clock)
+    progress.log_to(tmp_path / "run.log")
+    progress.step(1, 2, METRICS)
+    progress.close()
+    assert "step 1/2  reward 0.500  accuracy 0.250" in (tmp_path / "run.log").read_text()
+
+
+def test_a_log_that_can_not_be_written_ends_no_run(tmp_path, progress):
+    progress.log_to(tmp_path / "no such folder" / "run.log")
+    progress.log("goes on")
+    assert "goes on without a log" in lines(progress)[0] and lines(progress)[1] == "goes on"
+
+
+HOSTILE = Sample(
+    kind="best",
     problem="Find [bold]x[/bold]\nin the \x1b]8;;http://x\x07picture",
     response="<think>\x1b[2J\r" + "so " * 500 + "</think> [/red][link=file:///x] \\boxed{5}\u202e",
     answer="5\x00",
@@ -117,7 +177,8 @@ HOSTILE = BestSample(
 def test_text_of_a_model_is_shown_and_never_obeyed(live, clock):
     file = io.StringIO()
     progress = Progress(file, live=live, clock=clock)
-    progress.step_summary(1, 2, METRICS, HOSTILE)
+    progress.step(1, 2, METRICS)
+    progress.sample(1, HOSTILE)
     progress.log("[red]note[/red]\x1b[31m")
     progress.warn("[/nothing]\x07")
     text = file.getvalue()
@@ -160,7 +221,8 @@ def test_a_closed_pipe_silences_the_progress_and_nothing_else():
     with Progress(os.fdopen(write_end, "w")) as progress:
         progress.log("nobody listens")
         progress.log("still nobody")
-        progress.step_summary(1, 2, METRICS, HOSTILE)
+        progress.step(1, 2, METRICS)
+        progress.sample(1, HOSTILE)
 
 
 PIPED = """
@@ -186,11 +248,13 @@ def test_a_piped_run_that_hangs_speaks_by_itself_and_an_exception_ends_it_cleanl
 
 TERMINAL = """
 import sys
-from gmpo_mm.training.progress import BestSample, Progress
+from gmpo_mm.training.progress import Progress
+from gmpo_mm.training.shown_samples import Sample
 with Progress() as progress:
     with progress.stage("sampling", 8, "responses") as stage:
-        for step in range(200):
-            progress.step_summary(step, 200, {"reward/overall": 0.5}, BestSample("p", "r", "a", 1.0))
+        for step in range(1, 200):
+            progress.step(step, 200, {"reward/overall": 0.5, "actor/kl_ref": 0.125})
+        progress.sample(199, Sample("worst", "p", "r", "a", 0.25))
         stage.update(3)
         sys.stdin.readline()
 print("end")
@@ -223,7 +287,13 @@ def test_on_a_terminal_the_status_line_and_the_steps_share_the_screen():
     )
     os.close(secondary)
     text = read_terminal(main, until=b"sampling, 3/8 responses, for")  # comes by itself: the status line is redrawn
-    assert "step 199/200" in text and "best sample, reward 1.000" in text
+    screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    rows = [line.split() for line in screen.splitlines() if re.match(r" *\d+ +0.500 ", line)]
+    assert [int(row[0]) for row in rows] == list(range(1, 200))
+    assert {len(row) for row in rows} == {1 + len(COLUMNS)}
+    headers = [i for i, line in enumerate(screen.splitlines()) if line.split()[:2] == ["step", "reward"]]
+    assert len(headers) > 200 / 25, "the header is repeated before it would leave the screen"
+    assert "step 199/200" in screen and "about" in screen and "sample of step 199: the worst one, reward 0.250" in screen
     run.stdin.write(b"\n")
     run.stdin.close()
     rest = read_terminal(main)

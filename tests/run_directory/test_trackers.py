@@ -1,3 +1,4 @@
+import html
 import importlib.util
 import json
 import math
@@ -6,6 +7,7 @@ import sys
 
 import pytest
 import yaml
+from PIL import Image
 
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.training import trackers as trackers_module
@@ -159,3 +161,86 @@ def test_the_modules_of_the_trackers_are_not_imported_without_need():
     names = "('wandb', 'mlflow', 'swanlab', 'tensorboard')"
     code = f"import gmpo_mm.training.trackers, sys; print([name for name in {names} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+# Tables of samples, in each tracker's own files
+
+HOSTILE = "![x](http://127.0.0.1/leak.png) <script>alert(1)</script> | a\n| b `c` \x1b[31m\ud800 end"
+ROWS = [
+    {"id": "p0", "sample": 0, "problem": "<image>Find x.", "ground_truth": "5", "response": HOSTILE, "tokens": 7,
+     "stop_reason": "stop", "overall": 1.0, "accuracy": 1.0, "advantage": 0.5},
+    {"id": 1, "sample": 1, "problem": "Find y.", "ground_truth": "6", "response": "z" * 10_000, "tokens": 9,
+     "stop_reason": "length", "overall": 0.1, "length": 2, "accuracy": 0.0, "advantage": -0.5, "log_ratio": None},
+]  # fmt: skip
+PICTURES = [[Image.new("RGB", (1024, 256), "red")], []]
+
+
+def log_tables(path, name):
+    with open_run(path) as run:
+        run.begin()
+        with Trackers([name], CONFIG, run, warn=pytest.fail) as trackers:
+            trackers.log(3, "train", {"a": 1.0})
+            trackers.log_samples(3, "train", ROWS, PICTURES)
+            trackers.log_samples(3, "validation", ROWS[1:], [()])
+
+
+def test_tensorboard_gets_a_table_whose_texts_are_not_obeyed_and_the_pictures(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugin_util import markdown_to_safe_html
+
+    log_tables(tmp_path, "tensorboard")
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    (event,) = board.Tensors("samples/train/text_summary")
+    text = event.tensor_proto.string_val[0]
+    shown = markdown_to_safe_html(text)
+    assert event.step == 3 and shown.count("<tr>") == 3 and shown.count("<td>") == 2 * 12
+    assert "<img" not in shown and "<script" not in shown and "![x](http" in html.unescape(shown)
+    for cell in ("Find y.", "advantage", "-0.5", "accuracy"):
+        assert cell in html.unescape(shown)
+    assert len(text) < 20_000
+    (picture,) = board.Images("samples_train/row_0_picture_0")
+    assert (picture.step, picture.width, picture.height) == (3, 512, 128)
+    assert board.Tensors("samples/validation/text_summary")
+
+
+def test_wandb_gets_a_table_with_pictures(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="needs the trackers extra")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb_data"))
+    log_tables(tmp_path, "wandb")
+    assert len(list((tmp_path / "wandb").rglob("media/table/samples/*.table.json"))) == 2
+    files = [file.read_bytes() for file in (tmp_path / "wandb_data").rglob("artifacts/staging/*")]
+    tables = [json.loads(content) for content in files if content.startswith(b"{")]
+    table = next(table for table in tables if len(table["data"]) == 2)  # as wandb's page shows it
+    first, second = (dict(zip(table["columns"], row)) for row in table["data"])
+    assert (first["ground_truth"], first["advantage"], second["length"], second["picture_0"]) == ("5", 0.5, 2, None)
+    assert (first["picture_0"]["_type"], first["picture_0"]["width"], first["picture_0"]["height"]) == ("image-file", 512, 128)
+    assert any(content.startswith(b"\x89PNG") for content in files)
+
+
+def test_mlflow_gets_a_table_that_it_lists_and_pictures_and_a_resumed_run_replaces_it(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="needs the trackers extra")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    log_tables(tmp_path, "mlflow")
+    log_tables(tmp_path, "mlflow")
+    client = mlflow.MlflowClient((tmp_path / "mlflow").as_uri())
+    identity = json.loads((tmp_path / "trackers.json").read_text())["mlflow"]
+    listed = json.loads(client.get_run(identity).data.tags["mlflow.loggedArtifacts"])
+    assert [item["path"] for item in listed] == ["samples/train_step_3.json", "samples/validation_step_3.json"]
+    table = json.loads((tmp_path / next(tmp_path.rglob("train_step_3.json"))).read_text())
+    first, second = (dict(zip(table["columns"], row)) for row in table["data"])
+    assert (first["advantage"], second["problem"], second["picture_0"]) == (0.5, "Find y.", None)
+    (picture,) = tmp_path.rglob("row_0_picture_0.png")
+    assert str(picture).endswith(first["picture_0"]["filepath"]) and Image.open(picture).size == (512, 128)
+
+
+def test_swanlab_gets_texts_and_pictures(tmp_path, monkeypatch):
+    pytest.importorskip("swanlab", reason="needs the trackers extra")
+    monkeypatch.setenv("SWANLAB_MODE", "offline")
+    monkeypatch.delenv("SWANLAB_DIR", raising=False)
+    log_tables(tmp_path, "swanlab")
+    files = [file for file in (tmp_path / "swanlog").rglob("*") if file.is_file()]
+    assert any(file.suffix == ".png" and Image.open(file).size == (512, 128) for file in files), files
+    assert any(b"Find y." in file.read_bytes() for file in files), files

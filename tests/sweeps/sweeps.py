@@ -1,4 +1,4 @@
-"""Small sweeps of the bundled model, started as a user starts them."""
+"""Small sweeps, started as a user starts them: of the bundled model, or of stubs where only processes matter."""
 
 from __future__ import annotations
 
@@ -40,18 +40,26 @@ def write_bad_reward(folder: Path) -> str:
     return f"worker.reward.reward_function={folder / 'bad.py'}:compute_score"
 
 
-def start_sweep(file: Path, out: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+REAL, STUB = "gmpo_mm.cli", "tests.sweeps.stub_sweep"
+"""Programs of `start_sweep`."""
+
+
+def start_sweep(
+    file: Path, out: Path, *arguments: str, program: str = REAL, **environment: str
+) -> subprocess.Popen[str]:
     """`gmpo-mm sweep` in a process group of its own; its working directory is the file's folder."""
     return subprocess.Popen(
-        [sys.executable, "-m", "gmpo_mm.cli", "sweep", str(file), *arguments, "--out", str(out)], text=True, cwd=file.parent,
+        [sys.executable, "-m", program, "sweep", str(file), *arguments, "--out", str(out)], text=True, cwd=file.parent,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment},
     )  # fmt: skip
 
 
-def run_sweep(file: Path, out: Path, *arguments: str) -> tuple[int, str]:
+def run_sweep(
+    file: Path, out: Path, *arguments: str, program: str = REAL, **environment: str
+) -> tuple[int, str]:
     """Run to the end; returns exit code and output."""
-    process = start_sweep(file, out, *arguments)
+    process = start_sweep(file, out, *arguments, program=program, **environment)
     output, _ = process.communicate(timeout=280)
     return process.returncode, output
 

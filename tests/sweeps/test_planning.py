@@ -49,7 +49,7 @@ def test_a_folder_with_a_comma_and_a_brace_stays_one_folder(tmp_path: Path, data
     ("overrides", "named"),
     [
         (["worker.actor.gmpo.log_clip_lo=0.2"], ["variant bad:", "worker.actor.gmpo.log_clip_low"]),
-        (["worker.actor.loss_type=default", "worker.actor.gmpo.clip=none"], ["variant bad:", "does not read this key"]),
+        (["worker.actor.loss_type=grpo"], ["variant bad:", "Write worker.actor.loss_type=default"]),
         (["data.rollout_batch_size=1000"], ["variant bad:", "has only 24 records"]),
         (["trainer.resume=never"], ["variant bad:", "trainer.resume: never"]),
         (["trainer.logger=[consol]"], ["variant bad:", "consol"]),

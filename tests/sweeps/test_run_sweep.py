@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from gmpo_mm.errors import ConfigError
 from gmpo_mm.evaluation.results import read_result
 from gmpo_mm.sweeps.sweep import sweep
 from tests.engine.runs import ROOT, file_bytes, metrics_without_times, run_here
-from tests.sweeps.sweeps import GMPO, NO_CLIP, run_sweep, runs_of, states_of, write_bad_reward, write_sweep
+from tests.sweeps.sweeps import GMPO, NO_CLIP, STUB, run_sweep, runs_of, states_of, write_bad_reward, write_sweep
 
 STEPS = 3
 EVALUATION = {"benchmarks": ["synthetic_pictures"], "limit": 3, "n": 2, "threads": 1}
@@ -122,19 +121,15 @@ def test_a_dry_run_of_a_new_sweep_says_that_the_time_is_unknown(file: Path, tmp_
     assert not (tmp_path / "new").exists()
 
 
-def test_finished_runs_are_kept_seeds_are_added_and_a_mended_run_is_trained(
-    done: tuple[Path, str], folder: Path, file: Path, tmp_path: Path
-) -> None:
+def test_finished_runs_are_kept_variants_are_added_and_a_mended_run_is_trained(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    shutil.copytree(done[0], out)
+    file = write_sweep(tmp_path, data, {**GMPO, "bad": {"overrides": [write_bad_reward(tmp_path)]}, **NO_CLIP})
+    code, output = run_sweep(file, out, program=STUB)
+    assert code == 1 and states_of(out) == {"gmpo": "finished", "bad": "failed", "no_clip": "finished"}, output
     kept = {name: (out / f"runs/{name}/seed_1/metrics.jsonl").read_bytes() for name in ("gmpo", "no_clip")}
-    bad = (folder / "bad.py").read_text()
-    try:
-        (folder / "bad.py").write_text("from gmpo_mm.rewards.math import compute_score\n")
-        added = "variants.only.overrides=[worker.actor.gmpo.clip=sequence]"
-        code, output = run_sweep(file, out, added, "--jobs", "2")
-    finally:
-        (folder / "bad.py").write_text(bad)
+    (tmp_path / "bad.py").write_text("from gmpo_mm.rewards.math import compute_score\n")
+    added = "variants.only.overrides=[worker.actor.gmpo.clip=sequence]"
+    code, output = run_sweep(file, out, added, "--jobs", "2", program=STUB)
     assert code == 0, output
     assert "4 runs in" in output and "2 at once; 2 are finished and kept" in output
     assert states_of(out) == dict.fromkeys(("gmpo", "bad", "no_clip", "only"), "finished")
@@ -192,7 +187,7 @@ def test_an_edited_base_is_refused_with_the_keys_that_differ(
     base = tmp_path / "base.yaml"
     base.write_text((ROOT / "configs/quickstart.yaml").read_text())
     file = write_sweep(tmp_path, data, GMPO, "trainer.max_steps=1", base=str(base))
-    code, output = run_sweep(file, tmp_path / "out")
+    code, output = run_sweep(file, tmp_path / "out", program=STUB)
     assert code == 0, output
     base.write_text(base.read_text().replace("lr: 6.0e-5", "lr: 7.0e-5"))
     message = refusal(file, tmp_path / "out", monkeypatch)

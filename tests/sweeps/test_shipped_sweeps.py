@@ -42,7 +42,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
         path = benchmark.records.removeprefix("data/").removesuffix(".parquet")
         made.append((path, benchmark.count, benchmark.type_key))
     for name, rows, type_key in made:
-        row = {"answer": "1"} | ({type_key: "a"} if type_key else {})
+        gold = '{"numbers": [1, 2], "target": 3}' if "countdown" in name else "1"
+        row = {"answer": gold} | ({type_key: "a"} if type_key else {})
         texts = [f"{i} + 1" for i in range(rows)]
         table = [{"problem": text, **row} for text in texts]
         if "geometry3k" in name:
@@ -85,6 +86,19 @@ def test_a_dry_run_lists_its_runs(dry_runs: dict[str, tuple[int, str]], workplac
     runs = len(sweep.variants) * len(sweep.seeds)
     assert f"{runs} runs in sweeps/{Path(name).stem}, 1 at once: the time is unknown until the first steps" in text
     assert not (workplace / "sweeps").exists()
+
+
+def test_a_dry_run_names_what_differs_beyond_the_loss(dry_runs: dict[str, tuple[int, str]]) -> None:
+    def remarks(name: str) -> str:
+        return dry_runs[f"configs/sweeps/{name}.yaml"][1].rpartition("┘")[2]
+
+    text = remarks("geometry3k")
+    assert "the mean (worker.actor.loss_avg_mode): over tokens (grpo); over sequences (grpo_eq1, gmpo)" in text
+    assert "the dual clip (worker.actor.clip_ratio_dual): 3.0 (grpo); none (grpo_eq1, gmpo)" in text
+    assert "is not the loss's alone" in text
+    assert "The variants differ in the loss only." in remarks("table4_objectives")
+    assert "algorithm.adv_estimator: grpo (grpo, gmpo); dr_grpo (drgrpo)" in remarks("math_l3to5")
+    assert "the dual clip (worker.actor.clip_ratio_dual): 3.0 (grpo); none (gmpo)" in remarks("quickstart")
 
 
 @pytest.mark.parametrize("name", FILES)

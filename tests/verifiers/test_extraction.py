@@ -17,7 +17,7 @@ from gmpo_mm.verifiers import extract_answer, last_answer_tag, last_boxed
         (r"{ { \boxed{9}", "9"),
         (r"\boxed{ 6 } } }", " 6 "),
         (r"line\\\boxed{8}", "8"),
-        (r"\boxed{a} and \boxed{b}", "b"),
+        (r"\boxed{a} and \boxed{b}", "a, b"),
         (r"\boxed{\boxed{5}}", "5"),
         (r"\fbox{12}", "12"),
         (r"so $\boxed 5$.", "5"),

@@ -2,7 +2,6 @@
 
 import json
 import random
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -105,14 +104,12 @@ def test_every_gold_of_the_suite_equals_itself(name: str) -> None:
     golds = golds_of(name)
     assert len(golds) == SUITES[name]
     grader = "minerva" if name == "eval_minerva" else "math"
-    started = time.monotonic()
     for kind, texts in (("answer", golds), ("response", [rf"so $\boxed{{{gold}}}$." for gold in golds])):
         grades = grade_responses(grader, texts, golds, kind=kind)
         assert [gold for gold, grade in zip(golds, grades, strict=True) if not grade.correct] == []
     spelled = [gold.replace(r"\frac", r"\dfrac").replace("(", r"\left(").replace(")", r"\right)") for gold in golds]
     grades = grade_responses(grader, [f"${text}$" for text in spelled], golds, kind="answer")
     assert [gold for gold, grade in zip(golds, grades, strict=True) if not grade.correct] == []
-    assert time.monotonic() - started < 30, "the limit that grading one's own golds is given"
 
 
 def test_integers_of_aime_and_floats_of_amc_are_the_numbers_they_mean() -> None:

@@ -18,6 +18,7 @@ from verl.trainer.ppo.core_algos import get_adv_estimator_fn
 
 from gmpo_mm.algorithms import compute_advantages
 from gmpo_mm.config import Config, resolve_model_path
+from gmpo_mm.data import RecordKeys, load_records
 from gmpo_mm.engines.verl import advantages
 from gmpo_mm.engines.verl.batch_metrics import batch_metrics, sampler_gap
 from gmpo_mm.engines.verl.cpu.server import HFServer, ServerSettings
@@ -100,7 +101,8 @@ def test_rows_for_verl_hold_the_messages_pictures_and_answers_of_our_data_set(tm
     shape: Any = AutoConfig.from_pretrained(VL)
     processor = load_processor(VL, is_vision=True, image_token_id=shape.image_token_id)
     with Progress() as progress:
-        dataset = GMPODataset.from_config(config, processor, True, progress)
+        records = load_records(data.train_files, RecordKeys.from_data_config(data))
+        dataset = GMPODataset.from_config(config, processor, records, True, progress)
     with pytest.MonkeyPatch.context() as patch:  # verl would throw patches away: its workers cut their own
         patch.setattr(Processor, "cut", lambda *_: pytest.fail("patches were cut"))
         item = dataset[3]

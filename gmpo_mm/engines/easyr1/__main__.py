@@ -8,7 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from gmpo_mm.errors import GMPOError, print_error
+from gmpo_mm.errors import GMPOError, StoppedRun, print_error
+from gmpo_mm.training import third_party
+from gmpo_mm.training.stopping import StopNow, stop_at_once
 
 USAGE = "usage: python -m gmpo_mm.engines.easyr1 config=FILE.yaml [key=value ...]   (keys as in EasyR1, and gmpo_mm's)"
 
@@ -21,11 +23,15 @@ def main(arguments: Sequence[str]) -> int:
     from gmpo_mm.config import load_config
     from gmpo_mm.engines.easyr1.launch import train
 
+    stop_at_once()
+    third_party.quiet()
     files = [argument.removeprefix("config=") for argument in arguments if argument.startswith("config=")]
     overrides = [argument for argument in arguments if not argument.startswith("config=")]
     try:
         loaded = load_config(files[-1] if files else None, ["engine=easyr1", *overrides])
         train(loaded, command=["python", "-m", "gmpo_mm.engines.easyr1", *arguments])
+    except (StoppedRun, StopNow) as stop:
+        return stop.status
     except GMPOError as error:
         print_error(str(error))
         return 2

@@ -32,6 +32,7 @@ HANDLED_HERE = frozenset(
         "trainer.device",
         "trainer.dtype",
         "trainer.threads",
+        "trainer.log_samples",  # trainer.py
     }
 )
 """Keys of ours that EasyR1's configuration has no place for: read by this engine itself, refused, or told as ineffective."""

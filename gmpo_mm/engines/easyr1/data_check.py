@@ -5,23 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gmpo_mm.config.schema import Config
-from gmpo_mm.data import RecordKeys, check_records, load_records
 from gmpo_mm.data.records import Records
 from gmpo_mm.errors import DataError
-from gmpo_mm.training.progress import Progress
 
 
-def checked_records(config: Config, spec: str, what: str, progress: Progress) -> Records:
-    """The records of a data set, every row checked; DataError names the first bad row."""
-    with progress.stage(f"reading {what}", unit="rows") as stage:
-        records = load_records(spec, RecordKeys.from_data_config(config.data))
-        if config.data.answer_key not in records.rows.columns:
-            raise DataError(
-                f"{spec}: no column {config.data.answer_key!r} (data.answer_key), and EasyR1 hands only that one to the "
-                f"reward; its columns are {', '.join(records.rows.columns)}"
-            )
-        check_records(records, progress=lambda done, _: stage.update(done))
-    return records
+def check_answer_column(config: Config, spec: str, records: Records) -> None:
+    """DataError where the data has no `data.answer_key`: EasyR1 hands only that column to the reward."""
+    if config.data.answer_key not in records.rows.columns:
+        raise DataError(
+            f"{spec}: no column {config.data.answer_key!r} (data.answer_key), and EasyR1 hands only that one to the "
+            f"reward; its columns are {', '.join(records.rows.columns)}"
+        )
 
 
 def check_nothing_dropped(spec: str, records: Sequence[object], kept: int, max_prompt_length: int) -> None:

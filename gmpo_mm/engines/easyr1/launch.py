@@ -14,7 +14,7 @@ from gmpo_mm.config import (
     validate_for_training,
 )
 from gmpo_mm.config.schema import Config
-from gmpo_mm.engines.easyr1.data_check import check_nothing_dropped, checked_records, dropped_report
+from gmpo_mm.engines.easyr1.data_check import check_answer_column, check_nothing_dropped, dropped_report
 from gmpo_mm.engines.easyr1.preflight import (
     GPU_REQUIREMENTS,
     Requirement,
@@ -24,10 +24,13 @@ from gmpo_mm.engines.easyr1.preflight import (
 )
 from gmpo_mm.engines.local import configured_reward
 from gmpo_mm.engines.ray_cluster import check_cluster, connect, errors_of_workers
+from gmpo_mm.rewards.loading import RewardFunction
 from gmpo_mm.training.checkpoint_layout import fsdp_layout
-from gmpo_mm.training.progress import Progress
+from gmpo_mm.training.progress import LOG_NAME, Progress
+from gmpo_mm.training.run_data import read_run_data, with_columns
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.trackers import Trackers, check_trackers
+from gmpo_mm.training.usable_model import with_usable_models
 
 WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "true",
@@ -48,6 +51,7 @@ def train(
     *,
     requirements: Sequence[Requirement] = GPU_REQUIREMENTS,
     worker_class: Any = None,
+    overwrite: bool = False,
 ) -> Path:
     """Validate a configuration, train it on an installed EasyR1, and return the run directory.
 
@@ -56,7 +60,8 @@ def train(
     TrainingError when the run ends early.
     """
     validate_for_training(loaded)
-    config = loaded.config
+    notes: list[str] = []
+    config = with_columns(loaded, notes.append).config
     version = check_installation(requirements)
     check_trackers(config.trainer.logger)
     path = run_directory(config)
@@ -65,14 +70,17 @@ def train(
     with (
         progress or Progress() as progress,
         RunDirectory.open(
-            path, resume=resume_choice(config), config=to_yaml(config), command=list(command), layout=layout
+            path, resume=resume_choice(config), config=to_yaml(config), command=list(command), layout=layout,
+            overwrite=overwrite,
         ) as run,
     ):
-        for note in run.notes:
+        progress.log_to(run.path / LOG_NAME, command)
+        for note in (*notes, *run.notes):
             progress.log(note)
         run.environment |= {"easyr1": version, "engine": "easyr1", **installed_packages()}
-        configured_reward(config)  # an error here, before an actor of Ray's would find it out
-        records = _records(config, progress)
+        config = with_usable_models(config, progress.log, whole=True)
+        reward = configured_reward(config)  # an error here, before an actor of Ray's would find it out
+        records = _records(config, reward, progress)
         _connect(config, progress)
         _tell(config, progress)
         with Trackers(config.trainer.logger, run.config, run, progress.warn) as trackers:
@@ -83,16 +91,19 @@ def train(
             run.begin(trainer.training_steps)
             _fit(trainer)
             run.finish()
+            trainer.watch.summary()
         progress.log(f"finished; everything is in {run.path}")
         return run.path
 
 
-def _records(config: Config, progress: Progress) -> dict[str, Any]:
+def _records(config: Config, reward: RewardFunction, progress: Progress) -> dict[str, Any]:
     data = config.data
-    records = {"train": checked_records(config, data.train_files or data.val_files, "training data", progress)}
-    if data.val_files:
-        records["val"] = checked_records(config, data.val_files, "validation data", progress)
-    return records
+    found = read_run_data(config, reward, progress)
+    check_answer_column(config, data.train_files or data.val_files, found.training)
+    if found.validation is None:
+        return {"train": found.training}
+    check_answer_column(config, data.val_files, found.validation)
+    return {"train": found.training, "val": found.validation}
 
 
 def _connect(config: Config, progress: Progress) -> None:
@@ -177,6 +188,7 @@ def _build(
         run=run,
         progress=progress,
         trackers=trackers,
+        samples_shown=(config.trainer.log_samples, config.trainer.val_generations_to_log),
         end_tokens=end_token_ids(model.model_path, tokenizer),
     )
 
@@ -195,6 +207,7 @@ def _fit(trainer: Any) -> None:
     try:
         with errors_of_workers():
             trainer.init_workers()
-            trainer.fit()
+            with trainer.stop.listening():
+                trainer.fit()
     finally:
         trainer.trackers.finish()

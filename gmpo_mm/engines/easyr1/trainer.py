@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,12 @@ from verl.utils.checkpoint import remove_obsolete_ckpt
 from verl.utils.logger.logger import LOGGERS
 
 from gmpo_mm.engines.easyr1.actor import UPDATES
+from gmpo_mm.training.accuracy import not_0_or_1
+from gmpo_mm.training.learning_watch import LearningWatch
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_directory import RunDirectory
+from gmpo_mm.training.show_validation import show_validation
+from gmpo_mm.training.stopping import StopRequest
 from gmpo_mm.training.trackers import Trackers
 
 TRACKER = "gmpo_mm"
@@ -26,14 +30,19 @@ class GMPOTrainer(RayPPOTrainer):
     """The loop is EasyR1's. Around it: what it measured is written down, and what it waits for is said."""
 
     def __init__(
-        self, *args: Any, run: RunDirectory, progress: Progress, trackers: Trackers, end_tokens: list[int], **kwargs: Any
-    ) -> None:
-        """`end_tokens` end a response; the other arguments are EasyR1's."""
+        self, *args: Any, run: RunDirectory, progress: Progress, trackers: Trackers, end_tokens: list[int],
+        samples_shown: tuple[int, int] = (0, 0), **kwargs: Any,
+    ) -> None:  # fmt: skip
+        """`end_tokens` end a response, `samples_shown` are trainer.log_samples and val_generations_to_log; the other
+        arguments are EasyR1's."""
         super().__init__(*args, **kwargs)
         self.val_reward_fn: Any
         self.run, self.progress, self.trackers, self.end_tokens = run, progress, trackers, end_tokens
         self.recorded_step = run.from_step  # the last step whose metrics are in the run directory
+        self.stop, self.watch = StopRequest(progress), LearningWatch(progress)
         self._save_is_due = False
+        self._samples_shown = samples_shown
+        self.validation_facts: dict[str, float] = {}
         LOGGERS[TRACKER] = lambda config: _StepLog(self)
         self.config.trainer.logger = (TRACKER,)
         if self.val_reward_fn is not None:
@@ -78,14 +87,17 @@ class GMPOTrainer(RayPPOTrainer):
             _, per_sample = ray.get(graded)
             lengths = batch.batch["response_mask"].sum(-1).tolist()
             ids = batch.non_tensor_batch.get("id")
+            parts = {name: aligned(name, per_sample) for name in per_sample}
             for i, length in enumerate(lengths):
                 number = len(rows)
                 row = {"prompt": inputs[number], "ground_truth": labels[number], "response": outputs[number], "tokens": length}
-                grades = {name: float(values[i]) for name, values in per_sample.items()}
+                grades = {name: float(value) for name, values in parts.items() if (value := values[i]) is not None}
                 rows.append(({"id": ids[i]} if ids is not None else {}) | row | grades)
         assert len(rows) == len(inputs)
         self.val_reward_fn.batches.clear()
+        self.validation_facts = not_0_or_1(rows)
         self.run.write_samples(self.global_step, "validation", rows)
+        show_validation(self.trackers, self.progress, self.global_step, rows, *self._samples_shown)
 
     def _save_checkpoint(self) -> None:
         """Called by EasyR1 within a step, before its metrics are logged: a kill between the two would lose them for good.
@@ -98,11 +110,15 @@ class GMPOTrainer(RayPPOTrainer):
             self._save_now()
 
     def step_recorded(self) -> None:
-        """The step's metrics are in the run directory: save the checkpoint that waits for them."""
+        """The step's metrics are in the run directory: save the checkpoint that waits for them, or one before a stop."""
         self.recorded_step = self.global_step
-        if self._save_is_due:
+        stops = self.stop.wanted and self.global_step < self.training_steps
+        if self._save_is_due or stops:
             self._save_is_due = False
             self._save_now()
+        if stops:
+            self.watch.summary()
+            self.stop.end(self.run, self.global_step, self.training_steps)
 
     def _save_now(self) -> None:
         """EasyR1 removes older checkpoints before it writes the new one; here they go when it is complete."""
@@ -145,19 +161,33 @@ class _StepLog:
         numbers = {name: float(value) for name, value in data.items()}
         validation = {name: value for name, value in numbers.items() if name.startswith(("val/", "val_"))}
         training = {name: value for name, value in numbers.items() if name not in validation}
+        if validation:
+            validation |= trainer.validation_facts
         training.pop("timing_s/save_checkpoint", None)  # EasyR1 timed the call that only noted the checkpoint down
         if "reward/verifier_timeout" in training:
             training["verifier/timeout_frac"] = training["reward/verifier_timeout"]
         for kind, metrics in (("train", training), ("validation", validation)):
             if metrics:
                 trainer.trackers.log(step, kind, metrics)
-                if trainer.trackers.console:
-                    trainer.progress.step_summary(step, trainer.training_steps, metrics)
+                if trainer.trackers.console and kind == "train":
+                    trainer.progress.step(step, trainer.training_steps, metrics)
+                elif trainer.trackers.console:
+                    trainer.progress.validation(step, metrics)
         if training:
+            trainer.watch.step(step, training)
             trainer.step_recorded()
 
     def finish(self) -> None:
         """Nothing: the trackers are finished with the run."""
+
+
+def aligned(name: str, per_sample: Mapping[str, Sequence[float]]) -> list[float | None]:
+    """A part of the rewards, row by row: EasyR1 lists what is there, and a part that is not finite is left out."""
+    flags = per_sample.get(f"{name}_not_finite")
+    if flags is None:
+        return list(per_sample[name])
+    values = iter(per_sample[name])
+    return [None if flag else next(values) for flag in flags]
 
 
 def batch_metrics(batch: DataProto, end_tokens: list[int]) -> dict[str, float]:

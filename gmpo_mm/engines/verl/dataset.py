@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from gmpo_mm.config.schema import Config
-from gmpo_mm.data import PromptDataset, RecordKeys, check_records, load_records
+from gmpo_mm.data import PromptDataset, Records
 from gmpo_mm.data.prompts import build_messages, load_format_prompt
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.processing import Processor
@@ -29,14 +29,12 @@ class GMPODataset(Dataset):
         self._format_prompt = load_format_prompt(config.format_prompt)
 
     @classmethod
-    def from_config(cls, config: Config, processor: Processor, training: bool, progress: Progress) -> GMPODataset:
-        """Read, check and measure the training or the validation data; DataError names the first bad row."""
+    def from_config(
+        cls, config: Config, processor: Processor, records: Records, training: bool, progress: Progress
+    ) -> GMPODataset:
+        """Measure checked training or validation records; DataError names prompts that are too long."""
         data = config.data
-        spec = (data.train_files or data.val_files) if training else data.val_files
         what = "training" if training else "validation"
-        with progress.stage(f"reading {what} data", unit="rows") as stage:
-            records = load_records(spec, RecordKeys.from_data_config(data))
-            check_records(records, progress=lambda done, _: stage.update(done))
         with progress.stage(f"measuring {what} prompts", len(records), "prompts") as stage:
             prompts = PromptDataset(records, processor, data, training, progress=lambda done, _: stage.update(done))
         return cls(prompts=prompts, config=data)

@@ -34,9 +34,11 @@ from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.loading import end_token_ids
 from gmpo_mm.models.processing import Processor, load_processor
 from gmpo_mm.training.checkpoint_layout import fsdp_layout
-from gmpo_mm.training.progress import Progress
+from gmpo_mm.training.progress import LOG_NAME, Progress
+from gmpo_mm.training.run_data import read_run_data, with_columns
 from gmpo_mm.training.run_directory import RunDirectory
 from gmpo_mm.training.trackers import Trackers, check_trackers
+from gmpo_mm.training.usable_model import with_usable_models
 
 CORES_A_PROCESS = 3
 """What verl reserves in Ray with each GPU."""
@@ -51,14 +53,17 @@ CPU_NOTE = (
 )
 
 
-def train(loaded: LoadedConfig, command: Sequence[str] = (), progress: Progress | None = None) -> Path:
+def train(
+    loaded: LoadedConfig, command: Sequence[str] = (), progress: Progress | None = None, *, overwrite: bool = False
+) -> Path:
     """Validate a configuration, train it on an installed verl, and return the run directory.
 
     A Ray that is initialised already is used as it is. Raises ConfigError and DataError before any worker starts,
     TrainingError when the run ends early.
     """
     validate_for_training(loaded)
-    config = loaded.config
+    notes: list[str] = []
+    config = with_columns(loaded, notes.append).config
     version = check_installation(is_cpu(config))
     check_trackers(config.trainer.logger)
     path = run_directory(config)
@@ -67,17 +72,23 @@ def train(loaded: LoadedConfig, command: Sequence[str] = (), progress: Progress 
     with (
         progress or Progress() as progress,
         RunDirectory.open(
-            path, resume=resume_choice(config), config=to_yaml(config), command=list(command), layout=layout
+            path, resume=resume_choice(config), config=to_yaml(config), command=list(command), layout=layout,
+            overwrite=overwrite,
         ) as run,
     ):
-        for note in run.notes:
+        progress.log_to(run.path / LOG_NAME, command)
+        for note in (*notes, *run.notes):
             progress.log(note)
         run.environment |= {"verl": version, "engine": "verl", **installed_packages()}
-        configured_reward(config)  # an error here, before an actor of Ray's would find it out
+        config = with_usable_models(config, progress.log, whole=True)
+        reward = configured_reward(config)  # an error here, before an actor of Ray's would find it out
         _choose_platform(config, progress)
         processor = _load_processor(config)
-        training = GMPODataset.from_config(config, processor, True, progress)
-        validation = GMPODataset.from_config(config, processor, False, progress) if config.data.val_files else training
+        found = read_run_data(config, reward, progress)
+        training = GMPODataset.from_config(config, processor, found.training, True, progress)
+        validation = training
+        if found.validation is not None:
+            validation = GMPODataset.from_config(config, processor, found.validation, False, progress)
         progress.log(training.prompts.overlong_report() or f"{len(training)} training prompts, none over-long")
         total_steps = count_steps(config, len(training))
         if run.is_complete(total_steps) and not config.trainer.val_only:
@@ -230,6 +241,7 @@ def _train(
             verl_config, run=run, progress=progress, trackers=trackers, datasets=datasets,
             end_tokens=end_token_ids(model_path, processor.tokenizer), save_limit=config.trainer.save_limit,
             max_log_prob_gap=config.worker.rollout.max_log_prob_gap,
+            samples_shown=(config.trainer.log_samples, config.trainer.val_generations_to_log),
         )  # fmt: skip
         run.begin(total_steps)
         with errors_of_workers():
@@ -241,8 +253,10 @@ def _train(
                     teacher_client=trainer.get_teacher_client(),
                     reward_loop_worker_handles=trainer.get_reward_handles(),
                 )
-            trainer.fit(agents)
+            with trainer.stop.listening():
+                trainer.fit(agents)
         run.finish()
+        trainer.watch.summary()
         if config.trainer.ray_timeline is not None:
             ray.timeline(filename=config.trainer.ray_timeline)
     finally:

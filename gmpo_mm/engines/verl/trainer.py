@@ -22,10 +22,14 @@ from gmpo_mm.engines.verl.dataset import GMPODataset
 from gmpo_mm.engines.verl.losses import measured_loss, take_metrics
 from gmpo_mm.engines.verl.rewards import ERROR
 from gmpo_mm.errors import TrainingError
+from gmpo_mm.training.accuracy import not_0_or_1
 from gmpo_mm.training.actor import MAX_SKIPPED_IN_A_ROW
 from gmpo_mm.training.files import remove_tree
+from gmpo_mm.training.learning_watch import LearningWatch
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.run_directory import RunDirectory
+from gmpo_mm.training.show_validation import show_validation
+from gmpo_mm.training.stopping import StopRequest
 from gmpo_mm.training.trackers import Trackers
 
 POLL_SECONDS = 0.2
@@ -46,13 +50,16 @@ class GMPOTrainer(PPOTrainerSync):
         end_tokens: Sequence[int],
         save_limit: int,
         max_log_prob_gap: float,
+        samples_shown: tuple[int, int] = (0, 0),
     ) -> None:
-        """`config` is verl's; `datasets` are for training and validation, `end_tokens` end a response."""
+        """`config` is verl's; `datasets` are for training and validation, `end_tokens` end a response, `samples_shown` are
+        trainer.log_samples and val_generations_to_log."""
         super().__init__(config)
         self.run, self.progress, self.trackers = run, progress, trackers
         self.end_tokens, self.save_limit, self.max_log_prob_gap = list(end_tokens), save_limit, max_log_prob_gap
         self.replay_buffer.poll_interval = POLL_SECONDS
-        self._datasets = datasets
+        self._datasets, self._samples_shown = datasets, samples_shown
+        self.stop, self.watch = StopRequest(progress), LearningWatch(progress)
         self._save_is_due = False
         self._skipped_in_a_row = 0
         self._own_metrics: dict[str, float] = {}
@@ -187,12 +194,14 @@ class GMPOTrainer(PPOTrainerSync):
             row = {"prompt": prompt, "ground_truth": truth, "response": fact["response"], "tokens": fact["tokens"]}
             rows.append(({"id": fact["id"]} if fact["id"] is not None else {}) | row | fact["scores"])
         self.run.write_samples(self.global_steps, "validation", rows)
+        show_validation(self.trackers, self.progress, self.global_steps, rows, *self._samples_shown)
 
     def _val_metrics_update(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """EasyR1's names, from the samples that were just written."""
         facts = args[2] if len(args) > 2 else kwargs["reward_extra_infos_dict"]
         means = _means(facts["scores"])
         found = {f"val/{name}_reward": value for name, value in means.items()}
+        found |= not_0_or_1(facts["scores"])
         found["val/reward_score"] = means["overall"]
         found["val_response_length/mean"] = float(np.mean(facts["tokens"]))
         return found
@@ -207,9 +216,15 @@ class GMPOTrainer(PPOTrainerSync):
         self._save_is_due = True
 
     def step_recorded(self) -> None:
-        """The step's metrics are in the run directory: save the checkpoint that waits for them."""
-        if not self._save_is_due:
-            return
+        """The step's metrics are in the run directory: save the checkpoint that waits for them, or one before a stop."""
+        stops = self.stop.wanted and self.global_steps < self.total_training_steps
+        if self._save_is_due or stops:
+            self._save_now()
+        if stops:
+            self.watch.summary()
+            self.stop.end(self.run, self.global_steps, self.total_training_steps)
+
+    def _save_now(self) -> None:
         self._save_is_due = False
         with self.progress.stage(f"step {self.global_steps}: saving"):
             self.run.metrics.flush_to_disk()
@@ -256,9 +271,12 @@ class _StepLog:
         for kind, metrics in (("train", training), ("validation", validation)):
             if metrics:
                 trainer.trackers.log(step, kind, metrics)
-                if trainer.trackers.console:
-                    trainer.progress.step_summary(step, trainer.total_training_steps, metrics)
+                if trainer.trackers.console and kind == "train":
+                    trainer.progress.step(step, trainer.total_training_steps, metrics)
+                elif trainer.trackers.console:
+                    trainer.progress.validation(step, metrics)
         if training:
+            trainer.watch.step(step, training)
             trainer.step_recorded()
 
     def finish(self, exit_code: int = 0) -> None:

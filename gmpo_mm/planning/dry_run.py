@@ -1,0 +1,157 @@
+"""What `train --dry-run` and `plan` print: the plan first, then what it rests on; no weights are loaded, nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import typer
+
+from gmpo_mm.config import Config, LoadedConfig, notes, run_directory, to_yaml
+from gmpo_mm.config.paths import data_is_local
+from gmpo_mm.config.preparations import missing_preparations, preparing_command
+from gmpo_mm.errors import ConfigError
+from gmpo_mm.planning.counts import RunPlan, describe_plan, plan_run
+from gmpo_mm.planning.model_files import check_adapter
+from gmpo_mm.planning.report import CardPlan, make_plan, print_plan, summary
+
+TITLE = "What would happen"
+
+
+def print_dry_run(loaded: LoadedConfig, *, print_config: bool = False) -> None:
+    """Check everything that a run would find wrong before its first step, and say what it would do.
+
+    Raises ConfigError, DataError and RewardError as the run would. Data and models that a command of ours makes may be
+    missing: their rows stay open, and the command is named.
+    """
+    from rich.console import Console
+
+    from gmpo_mm.training.run_data import with_columns
+    from gmpo_mm.training.trackers import check_trackers
+
+    loaded = with_columns(loaded, typer.echo, download=False)
+    config = loaded.config
+    check_trackers(config.trainer.logger)
+    unchecked = check_adapter(config)
+    train = None if config.trainer.val_only else open_records(config, config.data.train_files)
+    val = open_records(config, config.data.val_files) if config.data.val_files else None
+    counts = plan_run(config, None if train is None else len(train), None if val is None else len(val))
+    reward = reward_words(config, train if train is not None else val)
+    console = Console()
+    rows = dict(describe_plan(config, counts)) | {"reward": reward}
+    distributed = config.engine in ("easyr1", "verl")
+    if distributed:
+        rows |= {"engine": _distributed(config), "memory and time": "not planned here: see gmpo-mm plan FILE --gpu h100"}
+    console.print(table(TITLE, rows.items()))  # before the rehearsal, which can take minutes on a CPU
+    details = None if distributed else rehearse(config, counts, console)
+    if details is not None:
+        console.print(table("Memory and time", summary(details)))
+    for line in notes(loaded):
+        typer.echo(line)
+    if isinstance(details, CardPlan):
+        print_plan(details, console)
+    if config.engine == "verl":
+        _print_translation(config, counts.steps)
+    if print_config:
+        typer.echo(to_yaml(config))
+    for line in (*missing_lines([config]), *filter(None, [unchecked])):
+        typer.echo(line)
+    console.print("Dry run: no weights were loaded, nothing was sampled or written.")
+
+
+def print_device_plan(config: Config, counts: RunPlan, console: Any, gpu: str | None, **lengths: int | None) -> None:
+    """Memory and time on a card by its name, else on this machine's device."""
+    plan = rehearse(config, counts, console, gpu, **lengths)
+    if isinstance(plan, str):
+        console.print(plan, markup=False)
+    else:
+        print_plan(plan, console)
+
+
+def table(title: str, rows: Iterable[tuple[str, ...]]) -> Any:
+    """Rows without a header; text in brackets is text."""
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(title=title, title_justify="left", show_header=False)
+    for row in rows:
+        made.add_row(*map(Text, row))
+    return made
+
+
+def open_records(config: Config, spec: str) -> Any | None:
+    """The records of a local data set; None where it isn't here."""
+    from gmpo_mm.data import RecordKeys, load_records
+
+    return load_records(spec, RecordKeys.from_data_config(config.data)) if data_is_local(spec) else None
+
+
+def reward_words(config: Config, records: Any | None) -> str:
+    """Import the reward's file, call it once on a made row, and say what came of it."""
+    from gmpo_mm.engines.local import configured_reward
+    from gmpo_mm.rewards.trial import try_reward
+
+    function = configured_reward(config)
+    first = records[0] if records is not None else None
+    words = try_reward(function, None if first is None else first.problem, () if first is None else first.answers)
+    return f"{config.worker.reward.reward_function} ({function.reward_type}): {words}"
+
+
+def rehearse(
+    config: Config, counts: RunPlan, console: Any, gpu: str | None = None, **lengths: int | None
+) -> CardPlan | str:
+    """Memory and time on a card by its name, else on this machine's device; a sentence where it can't be planned."""
+    import torch
+
+    from gmpo_mm.models.cards import card_of_this_machine, find_card
+    from gmpo_mm.models.loading import resolve_device
+
+    device = torch.device("cuda:0") if gpu is not None else resolve_device(config.trainer.device)
+    card = find_card(gpu) if gpu is not None else card_of_this_machine(device) if device.type == "cuda" else None
+    with console.status("rehearsing a micro-batch"):
+        return make_plan(config, counts, device, card, stop_early=gpu is None, **lengths)
+
+
+def _distributed(config: Config) -> str:
+    """The engine, and whether it can train on this machine. Raises ConfigError for a directory that holds another run."""
+    if config.engine == "easyr1":
+        from gmpo_mm.engines.easyr1 import preflight as easyr1
+
+        easyr1.check_directory(run_directory(config))
+        name, check = "EasyR1", partial(easyr1.check_installation)
+    else:
+        from gmpo_mm.engines.verl import preflight as verl
+        from gmpo_mm.engines.verl.translate import is_cpu
+
+        verl.check_directory(run_directory(config))
+        name, check = "verl", partial(verl.check_installation, is_cpu(config))
+    try:
+        return f"{config.engine}: {name} {check()} can train here"
+    except ConfigError as error:
+        return f"{config.engine}: not on this machine: {error}"
+
+
+def _print_translation(config: Config, steps: int | None) -> None:
+    """The translation to verl's configuration."""
+    from gmpo_mm.config.verl_keys import OURS
+    from gmpo_mm.engines.verl.translate import described, to_verl
+
+    typer.echo("As verl is told:")
+    for ours, theirs in described(config, to_verl(config, total_steps=steps)):
+        typer.echo(f"  {ours} -> {theirs}")
+    typer.echo("Read by gmpo_mm's own parts of the run, not by verl:")
+    for reader in dict.fromkeys(OURS.values()):
+        typer.echo(f"  {reader}: {', '.join(key for key, who in OURS.items() if who == reader)}")
+
+
+def missing_lines(configs: Iterable[Config], more: Iterable[tuple[str, str]] = ()) -> Iterator[str]:
+    """What isn't there yet and the one command that makes it; `more` is (path, command) of an evaluation's problems."""
+    missing = {item.path: item.preparation for config in configs for item in missing_preparations(config)}
+    others = {path: command for path, command in more if path not in missing}
+    if not missing and not others:
+        return
+    command = preparing_command(list(missing.values()))
+    commands = [command, *(text for text in dict.fromkeys(others.values()) if text not in command)]
+    yield f"Not there yet: {', '.join([*missing, *others])}. Training starts once this has made it:"
+    yield f"  {' && '.join(filter(None, commands))}"
