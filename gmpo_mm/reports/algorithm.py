@@ -12,7 +12,7 @@ from gmpo_mm.reports.figure_style import LIGHT
 from gmpo_mm.reports.study import Study, Variant
 
 ALGORITHMS = ("GRPO", "GMPO", "GSPO", "CISPO", "SAPO", "Dr. GRPO")
-"""Their places are their series: colour, dashes and marker in figure_style.py. GRPO's and GMPO's are never another's."""
+"""Their places are their series (colour, dashes, marker: figure_style.py); GRPO's and GMPO's are never another's."""
 GRPO, GMPO = 0, 1
 
 _BY_LOSS = {"gmpo": "GMPO", "gspo": "GSPO", "gspo_token": "GSPO", "cispo": "CISPO", "sapo": "SAPO"}
@@ -33,7 +33,7 @@ def algorithm_of(config: Mapping[str, Any] | None) -> str | None:
 
 
 def series_of_run(config: Mapping[str, Any] | None) -> int:
-    """The series of a run that is shown alone: its algorithm's; the first that is nobody's where it isn't known."""
+    """The series of a run that is shown alone: its algorithm's, or the first that is nobody's."""
     name = algorithm_of(config)
     return len(ALGORITHMS) if name is None else ALGORITHMS.index(name)
 
@@ -44,9 +44,9 @@ def series_of(study: Study) -> tuple[int, ...]:
 
 
 def series_of_variants(variants: Sequence[Variant]) -> tuple[int, ...]:
-    """A series for each variant, no two alike: an algorithm's own goes to its plain form, the others get what is free.
+    """A series for each variant, no two alike: an algorithm's goes to its plain form, the others get what is free.
 
-    Variants beyond the colours have one that another variant has too, with other dashes; never GRPO's or GMPO's.
+    Where colours run out they come again, with other dashes; never GRPO's or GMPO's.
     """
     names = [_algorithm_of_variant(variant) for variant in variants]
     given: dict[int, int] = {}
@@ -60,7 +60,7 @@ def series_of_variants(variants: Sequence[Variant]) -> tuple[int, ...]:
 
 
 def _algorithm_of_variant(variant: Variant) -> str | None:
-    """By its configuration, its settings, else the words of its label; another tool's log may have nothing but a name."""
+    """By its configuration, its settings, else its label: another tool's log may have nothing but a name."""
     config = variant.runs[0].config if variant.runs else None
     if "loss_type" in _section(config, "worker", "actor"):
         return algorithm_of(config)
@@ -75,7 +75,7 @@ def _algorithm_of_variant(variant: Variant) -> str | None:
 
 
 def _distance_from_plain(variant: Variant, name: str) -> int:
-    """0 for the variant that is called as the algorithm is, 1 where no option of the loss was changed, else 2."""
+    """0 for a variant that is called as the algorithm is, 1 where no option of the loss was changed, else 2."""
     if variant.label.strip().casefold() == name.casefold():
         return 0
     gmpo = _section(variant.runs[0].config if variant.runs else None, "worker", "actor", "gmpo")

@@ -60,8 +60,8 @@ def experts(study: Study) -> list[ReportFigure]:
     legend = legend_height(study.variants, width)
     size = (width, 0.3 + 2.2 * len(panel_rows(len(names), most)) + legend)
     about = (
-        "How the routers spread a step's tokens over the experts: shares are of one layer's tokens, entropies means over "
-        "layers."
+        "How the routers spread a step's tokens over the experts: shares are of one layer's tokens, entropies "
+        "means over layers."
     )
     return [ReportFigure("experts", "Experts", about, tuple(notes), draw, size, legend)]
 
