@@ -3,6 +3,7 @@
 Most tests run the real processes with comparisons of their own, which use a known amount of processor time.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -131,15 +132,18 @@ def busy_loops(count: int) -> Iterator[None]:
 def test_a_worker_that_the_machine_stops_for_longer_than_the_limit_is_graded_the_same(
     own: VerifierPool,
 ) -> None:
-    limit = 1.0
+    limit, stopped = 1.0, False
     with ThreadPoolExecutor() as threads:
-        asked = threads.submit(own.check, [("burn 0.6", "")], limit)
-        assert eventually(lambda: bool(computing(own)))
-        (worker,) = computing(own)
-        os.kill(worker, signal.SIGSTOP)
-        time.sleep(2 * limit)
-        os.kill(worker, signal.SIGCONT)
-        assert asked.result() == ["equal"]
+        while not stopped:  # a worker may reach the limit of its round before it is stopped
+            asked = threads.submit(own.check, [("burn 0.6", "")], limit)
+            assert eventually(lambda: bool(computing(own)))
+            for worker in computing(own):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGSTOP)
+                    time.sleep(2 * limit)
+                    os.kill(worker, signal.SIGCONT)
+                    stopped = True
+            assert asked.result() == ["equal"]
 
 
 @pytest.mark.timeout(120)
