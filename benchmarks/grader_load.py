@@ -34,15 +34,10 @@ Row = dict[str, Any]  # grader, prediction, gold, problem
 
 # Right, wrong: what the cheap stages leave open.
 ALGEBRA = [
-    (r"\int_0^{%d} 2x dx", "{square}", "{more}"),
-    (r"\int x^{%d} e^x dx", r"\int e^x x^{same} dx", r"\int x e^{same} dx"),
+    (r"\sum_{k=1}^{%d} (2k-1)", "{square}", "{more}"),
+    (r"\prod_{k=1}^{n} k^{%d}", r"\prod_{j=1}^{n} j^{same}", r"\prod_{k=1}^{n} k^{more}"),
     (r"\sum_{k=1}^{n} k %d^k", r"\sum_{j=1}^{n} {same}^j j", r"\sum_{k=1}^{n} k {more}^k"),
-    (r"\lim_{x \to 0} \frac{\sin %d x}{x}", "{same}", "{more}"),
-    (
-        r"\frac{d}{dx} (x^{%d} \ln x)",
-        r"x^{{same} - 1} + {same} x^{{same} - 1} \ln x",
-        r"x^{same} + {same} \ln x",
-    ),
+    (r"\sum_{k=1}^{\infty} \frac{%d}{2^k}", "{same}", "{more}"),
 ]
 OLYMPIAD = (
     r"(\frac{v^2_0 \sqrt{%d}}{g}-\frac{v^2_0}{5g\pi },\frac{\sqrt{%d}v^2_0}{g}+\frac{v^2_0}{4g},"
@@ -51,11 +46,11 @@ OLYMPIAD = (
     r"-\frac{v^2_0}{5\pi g})",
 )
 HOSTILE = [
-    r"\int_0^1 (%d + 10^8)! dx",
-    r"\int_0^1 \sin(x^{x^{%d}} + e^{\cos x}) \ln(x + \sqrt{x^7 + %d}) dx",
+    r"\sum_{k=1}^{3} (%d + 10^8)!",
+    r"\sum_{k=1}^{n} \sin(k^{k^{%d}} + e^{\cos k}) \ln(k + \sqrt{k^7 + %d})",
     r"\sum_{k=1}^{2} (%d + 10^9)!",
-    r"\lim_{x \to \infty} \frac{x^{x^{%d}} - \sin x^{x}}{\ln(x)^{x^{%d}}}",
-    r"\int \frac{\sqrt{x^{%d} + x + 1}}{\sin x + \ln x} dx",
+    r"\sum_{k=1}^{\infty} \frac{k^{k^{%d}} - \sin k^{k}}{\ln(k)^{k^{%d}}}",
+    r"\prod_{k=1}^{n} \frac{\sqrt{k^{%d} + k + 1}}{\sin k + \ln k}",
 ]
 
 

@@ -25,9 +25,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from gmpo_mm.errors import DataError, GMPOError
+from gmpo_mm.reports.algorithm import series_of_variants
 from gmpo_mm.reports.drawing import Canvas, panels
 from gmpo_mm.reports.figure_style import HALF_PAGE, Theme, to_png
-from gmpo_mm.reports.ratio_axis import as_ratio_axis
+from gmpo_mm.reports.ratio_axis import SymmetricAxis
+from gmpo_mm.reports.run_readers import read_run
+from gmpo_mm.reports.study import Variant
 
 BANDS = 4
 
@@ -58,23 +61,30 @@ def table_rows(tokens: np.ndarray, log_ratios: np.ndarray) -> list[tuple[str, in
     return rows
 
 
-def draw(names: Sequence[str], runs: Sequence[tuple[np.ndarray, np.ndarray]]) -> bytes:
+def draw(paths: Sequence[Path], runs: Sequence[tuple[np.ndarray, np.ndarray]]) -> bytes:
     """PNG: a point a response, its length against its ratio, with the exponent on the left and without it on the right."""
+    names = [path.name for path in paths]
+    labels = names if len(set(names)) == len(names) else [str(path) for path in paths]
+    series = series_of_variants([Variant(path.name, path.name, (read_run(path),)) for path in paths])
+    products = [log_ratios / math.log(10) for _, log_ratios in runs]
+    means = np.concatenate([product / tokens for product, (tokens, _) in zip(products, runs, strict=True)])
+    axis = SymmetricAxis.around(means, np.concatenate([means, *products]))
 
     def paint(canvas: Canvas, theme: Theme) -> None:
         left, right = panels(canvas, 2, 2)
         for ax, name in ((left, "with 1/|o|"), (right, "without")):
-            for i, (run, (tokens, log_ratios)) in enumerate(zip(names, runs, strict=True)):
-                exponent = tokens if ax is left else 1
-                ax.plot(tokens, log_ratios / math.log(10) / exponent, ".", ms=3, alpha=0.4, color=theme.colour(i), label=run)
+            for label, k, product, (tokens, _) in zip(labels, series, products, runs, strict=True):
+                logs = product / tokens if ax is left else product
+                ax.plot(tokens, logs, ".", ms=3, alpha=0.4, color=theme.colour(k), label=label)
+            ax.axhline(0, color=theme.soft, lw=0.8)
             ax.set_title(name, loc="left")
             ax.set_xlabel("response length (tokens)")
-        as_ratio_axis(left)
-        left.set_ylabel("sequence ratio (log scale)")
+        axis.apply(left)
+        left.set_ylabel("sequence ratio (symmetric log scale)")
         if len(runs) > 1:
             canvas.legend(*left.get_legend_handles_labels(), loc="outside upper left", markerscale=3)
 
-    return to_png(paint, (HALF_PAGE, 2.8), dark=False)
+    return to_png(paint, (HALF_PAGE, 3.4), dark=False)
 
 
 def main() -> None:
@@ -93,7 +103,7 @@ def main() -> None:
         for lengths, count, *numbers in table_rows(*ratios):
             table.add_row(lengths, str(count), *(f"{number:+.3f}" for number in numbers))
         console.print(table)
-    arguments.out.write_bytes(draw([run.name for run in arguments.runs], found))
+    arguments.out.write_bytes(draw(arguments.runs, found))
     console.print(f"The picture: {arguments.out}", soft_wrap=True)
 
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gmpo_mm.algorithms import GMPOConfig, PolicyLossConfig, compute_policy_loss
+from gmpo_mm.reports import algorithm
 from gmpo_mm.reports.figure_style import Theme, to_png
 
 SEQUENCES, TOKENS = 20_000, 50
@@ -121,17 +122,19 @@ def draw(canvas: Canvas, theme: Theme) -> None:
     bins = np.linspace(0.9, 2.2, 80)
     for ax, size, title in ((calm, 1.0, "no outliers"), (wild, 10.0, f"{100 * OUTLIER_SHARE:g} % of tokens x 10")):
         ratios = draw_ratios(size)
-        for i, (name, means) in enumerate((("arithmetic", arithmetic_mean(ratios)), ("geometric", geometric_mean(ratios)))):
+        both = (("arithmetic", arithmetic_mean, algorithm.GRPO), ("geometric", geometric_mean, algorithm.GMPO))
+        for name, mean, series in both:
             # those beyond the axis stand in its last bin, so that none is lost
-            ax.hist(np.clip(means, bins[0], bins[-1]), bins, color=theme.colour(i), alpha=0.65, label=name)
+            means = np.clip(mean(ratios), bins[0], bins[-1])
+            ax.hist(means, bins, color=theme.colour(series), alpha=0.65, label=name)
         ax.set(title=title, xlabel="mean ratio of a sequence", yticks=[])
     calm.set_ylabel(f"{SEQUENCES:,} sequences")
     calm.legend(loc="upper right")
     ratios = draw_ratios(10.0)[0]
-    for i, (name, config) in enumerate((("GRPO, eq. (5)", GRPO), ("GMPO, eq. (6)", GMPO))):
-        tokens.plot(
-            token_weights(ratios, config), "o-" if i == 0 else "-", ms=2.5, lw=1.2 + i, color=theme.colour(i), label=name
-        )
+    for name, config, series in (("GRPO, eq. (5)", GRPO, algorithm.GRPO), ("GMPO, eq. (6)", GMPO, algorithm.GMPO)):
+        style, width = ("o-", 1.2) if config is GRPO else ("-", 2.2)
+        weights = token_weights(ratios, config)
+        tokens.plot(weights, style, ms=2.5, lw=width, color=theme.colour(series), label=name)
     tokens.set(title="weights of one sequence's tokens", xlabel="token", ylabel="weight / A", yscale="log", ylim=(0.7, 30))
     tokens.yaxis.set_major_formatter("{x:g}")
     tokens.legend(loc="upper right")

@@ -40,12 +40,12 @@ FILTERS = (
     ("all", "all"),
     ("right", "✓ right"),
     ("wrong", "✗ wrong"),
-    ("disagreed", "≠ disagreed"),
+    ("disagreed", "≠ some right, some not"),
     ("truncated", "✂ truncated"),
     ("no_answer", "∅ no answer"),
-    ("timeout", "◷ timed out"),
-    ("error", "! error"),
-    ("not_evaluated", "⧉ not worked out"),
+    ("timeout", "◷ grading timed out"),
+    ("error", "! grader failed"),
+    ("not_evaluated", "⧉ copied from the problem"),
 )
 
 
@@ -78,6 +78,7 @@ def make_page(result: Result) -> str:
         charts=_charts(summary),
         filters=[pair for pair in FILTERS if pair[0] != "disagreed" or result.spec.protocol.n > 1],
         percent=percent,
+        breakable=breakable,
         quoted=lambda text: quote(text, safe="", errors="replace"),
         version=gmpo_mm.__version__,
         # Inside a script element no text but `</script` and `<!--` ends or changes it: no `<` is left in the data.
@@ -99,6 +100,11 @@ def scale_picture(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.quantize(64).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def breakable(text: str) -> markupsafe.Markup:
+    """Text that may be broken after a slash, as long paths have to be."""
+    return markupsafe.Markup(str(markupsafe.escape(text)).replace("/", "/<wbr>"))
 
 
 def _unescaped(text: str) -> markupsafe.Markup:

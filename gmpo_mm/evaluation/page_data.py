@@ -97,6 +97,7 @@ def page_data(result: Result) -> tuple[dict[str, Any], list[str]]:
     pictures, types, forms, whys, answers = (Numbering() for _ in range(5))
     problems = []
     for problem, samples in zip(result.problems, result.by_problem, strict=True):
+        same = Numbering()
         problems.append(
             {
                 "id": problem.id,
@@ -113,6 +114,7 @@ def page_data(result: Result) -> tuple[dict[str, Any], list[str]]:
                         -1 if sample.extracted is None else answers(clip(sample.extracted.strip(), MAX_ANSWER)),
                         whys(sample.why[:MAX_ANSWER]),
                         sample.tokens,
+                        same((sample.response, sample.extracted)),
                     )
                     for sample in samples
                 ],
@@ -154,9 +156,17 @@ def clip(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[:limit] + "…"
 
 
+def different(samples: Sequence[Sample]) -> list[Sample]:
+    """The first sample with each response: the page holds equal ones once. A sample's row has its response's number."""
+    first: dict[tuple[str, str | None], Sample] = {}
+    for sample in samples:
+        first.setdefault((sample.response, sample.extracted), sample)
+    return list(first.values())
+
+
 def _chunk(groups: Sequence[Sequence[Sample]], typeset: Typesetter) -> str:
     table = FormulaTable(typeset)
-    responses = [[response_pieces(sample, table) for sample in samples] for samples in groups]
+    responses = [[response_pieces(sample, table) for sample in different(samples)] for samples in groups]
     text = json.dumps({"math": table.rows, "responses": responses}, separators=(",", ":"))
     return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
 

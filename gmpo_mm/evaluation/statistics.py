@@ -17,8 +17,9 @@ from gmpo_mm.errors import DataError
 from gmpo_mm.evaluation.answer_forms import answer_form
 from gmpo_mm.evaluation.resampling import RESAMPLES, mean_interval, standard_error
 from gmpo_mm.evaluation.results import Result, Sample
-from gmpo_mm.verifiers.arithmetic import NotArithmetic, evaluate
+from gmpo_mm.verifiers.expressions import NotExpression
 from gmpo_mm.verifiers.normalize import normalise, text_key
+from gmpo_mm.verifiers.quantities import evaluate
 
 __all__ = [
     "answer_form",
@@ -178,7 +179,7 @@ def _answer_key(text: str) -> Hashable:
     key = text_key(normalise(text))
     try:
         number = evaluate(key.replace(",", "") if _THOUSANDS.fullmatch(key) else key)
-    except NotArithmetic:
+    except NotExpression:
         return ("text", key)
     # 40 of the 60 digits that roots and pi are known to: rounding errors in the last ones separate nothing.
     return ("number", number.exact if number.exact is not None else f"{number.digits:.40e}")

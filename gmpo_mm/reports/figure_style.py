@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import matplotlib
@@ -16,7 +16,7 @@ matplotlib.use("Agg")  # no screen is needed
 from matplotlib.figure import Figure as Canvas
 
 LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555b63")
-"""Okabe and Ito's colours (their yellow is too faint on white), in the order in which variants get them."""
+"""Okabe and Ito's colours (their yellow is too faint on white). algorithm.py says whose series which is."""
 DARK = ("#4fa8e0", "#f58a4b", "#33c79c", "#e3a1c6", "#f0bd45", "#a3d7f7", "#b9c0c9")
 """The same hues, lighter."""
 DASHES: tuple[Any, ...] = (
@@ -25,6 +25,7 @@ DASHES: tuple[Any, ...] = (
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 HALF_PAGE = 4.6
 """Inches: at half the width of a printed page the text is still of 7 points."""
+FULL_PAGE = 2 * HALF_PAGE
 PNG_DPI = 160
 FONT_SIZE = 9.5
 
@@ -38,10 +39,12 @@ class Theme:
     soft: str
     line: str
     card: str
+    legend: bool = field(default=True, kw_only=True)
+    """Whether a figure has a legend of its own; the page has one for all of them."""
 
-    def colour(self, index: int) -> str:
-        """Of the variant at this place; after the seventh they come again, with other dashes."""
-        return self.colours[index % len(self.colours)]
+    def colour(self, series: int) -> str:
+        """Of a series; after the seventh they come again, with other dashes."""
+        return self.colours[series % len(self.colours)]
 
 
 LIGHT_THEME = Theme(LIGHT, "#1a1d21", "#59616b", "#d9dde3", "#ffffff")
@@ -53,21 +56,27 @@ _NAMES = {f"#fe01{i:02x}": f"--series-{i}" for i in range(len(LIGHT))} | {
     "#fe02a0": "--ink", "#fe02a1": "--soft", "#fe02a2": "--line", "#fe02a3": "--card",
 }  # fmt: skip
 _STAND_IN = tuple(_NAMES)
-_PAGE_THEME = Theme(_STAND_IN[: len(LIGHT)], *_STAND_IN[len(LIGHT) :])
+_PAGE_THEME = Theme(_STAND_IN[: len(LIGHT)], *_STAND_IN[len(LIGHT) :], legend=False)
 
 
-def dashes(index: int) -> Any:
-    """The line style of the variant at this place."""
-    return DASHES[(index + index // len(LIGHT)) % len(DASHES)]
+def dashes(series: int) -> Any:
+    """The line style of a series."""
+    return DASHES[(series + series // len(LIGHT)) % len(DASHES)]
 
 
-def marker(index: int) -> str:
-    """The marker of the variant at this place."""
-    return MARKERS[(index + index // len(LIGHT)) % len(MARKERS)]
+def dash_array(series: int, width: float) -> str:
+    """The line style as SVG has it, for a line so wide; empty for a whole line."""
+    style = dashes(series)
+    return "" if style == "-" else " ".join(f"{width * part:g}" for part in style[1])
+
+
+def marker(series: int) -> str:
+    """The marker of a series."""
+    return MARKERS[(series + series // len(LIGHT)) % len(MARKERS)]
 
 
 def page_variables(dark: bool) -> str:
-    """The style sheet's definitions of the variants' colours."""
+    """The style sheet's definitions of the series' colours."""
     return " ".join(f"--series-{i}: {colour};" for i, colour in enumerate(DARK if dark else LIGHT))
 
 

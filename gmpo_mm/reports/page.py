@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jinja2
 import markupsafe
 
 import gmpo_mm
+from gmpo_mm.evaluation.page import breakable
+from gmpo_mm.reports.algorithm import series_of
 from gmpo_mm.reports.curves import MAX_POINTS
-from gmpo_mm.reports.figure_style import LIGHT, page_variables, to_svg
+from gmpo_mm.reports.figure_style import FULL_PAGE, LIGHT, dash_array, page_variables, to_svg
 from gmpo_mm.reports.report_figure import ReportFigure
 from gmpo_mm.reports.report_tables import ReportTable
 from gmpo_mm.reports.study import Study
+from gmpo_mm.reports.words import plural
 
 TEMPLATES = Path(__file__).parent / "templates"
-REM_PER_INCH = 7.6
-"""So that text in a wide figure is as large as in one of half the page's width."""
+KEY_WIDTH = 2.4
+"""Of the lines in the legend, in the units of its drawing."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Part:
 
 def make_page(
     study: Study,
+    headline: str,
+    made_by: str,
     summary: Sequence[Part],
     score_tables: Sequence[ReportTable],
     other_tables: Sequence[ReportTable],
@@ -46,12 +51,16 @@ def make_page(
     longest = max((len(s.steps) for v in study.variants for r in v.runs for s in r.series.values()), default=0)
     page = environment.get_template("report.html").render(
         study=study,
+        headline=headline,
+        made_by=made_by,
         counts=count_runs(study),
         summary=summary,
         score_tables=score_tables,
         other_tables=other_tables,
-        figures=[_shown(figure) for figure in figures],
-        series=len(LIGHT),
+        figures=[_shown(figure) for figure in in_pairs([figure for figure in figures if figure.draw is not None])],
+        not_drawn=[figure for figure in figures if figure.draw is None],
+        keys=[{"colour": k % len(LIGHT), "dashes": dash_array(k, KEY_WIDTH), "width": KEY_WIDTH} for k in series_of(study)],
+        breakable=breakable,
         thinned=MAX_POINTS if longest > MAX_POINTS else None,
         version=gmpo_mm.__version__,
         style=markupsafe.Markup(style),
@@ -63,19 +72,31 @@ def count_runs(study: Study) -> str:
     """`2 variants, 6 runs, 5 of them finished`."""
     runs = [run for variant in study.variants for run in variant.runs]
     finished = sum(run.counts for run in runs)
-    text = f"{_plural(len(study.variants), 'variant')}, {_plural(len(runs), 'run')}"
+    text = f"{plural(len(study.variants), 'variant')}, {plural(len(runs), 'run')}"
     return text if finished == len(runs) else f"{text}, {finished} of them finished"
 
 
-def _plural(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
+def in_pairs(figures: Sequence[ReportFigure]) -> list[ReportFigure]:
+    """Figures in an order that fills a grid of two columns: narrow ones wait until their row is full.
+
+    Two in a row are drawn equally high; one that is left over is drawn as wide as the page.
+    """
+    placed: list[ReportFigure] = []
+    row: list[ReportFigure] = []
+    for figure in figures:
+        (placed if figure.wide else row).append(figure)
+        if len(row) == 2:
+            height = max(one.size[1] - one.legend for one in row)
+            placed += [replace(one, size=(one.size[0], height + one.legend)) for one in row]
+            row = []
+    return placed + [replace(one, size=(FULL_PAGE, one.size[1])) for one in row]
 
 
 def _shown(figure: ReportFigure) -> dict[str, object]:
-    # matplotlib escapes the texts in its SVG
-    svg = None if figure.draw is None else markupsafe.Markup(to_svg(figure.draw, figure.size, figure.name))
+    assert figure.draw is not None
+    width, height = figure.size
     return {
         "name": figure.name, "title": figure.title, "about": figure.about, "notes": figure.notes, "wide": figure.wide,
-        "width": round(REM_PER_INCH * figure.size[0], 1),
-        "svg": svg,
+        # matplotlib escapes the texts in its SVG
+        "svg": markupsafe.Markup(to_svg(figure.draw, (width, height - figure.legend), figure.name)),
     }  # fmt: skip

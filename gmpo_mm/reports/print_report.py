@@ -15,6 +15,7 @@ SHOWN_COLUMNS = 7
 def print_report(report: Report) -> None:
     """Print it; labels are untrusted and never read as markup."""
     console = Console()
+    console.print(report.headline, style="bold", highlight=False, markup=False)
     for note in report.numbers["notes"]:
         console.print(f"Note: {note}", style="yellow", highlight=False, markup=False)
     if report.numbers["scores"]:

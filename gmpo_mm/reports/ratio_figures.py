@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
+from gmpo_mm.reports.algorithm import series_of
 from gmpo_mm.reports.curves import Band, Transform, missing_notes, variant_band
-from gmpo_mm.reports.drawing import BAND_ALPHA, add_legend, draw_band, legend_height, panels, short_label
-from gmpo_mm.reports.figure_style import HALF_PAGE, Theme, dashes
-from gmpo_mm.reports.ratio_axis import as_ratio_axis, log10_of
+from gmpo_mm.reports.drawing import BAND_ALPHA, add_legend, draw_band, legend_height, panel_rows, panel_title, panels
+from gmpo_mm.reports.figure_style import FULL_PAGE, HALF_PAGE, Theme, dashes
+from gmpo_mm.reports.ratio_axis import SymmetricAxis, as_ratio_axis, log10_of
 from gmpo_mm.reports.report_figure import ReportFigure
 from gmpo_mm.reports.study import Study, Variant
 
@@ -37,31 +38,33 @@ def ratio_range(study: Study) -> ReportFigure:
     found = _pairs(study, TOKEN, log10_of)
     if not found:
         return ReportFigure("ratio_range", title, about, notes)
-    columns = len(found) if len(found) <= 4 else 3
-    first = found[0]
+    most = len(found) if len(found) <= 2 else 3
+    first, series = found[0], series_of(study)
 
     def draw(canvas: Canvas, theme: Theme) -> None:
-        axes = panels(canvas, len(found), columns)
+        axes = panels(canvas, len(found), most)
         for ax, (i, pair) in zip(axes, found):
             if i != first[0]:
                 for band in first[1]:
-                    ax.plot(band.steps, band.mean, color=theme.soft, lw=0.9, ls=dashes(first[0]))
-            _draw_range(ax, pair, theme, i)
+                    ax.plot(band.steps, band.mean, color=theme.soft, lw=0.9, ls=dashes(series[first[0]]))
+            _draw_range(ax, pair, theme, series[i])
             bounds = clip_bounds(study.variants[i])
             for bound in bounds or ():
                 ax.axhline(math.log10(bound), color=theme.ink, lw=0.8, ls=(0, (4, 3)))
             clip = "no clip by tokens" if study.variants[i].runs[0].config else ""
             if bounds:
                 clip = f"clip {bounds[0]:.3g} to {bounds[1]:.3g}"
-            ax.set_title(f"{short_label(study.variants[i].label)}\n{clip}", loc="left")
+            columns = ax.get_subplotspec().get_gridspec().ncols / len(ax.get_subplotspec().colspan)
+            ax.set_title(f"{panel_title(study.variants[i].label, canvas.get_figwidth() / columns)}\n{clip}", loc="left")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
             ax.margins(x=0)
         as_ratio_axis(axes[0])
-        for ax in axes[::columns]:
-            ax.set_ylabel("ratio (log scale)")
+        for ax in axes:
+            if ax.get_subplotspec().is_first_col():
+                ax.set_ylabel("ratio (log scale)")
 
-    rows = -(-len(found) // columns)
-    width = HALF_PAGE if columns <= 2 else HALF_PAGE * columns / 2
+    rows = len(panel_rows(len(found), most))
+    width = HALF_PAGE if most <= 2 else FULL_PAGE
     return ReportFigure("ratio_range", title, about, notes, draw, (width, 0.35 + 2.65 * rows))
 
 
@@ -79,21 +82,31 @@ def sequence_ratio(study: Study) -> ReportFigure:
     if not with_exponent or not without:
         return ReportFigure("sequence_ratio", title, about, notes)
 
+    geometric, product = (_outermost(found) for found in (with_exponent, without))
+    axis, series = SymmetricAxis.around(geometric, geometric + product), series_of(study)
+
     def draw(canvas: Canvas, theme: Theme) -> None:
         left, right = panels(canvas, 2, 2)
         for ax, name, found in ((left, "with 1/|o|", with_exponent), (right, "without", without)):
             for i, pair in found:
-                _draw_range(ax, pair, theme, i)
+                _draw_range(ax, pair, theme, series[i])
+            ax.axhline(0, color=theme.soft, lw=0.8)
             ax.set_title(name, loc="left")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
             ax.margins(x=0)
-        as_ratio_axis(left)
-        left.set_ylabel("sequence ratio (log scale)")
-        add_legend(canvas, [(i, study.variants[i]) for i, _ in without], theme)
+        axis.apply(left)
+        left.set_ylabel("sequence ratio (symmetric log scale)")
+        add_legend(canvas, [(series[i], study.variants[i]) for i, _ in without], theme)
 
+    legend = legend_height(study.variants, HALF_PAGE)
     return ReportFigure(
-        "sequence_ratio", title, about, notes, draw, (HALF_PAGE, 2.8 + legend_height(study.variants, HALF_PAGE))
+        "sequence_ratio", title, f"{about} {axis.describe()}", notes, draw, (HALF_PAGE, 3.4 + legend), legend
     )
+
+
+def _outermost(found: Sequence[tuple[int, _Pair]]) -> list[float]:
+    """The outermost values of some bands, those of single seeds included."""
+    return [float(value) for _, pair in found for band in pair for value in (band.low.min(), band.high.max())]
 
 
 def clip_bounds(variant: Variant) -> tuple[float, float] | None:
@@ -109,12 +122,12 @@ def clip_bounds(variant: Variant) -> tuple[float, float] | None:
     return None
 
 
-def _draw_range(ax: Any, pair: _Pair, theme: Theme, index: int) -> None:
+def _draw_range(ax: Any, pair: _Pair, theme: Theme, series: int) -> None:
     low, high = pair
     if np.array_equal(low.steps, high.steps):
-        ax.fill_between(low.steps, low.mean, high.mean, color=theme.colour(index), alpha=BAND_ALPHA / 2, lw=0)
+        ax.fill_between(low.steps, low.mean, high.mean, color=theme.colour(series), alpha=BAND_ALPHA / 2, lw=0)
     for band in pair:
-        draw_band(ax, band, theme, index)
+        draw_band(ax, band, theme, series)
 
 
 def _pairs(study: Study, names: tuple[str, str], transform: Transform) -> list[tuple[int, _Pair]]:

@@ -33,10 +33,10 @@ from gmpo_mm.reports.report_tables import (
 )
 from gmpo_mm.reports.scores import ScoreTable, score_tables, steps_to_score
 from gmpo_mm.reports.seed_statistics import POWER
-from gmpo_mm.reports.sources import read_study
+from gmpo_mm.reports.sources import as_typed, read_study
 from gmpo_mm.reports.study import Study
 from gmpo_mm.reports.training_facts import Spread, TrainingFacts, training_facts
-from gmpo_mm.reports.words import summary_lines
+from gmpo_mm.reports.words import headline, summary_lines
 from gmpo_mm.training.files import write_atomically
 
 FORMAT = 1
@@ -48,6 +48,7 @@ class Report:
     """A written report."""
 
     folder: Path
+    headline: str
     summary: tuple[Part, ...]
     tables: tuple[ReportTable, ...]
     numbers: dict[str, Any]
@@ -61,17 +62,18 @@ def write_report(paths: Sequence[Path], out: Path | None = None, *, target_score
         (folder / "figures").mkdir(parents=True, exist_ok=True)
     tables = score_tables(study)
     figures = report_figures(study, tables)
-    summary = _summary(study, tables)
+    summary, said = _summary(study, tables), headline(study, tables)
+    made_by = report_command(paths, out, target_score)
     scores = tuple(map(score_report_table, tables))
     paper = paper_table(study, tables)
     others = (training_report_table(study), *filter(None, [paper]), variants_table(study), runs_table(study))
     for figure in figures:
         _write_pictures(figure, folder / "figures")
-    numbers = _numbers(study, tables, figures, summary)
+    numbers = _numbers(study, tables, figures, summary) | {"headline": said, "commands": [*study.commands, made_by]}
     write_atomically(folder / "report.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
-    write_atomically(folder / "report.md", make_markdown(study, summary, (*scores, *others)))
-    write_atomically(folder / "report.html", make_page(study, summary, scores, others, figures))
-    return Report(folder, summary, (*scores, *others), numbers)
+    write_atomically(folder / "report.md", make_markdown(study, said, made_by, summary, (*scores, *others)))
+    write_atomically(folder / "report.html", make_page(study, said, made_by, summary, scores, others, figures))
+    return Report(folder, said, summary, (*scores, *others), numbers)
 
 
 def default_folder(paths: Sequence[Path]) -> Path:
@@ -82,9 +84,18 @@ def default_folder(paths: Sequence[Path]) -> Path:
     return Path("reports") / "_".join(dict.fromkeys(re.sub(r"[^\w.-]", "-", name) for name in names))[:100]
 
 
-def make_markdown(study: Study, summary: Sequence[Part], tables: Sequence[ReportTable]) -> str:
+def report_command(paths: Sequence[Path], out: Path | None, target_score: float | None) -> str:
+    """What makes this report again."""
+    words = ["gmpo-mm", "report", *map(str, paths)]
+    words += [] if out is None else ["--out", str(out)]
+    return as_typed([*words, *([] if target_score is None else ["--target-score", f"{target_score:g}"])])
+
+
+def make_markdown(study: Study, said: str, made_by: str, summary: Sequence[Part], tables: Sequence[ReportTable]) -> str:
     """The words and the tables; names from files can change neither the markup nor the table."""
-    lines = [f"# {_escaped(study.title)}", "", f"{count_runs(study)}."]
+    lines = [f"# {_escaped(study.title)}", "", f"**{_escaped(said)}**", "", f"{count_runs(study)}."]
+    lines += [text for command in study.commands for text in ("", f"Trained by: {_escaped(command)}")]
+    lines += ["", f"Made by: {_escaped(made_by)}"]
     for note in study.notes:
         lines += ["", f"**Not everything is here:** {_escaped(note)}"]
     lines += ["", "## In words"]

@@ -19,6 +19,8 @@ class ReportFigure:
     draw: Draw | None = None
     size: tuple[float, float] = (HALF_PAGE, 3.0)
     """Width and height in inches."""
+    legend: float = 0.0
+    """Inches of the height that the legend takes; the page has one legend for all figures."""
 
     @property
     def wide(self) -> bool:

@@ -12,6 +12,8 @@ from gmpo_mm.reports.training_facts import Spread, TrainingFacts, training_facts
 from gmpo_mm.reports.words import p_text, score_text, signed, size
 
 NOTHING = "–"
+SINGLE_COLUMNS = 4
+"""Of a table of scores with nothing to compare: variant, mean, interval, each seed."""
 LEVEL_TEXT = f"{100 * LEVEL:g} %"
 
 
@@ -43,10 +45,11 @@ def score_report_table(table: ScoreTable) -> ReportTable:
         "variant", f"mean{' (%)' if table.percent else ''}", f"{LEVEL_TEXT} interval over seeds", "each seed",
         f"minus {first} ({unit})", f"{LEVEL_TEXT} interval", "p", f"so many seeds show ({100 * POWER:g} %)",
     ]  # fmt: skip
+    columns = columns if len(table.rows) > 1 else columns[:SINGLE_COLUMNS]
     over_problems = any(row.problems for row in table.rows)
     if over_problems:
         columns += [f"{LEVEL_TEXT} interval over problems", "p over problems"]
-    rows = [Row(_score_cells(row, table, over_problems), i) for i, row in enumerate(table.rows)]
+    rows = [Row(_score_cells(row, table, over_problems)[: len(columns)], i) for i, row in enumerate(table.rows)]
     notes = [*table.notes, *(f"{row.variant.label}: {row.note}." for row in table.rows if row.note)]
     if len(table.rows) > 2:
         notes.append("p-values are corrected after Holm for the number of comparisons; the intervals are not.")

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gmpo_mm.errors import DataError
-from gmpo_mm.reports.study import UNKNOWN, Run, Series
+from gmpo_mm.reports.study import CLIP_SHARE, UNKNOWN, Run, Series
 from gmpo_mm.training.metrics_file import FILE_NAME as METRICS_FILE
 from gmpo_mm.training.metrics_file import read_metrics
 from gmpo_mm.training.reading import read_bytes, read_json, read_yaml
@@ -39,6 +41,7 @@ def read_run(path: Path, **known: Any) -> Run:
         "path": path, "seed": seed_of(config), "source": "gmpo-mm", "config": config,
         "series": _series((line["step"], line) for line in lines if line["kind"] in ("train", "validation")),
         "state": _STATES.get(str(state.get("state", "waiting")), state.get("state")), "reason": state.get("exit_reason"),
+        "command": tuple(map(str, state.get("command") or ())),
     }  # fmt: skip
     return Run(**(fields | known))
 
@@ -66,7 +69,7 @@ def read_tensorboard(path: Path) -> Run:
             series[tag] = Series.of((event.step, float(make_ndarray(event.tensor_proto))) for event in events.Tensors(tag))
     if not series:
         raise DataError(f"{path}: its event files hold no scalars; give the folder of a run that logged some")
-    return Run(path=path, seed=None, series=series, source="TensorBoard", state=UNKNOWN)
+    return Run(path=path, seed=None, series=_with_clip_share(series), source="TensorBoard", state=UNKNOWN)
 
 
 def tensorboard_folders(path: Path) -> list[Path]:
@@ -128,4 +131,14 @@ def _series(lines: Iterable[tuple[int, Mapping[str, Any]]]) -> dict[str, Series]
         for name, value in line.items():
             if name not in ("step", "kind") and isinstance(value, (int, float)) and not isinstance(value, bool):
                 pairs.setdefault(name, []).append((step, float(value)))
-    return {name: Series.of(found) for name, found in pairs.items() if any(math.isfinite(value) for _, value in found)}
+    return _with_clip_share(
+        {name: Series.of(found) for name, found in pairs.items() if any(math.isfinite(value) for _, value in found)}
+    )
+
+
+def _with_clip_share(series: dict[str, Series]) -> dict[str, Series]:
+    high, low = series.get("clip/high_frac"), series.get("clip/low_frac")
+    if high is None or low is None:
+        return series
+    steps, at_high, at_low = np.intersect1d(high.steps, low.steps, return_indices=True)
+    return series | ({CLIP_SHARE: Series(steps, high.values[at_high] + low.values[at_low])} if len(steps) else {})

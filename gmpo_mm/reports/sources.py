@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -61,9 +62,21 @@ def read_study(paths: Sequence[Path], *, target_score: float | None = None, titl
         sources=tuple(map(str, paths)),
         target_score=target_score if target_score is not None else next(iter(targets), None),
         paper=papers[0] if len(papers) == 1 else None,
-        commands=tuple(command for study in studies for command in study.commands),
+        commands=(*(command for study in studies for command in study.commands), *_commands(_group(runs))),
         notes=tuple(note for study in studies for note in study.notes) + _left_out(_group(runs)),
     )
+
+
+def as_typed(words: Sequence[object]) -> str:
+    """A command as it is typed, its program without the folder that it was found in."""
+    program, *rest = [str(word) for word in words] or [""]
+    return shlex.join([Path(program).name, *rest]) if program else ""
+
+
+def _commands(variants: Sequence[Variant]) -> tuple[str, ...]:
+    """The command of each variant's first run; those of other seeds differ in nothing but seeds and folders."""
+    firsts = (variant.runs[0].command for variant in variants if variant.runs)
+    return tuple(dict.fromkeys(as_typed(command) for command in firsts if command))
 
 
 def _is_sweep(path: Path) -> bool:
@@ -106,7 +119,8 @@ def _read_sweep(path: Path) -> Study:
         study = Study(
             title=str(data.get("title") or data["name"]), variants=variants, sources=(str(path),),
             target_score=None if data.get("target_score") is None else float(data["target_score"]),
-            paper=data.get("paper"), commands=(" ".join(map(str, data.get("command") or ())),), notes=_left_out(variants),
+            paper=data.get("paper"), commands=tuple(filter(None, [as_typed(data.get("command") or ())])),
+            notes=_left_out(variants),
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 FINISHED = "finished"
+CLIP_SHARE = "clip/high_frac + clip/low_frac"
+"""A run's own sum of both: no token is clipped at both bounds."""
 UNKNOWN = "not said"
 """The state of another tool's run: its log doesn't tell whether it went on to its end."""
 
@@ -54,6 +56,8 @@ class Run:
     """The resolved configuration; None where the source has none."""
     place: str = ""
     """The directory within its sweep; empty for a run that was given by itself."""
+    command: tuple[str, ...] = ()
+    """The words of the command that trains it; empty where the source has none."""
 
     @property
     def where(self) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from gmpo_mm.reports.scores import ScoreRow, ScoreTable
 from gmpo_mm.reports.seed_statistics import LEVEL, POWER, SeedDifference
+from gmpo_mm.reports.study import Study
 
 MINUS = "\N{MINUS SIGN}"
 ONE_SEED = "That is one seed each, which can't tell a difference between methods from chance: nothing more is claimed."
 
 
-def verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable) -> str:
-    """What can be said of a variant against the first, in one or two sentences."""
+def verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable, *, briefly: bool = False) -> str:
+    """What can be said of a variant against the first, in one or two sentences; `briefly`: without the second, on power."""
     a, b, difference = first.variant.label, row.variant.label, row.difference
     if difference is None:
         return f"{b} can't be compared with {a}: {row.note}."
@@ -35,7 +39,50 @@ def verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable) -> str:
             "comparisons as here, chance finds one like it too often."
         )
     shown = f"No difference between {b} and {a} is shown: {signed(gap, table)}{_unit(table)} ({interval})."
-    return f"{shown} {_outlook(difference, table)}"
+    return shown if briefly else f"{shown} {_outlook(difference, table)}"
+
+
+def headline(study: Study, tables: Sequence[ScoreTable]) -> str:
+    """The one sentence that a reader in a hurry takes along: the first score, and what it shows."""
+    if not tables:
+        states = Counter(run.state.replace("_", " ") for variant in study.variants for run in variant.runs)
+        return f"No score yet: {', '.join(f'{count} {state}' for state, count in states.items()) or 'no run has begun'}."
+    fair = [table for table in tables if table.key != "best"]
+    table = max(fair, key=lambda one: sum(row.mean is not None for row in one.rows))
+    first, *others = table.rows
+    means = ", ".join(f"{row.variant.label} {_mean(row, table)}" for row in table.rows if row.mean is not None)
+    said = f"{table.title}: {means or 'no finished run has this score'}"
+    if not others:
+        return f"{said}." if first.mean is None else f"{said} ({plural(first.mean.seeds, 'seed')})."
+    if len(others) == 1:
+        return f"{said}. {verdict(others[0], first, table, briefly=True)}"
+    found: dict[str, list[str]] = {}
+    for row in others:
+        found.setdefault(_conclusion(row), []).append(row.variant.label)
+    parts = [f"{conclusion}: {', '.join(found[conclusion])}" for conclusion in _CONCLUSIONS if conclusion in found]
+    return f"{said}. Beside {first.variant.label}, {'; '.join(parts)}."
+
+
+_CONCLUSIONS = ("better", "worse", "undecided", "no difference shown", "one seed, which shows nothing", "no score to compare")
+
+
+def _conclusion(row: ScoreRow) -> str:
+    """`verdict` in a word or two."""
+    gap = row.difference
+    if gap is None:
+        return "no score to compare"
+    if gap.seeds == 1:
+        return "one seed, which shows nothing"
+    if gap.low is None or gap.high is None or gap.p_value is None or gap.low <= 0 <= gap.high:
+        return "no difference shown"
+    if (row.p_holm if row.p_holm is not None else gap.p_value) >= 1 - LEVEL:
+        return "undecided"
+    return "better" if gap.mean > 0 else "worse"
+
+
+def _mean(row: ScoreRow, table: ScoreTable) -> str:
+    assert row.mean is not None
+    return score_text(row.mean.mean, table) + (" %" if table.percent else "")
 
 
 def problem_verdict(row: ScoreRow, first: ScoreRow, table: ScoreTable) -> str:
@@ -115,3 +162,8 @@ def score_text(value: float, table: ScoreTable) -> str:
 def p_text(p: float) -> str:
     """`p = 0.032`, with two digits."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def plural(number: int, word: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -5,31 +5,26 @@ Every verdict is True, False or None, where None leaves the pair to computer alg
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from operator import itemgetter
 from string import ascii_lowercase
 
 from gmpo_mm.verifiers.equations import same_relation
 from gmpo_mm.verifiers.intervals import MIRRORED, same_reals
-from gmpo_mm.verifiers.matrices import matrix_sum
 from gmpo_mm.verifiers.normalize import text_key
 from gmpo_mm.verifiers.quantities import last_place, quantity
 from gmpo_mm.verifiers.scalars import ABOUT, EXACT, Rules, compare_scalars, is_constant, within_share
-from gmpo_mm.verifiers.structure import Node, asks_for, assigned_name, is_name
+from gmpo_mm.verifiers.structure import Node, asks_for, assigned_name, is_name, matrix_sum
 
 MAX_UNORDERED = 48  # items matched one by one; longer lists are matched by their texts
 
 
 def all_of(verdicts: Iterable[bool | None]) -> bool | None:
     """False where one is, True where all are, else None."""
-    together: bool | None = True
-    for verdict in verdicts:
-        if verdict is False:
-            return False
-        together = together and verdict
-    return together
+    return min(verdicts, key=(False, None, True).index, default=True)
 
 
 def any_of(verdicts: Iterable[bool | None]) -> bool | None:
@@ -190,11 +185,6 @@ def _members(a: Node, b: Node, rules: Rules) -> bool | None:
     return text_key(a.items[0].text) == text_key(b.items[0].text) and compare(a.items[1], b.items[1], rules)
 
 
-def _builders(a: Node, b: Node, rules: Rules) -> bool | None:
-    r"""`\{2x : x > 3\}` beside another of its kind."""
-    return b.kind == "builder" and _in_order(a.items, b.items, rules)
-
-
 def _lists(a: Node, b: Node, rules: Rules) -> bool | None:
     if b.kind == "scalar":
         return a.kind == "set" and len(a.items) == 1 and compare(a.items[0], b, rules)
@@ -241,37 +231,21 @@ def _distinct(items: Sequence[Node], rules: Rules) -> tuple[Node, ...]:
 
 
 def _in_any_order(a: Sequence[Node], b: Sequence[Node], rules: Rules) -> bool | None:
-    """Whether the items pair off, by augmenting paths: with a tolerance, equality is not transitive."""
-    left, right, keys = [], list(b), [text_key(item.text) for item in b]
-    for item in a:
-        key = text_key(item.text)
-        if key in keys and item.kind != "broken":
-            del right[keys.index(key)], keys[keys.index(key)]
-        else:
-            left.append(item)
+    r"""Whether the items pair off, the surely equal ones first; `\{\{5\}\}` is not `\{5\}`."""
+    left, right = list(a), list(b)
     if len(left) > MAX_UNORDERED:
-        return False
-
-    @cache
-    def verdict(i: int, j: int) -> bool | None:
-        alike = (left[i].kind == "set") == (right[j].kind == "set")  # `\{\{5\}\}` is not `\{5\}`
-        return alike and compare(left[i], right[j], rules)
-
-    def pair_off(accepted: tuple[bool | None, ...]) -> bool:
-        partner: dict[int, int] = {}
-
-        def place(i: int, seen: set[int]) -> bool:
-            for j in sorted(range(len(right)), key=partner.__contains__):  # most pair off as they come
-                if j not in seen and verdict(i, j) in accepted:
-                    seen.add(j)
-                    if j not in partner or place(partner[j], seen):
-                        partner[j] = i
-                        return True
-            return False
-
-        return all(place(i, set()) for i in range(len(left)))
-
-    return True if pair_off((True,)) else None if pair_off((True, None)) else False
+        return Counter(text_key(item.text) for item in a) == Counter(text_key(item.text) for item in b)
+    for accepted in (True, None):
+        for item in tuple(left):
+            for other in right:
+                alike = (item.kind == "set") == (other.kind == "set")
+                if alike and compare(item, other, rules) is accepted:
+                    left.remove(item)
+                    right.remove(other)
+                    break
+        if not left:
+            return accepted
+    return False
 
 
 def _matrices(a: Node, b: Node, rules: Rules) -> bool | None:
@@ -291,6 +265,6 @@ def _sequences(a: Node, b: Node, rules: Rules) -> bool | None:
 
 # The first of these kinds that one of two values has decides.
 _HANDLERS = {
-    "member": _members, "builder": _builders, "list": _lists, "set": _lists, "matrix": _matrices,
+    "member": _members, "list": _lists, "set": _lists, "matrix": _matrices,
     "sequence": _sequences, "relation": _relations, "special": lambda a, b, _: a.connector == b.connector,
 }  # fmt: skip

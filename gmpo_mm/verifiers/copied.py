@@ -1,10 +1,4 @@
-r"""Is an answer only an expression that stands in the problem, copied and not worked out?
-
-`99^2 + 99 + 1` equals 9901, but it is no answer to "What is $99^2+99+1$?". A right prediction is such a copy
-where it has another form than the gold, is not worked out, and stands in the problem as a formula or a part
-of one (up to order, brackets and spelling), or holds such a part that is the whole value:
-`|99^2 + 99 + 1| + 5 - 5`.
-"""
+"""Is an answer only an expression that stands in the problem, copied and not worked out? (docs/graders.md)"""
 
 import itertools
 import re
@@ -22,8 +16,8 @@ from gmpo_mm.verifiers.grading import Gold, Grade
 from gmpo_mm.verifiers.identity import same_trees
 from gmpo_mm.verifiers.normalize import canonical, text_key
 from gmpo_mm.verifiers.reading import read
-from gmpo_mm.verifiers.structure import Node, asks_for, parse, scalars, split
-from gmpo_mm.verifiers.trees import BINDERS, MINUS_ONE, ONE, Tree, canonical_tree, subtrees, variables
+from gmpo_mm.verifiers.structure import Node, asks_for, parse, split
+from gmpo_mm.verifiers.trees import MINUS_ONE, ONE, Tree, canonical_tree, subtrees, variables
 from gmpo_mm.verifiers.units import split_unit
 
 MAX_PROBLEM = 20_000  # characters of a problem that are searched
@@ -65,11 +59,7 @@ def without_copies(
 
 
 def stands_unevaluated(prediction: str, gold: str, problem: str) -> bool:
-    """Whether a right prediction is such a copy; False for the gold itself and for what is no formula.
-
-    A list, set, tuple or matrix is one where a part of it is. An equation or inequality in names is one where
-    all its sides stand in the problem, or where the gold is solved (`x = -10`, `x < 6`) and it is not.
-    """
+    """Whether a right prediction is such a copy; False for the gold itself and for what is no formula."""
     if len(prediction) > MAX_LENGTH:
         return False
     problem = problem[:MAX_PROBLEM]
@@ -80,7 +70,8 @@ def stands_unevaluated(prediction: str, gold: str, problem: str) -> bool:
     done = partial(_is_worked_out, as_decimal="decimal" in problem and bool(re.search(r"\.\d", gold)))
     gold_node = parse(read(gold).text)
     asked = list(_groups(gold_node, _is_worked_out))
-    solved = not any(map(_has_work, map(_canonical, scalars(gold_node))))
+    parts = [gold_node, *gold_node.items, *(part for item in gold_node.items for part in item.items)]
+    solved = not any(map(_has_work, filter(None, map(_formula, parts))))
     with budget(MAX_STEPS):
         groups = _groups(parse(read(prediction).text), done)
         return any(_is_copied(group, asked, solved, problem, done) for group in groups)
@@ -123,13 +114,8 @@ def _formula(node: Node) -> Tree | None:
 
 
 def _canonical(text: str) -> Tree | None:
-    tree = _parsed(text)
-    return tree and canonical_tree(tree)
-
-
-def _parsed(text: str) -> Tree | None:
     try:
-        return parse_expression(text.strip())
+        return canonical_tree(parse_expression(text.strip()))
     except NotExpression:
         return None
 
@@ -158,11 +144,10 @@ def _holds_copy(side: Tree, values: Sequence[Tree], problem: str, done: _Done) -
         return True
 
 
-def _has_work(tree: Tree | None) -> bool:
+def _has_work(tree: Tree) -> bool:
     """Whether a side of an equation computes with a name, as in `2x + 1`; `x` and `|x|` do not."""
-    if tree is None or not variables(tree):
-        return False
-    return (tree[2] if tree[:2] == ("fn", "abs") else tree)[0] not in ("var", "call")
+    side = tree[2] if tree[:2] == ("fn", "abs") else tree
+    return bool(variables(tree)) and side[0] not in ("var", "call")
 
 
 # Is it worked out?
@@ -228,8 +213,6 @@ def _copied_parts(form: Tree, problem: str) -> Iterator[Tree]:
     """Parts that stand in the problem, with what a sum or product has in common with one of the problem."""
     forms, wholes = _forms_of(problem)
     for part in subtrees(form):
-        if part[0] in BINDERS:  # its bound name is named for its place
-            part = canonical_tree(_plain(part))
         if part in forms:
             yield part
         for whole in wholes:
@@ -253,9 +236,8 @@ def _forms_of(problem: str) -> tuple[frozenset[Tree], tuple[Tree, ...]]:
     for text in map(canonical, _formulas(problem)):
         outside_brackets = [piece for side in split(text, "relation")[0] for piece in split(side, "comma")[0]]
         for piece in dict.fromkeys((*outside_brackets, *_PARTS.split(text))):
-            tree = _parsed(piece.strip(" ,;:?")) or _parsed(piece.strip(" ().,;:?"))
-            if tree is not None:
-                found |= dict.fromkeys(map(canonical_tree, subtrees(tree)))
+            tree = _canonical(piece.strip(" ,;:?")) or _canonical(piece.strip(" ().,;:?"))
+            found |= dict.fromkeys(subtrees(tree) if tree else ())
     return frozenset(found), tuple(tree for tree in found if tree[0] in ("add", "mul"))
 
 

@@ -1,50 +1,28 @@
 r"""CountDown: an expression that uses every given number exactly once and gives the target (TinyZero's task).
 
-    answer  := sum | sum = integer | integer = sum
-    sum     := product ((+ | -) product)*
-    product := signed ((* | /) signed)*
-    signed  := (+ | -)* atom
-    atom    := integer | ( sum ) | { sum } | \frac group group
-
-A text outside this grammar is no expression; `_COMMANDS` and `_CHARACTERS` are other spellings of its signs.
-Nothing is evaluated as code: length and depth are bounded, and what uses the right numbers is computed in
-exact fractions.
+An answer is read by the grammar of `expressions`, of which only integers, `+ - * /`, brackets and fractions
+are taken, and may state its result behind or before a `=`. Nothing is evaluated as code: length, depth and
+sizes are bounded, and values are exact.
 """
 
 import json
-import operator
 import re
 from collections import Counter
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any, NamedTuple
 
-from gmpo_mm.verifiers.extraction import Extraction, extract_answer, remove_invisible
+from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
+from gmpo_mm.verifiers.extraction import Extraction, extract_answer
 from gmpo_mm.verifiers.grading import DEFAULT_TIMEOUT, Gold, Grade, Kind
+from gmpo_mm.verifiers.normalize import canonical
+from gmpo_mm.verifiers.quantities import real
+from gmpo_mm.verifiers.trees import Tree, subtrees
 
-VERSION = 1
-MAX_LENGTH = 1024  # characters of an answer
-MAX_DEPTH = 64
-MAX_DIGITS = 18
+MAX_LENGTH = 400  # characters of an answer
 MAX_SHOWN = 60
 
-_CHARACTERS = str.maketrans("×·⋅∗✕÷∕⁄−–—﹣\u00a0\u2009\u202f", "*****///----   ")
-_CHARACTERS |= {0xFF01 + i: 0x21 + i for i in range(94)}  # full-width ASCII
-_COMMANDS = {"times": "*", "cdot": "*", "ast": "*", "div": "/"}  # the others are fractions
-_TOKEN = re.compile(
-    r"\s+|\$|\\[()\[\],;:! ]|\\(?:left|right|[bB]ig[lr]?|displaystyle|quad)(?![A-Za-z])"
-    r"|([0-9]+|[-+*/(){}=])|\\(times|cdot|ast|div|[dt]?frac)(?![A-Za-z])|(.)",
-    re.DOTALL,
-)
-_CLOSING = {"(": ")", "{": "}"}
-_OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
-_PRIORITY = {"+": 1, "-": 1, "*": 2, "/": 2}
-
-Item = int | str  # a number, an operator or `negate`, in postfix order
-
-
-class NotAnExpression(ValueError):
-    """The text is outside the grammar or its bounds; the message says where."""
+_ALLOWED = re.compile(r"(?:\\frac(?![A-Za-z])|[-+*/(){}= ]|(?<!\d)\d{1,18}(?!\d))+", re.ASCII)
+_KINDS = {"num", "neg", "add", "mul", "div"}
 
 
 class Problem(NamedTuple):
@@ -95,18 +73,18 @@ def extract_expression(response: str, extraction: Extraction = "auto") -> str | 
 
 
 def check_expression(answer: str, problem: Problem) -> Verdict:
-    """Does the answer solve the problem? No text can make this raise, and its time is linear in the text."""
+    """Does the answer solve the problem? No text can make this raise, and its time is bounded."""
     try:
-        postfix, stated = parse(answer)
-    except NotAnExpression as error:
+        tree, stated = parse(answer)
+    except NotExpression as error:
         return Verdict(False, False, f"not an expression: {error}")
-    used = [item for item in postfix if isinstance(item, int)]
+    used = sorted(int(node[1]) for node in subtrees(tree) if node[0] == "num")
     if Counter(used) != Counter(problem.numbers):
         why = f"uses {used[:12]} where {list(problem.numbers[:12])} must each be used once"
         return Verdict(False, True, why)
     try:
-        value = compute(postfix)
-    except ZeroDivisionError:
+        value = real(tree).exact
+    except NotExpression:
         return Verdict(False, True, "divides by zero")
     if value != problem.target:
         return Verdict(False, True, f"gives {str(value)[:MAX_SHOWN]}, not {problem.target}")
@@ -145,85 +123,29 @@ def _grade(prediction: object, gold: Gold, kind: str, extraction: Extraction) ->
     return Grade(best.correct, "graded", answer, best.why)
 
 
-def parse(answer: str) -> tuple[list[Item], int | None]:
-    """The expression in postfix order, and the result that the answer states beside it (None without one)."""
-    sides, stated = _sides(answer), None
+def parse(answer: str) -> tuple[Tree, int | None]:
+    """The expression, and the result that the answer states beside it; NotExpression for any other text."""
+    text, stated = answer.strip().removesuffix("."), None
+    if len(text) > MAX_LENGTH:
+        raise NotExpression(f"longer than {MAX_LENGTH} characters")
+    # In canonical texts, `0.(3)` is a fraction and `3+5}` has lost its brace.
+    repaired = re.search("[.．]", text) or text.count("}") > text.count("{")
+    text = canonical(text)
+    if repaired or not _ALLOWED.fullmatch(text):
+        raise NotExpression("more than integers, brackets and signs of arithmetic")
+    sides = text.split("=")
     if len(sides) == 2:
         for side in reversed(sides):
-            if side[-1:] and side[-1].isdigit() and side[:-1] in ([], ["-"]):
+            if re.fullmatch(r" ?(?:- ?)?\d+ ?", side):
                 sides.remove(side)
-                stated = int("".join(side))
+                stated = int(side.replace(" ", ""))
                 break
     if len(sides) > 1:
-        raise NotAnExpression("more than one =, or no number beside it")
-    tokens = sides[0][::-1]  # the next one is the last
-    postfix = _operation(tokens, 0, 1)
-    if tokens:
-        raise NotAnExpression(f"{tokens[-1]!r} after the expression")
-    return postfix, stated
-
-
-def compute(postfix: Sequence[Item]) -> Fraction:
-    """Exact value of an expression in postfix order; ZeroDivisionError where it divides by zero."""
-    stack: list[Fraction] = []
-    for item in postfix:
-        if isinstance(item, int):
-            stack.append(Fraction(item))
-        elif item == "negate":
-            stack.append(-stack.pop())
-        else:
-            right = stack.pop()
-            stack.append(_OPERATORS[item](stack.pop(), right))
-    return stack[0]
-
-
-def _sides(text: str) -> list[list[str]]:
-    """The tokens on each side of a `=`."""
-    if len(text) > MAX_LENGTH:
-        raise NotAnExpression(f"longer than {MAX_LENGTH} characters")
-    sides: list[list[str]] = [[]]
-    for match in _TOKEN.finditer(remove_invisible(text).translate(_CHARACTERS).strip().removesuffix(".")):
-        token, command, other = match.groups()
-        if other:
-            raise NotAnExpression(f"{match.string[match.start() :][:12]!r}")
-        if token and len(token) > MAX_DIGITS:
-            raise NotAnExpression(f"a number of more than {MAX_DIGITS} digits")
-        if token == "=":
-            sides.append([])
-        elif token or command:
-            sides[-1].append(token or _COMMANDS.get(command, "\\frac"))
-    return sides
-
-
-def _operation(tokens: list[str], priority: int, depth: int) -> list[Item]:
-    """An operand and all that follows it by operators of a higher priority; takes them off the tokens."""
-    if depth > MAX_DEPTH:
-        raise NotAnExpression("nested too deep")
-    negative = False
-    while tokens and tokens[-1] in "+-":
-        negative ^= tokens.pop() == "-"
-    postfix = _atom(tokens, depth)
-    if negative:
-        postfix.append("negate")
-    while tokens and _PRIORITY.get(tokens[-1], 0) > priority:
-        sign = tokens.pop()
-        postfix += [*_operation(tokens, _PRIORITY[sign], depth), sign]
-    return postfix
-
-
-def _atom(tokens: list[str], depth: int, in_fraction: bool = False) -> list[Item]:
-    r"""A number, group or fraction; of the digits in `\frac12` one, as TeX reads it."""
-    token = tokens.pop() if tokens else "the end"
-    if in_fraction and token[1:].isdigit():
-        tokens.append(token[1:])
-        token = token[0]
-    if token.isdigit():
-        return [int(token)]
-    if token == "\\frac" and not in_fraction:
-        return [*_atom(tokens, depth, True), *_atom(tokens, depth, True), "/"]
-    if token != "{" and (token != "(" or in_fraction):
-        raise NotAnExpression(f"unexpected {token}")
-    postfix = _operation(tokens, 0, depth + 1)
-    if not tokens or tokens.pop() != _CLOSING[token]:
-        raise NotAnExpression(f"{token!r} is not closed by {_CLOSING[token]!r}")
-    return postfix
+        raise NotExpression("more than one =, or no number beside it")
+    tree = parse_expression(sides[0])
+    kinds = Counter(node[0] for node in subtrees(tree))
+    if kinds["mul"] != text.count("*") or not kinds.keys() <= _KINDS:
+        raise NotExpression("a product without a sign")
+    if any(node[0] == "num" and node[1].denominator != 1 for node in subtrees(tree)):
+        raise NotExpression("a mixed number")
+    return tree, stated

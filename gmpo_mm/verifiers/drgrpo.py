@@ -1,9 +1,7 @@
 """The grader of Dr. GRPO (arXiv 2503.20783), for numbers that are to be set beside that paper's.
 
-It reproduces `boxed_reward_fn` and `answer_tag_reward_fn` of github.com/sail-sg/understand-r1-zero, with
-these differences: each comparison has a limit of its own and ends as `timeout` (in the original, fast mode
-has none, and slow mode grades 0 after a second); text is not evaluated as Python (`x==5` equals `x==6` there,
-since both are false); a list of golds may hold numbers.
+It reproduces `boxed_reward_fn` and `answer_tag_reward_fn` of github.com/sail-sg/understand-r1-zero, but for
+what docs/graders.md says.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,9 +26,7 @@ def grade_drgrpo(
     """Grade each response as Dr. GRPO's evaluation does; any entry of a gold that is a sequence counts.
 
     `boxed` and `auto` take the last `\\boxed{}` (templates qwen_math and no), `answer_tags` what template r1
-    demands. A response that the original calls not formatted has status `no_answer`, and so has one whose
-    answer tags hold a box that is not closed. Fast mode is the grader of training, slow mode (`fast=False`)
-    that of evaluation.
+    demands. Fast mode is the grader of training, slow mode that of evaluation.
     """
     check_arguments(responses, golds, kind, extraction, timeout)
     if kind == "answer":

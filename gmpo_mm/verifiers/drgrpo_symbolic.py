@@ -1,10 +1,7 @@
 """Dr. GRPO's grader, the part that computes. Runs in the verifier's worker processes only.
 
-Fast: equal in the MATH form, or the difference of the two texts is 0 for sympy. Slow: also equal for
-math-verify, with its default options. The original has Python evaluate the model's text. Here sympy's own
-transformations turn the text into the same program (`2x` into `Integer(2)*Symbol('x')`), and a walk over that
-program's syntax tree carries out the arithmetic of `OPERATORS` and the calls of `FUNCTIONS`; anything else
-makes the two texts different.
+The original has Python evaluate the model's text. Here sympy's transformations turn it into the same program,
+of whose syntax tree only the arithmetic of `OPERATORS` and the calls of `FUNCTIONS` are carried out.
 """
 
 import ast
@@ -20,24 +17,17 @@ import sympy
 from sympy.parsing import sympy_parser as parser
 
 from gmpo_mm.verifiers import drgrpo_text as texts
-from gmpo_mm.verifiers.methods import Compare
+from gmpo_mm.verifiers.supervisor import Compare
 
 OPERATORS: dict[type[ast.operator] | type[ast.unaryop], Callable[..., Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Pow: operator.pow,
-    ast.UAdd: operator.pos,
-    ast.USub: operator.neg,
-}
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv, ast.Pow: operator.pow, ast.UAdd: operator.pos, ast.USub: operator.neg,
+}  # fmt: skip
 # What can be written in lower case with two different letters, the most that the grader lets through.
 FUNCTIONS = str.split("sqrt factorial factorial2 ln csc re im li ff rf jn yn")
 CONSTANTS = str.split("pi oo zoo nan I")
-LITERALS = str.split(
-    "Symbol Integer Float Rational Number"
-)  # called with Python's literals, which stand nowhere else
+# Called with Python's literals, which stand nowhere else.
+LITERALS = str.split("Symbol Integer Float Rational Number")
 
 LONGEST_UNCHECKED = 128  # characters; longer texts are searched for repetition before math-verify sees them
 _SYMBOLS = (("√", "sqrt"), ("π", "pi"), ("∞", "inf"), ("∪", "U"), ("·", "*"), ("×", "*"))

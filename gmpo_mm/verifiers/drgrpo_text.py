@@ -1,16 +1,15 @@
 """Dr. GRPO's grader without computer algebra: answers taken from responses, texts brought to a form.
 
 The behaviour is that of `math_grader.py` in github.com/sail-sg/understand-r1-zero (commit dfca49d), oddities
-included: grades are only comparable with the paper's when `\\text{m}` and a stray brace count here as they do
-there. The code is our own. Answers that agree in either of two forms are equal: the one known from the MATH
-data set's own evaluation, and the one that goes on to sympy.
+included: grades are only comparable with the paper's when `\\text{m}` and a stray brace count here as there.
 """
 
 import contextlib
+import itertools
 import re
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from os.path import commonprefix
 
 # Words that the MATH form drops where they stand alone. Order and repetitions matter: a word is dropped once
 # a pass and two neighbours need two. A point stands for any character, as it does where the list comes from.
@@ -159,23 +158,7 @@ def _integral(text: str) -> float | None:
 
 
 def is_repetitive(text: str) -> bool:
-    """Whether more than a fifth of the text's substrings, counted by position, are repeats of another.
-
-    Repeats are what neighbours among the sorted suffixes share; ranks by ever longer prefixes sort them.
-    """
-    keys: list[Any] = list(text)
-    length = 1
-    while len(dense := {key: rank for rank, key in enumerate(sorted(set(keys)))}) < len(text):
-        ranks = [dense[key] for key in keys]
-        keys = list(zip(ranks, ranks[length:] + [-1] * length))
-        length *= 2
-    ranks = [dense[key] for key in keys]
-    suffixes = sorted(range(len(text)), key=ranks.__getitem__)
-    repeats = common = 0
-    for start, rank in enumerate(ranks):
-        before = suffixes[rank - 1] if rank else len(text)
-        while max(start, before) + common < len(text) and text[start + common] == text[before + common]:
-            common += 1
-        repeats += common
-        common = max(common - 1, 0)
+    """Whether more than a fifth of the text's substrings, counted by position, are repeats of another."""
+    suffixes = sorted(text[start:] for start in range(len(text)))  # neighbours share what is repeated
+    repeats = sum(len(commonprefix(pair)) for pair in itertools.pairwise(suffixes))  # noqa: RUF071
     return repeats > _REPETITIVE_SHARE * len(text) * (len(text) + 1) / 2

@@ -16,9 +16,7 @@ from gmpo_mm.verifiers.reading import Reading, read
 from gmpo_mm.verifiers.scalars import EXACT, Rules, within_share
 from gmpo_mm.verifiers.structure import Node, balanced, parse
 
-MAX_STEPS = (
-    40_000  # evaluations of a part of a formula for one pair, some 0.2 s; what takes longer is for a worker
-)
+MAX_STEPS = 40_000  # evaluations of parts of formulas for one pair, some 0.2 s; the rest is for a worker
 MAX_LENGTH = 2000  # characters; a longer answer is compared as text only and never parsed
 RULES = {
     "math": EXACT,
@@ -27,10 +25,8 @@ RULES = {
 }
 
 _PLAIN = re.compile(r"0|-?[1-9]\d{0,30}")  # an integer in its one spelling
-_BASES = dict(
-    zip(str.split("two three four five six seven eight nine ten"), map(str, range(2, 11)), strict=True)
-)
-_BASES |= {"twelve": "12", "sixteen": "16"}
+_BASE_WORDS = str.split("two three four five six seven eight nine ten twelve sixteen")
+_BASES = dict(zip(_BASE_WORDS, map(str, (*range(2, 11), 12, 16)), strict=True))
 _BASE = re.compile(rf"([0-9A-Fa-f]+) ?_ ?\{{? ?([0-9]{{1,2}}|{'|'.join(_BASES)}) ?\}}?")
 _KINDS = {"matrix": "matrices", "relation": "relations", "sequence": "tuples", "scalar": "formulas"}
 
@@ -40,11 +36,6 @@ class Decision(NamedTuple):
 
     equal: bool | None
     why: str
-
-
-def cheap_equal(prediction: str, gold: str) -> bool | None:
-    """True or False where this module decides; None where only computer algebra can."""
-    return decide(prediction, gold).equal
 
 
 def decide(prediction: str, gold: str, rules: Rules = EXACT) -> Decision:

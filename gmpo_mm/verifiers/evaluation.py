@@ -10,6 +10,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from mpmath import MPContext
@@ -20,12 +21,10 @@ from gmpo_mm.verifiers.trees import Tree
 
 MAX_BITS = 1 << 17  # of the numerator and the denominator of a rational value
 FIRST_BITS = 256  # of a first evaluation; its zeros may be small numbers, those of a later one are zeros
-BRANCHING = frozenset({"floor", "ceil", "abs", "max", "min", "mod", "gcd"})
+BRANCHING = frozenset({"floor", "ceil", "abs", "max", "min"})
 """Kinds and functions of which `Evaluator.branches` records the case that was taken."""
 
 _NEAR_AN_INTEGER = Fraction(1, 1 << 32)
-_AT_ZERO = dict.fromkeys(("sin", "tan", "sinh", "tanh", "arcsin", "arctan"), 0)
-_AT_ZERO |= dict.fromkeys(("cos", "cosh", "exp", "sec"), 1)
 
 Environment = Mapping[str, Fraction]
 
@@ -38,27 +37,23 @@ class TooLarge(OutsideDomain):
     """A value, or a step on the way to it, is beyond the bounds."""
 
 
-_local = threading.local()
+@lru_cache(maxsize=64)
+def _context(bits: int, thread: int) -> Any:
+    made = MPContext()
+    made.prec = bits
+    return made
 
 
 def context(bits: int) -> Any:
     """This thread's own mpmath context: the library's global one belongs to everybody."""
-    contexts = _local.__dict__.setdefault("contexts", {})
-    if bits not in contexts:
-        if len(contexts) > 64:
-            contexts.clear()
-        contexts[bits] = MPContext()
-        contexts[bits].prec = bits
-    return contexts[bits]
+    return _context(bits, threading.get_ident())
 
 
 class Evaluator:
     """Values of trees at one point, in the reals or in the complex numbers with principal values.
 
-    After an evaluation, `spread` is the largest number of bits before or after the binary point that any
-    value on the way needs. `unsure` says that an irrational value was taken for the integer or the zero
-    next to it, which more bits may undo. `branches` has the id of each node that decides between cases, and
-    its case.
+    Then `spread` is the most bits before or after the binary point that a value needs, `unsure` says
+    that an irrational value was taken for the integer next to it, and `branches` has the cases taken.
     """
 
     def __init__(self, environment: Environment, in_complex: bool, bits: int) -> None:
@@ -187,9 +182,6 @@ class Evaluator:
             exact = self.rational_power(base, exponent)
             if exact is not None:
                 return exact
-        if not isinstance(exponent, Fraction) and not self.in_complex and base < 0:
-            whole = self.whole(exponent)
-            exponent = exponent if whole is None else Fraction(whole)
         odd = isinstance(exponent, Fraction) and exponent.denominator % 2 == 1
         sign = -1 if odd and exponent.numerator % 2 else 1
         base, exponent = self.number(base), self.number(exponent)
@@ -211,17 +203,6 @@ class Evaluator:
             raise TooLarge("power too large")
         return root**power
 
-    def root(self, tree: Tree) -> Any:
-        base, (degree,) = self.value(tree[1]), self.integers(tree[2:], 64)
-        if degree < 2:
-            raise OutsideDomain("degree of a root")
-        if not self.in_complex and base < 0 and degree % 2 == 0 and self.is_zero(base):
-            return Fraction(0)
-        if self.in_complex or base <= 0:
-            return self.power(base, Fraction(1, degree))
-        exact = _exact_root(base, degree) if isinstance(base, Fraction) else None
-        return self.context.nthroot(self.number(base), degree) if exact is None else exact
-
     def ln(self, value: Any) -> Any:
         if value == 1:
             return Fraction(0)
@@ -229,19 +210,6 @@ class Evaluator:
         if value == 0 or (not self.in_complex and value < 0):
             raise OutsideDomain("logarithm")
         return self.context.ln(value)
-
-    def binomial(self, tree: Tree) -> int:
-        n, k = self.integers(tree[1:], self.max_factorial)
-        if not 0 <= k <= n:
-            raise OutsideDomain("binomial coefficient")
-        return math.comb(n, k)
-
-    def remainder(self, tree: Tree) -> int:
-        a, b = self.integers(tree[1:])
-        if b <= 0:
-            raise OutsideDomain("modulus")
-        self.branch(tree, a // b)
-        return a % b
 
     def extreme(self, tree: Tree) -> Any:
         values = [self.real(value) for value in self.numbers(tree[1:])]
@@ -272,15 +240,13 @@ class Evaluator:
             if value != 0 and (isinstance(value, Fraction) or context.im(value) == 0):
                 self.branch(tree, self.real(value) > 0)
             return abs(value)
-        if value == 0 and name in _AT_ZERO:
-            return _AT_ZERO[name]
         value = self.number(value)
         size = self.magnitude(value)
         if name in ("exp", "sinh", "cosh", "tanh") and size > 12 and abs(value) > 4096:
             raise TooLarge("exponential too large")
         if size > 64 and name != "arctan":
             raise TooLarge("argument too large")
-        if name == "tanh":  # nearer to 1 than its argument shows
+        if name in ("tanh", "coth"):  # nearer to 1 than its argument shows
             self.spread = max(self.spread, min(int(3 * abs(value)), self.max_magnitude))
         if name in ("cot", "sec", "csc", "tan"):
             sine, cosine = context.sin(value), context.cos(value)
@@ -288,9 +254,8 @@ class Evaluator:
             if self.is_zero(bottom):
                 raise OutsideDomain("pole")
             return {"cot": cosine, "tan": sine}.get(name, 1) / bottom
-        if name in ("arcsin", "arccos") and not self.in_complex and abs(value) > 1:
-            raise OutsideDomain("inverse function")
-        return getattr(context, name.replace("arc", "a"))(value)
+        result = getattr(context, name.replace("arc", "a"))(value)
+        return result if self.in_complex else self.real(result)
 
     def rounded(self, name: str, value: Any) -> int:
         whole = self.whole(value)
@@ -309,13 +274,10 @@ _OPERATIONS: dict[str, Callable[[Evaluator, Tree], Any]] = {
     "mul": lambda at, tree: operator.mul(*at.numbers(tree[1:])),
     "div": Evaluator.quotient,
     "pow": lambda at, tree: at.power(at.value(tree[1]), at.value(tree[2])),
-    "root": Evaluator.root,
+    "root": lambda at, tree: at.power(at.value(tree[1]), Fraction(1, *at.integers(tree[2:], 64))),
     "log": lambda at, tree: operator.truediv(*(at.number(at.ln(at.value(child))) for child in tree[1:])),
     "factorial": lambda at, tree: math.factorial(*at.integers(tree[1:], at.max_factorial)),
-    "binom": Evaluator.binomial,
-    "mod": Evaluator.remainder,
-    "gcd": lambda at, tree: at.branch(tree, math.gcd(*at.integers(tree[1:]))),
-    "lcm": lambda at, tree: math.lcm(*at.integers(tree[1:], 1 << 64)),
+    "binom": lambda at, tree: math.comb(*at.integers(tree[1:], at.max_factorial)),
     "max": Evaluator.extreme,
     "min": Evaluator.extreme,
     "degrees": lambda at, tree: at.number(at.value(tree[1])) * at.context.pi / 180,

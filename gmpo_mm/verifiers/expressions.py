@@ -1,20 +1,7 @@
 r"""A formula in LaTeX or plain text as a small tree (see `trees`), by recursive descent; it is not evaluated.
 
-Conventions, where two readings are possible:
-
-- A name before a bracket is a function where the bracket holds a number without an exponent, another name
-  or a list, as in `y(0)`, `x(t)`, `y'(\pi)`, `M(x, y)`; else it is a factor, as in `n(n+1)`, `n(-1)^n`.
-  `C(n, k)` is a binomial coefficient. `f`, `g`, `F`, `G` are functions of a formula too where it has the
-  usual arguments: `f(x+1)`, but `g(\sin\theta - \mu)` and `G(M+m)` are products.
-- On one line, `t/RC` is `t/(RC)`, while `1/2x` is `x/2`.
-- Numbers side by side are an error: `145 3`, `x 3`, `2{3}`; so is an integer before an improper fraction.
-  `4 \frac{1}{2}` and `4 1/2` are mixed numbers. A number with an exponent may follow a factor: `n 2^n`.
-- The argument of a function without brackets ends before `+`, `-`, `*`, a bracket, another function, and
-  before `/` unless a number follows: `\sin 2x/3` is `\sin(2x/3)`, `\ln 8 / \ln 2` is a quotient.
-- `\log` and `\lg` are to base 10. `\sin^{-1}` is the arc sine, `\sin^2 x` a square.
-- A sum, product or limit reaches to the next `+` or `-` outside brackets, an integral to its `dx`.
-
-Length, depth and literals are bounded; what lies outside raises `NotExpression`.
+docs/graders.md has the conventions. Length, depth and literals are bounded; what lies outside raises
+`NotExpression`.
 """
 
 import re
@@ -22,8 +9,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 
-from gmpo_mm.verifiers.tokens import SIDES, NotExpression, derivative_name, tokens_of
-from gmpo_mm.verifiers.trees import OF_SEVERAL, ONE, TWO, Tree, depth, replaced
+from gmpo_mm.verifiers.tokens import NotExpression, tokens_of
+from gmpo_mm.verifiers.trees import OF_SEVERAL, ONE, TWO, Tree, depth
 
 __all__ = ["NotExpression", "parse_expression"]
 
@@ -31,26 +18,19 @@ MAX_DEPTH = 40  # brackets and commands within each other
 MAX_PARTS = 150  # of one sum or product: each is one level of the tree, which recursive functions walk
 
 _CLOSING = {"(": ")", "{": "}", "[": "]", "⌊": "⌋", "⌈": "⌉", "⟬": "⟭"}
-_INVERTIBLE = frozenset(str.split("sin cos tan cot sec csc sinh cosh tanh"))  # `\sin^{-1}` is the arc sine
-_RARE = {
-    "coth": r"\frac{1}{\tanh(x)}", "sech": r"\frac{1}{\cosh(x)}", "csch": r"\frac{1}{\sinh(x)}",
-    "arcsec": r"\arccos(\frac{1}{x})", "arccsc": r"\arcsin(\frac{1}{x})",
-    "arccot": r"\frac{\pi}{2} - \arctan(x)", "arcsinh": r"\ln(x + \sqrt{x^2 + 1})",
-    "arccosh": r"\ln(x + \sqrt{x^2 - 1})", "arctanh": r"\frac{\ln(\frac{1 + x}{1 - x})}{2}",
-}  # fmt: skip
-_RENAMED = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
-_RENAMED |= {"arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh"}
-_FUNCTIONS = _INVERTIBLE | _RARE.keys() | _RENAMED.keys() | set(_RENAMED.values())
-_FUNCTIONS |= set(str.split("ln exp abs floor ceil log lg"))
+_INVERTIBLE = frozenset(str.split("sin cos tan cot sec csc sinh cosh tanh coth sech csch"))
+_FUNCTIONS = (
+    _INVERTIBLE | {f"arc{name}" for name in _INVERTIBLE} | set(str.split("ln exp abs floor ceil log lg"))
+)
 _UNKNOWN_FUNCTIONS = frozenset("fgFG")
 _USUAL_ARGUMENTS = frozenset("xyztnksuabeifgFG")  # `g(L - x)` is the product that physics has in mind
 # Alone in a bracket, it makes an application of the name before it.
 _NUMBER_ALONE = re.compile(r"-?(?:(?:[\d.]+|\d*\\pi)(?:/\d+)?|\\frac(?:\d+|\d*\\pi\d+)|\\infty)")
 _PROPER_FRACTION = re.compile(r"(?:\\frac (?:{ (\d+) } { (\d+) }|(\d)(\d))|(\d+) / (\d+))(?= |$)")
-_ENDS_PRODUCT = SIDES.union(["", *"+-^)}],⌋⌉⟭=", "\\choose", "\\pmod", "\\to", "\\rightarrow"])
-_ENDS_ARGUMENT = frozenset("\\" + name for name in (*_FUNCTIONS, *OF_SEVERAL, "sum", "prod", "int", "lim"))
+_ENDS_PRODUCT = frozenset(["", *"+-^)}],⌋⌉⟭=", "\\choose"])
+_ENDS_ARGUMENT = frozenset("\\" + name for name in (*_FUNCTIONS, *OF_SEVERAL, "sum", "prod"))
 _ENDS_ARGUMENT |= {"(", "*"}
-_OPERATORS = {"*": "mul", "/": "div", "\\bmod": "mod", "\\mod": "mod"}
+_OPERATORS = {"*": "mul", "/": "div"}
 _POSTFIX: dict[str, Callable[[Tree], Tree]] = {
     "!": lambda tree: ("factorial", tree),
     "%": lambda tree: ("div", tree, ("num", Fraction(100))),
@@ -81,8 +61,6 @@ class _Parser:
         self.depth = 0
         self.bars = 0  # how many `|` are open in this bracket
         self.bound: list[str] = []  # names that the sums and products around this place bind
-        # Of each integral around this place: the name, where `\frac{dx}{x}` has said it.
-        self.differentials: list[str | None] = []
 
     def peek(self, ahead: int = 0) -> str:
         return self.tokens[self.position + ahead]
@@ -114,8 +92,6 @@ class _Parser:
 
     def parse(self) -> Tree:
         tree = self.sum()
-        if self.skips("\\pmod"):
-            tree = ("residue", tree, self.atom())
         if self.peek() or depth(tree) > MAX_PARTS:
             raise NotExpression("text after the formula, or too many terms or factors")
         return tree
@@ -139,7 +115,7 @@ class _Parser:
     def product(self, in_argument: bool = False) -> Tree:
         """Factors; in the argument of a function written without brackets, only those that belong to it."""
         tree = self.factor()
-        while (token := self.peek()) not in _ENDS_PRODUCT and not self.at_differential():
+        while (token := self.peek()) not in _ENDS_PRODUCT:
             if token == "|" and (self.bars or in_argument):
                 break
             if in_argument and (token in _ENDS_ARGUMENT or (token == "/" and not _is_number(self.peek(1)))):
@@ -158,7 +134,7 @@ class _Parser:
 
     def at_another_name(self) -> bool:
         behind_name = self.peek(-1) != ")" and self.peek(-1) not in _POSTFIX
-        return behind_name and _is_name(self.peek()) and self.peek() != "@\\pi" and not self.at_differential()
+        return behind_name and _is_name(self.peek()) and self.peek() != "@\\pi"
 
     def check_no_number_follows(self) -> None:
         """`n 2^n` and `2^6 3^5` are products; `2 3`, `x 3` and `2{3x}` are two things side by side."""
@@ -194,13 +170,12 @@ class _Parser:
         return self.group() if self.peek() == "{" else self.signed(self.atom)
 
     def group(self) -> Tree:
-        """What is in brackets; the bars and integrals around them do not end in there."""
+        """What is in brackets; the bars around them do not end in there."""
         opening = self.take(*_CLOSING)
-        around = self.bars, self.differentials
-        self.bars, self.differentials = 0, []
+        around, self.bars = self.bars, 0
         tree = self.sum()
         self.take(_CLOSING[opening])
-        self.bars, self.differentials = around
+        self.bars = around
         return tree
 
     def atom(self) -> Tree:
@@ -282,25 +257,19 @@ class _Parser:
     def command(self) -> Tree:
         name = self.take()[1:]
         match name:
-            case "frac":
-                return self.fraction()
-            case "binom":
-                return ("binom", self.argument(), self.argument())
+            case "frac" | "binom":
+                return ("div" if name == "frac" else name, self.argument(), self.argument())
             case "sqrt":
                 degree = self.group() if self.peek() == "[" else TWO
                 return ("root", self.argument(all_digits=True), degree)
             case "infty":
                 return ("infinity",)
-            case "lim" | "int":
-                return self.limit() if name == "lim" else self.integral()
             case "sum" | "prod":
                 return self.series({"prod": "product"}.get(name, name))
             case _ if name in OF_SEVERAL:
                 return (name, *self.arguments())
             case _ if name in _FUNCTIONS:
-                return self.function(_RENAMED.get(name, name))
-            case _ if name[:2] == "d ":
-                return self.derivative(*name.split()[1:])
+                return self.function(name)
         raise NotExpression(f"unknown command {name}")
 
     def function(self, name: str) -> Tree:
@@ -315,8 +284,6 @@ class _Parser:
         else:
             argument = self.signed(lambda: self.product(in_argument=True))
         tree: Tree = ("log", argument, base) if base else ("fn", name, argument)
-        if name in _RARE:
-            tree = replaced(parse_expression(_RARE[name]), {"x": argument})
         return tree if exponent is None else ("pow", tree, exponent)
 
     def argument(self, all_digits: bool = False) -> Tree:
@@ -341,67 +308,17 @@ class _Parser:
         self.position += match.group().count(" ") + 1
         return ("add", tree, ("num", Fraction(top, bottom)))
 
-    # What binds names
-
-    def body(self, name: str) -> Tree:
-        """What a name is bound in: to the next plus or minus."""
-        self.bound.append(name)
-        tree = self.term()
-        self.bound.pop()
-        return tree
-
-    def start(self, *sign: str) -> tuple[str, Tree]:
-        r"""`_{k = 1` and `_{x \to a`: the name and what it starts from or goes to."""
+    def series(self, kind: str) -> Tree:
+        r"""`\sum_{k = 1}^n ...`, to the next plus or minus."""
         self.take("_")
         self.take("{")
         name = self.name()
-        self.take(*sign)
-        return name, self.sum()
-
-    def series(self, kind: str) -> Tree:
-        name, first = self.start("=")
+        self.take("=")
+        first = self.sum()
         self.take("}")
         self.take("^")
         last = self.script()
-        return (kind, self.body(name), name, first, last)
-
-    def integral(self) -> Tree:
-        r"""`\int_a^b ... dx`, or without bounds."""
-        first = last = None
-        if self.skips("_"):
-            first = self.script()
-            self.take("^")
-            last = self.script()
-        self.differentials.append(None)
-        body = ONE if self.at_differential() else self.sum()
-        name = self.differentials.pop()
-        if name is None:
-            self.take("@d")
-            name = self.name()
-        return ("integral", body, name, first, last)
-
-    def at_differential(self) -> bool:
-        """Whether the `dx` of an integral is ahead."""
-        return bool(self.differentials) and self.peek() == "@d" and _is_name(self.peek(1))
-
-    def limit(self) -> Tree:
-        r"""`\lim_{x \to a} ...`; the side is the sign in `0^+`, empty where it is both."""
-        name, point = self.start("\\to", "\\rightarrow")
-        side = self.take().strip("^{}") if self.peek() in SIDES else ""
-        self.take("}")
-        return ("limit", self.body(name), name, point, side)
-
-    def fraction(self) -> Tree:
-        match self.tokens[self.position : self.position + 4]:
-            case ["{", "@d", name, "}"] if self.differentials and _is_name(name):
-                self.differentials[-1] = name[1:]  # `\int \frac{dx}{x}`
-                self.position += 4
-                return ("div", ONE, self.argument())
-        return ("div", self.argument(), self.argument())
-
-    def derivative(self, sign: str, order: str, by: str) -> Tree:
-        r"""What stands behind `\frac{d}{dx}`; of a name alone it is a name."""
+        self.bound.append(name)
         body = self.term()
-        if body[0] != "var" or body[1] == by:
-            return ("derivative", body, by, int(order))
-        return ("var", derivative_name(body[1], by, int(order), sign))
+        self.bound.pop()
+        return (kind, body, name, first, last)

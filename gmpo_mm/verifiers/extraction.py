@@ -75,13 +75,6 @@ def _boxes(text: str, start: int = 0) -> Iterator[tuple[int, int]]:
             yield content, token.start()
 
 
-def last_answer_tag(text: str) -> str | None:
-    """Content of the last complete `<answer>...</answer>`, or None when there is none."""
-    end = text.rfind("</answer>")
-    start = text.rfind("<answer>", 0, end) if end >= 0 else -1
-    return None if start < 0 else text[start + len("<answer>") : end]
-
-
 def all_boxes(text: str) -> list[tuple[int, int]]:
     """Spans of the contents of all complete boxes that are in no other, in order."""
     spans: list[tuple[int, int]] = []
@@ -103,8 +96,9 @@ def extract_answer(response: str, extraction: Extraction = "auto") -> str | None
     thought, _, rest = response.rpartition("</think>")
     for text in (rest, thought):
         answer = last_boxed(text) if extraction != "answer_tags" else None
-        if answer is None and extraction != "boxed" and (tagged := last_answer_tag(text)) is not None:
-            answer = last_boxed(tagged) or tagged
+        if answer is None and extraction != "boxed":
+            _, opened, tagged = text.rpartition("</answer>")[0].rpartition("<answer>")
+            answer = (last_boxed(tagged) or tagged) if opened else None
         if answer is not None:
             return remove_invisible(answer).strip() or None
     return None

@@ -7,17 +7,17 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from gmpo_mm.verifiers import countdown, olympiadbench
 from gmpo_mm.verifiers.copied import without_copies
+from gmpo_mm.verifiers.countdown import grade_countdown, read_problems
 from gmpo_mm.verifiers.drgrpo import grade_drgrpo
 from gmpo_mm.verifiers.golds import gold_answer
 from gmpo_mm.verifiers.grading import DEFAULT_TIMEOUT, KINDS, Gold, Grade, check_arguments, grade_batch
+from gmpo_mm.verifiers.olympiadbench import grade_olympiadbench
 
 __all__ = ["GRADERS", "KINDS", "Grader", "check_grader", "grade_responses", "grader_info"]
 
 ENGINE_VERSION = 4
 """Raised when the equivalence engine's grades can change; with rules 2 of its own a grader is version 402."""
-MINERVA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -39,34 +39,16 @@ def _with_engine(description: str, grade: Callable[..., list[Grade]], rules_vers
     return Grader(description, number, ("sympy", "mpmath"), grade, reads_problem=True)
 
 
-# Minerva's rule (arXiv 2206.14858, appendix): numbers are equal where |a - b| < 0.01 |a + b| / 2 or a = b.
-# Its listing has two slips that are not followed: the branches stand the wrong way round, so that the one per
-# cent holds near 0 only, and the mean of two negative numbers is negative, so that no negative number equals
-# itself. A unit that only one side writes is dropped; two different ones are not equal, and nothing is
-# converted.
-_minerva = partial(grade_batch, rules="minerva")
-
 _FAST_PACKAGES = ("sympy", "pylatexenc")
 _SLOW_PACKAGES = (*_FAST_PACKAGES, "math-verify", "latex2sympy2-extended")
+_minerva = partial(grade_batch, rules="minerva")
 
 GRADERS: dict[str, Grader] = {
     "math": _with_engine("boxed or tagged mathematics, by equivalence", grade_batch),
     "geometry3k": _with_engine("as math, which knows geometry's forms", grade_batch),
-    "minerva": _with_engine(
-        "Minerva's rule: any of several golds, numbers within 1 %", _minerva, MINERVA_VERSION
-    ),
-    "olympiadbench": _with_engine(
-        "OlympiadBench's rules: parts in any order, numbers to 1e-8",
-        olympiadbench.grade_olympiadbench,
-        olympiadbench.VERSION,
-    ),
-    "countdown": Grader(
-        "every number once, exactly the target",
-        countdown.VERSION,
-        (),
-        countdown.grade_countdown,
-        check_gold=countdown.read_problems,
-    ),
+    "minerva": _with_engine("Minerva's rule: any of several golds, numbers within 1 %", _minerva, 2),
+    "olympiadbench": _with_engine("OlympiadBench's: parts in any order, to 1e-8", grade_olympiadbench, 2),
+    "countdown": Grader("every number once, exactly the target", 1, (), grade_countdown, read_problems),
     "drgrpo_fast": Grader("Dr. GRPO's grader, fast", 1, _FAST_PACKAGES, partial(grade_drgrpo, fast=True)),
     "drgrpo_slow": Grader("Dr. GRPO's grader, slow", 1, _SLOW_PACKAGES, partial(grade_drgrpo, fast=False)),
 }

@@ -1,8 +1,7 @@
 r"""Are two formulas the same function? Decided by their values at points where they could differ.
 
-Formulas that are analytic where they are defined need a few points. For all others the points are chosen (see
-`points`), and each part that decides between cases must have taken more than one of them: `\lfloor
-n/10^{400} \rfloor` is 0 at every point that is tried, which decides nothing.
+Each part that decides between cases must have taken more than one of them: `\lfloor n/10^{400} \rfloor` is 0
+at every point that is tried, which decides nothing.
 """
 
 from collections import Counter
@@ -13,28 +12,26 @@ from typing import Any
 from gmpo_mm.verifiers.evaluation import BRANCHING, Environment, OutsideDomain, TooLarge
 from gmpo_mm.verifiers.points import INTEGER_LETTERS, forced_integers, magnitudes, sample_points
 from gmpo_mm.verifiers.trees import Tree, canonical_tree, children, contains, subtrees, variables
-from gmpo_mm.verifiers.values import COMPLEX, OneSided, constant_of, settled_value, values_equal
+from gmpo_mm.verifiers.values import COMPLEX, OneSided, constant_of, values_equal
 
 MAX_VARIABLES = 12
 _ENOUGH = 3  # points at which both formulas have a value
 _SHARE = 10  # one in so many points where one of them has a value must be such a point
 _MAX_FOLDED = 10**1000  # a longer number stays the formula that it is
 _CAREFUL = 3  # first points at which irrational values are always compared at two precisions
-_CALCULUS = frozenset(str.split("sum product integral limit derivative index infinity residue"))
+_CALCULUS = frozenset(str.split("sum product index infinity"))
 _PERIODIC = frozenset(str.split("sin cos tan cot sec csc"))
 
 
 def same_trees(first: Tree, second: Tree) -> bool | None:
     """Whether two formulas are the same; None where only computer algebra could tell."""
-    if first == second:
-        return _may_have_value(first) or None
     pair: Tree = ("pair", first, second)
     if contains(pair, _CALCULUS):
         return canonical_tree(first) == canonical_tree(second) or None
     names = variables(pair)
     if not names:
         return _same_constant(first, second, contains(pair, COMPLEX))
-    if len(names) > MAX_VARIABLES:
+    if first == second or len(names) > MAX_VARIABLES:
         return _same_spelling(first, second)
     return _same_at_points(pair)
 
@@ -108,13 +105,3 @@ def _folded(tree: Tree) -> Tree:
     if isinstance(value, Fraction) and abs(value.numerator) + value.denominator < _MAX_FOLDED:
         return ("num", value)
     return (tree[0], *(_folded(child) if isinstance(child, tuple) else child for child in tree[1:]))
-
-
-def _may_have_value(tree: Tree) -> bool:
-    """Not so for constants that have none: `1/0` is not equal to itself written otherwise."""
-    try:
-        if not (variables(tree) or contains(tree, _CALCULUS)):
-            settled_value(tree, {}, contains(tree, COMPLEX))
-    except OutsideDomain as error:
-        return isinstance(error, TooLarge)
-    return True

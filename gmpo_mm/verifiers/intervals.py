@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cmp_to_key, lru_cache
 
-from gmpo_mm.verifiers.arithmetic import NotArithmetic, Real, evaluate, real
 from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
 from gmpo_mm.verifiers.identity import same_trees
+from gmpo_mm.verifiers.quantities import Real, evaluate, real
 from gmpo_mm.verifiers.structure import Node
 from gmpo_mm.verifiers.trees import Tree, contains, replaced, variables
 
@@ -19,9 +19,7 @@ _ABSOLUTE = re.compile(r"\|([^|]*)\|")
 MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 
 Cut = tuple[Real | None, int]  # right below (-1) or above (1) a number; an infinity (None) by its sign
-RealSet = tuple[
-    Cut, ...
-]  # from the lowest on: a number is in the set where an odd number of cuts is below it
+RealSet = tuple[Cut, ...]  # from the lowest on: a number is in it where an odd number of cuts is below
 _Named = tuple[RealSet, str]  # with the variable that is said to be in it, "" for none
 MINUS_INFINITY, INFINITY = (None, -1), (None, 1)
 EVERYTHING: RealSet = (MINUS_INFINITY, INFINITY)
@@ -31,7 +29,7 @@ def _order(a: Cut, b: Cut) -> int:
     """Negative where the first is lower, 0 where both are the same."""
     if a[0] is None or b[0] is None:
         return a[1] * (a[0] is None) - b[1] * (b[0] is None)
-    return a[1] - b[1] if a[0].equals(b[0]) else -1 if a[0].less(b[0]) else 1
+    return a[1] - b[1] if a[0].equals(b[0]) else real(("add", a[0].tree, ("neg", b[0].tree))).sign()
 
 
 def combined(sets: Sequence[RealSet], keep: Callable[[list[bool]], bool]) -> RealSet:
@@ -60,7 +58,7 @@ def interval(opening: str, low_text: str, high_text: str, closing: str) -> RealS
     """Interval notation; `[a, a]` is one number. None where an end is no constant or the order is wrong."""
     try:
         low, high = _end(low_text, -1 if opening == "[" else 1), _end(high_text, 1 if closing == "]" else -1)
-    except NotArithmetic:
+    except NotExpression:
         return None
     closed = (opening == "[" and low[0] is None) or (closing == "]" and high[0] is None)
     return None if closed or _order(low, high) >= 0 else (low, high)
@@ -68,7 +66,9 @@ def interval(opening: str, low_text: str, high_text: str, closing: str) -> RealS
 
 def same_reals(a: Node, b: Node) -> bool | None:
     """Whether two structures are the same set of reals; None unless the first clearly is one."""
-    if not _clearly_a_set(a) or (first := _real_set(a)) is None or (second := _real_set(b)) is None:
+    is_set = a.kind in ("special", "union", "intersection", "without", "member")
+    is_set |= a.kind == "relation" and set(a.operators) != {"="}
+    if not is_set or (first := _real_set(a)) is None or (second := _real_set(b)) is None:
         return None
     return len({first[1], second[1]} - {""}) < 2 and same_set(first[0], second[0])
 
@@ -76,19 +76,6 @@ def same_reals(a: Node, b: Node) -> bool | None:
 def same_set(a: RealSet, b: RealSet) -> bool:
     """The same numbers."""
     return len(a) == len(b) and all(_order(x, y) == 0 for x, y in zip(a, b, strict=True))
-
-
-def _clearly_a_set(node: Node) -> bool:
-    if node.kind == "special":
-        return node.connector in ("reals", "empty")
-    if node.kind == "sequence":
-        unlike_a_point = node.brackets != "()" or any("\\infty" in item.text for item in node.items)
-        return len(node.items) == 2 and unlike_a_point
-    if node.kind == "list":
-        return all(item.kind == "relation" and _clearly_a_set(item) for item in node.items)
-    if node.kind == "relation":
-        return any(operator != "=" for operator in node.operators)
-    return node.kind in ("union", "intersection", "without", "member")
 
 
 @lru_cache(maxsize=1024)
@@ -105,7 +92,7 @@ def _real_set(node: Node) -> _Named | None:
     elif node.kind == "member":
         found = [_real_set(items[1]), (EVERYTHING, items[0].text.replace(" ", ""))]
     elif node.kind == "relation" and (set(operators).isdisjoint(("=", "\\approx")) or operators == ("=",)):
-        with contextlib.suppress(NotExpression, NotArithmetic):
+        with contextlib.suppress(NotExpression):
             links = zip(items, operators, items[1:])
             found = [_solve(left.text, operator, right.text) for left, operator, right in links]
     elif node.kind in ("union", "intersection", "without") or (
@@ -137,9 +124,6 @@ def _solve(left: str, operator: str, right: str) -> _Named | None:
                 return None
             halves = _solve(inside, facing, other), _solve(inside, MIRRORED[facing], f"-({other})")
             return _joined(halves, all if facing in ("<", "<=") else any)
-        if (match := _INFINITE.fullmatch(one)) and facing not in ("=", "!="):
-            tree, trivial = _parsed(other), (match.group(1) == "-") == (facing in ("<", "<="))
-            return (EVERYTHING if trivial else (), tree[1]) if tree[0] == "var" else None
     return _solve_linear(left, operator, right)
 
 

@@ -52,7 +52,7 @@ _COMMANDS = (
     | {f"var{letter}": f"\\{letter}" for letter in ("epsilon", "theta", "rho", "phi", "sigma")}
     | {" ": " "}
 )
-_COMMAND = re.compile(r"\\([A-Za-z]+|[,;:! ()\[\]#&%|${}])")
+_COMMAND = re.compile(r"\\([lr]floor|[lr]ceil|[A-Za-z]+|[,;:! ()\[\]#&%|${}])")
 _BOLD = re.compile(r"^[\s$]*\*\*([^*]+)\*\*[\s$]*$")  # Markdown's, around all of it
 _REPEATING = re.compile(
     r"(?<![\d.,])(-?)(\d{0,12})\.(?:(\d{0,24})\s*\\(?:overline|bar|dot)\s*\{\s*(\d{1,24})\s*\}"

@@ -1,23 +1,17 @@
-r"""OlympiadBench's answers: several parts in any order, sets, intervals, tuples, numbers to 1e-8.
+"""OlympiadBench's answers: several parts in any order, sets, intervals, tuples, numbers to 1e-8.
 
-The rules are those of its own judge (OpenBMB/OlympiadBench, `eval/auto_scoring_judge.py`; arXiv 2402.14008)
-without its column `error`, except where the judge is wrong by its own design: it takes 100 times any number
-for right (here only where a `%` is written), has an absolute tolerance for all numbers (here relative below
-1, and only beside a decimal), reads all boxes of a response (here as many of the last line with a box as
-the gold has parts, else the last one) and no `and`, `or`, `;` or braces as a list.
+The rules are those of its own judge (arXiv 2402.14008), but for what docs/graders.md lists.
 """
 
 import re
 from collections.abc import Sequence
 
+from gmpo_mm.verifiers.equivalence import MAX_LENGTH
 from gmpo_mm.verifiers.extraction import Extraction, all_boxes, remove_invisible
 from gmpo_mm.verifiers.grading import DEFAULT_TIMEOUT, Gold, Grade, Kind, answer_of, grade_batch
 from gmpo_mm.verifiers.normalize import canonical
 from gmpo_mm.verifiers.reading import read
 from gmpo_mm.verifiers.structure import Node, assigned_name, parse
-
-VERSION = 2
-MAX_LENGTH = 2000  # characters; a longer answer is compared as a whole
 
 _NAMED_INTERVAL = re.compile(r"^[A-Za-z] ?(\(.*\]|\[.*\)|\[.*\])$", re.DOTALL)
 

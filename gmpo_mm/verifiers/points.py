@@ -1,7 +1,5 @@
-"""Points at which two formulas could differ. They depend on the formulas alone, so that verdicts do.
-
-They cover both signs, every order of two names, both parities, zero, small and large numbers, what is between
-integers, and the neighbours of the constants in the formulas.
+"""Points at which two formulas could differ: of both signs and parities, every order, all sizes, and next to
+the constants in the formulas. They depend on the formulas alone, so that verdicts do.
 """
 
 import itertools
@@ -16,10 +14,13 @@ from gmpo_mm.verifiers.trees import Tree, contains, subtrees, variables
 from gmpo_mm.verifiers.values import constant_of
 
 INTEGER_LETTERS = frozenset("nmN")  # names of integers by convention, where a floor or a modulus occurs
-_NEED_INTEGERS = frozenset({"factorial", "binom", "gcd", "lcm", "mod"})
+_NEED_INTEGERS = frozenset({"factorial", "binom"})
 _ROUNDING = _NEED_INTEGERS | {"floor", "ceil"}
 # What is not analytic, or is defined for some values of its names only.
-_CRITICAL = _ROUNDING | {"abs", "ln", "arcsin", "arccos", "arctan", "max", "min", "log", "root"}
+_CRITICAL = _ROUNDING.union(
+    str.split("abs ln max min log root arcsin arccos arctan arccot arcsec arccsc arccosh")
+)
+_CRITICAL = _CRITICAL.union(str.split("arcsinh arctanh arccoth arcsech arccsch"))
 _VALUES = "2 -3 1 0 -1 5/2 -7/3 1/3 5 -8 12 7 -2 3 4 6 100 101 -1000 9973 10000001 -2/7 1/1000 1000000/7"
 _EXPONENTS = (2, 5, 9, 14, 20, 28, 40, 60, 90, 140, 200)
 

@@ -1,10 +1,7 @@
 """The parent's side of the verifier's processes: started on first need, shared by all threads.
 
-What a batch may cost, in seconds of processor time that workers themselves use, so that a grade depends on
-the answers and not on how busy the machine is: the pairs of one call are asked in ROUNDS, each with a longer
-limit and for fewer pairs, and what a round leaves open is asked again in the next. A batch of n pairs takes
-at most (5 + n / 15) * timeout (with a timeout of 3 s or more; a pair whose worker was killed or ran out of
-memory is asked twice). Who finds room only follows from the set of pairs, not from their order.
+What a batch may cost is stated in docs/graders.md, in seconds of processor time that workers themselves use,
+so that a grade depends on the answers and not on how busy the machine is.
 """
 
 import atexit
@@ -22,7 +19,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Literal
 
-from gmpo_mm.verifiers.methods import FIRST, METHODS
+from gmpo_mm.verifiers.supervisor import FIRST, METHODS
 
 # No verdict within the limit, when asked alone; none within a round's limit, and no room in the next; the
 # machine did not let the worker compute; the comparison failed: memory, an exception, its process killed
@@ -160,7 +157,7 @@ class VerifierPool:
         """Verdict for each (prediction, gold), within the bounds that this module's text states.
 
         `timeout` is in seconds of processor time, for one pair in the last round. `method` is a name in
-        `methods.METHODS`; one whose packages are missing is a VerifierUnavailableError.
+        `supervisor.METHODS`; one whose packages are missing is a VerifierUnavailableError.
         """
         if method not in METHODS:
             raise ValueError(f"method={method!r} is not known; use one of {', '.join(METHODS)}")
@@ -204,10 +201,7 @@ class VerifierPool:
 
 
 def _in_fair_order(pairs: Sequence[tuple[str, str]]) -> list[int]:
-    """Positions of the pairs: the shortest prediction of each gold, then the second of each, and so on.
-
-    Hostile answers to one problem thus leave room for the others.
-    """
+    """Positions of the pairs: the shortest prediction of each gold (hostile ones leave room), and so on."""
     ranks: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
     by_length = sorted(range(len(pairs)), key=lambda i: (len(pairs[i][0]), pairs[i]))
     rank = {i: next(ranks[pairs[i][1]]) for i in by_length}

@@ -2,12 +2,16 @@
 
 import re
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import Any
 
-from gmpo_mm.verifiers.arithmetic import NotArithmetic, Real, divide, evaluate, rational
+from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
+from gmpo_mm.verifiers.identity import same_trees
+from gmpo_mm.verifiers.trees import Tree
 from gmpo_mm.verifiers.units import Unit, same_unit, split_unit
+from gmpo_mm.verifiers.values import constant_of
 from gmpo_mm.verifiers.words import number_in_words, split_multiplier
 
 _THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+)(?![\d,]| \d)")
@@ -17,9 +21,56 @@ _DECIMAL = re.compile(
     r"[-+]?([\d,]*)(?:\.(\d+))?(?: ?\* ?10 ?\^ ?\{? ?([-+]?\d{1,3}) ?\}?|[eE]([-+]?\d{1,3}))?"
 )
 _TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))? ?(?:([ap])\.? ?m\.?)?", re.IGNORECASE)
-PRINTED_DIGITS = (
-    13  # from which on a decimal is taken for a computed value's print-out, right to its last place
-)
+PRINTED_DIGITS = 13  # from which on a decimal is a computed value's print-out, right to its last place
+_CONTEXT = Context(prec=60, Emax=100_000, Emin=-100_000)
+
+
+@dataclass(frozen=True)
+class Real:
+    """A real number: its formula, and its value, a Fraction where it is rational and known."""
+
+    tree: Tree
+    value: Any
+
+    @property
+    def exact(self) -> Fraction | None:
+        """The value where it is rational and known."""
+        return self.value if isinstance(self.value, Fraction) else None
+
+    @cached_property
+    def digits(self) -> Decimal:
+        """The value to 60 digits."""
+        if isinstance(self.value, Fraction):
+            return _CONTEXT.divide(Decimal(self.value.numerator), Decimal(self.value.denominator))
+        return _CONTEXT.create_decimal(self.value.context.nstr(self.value, 62))
+
+    def equals(self, other: "Real") -> bool:
+        """Equality of values, exact for rationals (see `values.values_equal`)."""
+        if self.exact is not None and other.exact is not None:
+            return self.exact == other.exact
+        return same_trees(self.tree, other.tree) is True
+
+    def sign(self) -> int:
+        """-1, 0 or 1."""
+        return int(self.value > 0) - int(self.value < 0)
+
+
+def divide(a: Real, b: Real) -> Real:
+    """Quotient; NotExpression when the divisor is 0."""
+    return real(("div", a.tree, b.tree))
+
+
+def evaluate(text: str) -> Real:
+    """Value of a canonical text; NotExpression when it is anything else, or beyond the bounds."""
+    return real(parse_expression(text))
+
+
+def real(tree: Tree) -> Real:
+    """Value of a tree without names; NotExpression where it has none."""
+    value = tree[1] if tree[0] == "num" else constant_of(tree)
+    if value is None:
+        raise NotExpression("not a real number")
+    return Real(("num", value) if isinstance(value, Fraction) else tree, value)
 
 
 @dataclass(frozen=True)
@@ -49,9 +100,9 @@ def quantity(text: str, bare_units: bool = False) -> Quantity | None:
         if len(values) == 2:  # a ratio of two is their quotient: 4:6 is 2:3 is 2/3
             values = [divide(*values)]
         elif len(values) > 2 or multiplier != 1:
-            unity = values[0] if multiplier == 1 else rational(1 / multiplier)
+            unity = values[0] if multiplier == 1 else real(("num", 1 / multiplier))
             values = [divide(value, unity) for value in values]
-    except NotArithmetic:
+    except NotExpression:
         return None
     digits = re.sub(r"[eE*].*|\D", "", number).lstrip("0")
     place = last_place(number) if "." in number and len(digits) >= PRINTED_DIGITS else None
@@ -81,7 +132,7 @@ def quantities_equal(a: Quantity, b: Quantity) -> bool:
 
 def percent_readings(a: Quantity, b: Quantity) -> list[tuple[Real, Real]]:
     """60 % is 0.6, and a gold of 60 is 60 %: where one side has the sign, its hundredth beside the other."""
-    percent, hundred = (("%", 1),), rational(Fraction(100))
+    percent, hundred = (("%", 1),), real(("num", Fraction(100)))
     if (a.unit, b.unit) == (percent, None):
         return [(divide(a.values[0], hundred), b.values[0])]
     if (a.unit, b.unit) == (None, percent):

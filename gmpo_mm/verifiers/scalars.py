@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
 from gmpo_mm.verifiers.identity import same_trees
-from gmpo_mm.verifiers.names import renamings
+from gmpo_mm.verifiers.names import renamings, with_subscripts
 from gmpo_mm.verifiers.normalize import DOLLAR, text_key
 from gmpo_mm.verifiers.quantities import Quantity, percent_readings, quantities_equal, quantity, times_equal
 from gmpo_mm.verifiers.structure import Node
@@ -76,7 +76,9 @@ def _same_formula(a: str, b: str, rules: Rules) -> bool | None:
         return False
     verdict = same_trees(first, second)
     if verdict is False:
-        return any(same_trees(first, renamed) for renamed in renamings(first, second, rules.indices))
+        first, second = with_subscripts(a, first, second), with_subscripts(b, second, first)
+        versions = (second, *renamings(first, second, rules.indices))
+        return any(same_trees(first, version) for version in versions)
     return rules.algebra(a, b) if verdict is None and rules.algebra else verdict
 
 

@@ -4,7 +4,7 @@ Works on canonical text, where each bracket is one character. Depth and numbers 
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -15,6 +15,7 @@ from gmpo_mm.verifiers.words import AROUND, has_words
 
 MAX_PARTS = 200
 MAX_DEPTH = 5
+MAX_MATRICES, MAX_ROWS = 4, 6
 
 _OPENING, _CLOSING = "([{⟬⟨⌊⌈", ")]}⟭⟩⌋⌉"
 _BRACKET = (
@@ -33,6 +34,10 @@ _THOUSANDS = re.compile(r"-?\d{1,3}(?:, ?\d{3})+(?:\.\d+)?|\D?\d{1,3}(?:,\d{3})+
 _MATRIX = re.compile(
     r"\\begin ?\{ ?([bp]?matrix|smallmatrix|array)\*? ?\}(?: ?\{[lcr| ]*\})?(.*)\\end ?\{ ?\1\*? ?\}", re.S
 )
+_WRITTEN_MATRIX = re.compile(
+    r"(\\begin ?\{ ?[bp]?(?:small)?matrix\*? ?\}.*?\\end ?\{ ?[bp]?(?:small)?matrix\*? ?\})", re.DOTALL
+)
+_JOINT = re.compile(r"(?:([+-])|\*)? ?([^+\-&^_=<>]*?) ?\*?")
 _CASES = re.compile(r"\\begin ?\{ ?(?:cases|aligned) ?\}(.*)\\end ?\{ ?(?:cases|aligned) ?\}", re.DOTALL)
 _PLUS_MINUS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
 _NAME = re.compile(
@@ -61,9 +66,8 @@ class Node:
 
     `kind`: scalar (its `text`), list and set (`items` in any order), sequence (`items` in order between
     `brackets`), matrix (`items` are its rows, sequences), relation (`items` with `operators` between them),
-    member (`items[0]` lies in `items[1]`), builder (expressions under a condition), union, intersection,
-    without (`items[0]` less `items[1]`), special (`connector` says which: reals, empty, undefined, infinity,
-    -infinity), broken (says nothing to compare). A list's `connector` is what stood between its items.
+    member (`items[0]` lies in `items[1]`), union, intersection, without (`items[0]` less `items[1]`), special
+    (`connector` says which), broken (says nothing to compare). A list's `connector` stood between its items.
     """
 
     kind: str
@@ -187,9 +191,9 @@ def _bracketed(text: str, depth: int) -> Node | None:
         if len(bars) == 1 and split(parts[1], "relation")[1]:
             condition = parse(parts[1], depth)
             element = re.sub(r" ?\\in ?\\reals$", "", parts[0].strip())
-            # `\\{x : x > 3\\}` is the inequality; `\\{2x : x > 3\\}` is another set, compared part by part.
-            is_member = condition.kind == "relation" and is_variable(element)
-            return Node("member" if is_member else "builder", text, (Node("scalar", element), condition))
+            if condition.kind == "relation" and is_variable(element):
+                return Node("member", text, (Node("scalar", element), condition))
+            return Node("broken", text)  # `\\{2x : x > 3\\}` is another set than `x > 3`
         return Node("set", text, _flat(split(inside, "comma")[0], depth))
     if not separators:
         return None
@@ -201,25 +205,53 @@ def _bracketed(text: str, depth: int) -> Node | None:
 
 
 def _matrix(text: str, depth: int) -> Node | None:
-    factor, begin, rest = text.partition("\\begin")
-    if not begin:
-        return None
+    """A matrix, or a system of equations; sums and products are for `matrix_sum`."""
     if (system := _CASES.fullmatch(text)) and ("aligned" in text or "&" not in text):
         # `x &= 2 + 3 \\\\ &= 5` is one chain
         joined = re.sub(r"␞ *(?=<=|>=|!=|[<>=])", "", system[1].replace("&", " "))
         lines = _parts(split(joined, "row")[0], depth)
         return lines[0] if len(lines) == 1 else Node("list", text, lines, connector="and")
-    match = _MATRIX.fullmatch(begin + rest)
-    factor = factor.strip().removesuffix("*").strip()
-    # A sum with a matrix is for `matrices`.
-    if match is None or "\\begin" in match.group(2) or factor.endswith(("+", "-")):
+    match = _MATRIX.fullmatch(text)
+    if match is None or "\\begin" in match.group(2):
         return None
-    rows = []
-    for row in split(match.group(2), "row")[0]:
-        if row.strip() not in ("", "\\hline"):
-            cells = [f"({factor}) * ({cell})" if factor else cell for cell in split(row, "cell")[0]]
-            rows.append(Node("sequence", row, tuple(parse(cell, depth) for cell in cells), "[]"))
-    return Node("matrix", text, tuple(rows))
+    rows = [row for row in split(match.group(2), "row")[0] if row.strip() not in ("", "\\hline")]
+    cells = [tuple(parse(cell, depth) for cell in split(row, "cell")[0]) for row in rows]
+    return Node("matrix", text, tuple(Node("sequence", *row, "[]") for row in zip(rows, cells, strict=True)))
+
+
+def matrix_sum(node: Node) -> Node | None:
+    """The matrix that `A + 2 B`, `A B` or `-A` stands for, its entries as formulas; or None."""
+    *pieces, end = _WRITTEN_MATRIX.split(node.text)
+    if not 1 <= len(pieces) // 2 <= MAX_MATRICES or end.strip():
+        return None
+    terms: list[list[list[str]]] = []
+    for between, text in zip(pieces[::2], pieces[1::2], strict=True):
+        joint, matrix = _JOINT.fullmatch(between.strip()), parse(text)
+        widths = {len(row.items) for row in matrix.items}
+        if joint is None or len(widths) != 1 or max(len(matrix.items), *widths) > MAX_ROWS:
+            return None
+        sign, factor = joint.group(1), joint.group(2).strip()
+        rows = [[cell.text for cell in row.items] for row in matrix.items]
+        if sign == "-" or factor:
+            scale = f"{'-' if sign == '-' else ''}({factor or 1})"
+            rows = [[f"{scale} * ({cell})" for cell in row] for row in rows]
+        if sign or not terms:
+            terms.append(rows)
+            continue
+        if len(terms[-1][0]) != len(rows):
+            return None
+        columns = list(zip(*rows, strict=True))
+        terms[-1] = [
+            [" + ".join(f"({x}) * ({y})" for x, y in zip(row, column, strict=True)) for column in columns]
+            for row in terms[-1]
+        ]
+    if len({(len(term), len(term[0])) for term in terms}) != 1:
+        return None
+    lines = []
+    for rows_at_once in zip(*terms, strict=True):
+        cells = [" + ".join(map("({})".format, entries)) for entries in zip(*rows_at_once, strict=True)]
+        lines.append(Node("sequence", " & ".join(cells), tuple(map(parse, cells)), "[]"))
+    return Node("matrix", node.text, tuple(lines))
 
 
 def _plus_minus(text: str, depth: int) -> Node | None:
@@ -242,8 +274,6 @@ def is_name(text: str) -> bool:
         return False
     if text[:1] in ("(", "{") and (found := enclosed(text)):
         return all(map(is_name, split(found[1], "comma")[0]))
-    if len(text) > 2 and text[0] == text[-1] == "|":
-        return is_name(text[1:-1])
     parts = re.split(r" ?[:/] ?", re.sub(r"^\\frac ?\{([^{}]*)\} ?\{([^{}]*)\}$", r"\1/\2", text))
     if len(parts) in (2, 3):
         return all(map(is_name, parts))
@@ -280,18 +310,10 @@ def _is_asked(tree: Tree, in_sum: bool = False) -> bool:
         return all(map(_is_asked, tree[1:]))
     if tree[0] == "pow" and not in_sum:
         return _is_asked(tree[1]) and not variables(tree[2])
-    return tree[0] in ("var", "call", "derivative")
+    return tree[0] in ("var", "call")
 
 
 def assigned_name(node: Node) -> str | None:
     """The name in `name = value`; None for anything else."""
     is_equation = node.kind == "relation" and set(node.operators) == {"="}
     return node.items[0].text.strip() if is_equation and is_name(node.items[0].text) else None
-
-
-def scalars(node: Node) -> Iterator[str]:
-    """Texts of all scalars in a structure."""
-    if node.kind == "scalar":
-        yield node.text
-    for item in node.items:
-        yield from scalars(item)

@@ -1,13 +1,9 @@
 """The verifier's own process: imports sympy once, forks workers that compare, ends those that overrun.
 
-Runs as a separate program (`pool.py` starts it), never as an import of the training process. It has one
-thread and runs no untrusted input itself, so forking a fresh worker is safe and takes milliseconds. All pipes
-carry one JSON object a line.
-
-A job has two limits in seconds. `cpu` is of the processor time that its worker itself uses: the kernel keeps
-that clock and ends the worker (ITIMER_PROF, on Linux and macOS), so that other programs on the machine do not
-shorten it. `wall` is for a worker that waits without computing. A job that is `alone` runs in a fresh worker
-and while no other job does.
+Runs as a separate program (`pool.py` starts it). It has one thread and runs no untrusted input itself, so
+forking a worker is safe and takes milliseconds. Pipes carry one JSON object a line. A job's `cpu` is of
+its worker's own processor time, kept by the kernel; `wall` is for a worker that waits without computing. A
+job that is `alone` runs in a fresh worker and while no other job does.
 """
 
 import contextlib
@@ -24,17 +20,41 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
-
-from gmpo_mm.verifiers.methods import METHODS, Compare
 
 MEMORY_LIMIT = 1 << 30  # bytes of address space for one worker; an import of sympy takes a tenth
 RESIDENT_LIMIT = 384 << 20  # bytes ever resident above which a worker is replaced after its job
 PARENT_CHECK_SECONDS = 1.0
 _ENDED_BY: dict[int, str] = {signal.SIGPROF: "timeout", signal.SIGALRM: "stalled"}
 PR_SET_PDEATHSIG = 1  # Linux: the signal a process gets when its parent dies
+Compare = Callable[[str, str], bool]  # (prediction, gold)
+
+
+def _load_engine(name: str) -> Compare:
+    """The whole comparison that the caller's process made, once more and with computer algebra."""
+    from gmpo_mm.verifiers.equivalence import RULES, decide
+    from gmpo_mm.verifiers.symbolic import load_compare
+
+    rules = replace(RULES[name], algebra=load_compare())
+    return lambda prediction, gold: decide(prediction, gold, rules).equal is True
+
+
+def _load_drgrpo(fast: bool) -> Compare:
+    from gmpo_mm.verifiers.drgrpo_symbolic import load_fast, load_slow
+
+    return load_fast() if fast else load_slow()
+
+
+FIRST = "math"  # loaded at the supervisor's start
+# How a comparison is loaded, with all that its first uses import, and what pip installs for it.
+METHODS: dict[str, tuple[Callable[[], Compare], str]] = {
+    name: (partial(_load_engine, name), "gmpo-mm") for name in (FIRST, "minerva", "olympiadbench")
+}
+METHODS["drgrpo_fast"] = partial(_load_drgrpo, fast=True), "gmpo-mm[drgrpo]"
+METHODS["drgrpo_slow"] = partial(_load_drgrpo, fast=False), "gmpo-mm[drgrpo]"
 
 
 def die_with_parent(parent: int) -> None:
@@ -164,10 +184,11 @@ class Supervisor:
 
     def load(self, method: str) -> None:
         """Import a method and retire the workers that lack it; or note why that is not possible here."""
+        load, package = METHODS[method]
         try:
-            self.compares[method] = METHODS[method].load()
+            self.compares[method] = load()
         except Exception:
-            needed = f"{method} can't be loaded; it needs: pip install '{METHODS[method].package}'"
+            needed = f"{method} can't be loaded; it needs: pip install '{package}'"
             self.unavailable[method] = f"{needed}\n{traceback.format_exc()}"
         gc.freeze()  # workers share these pages with the supervisor; the collector must not touch them
         for worker in list(self.workers):

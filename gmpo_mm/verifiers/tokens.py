@@ -8,7 +8,6 @@ import re
 
 MAX_TOKENS = 400
 MAX_DIGITS = 200  # characters of one number
-SIDES = frozenset({"^+", "^-", "^{+}", "^{-}"})  # of the point of a limit
 
 _GREEK = (
     "alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|vartheta|iota|kappa|lambda|mu|nu|xi|rho|varrho|"
@@ -24,7 +23,7 @@ _MARKED = rf"\\(?:d{{0,2}}dot|tilde)(?![A-Za-z])\s*(?:\{{\s*{_PLAIN}\s*\}}|{_HEA
 _NAME = rf"(?:{_MARKED}|{_HEAD}){_SUFFIX}"
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?[0-3]?\d{1,2}(?![\d.]))?|\.\d+)"
-    r"|[-+*/_(){}\[\]|!',°⌊⌋⌈⌉%=⟬⟭]|\^(?:(?:[+-]|\{[+-]\})(?=\}))?"
+    r"|[-+*/^_(){}\[\]|!',°⌊⌋⌈⌉%=⟬⟭]"
     rf"|\\frac\s*\{{\s*(?P<d>d|\\partial(?![A-Za-z]))(?:\s*\^\s*\{{?\s*(?P<order>[234])\s*\}}?)?"
     rf"\s*(?P<of>{_NAME})?\s*\}}\s*\{{\s*(?P=d)\s*(?P<by>{_NAME})"
     rf"(?(order)\s*\^\s*\{{?\s*(?P=order)\s*\}}?|)\s*\}}"
@@ -56,6 +55,8 @@ def tokens_of(text: str) -> list[str]:
         match = _TOKEN.match(text, position)
         if match is None or len(tokens) >= MAX_TOKENS or len(match["number"] or "") > MAX_DIGITS:
             raise NotExpression("not a formula")
+        if match["by"] and not match["of"]:
+            raise NotExpression("a derivative to be worked out")
         token, position, kind = match.group().strip(), match.end(), match.lastgroup
         if kind == "name" and match["index"] and _TAKES_GROUPS.intersection(tokens[-1:]):
             token, position = "@" + token[0], match.start("index")
@@ -67,8 +68,7 @@ def tokens_of(text: str) -> list[str]:
             token = "@" + derivative_name(match["top"], match["bottom"])
         elif kind == "by":
             by, order, sign = _name(match["by"]), int(match["order"] or 1), "d" if match["d"] == "d" else "∂"
-            of = match["of"] and derivative_name(_name(match["of"]), by, order, sign)
-            token = f"@{of}" if of else f"\\d {sign} {order} {by}"
+            token = "@" + derivative_name(_name(match["of"]), by, order, sign)
         tokens.append(token)
     return tokens
 

@@ -3,14 +3,11 @@ r"""What a formula's tree is, which names it has, and its canonical form.
 Trees are nested tuples, the kind first:
 
 - `("num", Fraction)`, `("var", name)`, `("const", "pi" | "e" | "i")`, `("infinity",)`;
-- `("neg", a)`, `("factorial", a)`, `("degrees", a)`, `("add" | "mul" | "div" | "pow" | "binom" | "mod" |
-  "residue", a, b)`, `("root", a, n)`, `("log", a, base)`, `("max" | "min" | "gcd" | "lcm", a, b, ...)`;
+- `("neg", a)`, `("factorial", a)`, `("degrees", a)`, `("add" | "mul" | "div" | "pow" | "binom", a, b)`,
+  `("root", a, n)`, `("log", a, base)`, `("max" | "min", a, b, ...)`;
 - `("fn", name, a)` for a known function, `("call", name, a, ...)` for an unknown one such as `f(x)`;
-- with a bound name: `("sum" | "product", body, name, first, last)`, `("integral", body, name, from, to)`
-  (both None where it is indefinite), `("limit", body, name, point, side)`; `("index", name, a, ...)` is
-  `F_{n-k}` where k is bound;
-- `("derivative", body, name, order)`. A derivative of a name alone is a name: `\dot x` and `\frac{dx}{dt}`
-  are the variable `dx/dt`, and `x'` is the variable `x'`.
+- with a bound name: `("sum" | "product", body, name, first, last)`; `("index", name, a, ...)` is `F_{n-k}`
+  where k is bound. A derivative is a name: `\dot x` and `\frac{dx}{dt}` are `dx/dt`, and `x'` is `x'`.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,12 +17,12 @@ from typing import Any
 
 Tree = tuple[Any, ...]
 
-BINDERS = frozenset({"sum", "product", "integral", "limit"})
+BINDERS = frozenset({"sum", "product"})
 ZERO: Tree = ("num", Fraction(0))
 ONE: Tree = ("num", Fraction(1))
 MINUS_ONE: Tree = ("num", Fraction(-1))
 TWO: Tree = ("num", Fraction(2))
-OF_SEVERAL = frozenset({"max", "min", "gcd", "lcm"})  # in any order
+OF_SEVERAL = frozenset({"max", "min"})  # in any order
 
 
 def children(tree: Tree) -> list[Tree]:
@@ -87,12 +84,9 @@ def replaced(tree: Tree, values: dict[str, Tree]) -> Tree:
 
 @lru_cache(maxsize=4096)
 def canonical_tree(tree: Tree) -> Tree:
-    r"""One tree for the spellings of one formula; nothing is evaluated: `99 + 1` is not 100.
+    r"""One tree for all orders, brackets and spellings of one formula; `99 + 1` is not 100.
 
-    The same for every order of terms and factors, every bracket that changes nothing, `a/b` and `a b^{-1}`,
-    `\sqrt{a}` and `a^{1/2}`, `-(a - b)` and `b - a`, every name of a bound variable, and with or without
-    `+ 0`, `* 1`, `^1`. Sums and products have two or more parts; a quotient has a factor `("inverse", b)`, a
-    minus is a factor -1.
+    Sums and products have two or more parts; a quotient has a factor `("inverse", b)`, a minus a factor -1.
     """
     kind = tree[0]
     if kind in ("add", "mul"):

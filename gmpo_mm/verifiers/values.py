@@ -19,15 +19,6 @@ class OneSided(OutsideDomain):
     """One of two formulas has a value at a point, the other has none."""
 
 
-def settled_value(tree: Tree, environment: Environment, in_complex: bool = False) -> Any:
-    """A Fraction where the value is rational and known, else as many bits as tell it from what it is near."""
-    first = Evaluator(environment, in_complex, FIRST_BITS)
-    value = first.evaluate(tree)
-    if first.unsure or not (isinstance(value, Fraction) or first.spread <= _ORDINARY_SPREAD):
-        value = Evaluator(environment, in_complex, _precision(first.spread, environment)).evaluate(tree)
-    return value
-
-
 def _precision(spread: int, environment: Environment) -> int:
     r"""Bits at which a difference of the smallest size that occurs, or of its square, is no rounding error.
 
@@ -88,6 +79,10 @@ def constant_of(tree: Tree) -> Any | None:
     if variables(tree) or contains(tree, COMPLEX):
         return None
     try:
-        return settled_value(tree, {})
+        first = Evaluator({}, False, FIRST_BITS)
+        value = first.evaluate(tree)
+        if first.unsure or not (isinstance(value, Fraction) or first.spread <= _ORDINARY_SPREAD):
+            value = Evaluator({}, False, _precision(first.spread, {})).evaluate(tree)
     except OutsideDomain:
         return None
+    return value

@@ -108,7 +108,7 @@ def test_killed_before_the_first_checkpoint_starts_over(data: Path, straight: Pa
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(data: Path, straight: Path, tmp_path: Path) -> None:
     args = arguments(data, tmp_path / "run", *OPTIONS)
     process = start_process(args)
-    while not has_line(tmp_path / "run", "validation", 0):
+    while not has_line(tmp_path / "run", "train", 1):
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGINT)

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -126,7 +127,8 @@ def test_warnings_of_other_packages_go_to_the_log_and_a_users_own_are_shown(data
     assert ran.returncode == 0, ran.stderr
     assert "of the user's own file" in ran.stderr
     assert "FutureWarning" not in ran.stderr + ran.stdout and "deprecated" not in ran.stderr + ran.stdout
-    assert "FutureWarning" in log_of(tmp_path / "run") or "deprecated" in log_of(tmp_path / "run")
+    if int(version("transformers").partition(".")[0]) >= 5:  # earlier ones do not warn of it
+        assert "FutureWarning" in log_of(tmp_path / "run") or "deprecated" in log_of(tmp_path / "run")
 
 
 def test_a_tracker_gets_tables_of_responses_with_pictures_grades_and_advantages(data: Path, tmp_path: Path) -> None:

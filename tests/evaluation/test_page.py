@@ -50,6 +50,10 @@ def button(tab: Tab, name: str) -> str:
     return tab.value(f"document.querySelector('[data-show={name}]').textContent.replace(/\\s+/g, ' ')")
 
 
+def counted(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
 def show_all(tab: Tab) -> None:
     """Draw every problem that the filters let through."""
     while tab.value("!document.getElementById('more').hidden"):
@@ -90,7 +94,7 @@ def test_each_filter_shows_its_problems_and_says_how_many(tab: Tab, page: Path) 
         hits = [sum(map(test, group)) for group in result.by_problem]
         problems = [index for index, number in enumerate(hits) if number]
         assert problems, f"the example has no {name} sample"
-        assert button(tab, name).strip().endswith(f"{sum(hits)} in {len(problems)}")
+        assert button(tab, name).strip().endswith(f"{counted(sum(hits), 'sample')} in {counted(len(problems), 'problem')}")
         tab.click(f"[data-show={name}]")
         show_all(tab)
         assert tab.value("[...document.querySelectorAll('.problem')].map((node) => Number(node.id.split('-')[1]))") == problems
@@ -146,7 +150,7 @@ def test_type_and_form_narrow_and_a_chart_s_row_leads_there(tab: Tab, page: Path
     tab.click('.bars a[href="#type=triangle"]')
     tab.wait(f"document.documentElement.dataset.shown === '{triangles}'")
     assert tab.value("document.getElementById('type').value") == "triangle"
-    assert button(tab, "all").strip().endswith(str(triangles))
+    assert button(tab, "all").strip().endswith(counted(triangles, "problem"))
 
 
 def test_the_page_can_be_used_with_the_keyboard_alone(tab: Tab) -> None:
@@ -274,6 +278,107 @@ def test_the_mark_is_where_the_answer_was_taken_from(text: str, extracted: str |
     assert (None if span is None else text[slice(*span)]) == marked
 
 
+def repeated_result(folder: Path) -> Path:
+    """One problem: four times the same right response, once another one with the same answer, twice one that is wrong."""
+    right, other, wrong = r"So \boxed{7}.", r"Thus \boxed{7}.", r"Perhaps \boxed{8}."
+    texts = [right, wrong, right, other, right, wrong, right]
+    samples = [
+        sample(0, number, text, "8" if text is wrong else "7", correct=text is not wrong, why="", tokens=9 + (number == 4))
+        for number, text in enumerate(texts)
+    ]
+    return write_result(folder, [Problem(0, "p", "How many?", ("7",))], samples, n=len(texts))
+
+
+def test_identical_responses_are_one_with_a_count(browser: Browser, tmp_path: Path) -> None:
+    tab = browser.tab()
+    path = write_page(repeated_result(tmp_path))
+    tab.open(path.as_uri())
+    assert tab.texts(".group .state") == ["✓ right × 5", "✗ wrong × 2"]
+    assert tab.texts(".right .chips button") == ["4 identical responses · 9 to 10 tokens", "response 4 · 9 tokens"]
+    assert tab.texts(".wrong .chips button") == ["2 identical responses · 9 tokens"]
+    tab.click(".right .chips button")
+    tab.wait("document.querySelector('.response .text')")
+    assert tab.texts(".response .about")[0].startswith("samples 1, 3, 5, 7 · ✓ right")
+    assert tab.contents(".right .response .text") == ["So 7."] and tab.count(".response") == 1
+    assert tab.texts("#shown") == ["1 of 1 problems, 7 of 7 samples"]
+    tab.open(path.as_uri() + "#q=perhaps")
+    assert tab.texts("#shown") == ["1 of 1 problems, 2 of 7 samples"]
+    assert [node.split(" · ")[0] for node in tab.contents(".chips button:not(.apart)")] == ["2 identical responses"]
+    assert tab.errors == []
+
+
+def test_equal_texts_are_apart_where_grade_or_truncation_differ(browser: Browser, tmp_path: Path) -> None:
+    text = r"So \boxed{7}."
+    samples = [
+        sample(0, 0, text, "7", correct=True), sample(0, 1, text, "7", correct=True, stop_reason="length"),
+        sample(0, 2, text, None, status="timeout"), sample(0, 3, text + " ", "7", correct=True),
+    ]  # fmt: skip
+    tab = browser.tab()
+    tab.open(write_page(write_result(tmp_path, [Problem(0, "p", "?", ("7",))], samples, n=4)).as_uri() + "#open=1")
+    tab.wait("document.querySelectorAll('.response .text').length === 4")
+    assert [text.split(" · ")[0] for text in tab.contents(".chips button")] == [f"response {i}" for i in (1, 2, 4, 3)]
+    marked = tab.value("[...document.querySelectorAll('.response')].map((node) => node.querySelector('mark') !== null)")
+    assert marked == [True, True, True, False]  # no answer was taken from the one that timed out
+
+
+def test_a_button_says_what_it_does(tab: Tab) -> None:
+    buttons = tab.contents("[data-show]:not([hidden])")
+    meanings = ("all", "right", "wrong", "some right, some not", "truncated", "no answer", "grading timed out")
+    for text, meaning in zip(buttons, meanings, strict=True):
+        assert meaning in text
+        assert re.search(r"\d problems?$|none$", text.strip()), text
+    for text in tab.contents(".chips button"):
+        assert re.fullmatch(r"(response \d+|\d+ identical responses) · [\d,]+( to [\d,]+)? tokens?( ✂ truncated)?", text), text
+    assert "open every response" in tab.texts(".filters label")[0]
+    assert re.fullmatch(r"Show 10 more of the 10 problems that are left", tab.contents("#more")[0])
+    names = tab.value("[...document.querySelectorAll('*')].flatMap((node) => [...node.attributes].map((one) => one.name))")
+    assert not [name for name in names if name.startswith("on")]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_long_path_wraps_at_its_folders(browser: Browser, tmp_path: Path, width: int) -> None:
+    folders = ["runs", *(f"folder_{i}_with_a_long_name" for i in range(9)), "checkpoints", "step_60", "huggingface"]
+    model = "/".join(folders)
+    problem = Problem(0, "p/" + model, "How many?", ("7",), model)
+    tab = browser.tab(width=width)
+    tab.open(write_page(write_result(tmp_path, [problem], [sample(0, 0, "7", "7")], model=model)).as_uri())
+    assert tab.value("document.documentElement.scrollWidth") == width
+    assert tab.texts("h1 + p") == [model]
+    for selector in ("h1 + p", ".facts td", ".problem > header span", ".problem .tag", ".bars .label"):
+        inside = (
+            f"[...document.querySelectorAll('{selector}')].every((node) => node.scrollWidth <= node.clientWidth + 1 &&"
+            " node.getBoundingClientRect().right <= innerWidth)"
+        )
+        assert tab.value(inside), selector
+    line_ends = tab.value(
+        "(() => { const found = []; const walk = document.createTreeWalker(document.querySelector('h1 + p'), 4);"
+        " const range = document.createRange(); while (walk.nextNode()) { range.selectNodeContents(walk.currentNode);"
+        " found.push(range.getClientRects().length); } return found; })()"
+    )
+    assert len(line_ends) == len(folders) and set(line_ends) == {1}  # each folder stands on one line
+
+
+@pytest.mark.parametrize(("golds", "types"), [((), (None,)), (("7",), (None,)), (("7",), ("triangle", "circle"))])
+def test_the_boxes_above_the_problems_leave_no_hole(
+    browser: Browser, tmp_path: Path, golds: tuple[str, ...], types: tuple[str | None, ...]
+) -> None:
+    problems = [Problem(i, f"p{i}", "?", golds, types[i % len(types)]) for i in range(4)]
+    samples = [sample(i, 0, "7", "7") for i in range(4)]
+    tab = browser.tab()
+    tab.open(write_page(write_result(tmp_path, problems, samples)).as_uri())
+    boxes = tab.value(
+        "[...document.querySelectorAll('.grid, .grid > .box')].map((node) => node.getBoundingClientRect())"
+        ".map((box) => [box.left, box.top, box.right, box.bottom])"
+    )
+    (left, top, right, bottom), *cards = boxes
+    assert min(card[0] for card in cards) == pytest.approx(left, abs=1)
+    assert max(card[2] for card in cards) == pytest.approx(right, abs=1)
+    for edge in {card[0] for card in cards}:
+        column = [card for card in cards if card[0] == edge]
+        assert min(card[1] for card in column) == pytest.approx(top, abs=1)
+        assert max(card[3] for card in column) == pytest.approx(bottom, abs=1)
+
+
 def test_an_unfinished_evaluation_has_a_page_that_says_so(browser: Browser, tmp_path: Path) -> None:
     folder = synthetic_result(tmp_path, size=5, n=4)
     lines = (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
@@ -386,7 +491,7 @@ def test_all_of_geometry3k_with_16_samples_each_opens_and_stays_under_15_mb(brow
     assert path.stat().st_size < 15_000_000
     tab = browser.tab()
     tab.open(path.as_uri() + "#show=wrong")
-    assert button(tab, "all").strip().endswith("601")
+    assert button(tab, "all").strip().endswith("601 problems")
     assert tab.count(".problem") == 20
     tab.press("k", "k")
     show_all(tab)

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure as Canvas
 
 from gmpo_mm.reports.curves import band_over_seeds, missing_notes, thin, variant_band
-from gmpo_mm.reports.ratio_axis import log10_of, ratio_ticks
+from gmpo_mm.reports.drawing import panel_rows, panels
+from gmpo_mm.reports.page import in_pairs
+from gmpo_mm.reports.ratio_axis import SymmetricAxis, log10_of, ratio_ticks
+from gmpo_mm.reports.report_figure import ReportFigure
 from gmpo_mm.reports.study import Run, Series, Study, Variant
 
 
@@ -93,3 +97,71 @@ def test_a_ratio_axis_has_a_few_round_labels_at_their_places(low: float, high: f
 
 def test_a_ratio_that_underflowed_is_drawn_at_the_edge() -> None:
     assert np.isfinite(log10_of(np.array([0.0, 1.0]))).all()
+
+
+@pytest.mark.parametrize(
+    ("near", "far"),
+    [(0.0, 0.0), (1e-4, 1e-3), (0.004, 0.3), (0.02, 0.9), (0.1, 3.2), (0.3, 12.0), (2.0, 500.0), (30.0, 4e5), (0.01, 3e7)],
+)
+def test_the_sequences_axis_is_symmetric_holds_every_ratio_and_states_its_limits(near: float, far: float) -> None:
+    axis = SymmetricAxis.around([near, -near / 2], [near, -far])
+    assert axis.limit >= max(near, far) and 0 < axis.linear <= max(axis.limit / 2, math.log10(1.001))
+    ax = Canvas().subplots()
+    axis.apply(ax)
+    assert ax.get_ylim() == (-axis.limit, axis.limit) and ax.get_yscale() == "symlog"
+    places, labels = ax.get_yticks(), [label.get_text() for label in ax.get_yticklabels()]
+    assert list(places) == [-place for place in reversed(places)] and 3 <= len(places) <= 17
+    assert (places[0], places[-1]) == (-axis.limit, axis.limit)  # the limits are written on the axis too
+    assert len(set(labels)) == len(labels) and labels[len(labels) // 2] == "1"
+    for place, label in zip(places, labels):
+        assert place == pytest.approx(log10_of_label(label), abs=1e-3)
+    low, high = axis.describe().split(" goes from ")[1].split(": ")[0].split(" to ")
+    assert (log10_of_label(low), log10_of_label(high)) == pytest.approx((-axis.limit, axis.limit), rel=1e-2)
+
+
+def log10_of_label(label: str) -> float:
+    """Of `1/1.05`, `0.01`, `2`, `10\N{SUPERSCRIPT THREE}`."""
+    plain = label.translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))
+    if plain != label:
+        return float(plain.removeprefix("10"))
+    return -math.log10(float(label[2:])) if label.startswith("1/") else math.log10(float(label))
+
+
+def test_ratios_near_1_can_be_told_apart_beside_ones_of_ten_to_the_hundred() -> None:
+    """A percent's difference takes a twentieth of the axis at least; on a logarithmic one it would take a ten-thousandth."""
+    axis = SymmetricAxis.around([math.log10(1.03)], [-100.0])
+    ax = Canvas().subplots()
+    axis.apply(ax)
+    heights = ax.transData.transform([(0, math.log10(1.02)), (0, math.log10(1.01)), (0, axis.limit), (0, -axis.limit)])[:, 1]
+    assert (heights[0] - heights[1]) / (heights[2] - heights[3]) > 0.02
+
+
+@pytest.mark.parametrize("count", range(1, 14))
+def test_rows_of_panels_fill_the_whole_figure(count: int) -> None:
+    rows = panel_rows(count, 3)
+    assert sum(rows) == count and max(rows) <= 3 and max(rows) - min(rows) <= 1
+    canvas = Canvas(figsize=(9, 3 * len(rows)))
+    axes = panels(canvas, count, 3)
+    cells = [ax.get_subplotspec() for ax in axes]
+    assert len(axes) == count
+    covered = sum(len(cell.rowspan) * len(cell.colspan) for cell in cells)
+    assert covered == cells[0].get_gridspec().nrows * cells[0].get_gridspec().ncols
+
+
+@pytest.mark.parametrize("wide", ["", "w", "nw", "nnw", "nwn", "nwnw", "wnn", "nnnwwn", "n", "nwwnnn"])
+def test_the_page_s_grid_of_figures_has_no_hole(wide: str) -> None:
+    sizes = {"n": (4.6, 3.0), "w": (9.2, 3.0)}
+    figures = [ReportFigure(f"{i}", "", "", (), lambda *_: None, sizes[kind]) for i, kind in enumerate(wide)]
+    placed = in_pairs(figures)
+    assert {one.name for one in placed} == {one.name for one in figures}
+    open_row = False
+    for one in placed:
+        assert not (one.wide and open_row)
+        open_row = not one.wide and not open_row
+    assert not open_row
+
+
+def test_two_figures_of_a_row_are_drawn_equally_high() -> None:
+    low = ReportFigure("low", "", "", (), lambda *_: None, (4.6, 3.0), legend=0.3)
+    high = ReportFigure("high", "", "", (), lambda *_: None, (4.6, 4.0), legend=0.5)
+    assert [one.size[1] - one.legend for one in in_pairs([low, high])] == [3.5, 3.5]

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure as Canvas
 from PIL import Image
 from scipy import stats
 
 from gmpo_mm.errors import DataError
 from gmpo_mm.evaluation.compare import compare
 from gmpo_mm.evaluation.results import read_result
-from gmpo_mm.reports.figure_style import to_svg
+from gmpo_mm.reports.figure_style import LIGHT_THEME, to_svg
 from gmpo_mm.reports.figures import report_figures
 from gmpo_mm.reports.page import make_page
 from gmpo_mm.reports.paper_table import paper_table
@@ -27,11 +28,16 @@ from gmpo_mm.reports.report import Report, default_folder, write_report
 from gmpo_mm.reports.report_tables import training_report_table
 from gmpo_mm.reports.scores import problem_difference, score_tables
 from gmpo_mm.reports.sources import read_study
+from gmpo_mm.reports.study import CLIP_SHARE
+from gmpo_mm.training import router
 from gmpo_mm.training.metrics_file import read_metrics
 from tests.evaluation.pages import HOSTILE
 from tests.reports.made import SEEDS, VARIANTS, change_sweep, write_easyr1_log, write_run
 
-FIGURES = ("final_score", "validation", "ratio_range", "sequence_ratio", "entropy", "kl_ref", "grad_norm")
+FIGURES = (
+    "final_score", "validation", "training_reward", "response_length", "ratio_range", "sequence_ratio", "clip_share", "entropy",
+    "kl_ref", "grad_norm",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +129,53 @@ def test_a_metric_that_a_run_lacks_is_told_and_not_drawn_as_zero(report: Report)
     assert note in section
 
 
+def test_reward_length_and_clip_share_are_curves_of_the_runs_own_numbers(sweep: Path) -> None:
+    study = read_study([sweep])
+    figures = {figure.name: figure for figure in report_figures(study, score_tables(study))}
+    for name, metrics, factor in (
+        ("training_reward", ["reward/overall"], 1.0),
+        ("response_length", ["response_length/mean"], 1.0),
+        ("clip_share", ["clip/high_frac", "clip/low_frac"], 100.0),
+    ):
+        figure = figures[name]
+        assert figure.draw is not None and not figure.notes
+        canvas = Canvas()
+        figure.draw(canvas, LIGHT_THEME)
+        lines = [line.get_ydata() for line in canvas.axes[0].lines]
+        for variant, drawn in zip(VARIANTS, lines, strict=True):
+            parts = [list(column(sweep, variant, metric).values()) for metric in metrics]
+            assert drawn == pytest.approx(factor * np.mean(np.sum(parts, axis=0), axis=0))
+
+
+def test_a_loss_without_a_clip_is_said_to_have_no_clip_share(tmp_path: Path) -> None:
+    clips = {"clip/high_frac": 0.1, "clip/low_frac": 0.2}
+    runs = [write_run(tmp_path / "clipped", [0.1] * 3, metrics=clips), write_run(tmp_path / "free", [0.1] * 3)]
+    study = read_study(runs)
+    assert study.variants[0].runs[0].series[CLIP_SHARE].values == pytest.approx([0.3, 0.3])
+    figure = next(one for one in report_figures(study, score_tables(study)) if one.name == "clip_share")
+    assert figure.notes[0].startswith("Not drawn: free.") and "A loss without a clip has no such share" in figure.notes[0]
+
+
+def test_a_headline_and_the_commands_stand_at_the_top(report: Report, sweep: Path) -> None:
+    page, markdown = ((report.folder / name).read_text() for name in ("report.html", "report.md"))
+    headline = report.numbers["headline"]
+    assert headline.startswith("Pass@1, synthetic_pictures: GRPO ") and "between GMPO and GRPO" in headline
+    made_by = f"gmpo-mm report {sweep} --out {report.folder}"
+    assert report.numbers["commands"] == ["gmpo-mm sweep small.yaml", made_by]
+    header = page[page.index("<header>") : page.index("</header>")].replace("<wbr>", "")
+    for text in (headline, "gmpo-mm sweep small.yaml", made_by):
+        assert text in header
+        assert text.replace("_", r"\_") in markdown[: markdown.index("## In words")]
+
+
+def test_runs_by_themselves_show_the_command_of_each_variant_once(sweep: Path, tmp_path: Path) -> None:
+    runs = [sweep / f"runs/{name}/seed_{seed}" for name in VARIANTS for seed in SEEDS]
+    commands = read_study(runs).commands
+    assert [f"runs/{name}/seed_1" in command for name, command in zip(VARIANTS, commands, strict=True)] == [True, True]
+    assert all(command.startswith("gmpo-mm train ") for command in commands)
+    assert len(write_report(runs, tmp_path / "out").numbers["commands"]) == 3
+
+
 def test_where_no_run_has_a_metric_there_is_no_picture(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [0.1, 0.2])
     out = tmp_path / "out"
@@ -182,14 +235,24 @@ def test_a_partial_sweep_makes_a_report_that_says_so(sweep_copy: Callable[[], Pa
 
 
 def test_what_is_logged_of_experts_is_drawn(tmp_path: Path) -> None:
-    moe = {"moe/load_share_max": 0.4, "moe/load_entropy": 1.9}
+    moe = {"moe/expert_share_max": 0.4, "moe/load_entropy": 0.9, "moe/of_another_tool": 1.0}
     runs = [write_run(tmp_path / "moe", [0.1] * 4, metrics=moe), write_run(tmp_path / "dense", [0.1] * 4)]
     study = read_study(runs)
     figure = next(figure for figure in report_figures(study, score_tables(study)) if figure.name == "experts")
     assert figure.draw is not None
     svg = to_svg(figure.draw, figure.size, "experts")
-    assert "moe/load_entropy</text>" in svg and "moe/load_share_max</text>" in svg
-    assert [note.split(".")[0] for note in figure.notes] == ["Not drawn: dense"] * 2
+    for title in ("Evenness of the load", "Most used expert", "share of tokens", "Of another tool"):
+        assert f">{title}</text>" in svg
+    assert "moe/" not in svg + figure.about + "".join(figure.notes) and "_" not in re.sub(r"<[^>]*>", "", svg)
+    assert figure.notes == ("Not drawn: dense. Nothing of experts is logged there.",)
+
+
+def test_every_metric_of_experts_has_a_name_for_people(tmp_path: Path) -> None:
+    from gmpo_mm.reports.expert_figures import NAMES
+
+    source = (Path(router.__file__)).read_text(encoding="utf-8")
+    logged = set(re.findall(r'"(moe/\w+)"', source)) | {f"moe/{name}" for name in re.findall(r'"(rollout_\w+)"', source)}
+    assert logged and logged <= NAMES.keys()
 
 
 def test_a_long_sweep_s_page_stays_small(tmp_path: Path) -> None:
@@ -204,7 +267,7 @@ def test_a_long_sweep_s_page_stays_small(tmp_path: Path) -> None:
                 file.writelines(json.dumps(line) + "\n" for line in lines)
     study = read_study(sorted(path for path in tmp_path.iterdir()))
     assert [len(variant.runs) for variant in study.variants] == [2] * 5
-    page = make_page(study, (), (), (), report_figures(study, score_tables(study)))
+    page = make_page(study, "", "", (), (), (), report_figures(study, score_tables(study)))
     assert len(page) < 600_000
     assert "Curves of more than 240 points" in page
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from gmpo_mm.evaluation.resampling import Interval
 from gmpo_mm.reports.scores import ProblemDifference, ScoreRow, ScoreTable, compare_rows
 from gmpo_mm.reports.seed_statistics import seed_mean
-from gmpo_mm.reports.study import Variant
-from gmpo_mm.reports.words import summary_lines
+from gmpo_mm.reports.study import Run, Study, Variant
+from gmpo_mm.reports.words import headline, summary_lines
 
 
 def table(*scores: Sequence[float], percent: bool = True, problems: ProblemDifference | None = None) -> ScoreTable:
@@ -91,3 +93,42 @@ def test_problems_speak_of_these_models_only(low: float, high: float, p: float, 
     lines = summary_lines(table([0.50, 0.56, 0.53], [0.56, 0.53, 0.52], problems=found))
     assert lines[1].endswith(f"{said}.")
     assert "over the choice of 64 problems" in lines[1]
+
+
+def said(*tables: ScoreTable, variants: Sequence[Variant] = ()) -> str:
+    return headline(Study("t", tuple(variants), ("x",)), tables)
+
+
+def test_the_headline_is_one_score_and_what_it_shows() -> None:
+    assert said(table([0.50, 0.52, 0.51], [0.60, 0.63, 0.61])) == (
+        "Final Pass@1: GRPO 51.0 %, GMPO 61.3 %. GMPO is better than GRPO by 10.3 points (95 % interval over 3 seeds: +8.9 to "
+        "+11.8; p = 0.001)."
+    )
+    unclear = said(table([0.50, 0.56, 0.53], [0.56, 0.53, 0.52]))
+    assert unclear.endswith("p = 0.83).") and "No difference between GMPO and GRPO is shown" in unclear
+    assert said(table([0.5, 0.6])) == "Final Pass@1: GRPO 55.0 % (2 seeds)."
+
+
+def test_a_headline_of_many_variants_sorts_them_by_what_is_shown() -> None:
+    low, near, high = [0.300, 0.306, 0.303], [0.50, 0.56, 0.53], [0.600, 0.601, 0.602]
+    assert said(table([0.50, 0.52, 0.51], high, low, near, [])) == (
+        "Final Pass@1: GRPO 51.0 %, GMPO 60.1 %, C 30.3 %, D 53.0 %. Beside GRPO, better: GMPO; worse: C; no difference "
+        "shown: D; no score to compare: E."
+    )
+    assert "one seed, which shows nothing: GMPO, C" in said(table([0.5], [0.9], [0.1]))
+    assert "undecided: GMPO" in said(
+        table([0.50, 0.52, 0.51], [0.525, 0.535, 0.53], [0.50, 0.53, 0.50], [0.51, 0.50, 0.52], [0.52, 0.50, 0.52])
+    )
+
+
+def test_the_headline_takes_the_score_that_most_variants_have_and_never_the_best_validation() -> None:
+    one = table([0.5, 0.6], [])
+    all_of_them, best = table([0.1, 0.2], [0.3, 0.4]), table([0.9, 0.9], [0.9, 0.9])
+    best = replace(best, key="best")
+    assert said(one, replace(all_of_them, title="Final"), best).startswith("Final: GRPO 15.0 %, GMPO 35.0 %")
+    assert said(one, best).startswith("Final Pass@1: GRPO 55.0 %. GMPO can't be compared")
+
+
+def test_without_a_score_the_headline_says_how_the_runs_stand() -> None:
+    runs = tuple(Run(Path(str(i)), None, {}, "gmpo-mm", state) for i, state in enumerate(("failed", "out_of_budget", "failed")))
+    assert said(variants=[Variant("a", "A", runs)]) == "No score yet: 2 failed, 1 out of budget."

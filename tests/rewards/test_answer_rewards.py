@@ -165,7 +165,7 @@ def test_qwen_math_wants_a_complete_box_anywhere() -> None:
 LONG = 1_000_000
 HOSTILE = [
     "", " ", "\x00", "\ud800", "{" * 100_000, r"\boxed{" * 20_000, r"\boxed{" + "{" * 100_000 + "}" * 100_000 + "}",
-    r"\boxed{9**9**9**9}", r"\boxed{(9**9)**(9**9)}", r"\boxed{1000000000!}", r"\boxed{\int_0^1 (10^8)! dx}",
+    r"\boxed{9**9**9**9}", r"\boxed{(9**9)**(9**9)}", r"\boxed{1000000000!}", r"\boxed{\sum_{k=1}^{2} (10^8)!}",
     r"\boxed{2^{2^{2^{2^{9}}}}}",
     r"\boxed{" + r"\frac{1}{" * 50 + "2" + "}" * 51, "\\boxed{\u200b\u200b}", "a" * LONG, " " * LONG, "<" * LONG,
     "< " * (LONG // 2), "<think>" * (LONG // 7), "<think>" + "</think>" * (LONG // 8), "< think >" + " " * LONG + "</",
@@ -186,7 +186,7 @@ def test_no_response_makes_the_reward_raise_or_hang(format: str) -> None:
 
 
 def test_a_timeout_is_counted_apart_from_a_wrong_answer() -> None:
-    responses = [r"\boxed{\int_0^1 (10^8)! dx}", r"\boxed{7}", "none"]
+    responses = [r"\boxed{\sum_{k=1}^{2} (10^8)!}", r"\boxed{7}", "none"]
     scores = load_as_easyr1_does("math").compute_score([row(response) for response in responses], timeout=0.5)
     assert [score["verifier_timeout"] for score in scores] == [1.0, 0.0, 0.0]
     assert [score["no_answer"] for score in scores] == [0.0, 0.0, 1.0]

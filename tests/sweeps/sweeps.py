@@ -35,8 +35,13 @@ def write_sweep(folder: Path, data: Path, variants: Mapping[str, Any], *override
 
 
 def write_bad_reward(folder: Path) -> str:
-    """A reward function that raises, and the override that names it."""
-    (folder / "bad.py").write_text("def compute_score(inputs):\n    raise ValueError('no reward [red]today[/red]')\n")
+    """A reward function that raises for real rows, not for the one of a dry run, and the override that names it."""
+    (folder / "bad.py").write_text(
+        "def compute_score(inputs):\n"
+        "    if len(inputs) == 1:\n"
+        "        return [{'overall': 0.0, 'format': 0.0, 'accuracy': 0.0}]\n"
+        "    raise ValueError('no reward [red]today[/red]')\n"
+    )
     return f"worker.reward.reward_function={folder / 'bad.py'}:compute_score"
 
 

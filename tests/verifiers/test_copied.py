@@ -30,9 +30,9 @@ COPIES = [
     ("20 + 30", "50", r"Evaluate \begin{align*} 10 + 20 + 30 - 10 \end{align*}"),
     (r"\frac{57}{160}", "0.35625", r"Express $\frac{57}{160}$ as a decimal."),
     (r"0.\overline{73}", r"\frac{73}{99}", r"Express $0.\overline{73}$ as a common fraction."),
-    ("x(x+10) = 10(-10-x)", "x = -10", "Solve $x(x+10) = 10(-10-x)$."),
+    ("3x - 2 = 2x - 12", "x = -10", "Solve $3x - 2 = 2x - 12$."),
     ("3x + 2 > 4(x - 1)", r"(-\infty, 6)", "Solve $3x+2>4(x-1)$."),
-    ("x^2 + 20x = -100", "x = -10", "Solve $x(x+10) = 10(-10-x)$."),
+    ("x + 12 = 2", "x = -10", "Solve $3x - 2 = 2x - 12$."),
     ("2x < 12", "x < 6", "Solve $3x+2>4(x-1)$."),
     ("(2^3, 5)", "(8, 5)", "Find the point $(2^3, b)$."),
     (r"1 \cdot 0.\overline{73}", r"\frac{73}{99}", r"Express $0.\overline{73}$ as a common fraction."),
@@ -43,7 +43,7 @@ COPIES = [
     (r"2 \cdot 3", "6", r"Compute $2 \cdot 3$."),
     (r"-i^2 \cdot 2^5 \cdot (-27)", "-864", r"Compute $2^5 \cdot (-27)$."),
     ("2x - 2y = 2", "x - y = 1", "Simplify the equation $2x - 2y = 2$."),
-    (r"\gcd(12, 18)", "6", r"Find $\gcd(12, 18)$."),
+    (r"\max(12, 18)", "18", r"Find $\max(12, 18)$."),
     (r"2^{10} \text{ cm}", "1024", "A cable is $2^{10}$ cm long. How long is it?"),
 ]
 ANSWERS = [
@@ -85,7 +85,7 @@ WRAPPINGS = [
 WRAPPED = [
     ("99^2 + 99 + 1", "9901", "What is $99^2+99+1$?"),
     (r"\sum_{n=1}^{9} n", "45", r"Compute $\sum_{n=1}^{9} n.$"),
-    (r"\gcd(12, 18)", "x = 6", r"Solve $x = \gcd(12, 18)$."),
+    (r"\max(12, 18)", "x = 18", r"Solve $x = \max(12, 18)$."),
 ]
 POSSIBLE = {"accept": True, "reject": False}
 

@@ -74,7 +74,7 @@ def test_a_quotient_on_one_line_has_all_the_letters_behind_the_bar_below_it() ->
         and same("GM/r^2 c^2", "\\frac{GM}{r^2 c^2}")
         and same("1/2x", "\\frac{1}{2} x")
     )
-    assert same("a/b(c+d)", "\\frac{a}{b}(c+d)") and same("\\int_0^1 1/x dx", "\\int_0^1 \\frac{1}{x} dx")
+    assert same("a/b(c+d)", "\\frac{a}{b}(c+d)")
 
 
 def test_a_value_of_an_unknown_function_is_not_a_multiple_of_it() -> None:
@@ -117,24 +117,23 @@ def test_mixed_numbers_and_products_of_numbers() -> None:
         ("x^{-1}", "\\frac1x"),
         ("\\frac{abc}{4R}", "\\frac{cab}{4R}"), ("xyz", "zyx"), ("2n \\choose n", "\\binom{2n}{n}"),
         ("{2n \\choose n}", "\\binom{2n}{n}"),
-        ("v^2_0", "v_0^2"), ("v^n_0", "v_0^n"), ("sech x", "\\frac{1}{\\cosh x}"),
+        ("v^2_0", "v_0^2"), ("v^n_0", "v_0^n"),
         ("I_{\\max }", "I_{max}"), ("\\sqrt{2 C L}", "\\sqrt{2 L C}"), ("x1 + x2", "x_1 + x_{2}"),
         ("x1^2", "x_1^2"), ("a_{n+1}", "a_{1+n}"), ("a_{n-1+k}", "a_{k+n-1}"), ("\\ln^2 x", "(\\ln x)^2"),
         ("\\sin^{-1} x", "\\arcsin x"),
         ("\\log_2 8", "\\log_{2}(8)"),
         ("\\ln 8 / \\ln 2", "\\frac{\\ln 8}{\\ln 2}"), ("\\cos 2\\pi/7", "\\cos\\frac{2\\pi}{7}"),
         ("e^x", "\\exp(x)"),
-        ("\\gcd(a, b)", "gcd(b, a)"), ("\\max\\{a, b\\}", "\\max(b, a)"), ("7 \\bmod 3", "7 \\mod 3"),
+        ("\\max\\{a, b\\}", "\\max(b, a)"),
         ("\\dot v", "\\frac{dv}{dt}"), ("\\ddot{x}", "\\frac{d^2 x}{dt^2}"), ("dy/dx", "\\frac{dy}{dx}"),
-        ("\\frac{d}{dx} y", "\\frac{dy}{dx}"), ("\\tanh^{-1} x", "\\operatorname{arctanh} x"),
+        ("\\tanh^{-1} x", "\\operatorname{arctanh} x"),
         ("-(a-b)", "b-a"),
         ("\\frac{1}{ab}", "(ab)^{-1}"), ("a/(b/c)", "\\frac{ac}{b}"), ("(-a)(-b)c", "abc"), ("(-a)b", "-ab"),
         ("x + 0", "x^1 \\cdot 1 / 1"),
         ("99^2+99+1", "1 + 99*1 + (99)^2"),
         ("\\sum_{k=0}^{n-1} F_{n-k-1} F_k", "\\sum_{j=0}^{n-1} F_j F_{n-1-j}"),
         ("\\sum_{i=1}^n i^2", "\\sum_{k=1}^{n} k^2"),
-        ("\\sum^n_{k=1} a_k", "\\sum_{i=1}^{n} a_i"), ("\\int_0^1 f(x) dx", "\\int_0^1 f(t) \\, dt"),
-        ("\\int \\frac{dx}{x}", "\\int \\frac{1}{t} dt"), ("\\lim_{x \\to 0} f(x)", "\\lim_{t \\to 0} f(t)"),
+        ("\\sum^n_{k=1} a_k", "\\sum_{i=1}^{n} a_i"),
         ("\\prod_{k=1}^n \\sum_{j=1}^k j", "\\prod_{a=1}^n \\sum_{b=1}^a b"),
     ],
 )  # fmt: skip
@@ -156,12 +155,10 @@ def test_spellings_of_one_formula_are_one_tree(text: str, other: str) -> None:
         ("\\sum_{k=1}^n k", "\\prod_{k=1}^n k"),
         ("\\sum_{k=1}^n a_{kj}", "\\sum_{k=1}^n a_{jk}"),
         ("\\sum_{k=1}^n\\sum_{j=1}^n k^2 j", "\\sum_{k=1}^n\\sum_{j=1}^n k j^2"),
-        ("\\int_0^1 x dx", "\\int_1^0 x dx"), ("\\int_0^1 x dx", "\\int_0^1 x dt"),
-        ("\\lim_{x \\to 0^+} f(x)", "\\lim_{x \\to 0^-} f(x)"),
         ("\\sum_{k=1}^n k + 1", "\\sum_{k=1}^n (k + 1)"), ("f(x)", "f(y)"), ("x_{n+1}", "x_n + 1"),
         ("x_{n+1}", "x_{n-1}"), ("x_{n-k+1}", "x_{k-n+1}"), ("x_{+}", "x_{-}"), ("x_{n-+1}", "x_{n+1}"),
         ("1/(1/0)", "0"),
-        ("9 \\pmod{11}", "9"), ("7 \\bmod 3", "3 \\bmod 7"), ("\\max(a, b)", "\\min(a, b)"),
+        ("\\max(a, b)", "\\min(a, b)"),
         ("\\sinh^{-1} x", "1/\\sinh x"),
     ],
 )  # fmt: skip
@@ -176,7 +173,7 @@ def test_a_bound_name_is_not_replaced() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("\\gcd(12, 8)", 4), ("\\lcm(4, 6)", 12), ("17 \\bmod 5", 2), ("\\max(1, 2)", 2)]
+    ("text", "value"), [("\\max(1, 2)", 2)]
 )
 def test_functions_of_whole_numbers_are_read_with_their_values(text: str, value: int) -> None:
     assert Evaluator({}, False, 192).evaluate(tree(text)) == value
@@ -185,16 +182,12 @@ def test_functions_of_whole_numbers_are_read_with_their_values(text: str, value:
 def test_a_bound_name_is_none_of_a_formulas_variables() -> None:
     assert variables(tree("\\sum_{k=1}^{n} k x")) == {"n", "x"}
     assert variables(tree("\\sum_{i=0}^{n} F_{n-i}")) == {"F", "n"}
-    assert variables(tree("\\int_0^t e^{-s} ds")) == {"t"} and variables(
-        tree("\\lim_{h \\to 0} (x + h)")
-    ) == {"x"}
     assert variables(tree("k + \\sum_{k=1}^{n} k")) == {"k", "n"}
-    assert variables(tree("\\frac{d}{dx} (x^2)")) == {"x"}
 
 
 @pytest.mark.parametrize(
     "text",
-    ["n!!", "\\sum_{k=1} k", "\\sum^n k", "\\sum_{k=1}_{k=2} k", "\\int_0 x dx", "\\int x", "\\lim x",
+    ["n!!", "\\sum_{k=1} k", "\\sum^n k", "\\sum_{k=1}_{k=2} k", "\\int_0^1 x dx", "\\int x", "\\lim x",
     "\\frac{d}{dx}", "x_{}",
     "x_1_2", "x_{} y", "5%%", "\\foo x", "a = b",
      "1,234", "x(", "\\nabla f", "\\frac{1}", "^2", "", "|x", "\\sqrt", "1e999"],

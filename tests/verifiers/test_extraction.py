@@ -2,7 +2,7 @@
 
 import pytest
 
-from gmpo_mm.verifiers import extract_answer, last_answer_tag, last_boxed
+from gmpo_mm.verifiers import extract_answer, last_boxed
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from gmpo_mm.verifiers import extract_answer, last_answer_tag, last_boxed
         (r"{ { \boxed{9}", "9"),
         (r"\boxed{ 6 } } }", " 6 "),
         (r"line\\\boxed{8}", "8"),
-        (r"\boxed{a} and \boxed{b}", "b"),
+        (r"\boxed{a} and \boxed{b}", "a, b"),
         (r"\boxed{\boxed{5}}", "5"),
         (r"\fbox{12}", "12"),
         (r"so $\boxed 5$.", "5"),
@@ -66,7 +66,7 @@ def test_the_templates_of_qwen_math_and_r1(response: str, answer: str | None) ->
 
 
 def test_answer_tags_and_a_box_within_them() -> None:
-    assert last_answer_tag("<answer>1</answer> <answer> 2 </answer>") == " 2 "
+    assert extract_answer("<answer>1</answer> <answer> 2 </answer>", "answer_tags") == "2"
     assert extract_answer(r"<answer>so \boxed{3}</answer>", "answer_tags") == "3"
     assert extract_answer(r"\boxed{4}", "answer_tags") is None
     assert extract_answer("<answer>4</answer>", "boxed") is None

@@ -18,7 +18,7 @@ TIMEOUT = 2.0
 HANGING = [
     ("\\sum_{k=1}^{2} 1000000000!", "a + 3b"),
     ("\\sum_{k=1}^{3} 2^{2^{2^{2^{9}}}}", "60"),
-    ("\\int_0^1 (10^8)! dx", "7"),
+    ("\\sum_{k=1}^{2} (10^8)!", "7"),
 ]
 OTHERS = [
     "9**9**9**9",
@@ -42,7 +42,7 @@ OTHERS = [
 HOSTILE = [*HANGING, *((text, "a + 3b") for text in OTHERS), *((text, "60") for text in OTHERS)]
 FEW = HOSTILE[:1] + HOSTILE[4:10]
 # Each needs the process: its text and its numbers do not decide.
-GOOD = [(r"\int_0^1 2x dx", "1"), (r"\int_0^2 2x dx", "4"), (r"\sum_{k=1}^{3} k", "6"), (r"\lim_{x \to 2} x^2", "4")]
+GOOD = [(r"\sum_{k=1}^{1} k", "1"), (r"\sum_{k=1}^{2} (2k-1)", "4"), (r"\sum_{k=1}^{3} k", "6"), (r"\prod_{k=1}^{3} k", "6")]
 
 
 def grade_hostile_among_good(hostile: list[tuple[str, str]]) -> tuple[list[Grade], list[Grade]]:
@@ -132,7 +132,7 @@ def test_text_is_never_executed(tmp_path: Path) -> None:
 
 
 def test_a_hostile_gold_is_bounded_too() -> None:
-    grades = grade_batch(["60", r"\int_0^1 2x dx"], [HANGING[0][0], "1"], timeout=TIMEOUT)
+    grades = grade_batch(["60", r"\sum_{k=1}^{1} (2k-1)"], [HANGING[0][0], "1"], timeout=TIMEOUT)
     assert [(grade.correct, grade.status) for grade in grades] == [(False, "timeout"), (True, "graded")]
 
 
@@ -146,7 +146,7 @@ def test_the_same_pair_is_compared_once_in_a_batch(monkeypatch: pytest.MonkeyPat
         return real(pairs, timeout, **other)
 
     monkeypatch.setattr(shared, "check", recorded)
-    first, second = (r"\int_0^1 2x dx", "1"), (r"\int_0^1 3x dx", "1")
+    first, second = (r"\sum_{k=1}^{1} (2k-1)", "1"), (r"\sum_{k=1}^{1} (3k-1)", "1")
     grades = grade_batch([first[0]] * 50 + [second[0]] * 50, ["1"] * 100)
     assert [grade.correct for grade in grades] == [True] * 50 + [False] * 50
     assert sorted(sent) == [first, second]
@@ -157,11 +157,10 @@ def test_a_worker_that_asks_for_too_much_memory_ends_as_an_error_and_is_replaced
     """Runs the real supervisor with a comparison that allocates, as a runaway expansion in sympy would."""
     code = """
 import os, sys
-from types import SimpleNamespace
 from gmpo_mm.verifiers import supervisor
 def compare(prediction, gold):
     return len(bytearray(int(prediction))) > 0 and os.getpid() > 0
-supervisor.METHODS["math"] = SimpleNamespace(load=lambda: compare)
+supervisor.METHODS["math"] = (lambda: compare, "")
 supervisor.main(1, int(sys.argv[1]))
 """
     sizes = [1000, 4 * MEMORY_LIMIT, 1000, supervisor_resident(), 1000]

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gmpo_mm.verifiers.arithmetic import evaluate
 from gmpo_mm.verifiers.equivalence import decide
 from gmpo_mm.verifiers.evaluation import MAX_BITS, Evaluator, OutsideDomain
 from gmpo_mm.verifiers.expressions import parse_expression
 from gmpo_mm.verifiers.identity import same_trees
 from gmpo_mm.verifiers.normalize import canonical
 from gmpo_mm.verifiers.points import sample_points
+from gmpo_mm.verifiers.quantities import evaluate
 
 EQUAL_CONSTANTS = [
     (r"\sqrt{2}\sqrt{3}", r"\sqrt{6}"), (r"\sqrt{3+2\sqrt{2}}", r"1+\sqrt{2}"),
@@ -57,7 +57,6 @@ EQUAL_FORMULAS = [
     (r"\sin(2x)", r"2\sin x \cos x"), (r"e^{x+y}", r"e^x e^y"),
     (r"\frac{a}{b}+\frac{c}{d}", r"\frac{ad+bc}{bd}"), ("a^{m}a^{n}", "a^{m+n}"),
     (r"\lfloor k/2 \rfloor", r"\frac{2k-1+(-1)^k}{4}"), ("(-1)^{2k}", "1"),
-    (r"n \bmod 2", r"\frac{1-(-1)^n}{2}"), (r"\gcd(n,6)", r"\gcd(n,2)\gcd(n,3)"),
     (r"\max(x,y)", r"\frac{x+y+|x-y|}{2}"), (r"\lfloor \log_2 n \rfloor + 1", r"\lceil \log_2(n+1) \rceil"),
     (r"\ln|x|", r"\ln x"), ("x^{2/3}", r"\sqrt[3]{x^2}"), (r"\ln(abcdx)", r"\ln a+\ln b+\ln c+\ln d+\ln x"),
     ("e^{-10^6x^2}", "e^{-1000000x^2}"), (r"e^{-10^{23}x}", r"e^{-x \cdot 10^{23}}"),
@@ -74,7 +73,6 @@ EQUAL_FORMULAS = [
 DIFFERENT_FORMULAS = [
     (r"\ln a+\ln b+\ln c+\ln d+\ln x+2\ln y+3\ln z", r"\ln a+\ln b+\ln c+\ln d+\ln x+3\ln y+2\ln z"),
     (r"\ln(1+10^{-300}x)", "0"), (r"\arctan\frac{1}{x-100}+\arctan(x-100)", r"-\frac{\pi}{2}"),
-    (r"\gcd(n+2-2+3-3+4-4+5-5+6-6+7-7, 2^{61}-1)", "1"),
     (r"\lfloor\sqrt{n}\rfloor", r"\lfloor\sqrt{n-1}\rfloor"), (r"\lfloor n/100\rfloor", "0"),
     (r"\lfloor n/10^6\rfloor", "0"), (r"\lceil x\rceil", r"\lfloor x\rfloor"), (r"\lceil x\rceil", "x"),
     ("(-1)^{k}", "-1"), ("(-1)^{k}", "1"), ("(-1)^{k}", "(-1)^{k+1}"), ("|x-y|", "y-x"), ("|x-y|", "x-y"),
@@ -84,7 +82,6 @@ DIFFERENT_FORMULAS = [
     (r"\lfloor\frac{n+2-2+3-3+4-4+5-5+6-6+7-7}{10^9}\rfloor", "0"),
     (r"\lfloor\frac{\ln(n^2+1)}{60}\rfloor", "0"), (r"|x-10^9\pi|", r"10^9\pi-x"),
     (r"\sqrt{(x-e^{50})^2}", "e^{50}-x"), (r"\max(x, -10^{30})", "x"), (r"\min(n, 10^{90})", "n"),
-    (r"n \bmod 10^{15}", "n"), (r"\gcd(n, 2^{61}-1)", "1"),
     (r"\arctan x+\arctan\frac{1}{x}", r"\frac{\pi}{2}"), (r"\arctan(\tan x)", "x"), (r"\arcsin(\sin x)", "x"),
     (r"\frac{|x|}{x}", "1"), (r"\sqrt{1-\sin^2 x}", r"\cos x"), ("(-1)^{k(k+1)/2}", "1"),
     (r"(-1)^{nm}", "(-1)^{n+m}"), (r"\binom{n}{100}", "0"), (r"\cos(2\pi x)", "1"), ("x+e^{-10^6x^2}", "x"),
@@ -175,7 +172,7 @@ def test_points_cover_both_signs_parities_and_orders_and_depend_on_the_formulas_
 
 
 def test_what_has_no_value_at_points_is_not_told() -> None:
-    assert same_trees(parse_expression(r"\int_0^1 x dx"), parse_expression("1")) is None
+    assert same_trees(parse_expression(r"\sum_{k=1}^{1} k"), parse_expression("1")) is None
 
 
 UNDECIDED = [
@@ -195,7 +192,7 @@ def test_points_that_show_one_case_only_decide_nothing(a: str, b: str) -> None:
 @settings(max_examples=100, deadline=None)
 @given(
     st.integers(2, 400),
-    st.sampled_from([r"\lfloor n/{} \rfloor = 0", r"n \bmod {} = n", "|n-{0}| = {0}-n", r"\min(n, {}) = n"]),
+    st.sampled_from([r"\lfloor n/{} \rfloor = 0", "|n-{0}| = {0}-n", r"\min(n, {}) = n"]),
 )
 def test_a_threshold_of_any_size_is_met_or_nothing_is_decided(exponent: int, pair: str) -> None:
     a, b = pair.format(f"10^{{{exponent}}}").split(" = ")

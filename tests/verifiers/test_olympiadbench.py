@@ -114,8 +114,8 @@ def test_several_boxes_of_the_last_line_are_the_parts_of_a_gold_with_as_many() -
         r"so \boxed{2, -2}, as \boxed{2, -2}",
     ]
     grades = grade_olympiadbench(responses, golds)
-    assert [grade.correct for grade in grades] == [True, True, True, False, True]
-    assert grades[0].extracted == "2, -2" and grades[1].extracted == "2"
+    assert [grade.correct for grade in grades] == [True, False, True, False, True]
+    assert grades[0].extracted == "2, -2" and grades[1].extracted == "3, 2"
 
 
 def test_a_missing_answer_is_no_answer_and_any_of_several_golds_counts() -> None:
@@ -130,7 +130,7 @@ def test_parts_are_counted_outside_brackets_only() -> None:
 
 
 def test_hostile_parts_cost_few_timeouts_and_good_rows_beside_them_are_right() -> None:
-    hostile = ",".join(f"\\int_0^1 ({10**8 + i})! dx" for i in range(10))
+    hostile = ",".join(f"\\sum_{{k=1}}^{{2}} ({10**8 + i})!" for i in range(10))
     gold = "27,54,108,135,189,216,270,297,351,378"
     started = time.monotonic()
     grades = grade_olympiadbench([hostile, "378," + gold.removesuffix(",378")], [gold, gold], "answer", timeout=1.0)

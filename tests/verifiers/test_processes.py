@@ -49,52 +49,52 @@ def supervisor_pid() -> int:
 
 
 def test_an_overrunning_worker_is_killed_and_the_supervisor_stays() -> None:
-    grade_batch(["\\int_0^1 2x dx"], ["1"])
+    grade_batch(["\\sum_{k=1}^{1} (2k-1)"], ["1"])
     supervisor = supervisor_pid()
     workers = children(supervisor)
     assert workers
-    overrunning = ["\\sum_{k=1}^{2} 1000000000!"] * 2 + ["\\int_0^1 (10^8)! dx"]
+    overrunning = ["\\sum_{k=1}^{2} 1000000000!"] * 2 + ["\\sum_{k=1}^{2} (10^8)!"]
     assert grade_batch(overrunning, ["60"] * 3, timeout=0.5)[0].status == "timeout"
     assert supervisor_pid() == supervisor
     assert not children(supervisor) & workers or len(children(supervisor)) < pool.default_workers()
-    assert grade_batch(["\\int_0^1 2x dx"], ["1"])[0].correct
+    assert grade_batch(["\\sum_{k=1}^{1} (2k-1)"], ["1"])[0].correct
     assert len(children(supervisor)) <= pool.default_workers()
 
 
 def test_a_killed_worker_or_supervisor_costs_no_later_grade() -> None:
-    grade_batch(["\\int_0^1 2x dx"], ["1"])
+    grade_batch(["\\sum_{k=1}^{1} (2k-1)"], ["1"])
     for worker in children(supervisor_pid()):
         os.kill(worker, signal.SIGKILL)
-    assert grade_batch(["\\int_0^2 2x dx"], ["4"])[0].correct
+    assert grade_batch(["\\sum_{k=1}^{2} (2k-1)"], ["4"])[0].correct
     killed = supervisor_pid()
     workers = children(killed)
     os.kill(killed, signal.SIGKILL)
-    assert grade_batch(["\\int_0^3 2x dx"], ["9"])[0].correct
+    assert grade_batch(["\\sum_{k=1}^{3} (2k-1)"], ["9"])[0].correct
     assert supervisor_pid() != killed
     assert eventually(lambda: all(parent_of(worker) is None for worker in workers))
 
 
 def test_shut_down_ends_every_process_and_the_next_grade_starts_new_ones() -> None:
     warm_up()
-    grade_batch(["\\int_0^1 2x dx"], ["1"])
+    grade_batch(["\\sum_{k=1}^{1} (2k-1)"], ["1"])
     processes = {supervisor_pid()} | children(supervisor_pid())
     assert len(processes) >= 2
     shut_down()
     assert eventually(lambda: all(parent_of(pid) is None for pid in processes))
-    assert grade_batch(["\\int_0^1 2x dx"], ["1"])[0].correct
+    assert grade_batch(["\\sum_{k=1}^{1} (2k-1)"], ["1"])[0].correct
 
 
 PARENT = """
 import sys, threading
 from gmpo_mm.verifiers import grade_batch, pool, warm_up
 warm_up()
-grade_batch(["\\\\int_0^1 2x dx", "\\\\int_0^2 2x dx"], ["1", "4"])
+grade_batch(["\\\\sum_{{k=1}}^{{1}} (2k-1)", "\\\\sum_{{k=1}}^{{2}} (2k-1)"], ["1", "4"])
 {busy}
 print(pool.shared_pool().connection.process.pid, flush=True)
 {end}
 """
 BUSY = (
-    "threading.Thread(target=grade_batch, args=([r'\\sum_{k=1}^{2} 1000000000!', r'\\int_0^1 (10^8)! dx'], ['6', '7']), "
+    "threading.Thread(target=grade_batch, args=([r'\\sum_{k=1}^{2} 1000000000!', r'\\sum_{k=1}^{2} (10^8)!'], ['6', '7']), "
     "kwargs={'timeout': 3600.0}, daemon=True).start()"
 )
 
@@ -166,15 +166,15 @@ def test_a_forked_child_gets_its_own_processes_and_leaves_its_parents_alone() ->
     code = """
 import os
 from gmpo_mm.verifiers import grade_batch, pool
-assert grade_batch(["\\\\int_0^1 2x dx"], ["1"])[0].correct
+assert grade_batch(["\\\\sum_{k=1}^{1} (2k-1)"], ["1"])[0].correct
 first = pool.shared_pool().connection.process.pid
 child = os.fork()
 if child == 0:
-    right = grade_batch(["\\\\int_0^2 2x dx"], ["4"])[0].correct and pool.shared_pool().connection.process.pid != first
+    right = grade_batch(["\\\\sum_{k=1}^{2} (2k-1)"], ["4"])[0].correct and pool.shared_pool().connection.process.pid != first
     pool.shut_down()
     os._exit(0 if right else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-assert grade_batch(["\\\\int_0^3 2x dx"], ["9"])[0].correct
+assert grade_batch(["\\\\sum_{k=1}^{3} (2k-1)"], ["9"])[0].correct
 assert pool.shared_pool().connection.process.pid == first
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=ROOT, timeout=100)
@@ -187,7 +187,7 @@ def test_the_main_program_is_not_run_again_and_torch_not_imported_by_the_process
     script = tmp_path / "train.py"
     script.write_text(
         "import os\nopen(os.environ['MARK'], 'a').write('main')\n"
-        "from gmpo_mm.verifiers import grade_batch\nassert grade_batch(['\\\\int_0^1 2x dx'], ['1'])[0].correct\n"
+        "from gmpo_mm.verifiers import grade_batch\nassert grade_batch(['\\\\sum_{k=1}^{1} (2k-1)'], ['1'])[0].correct\n"
     )
     mark = tmp_path / "mark"
     environment = {**os.environ, "MARK": str(mark), "PYTHONPATH": str(ROOT)}
@@ -201,7 +201,7 @@ def test_a_machine_without_sympy_is_an_error_and_not_a_batch_of_zeros(tmp_path: 
     code = """
 import sys
 from gmpo_mm.verifiers import VerifierUnavailableError, grade_batch, warm_up
-for call in (lambda: grade_batch(["\\\\int_0^1 2x dx"], ["1"]), warm_up):
+for call in (lambda: grade_batch(["\\\\sum_{k=1}^{1} (2k-1)"], ["1"]), warm_up):
     try:
         call()
     except VerifierUnavailableError as error:
@@ -218,14 +218,14 @@ for call in (lambda: grade_batch(["\\\\int_0^1 2x dx"], ["1"]), warm_up):
 def test_a_method_is_loaded_once_at_first_need_and_workers_that_lack_it_are_replaced() -> None:
     own = pool.VerifierPool(2)
     try:
-        assert own.check([("\\int_0^1 2x dx", "1")] * 4, 20.0) == ["equal"] * 4
+        assert own.check([("\\sum_{k=1}^{1} (2k-1)", "1")] * 4, 20.0) == ["equal"] * 4
         assert own.connection is not None
         supervisor = own.connection.process.pid
         before = children(supervisor)
         assert own.check([("x(x+1)", "x^2+x"), ("x", "y")], 20.0, method="drgrpo_fast") == ["equal", "different"]
         after = children(supervisor)
         assert after and not after & before
-        assert own.check([("\\int_0^1 2x dx", "1")], 20.0) == ["equal"]
+        assert own.check([("\\sum_{k=1}^{1} (2k-1)", "1")], 20.0) == ["equal"]
         assert own.check([("x(x+1)", "x^2+x")], 20.0, method="drgrpo_fast") == ["equal"]
         assert children(supervisor) == after
     finally:
@@ -238,7 +238,7 @@ def test_a_worker_that_is_busy_when_a_method_is_loaded_finishes_its_job_and_is_t
     try:
         own.warm_up()
         with ThreadPoolExecutor() as threads:
-            busy = threads.submit(own.check, [("\\int_0^1 (10^8)! dx", "60")], 1.0)
+            busy = threads.submit(own.check, [("\\sum_{k=1}^{2} (10^8)!", "60")], 1.0)
             assert own.connection is not None
             supervisor = own.connection.process.pid
             assert eventually(lambda: bool(children(supervisor)))
@@ -264,7 +264,7 @@ for fast in (True, False, True):
         assert "pip install 'gmpo-mm[drgrpo]'" in str(error) and "pylatexenc" in str(error), error
     else:
         sys.exit("no error")
-assert grade_batch(["\\\\int_0^1 2x dx"], ["1"])[0].correct
+assert grade_batch(["\\\\sum_{k=1}^{1} (2k-1)"], ["1"])[0].correct
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=100)
@@ -285,7 +285,7 @@ def test_many_calls_leave_no_processes_no_open_files_and_no_jobs_behind() -> Non
                 assert verdicts == ["equal"]
         for i in range(count // 5):
             assert own.check([(f"{i}x + x", f"{i + 1}x")], 20.0, method="drgrpo_fast") == ["equal"]
-        ended = own.check([("\\int_0^1 (10^8)! dx", "60")] * (count // 10), 0.1)
+        ended = own.check([("\\sum_{k=1}^{2} (10^8)!", "60")] * (count // 10), 0.1)
         assert set(ended) == {"timeout", "batch_limit"}
 
     def left_behind() -> tuple[int, int, int, int]:

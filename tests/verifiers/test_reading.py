@@ -2,7 +2,9 @@
 
 import pytest
 
+from gmpo_mm.verifiers import grade_responses
 from gmpo_mm.verifiers.equivalence import RULES, decide
+from gmpo_mm.verifiers.extraction import extract_answer
 from gmpo_mm.verifiers.reading import read
 
 
@@ -123,3 +125,55 @@ def test_two_different_conditions_make_two_different_answers() -> None:
     assert decide(r"x+1, x \neq 2", r"1+x, x \neq 2").equal is True
     assert decide(r"x+1, x \neq 2", "1+x").equal is True
     assert decide(r"x+1, x \neq 2", r"1+x, x \neq 3").equal is False
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "right"),
+    [
+        ("(b) h", "b", False),
+        ("(B) h", "B", False),
+        ("(b) x+1", "b", False),
+        ("(b) 12", "b", True),
+        ("(B) 7", "B", True),
+        ("(b) both of these", "b", True),
+        ("(A) or (B) or (C)", "A", False),
+        ("30 sec", "30", True),
+        ("5 m/sec", r"5 \text{ m/s}", True),
+        (r"\sec x", r"\frac{1}{\cos x}", True),
+        ("5厘米", "5", True),
+        ("5厘米", r"5\text{ m}", False),
+        ("5 或 -5", "5, -5", True),
+        ("5 或 -5", "5", False),
+        ("答案是5", "5", True),
+        ("不是5", "5", False),
+        (r"\begin{aligned} 5 \end{aligned}", "5", True),
+        (r"\begin{aligned} x &= 2+3 \\ &= 5 \end{aligned}", "5", True),
+        (r"\begin{aligned} x &= 2+3 \\ &= 6 \end{aligned}", "6", False),
+        (r"\begin{align*} x &= 5 \\ y &= 3 \end{align*}", "(5,3)", True),
+        ("y=2, x=1", "(1,2)", True),
+        ("y=1, x=2", "(1,2)", False),
+        ("x=-5, p=3", "-5, 3", True),
+        (r"\frac13 \approx 0.333", "0.333", True),
+        (r"\frac13 \approx 0.4", "0.4", False),
+        ("x^2+1=0", "x^2+2=0", False),
+    ],
+)
+def test_options_units_systems_and_names_say_one_thing(answer: str, gold: str, right: bool) -> None:
+    (grade,) = grade_responses("math", [answer], [gold], kind="answer")
+    assert grade.correct is right
+
+
+@pytest.mark.parametrize(
+    ("response", "extracted"),
+    [
+        (r"The roots are \boxed{1} and \boxed{2}.", "1, 2"),
+        (r"$\boxed{1}$, $\boxed{2}$, and $\boxed{3}$", "1, 2, 3"),
+        (r"\boxed{5} or \boxed{6}", "5, 6"),
+        (r"\boxed{5}, so \boxed{5}", "5"),
+        (r"\boxed{5}, \boxed{5}", "5"),
+        ("first \\boxed{5}\n\\boxed{6}", "6"),
+        (r"not \boxed{5}, but \boxed{6}", "6"),
+    ],
+)
+def test_boxes_with_and_or_or_a_comma_between_them_are_one_answer(response: str, extracted: str) -> None:
+    assert extract_answer(response) == extracted

@@ -3,6 +3,7 @@
 Most tests run the real processes with comparisons of their own, which use a known amount of processor time.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -26,7 +27,6 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="ne
 # writes when it began and ended, and in which process.
 COMPARE = """
 import os, random, signal, time
-from types import SimpleNamespace
 from gmpo_mm.verifiers import supervisor
 
 held = []
@@ -63,7 +63,7 @@ def compare(prediction, gold):
         raise MemoryError
     return True
 
-supervisor.METHODS["math"] = SimpleNamespace(load=lambda: compare)
+supervisor.METHODS["math"] = (lambda: compare, "")
 """
 
 
@@ -132,15 +132,18 @@ def busy_loops(count: int) -> Iterator[None]:
 def test_a_worker_that_the_machine_stops_for_longer_than_the_limit_is_graded_the_same(
     own: VerifierPool,
 ) -> None:
-    limit = 1.0
+    limit, stopped = 1.0, False
     with ThreadPoolExecutor() as threads:
-        asked = threads.submit(own.check, [("burn 0.6", "")], limit)
-        assert eventually(lambda: bool(computing(own)))
-        (worker,) = computing(own)
-        os.kill(worker, signal.SIGSTOP)
-        time.sleep(2 * limit)
-        os.kill(worker, signal.SIGCONT)
-        assert asked.result() == ["equal"]
+        while not stopped:  # a worker may reach the limit of its round before it is stopped
+            asked = threads.submit(own.check, [("burn 0.6", "")], limit)
+            assert eventually(lambda: bool(computing(own)))
+            for worker in computing(own):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGSTOP)
+                    time.sleep(2 * limit)
+                    os.kill(worker, signal.SIGCONT)
+                    stopped = True
+            assert asked.result() == ["equal"]
 
 
 @pytest.mark.timeout(120)
@@ -173,7 +176,7 @@ def test_a_stalled_comparison_is_an_error_that_says_so_and_never_a_plain_wrong_a
 ) -> None:
     def graded(verdict: pool.Verdict) -> Grade:
         monkeypatch.setattr(pool.shared_pool(), "check", lambda pairs, timeout, **_: [verdict] * len(pairs))
-        return grade_batch([r"\int_0^1 2x dx"], ["1"], timeout=2.0)[0]
+        return grade_batch([r"\sum_{k=1}^{1} (2k-1)"], ["1"], timeout=2.0)[0]
 
     stalled, over, alone = graded("stalled"), graded("batch_limit"), graded("timeout")
     assert (stalled.correct, stalled.status, stalled.why) == (
@@ -315,11 +318,11 @@ def test_a_budget_within_a_budget_spends_both() -> None:
 
 
 REAL = [
-    (r"\int_0^1 2x dx", "1"),
-    (r"\int_0^1 3x dx", "1"),
+    (r"\sum_{k=1}^{1} (2k-1)", "1"),
+    (r"\sum_{k=1}^{1} (3k-1)", "1"),
     (r"\sum_{k=1}^{n} k 2^k", r"(n - 1) 2^{n + 1} + 2"),
-    (r"\lim_{x \to 0} \frac{\sin x}{x}", "1"),
-    (r"\int_0^1 (10^8)! dx", "7"),
+    (r"\sum_{k=1}^{\infty} \frac{1}{2^k}", "1"),
+    (r"\sum_{k=1}^{2} (10^8)!", "7"),
 ]
 
 

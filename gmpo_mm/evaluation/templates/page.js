@@ -16,7 +16,7 @@
   const data = JSON.parse(byId("data").textContent);
   const words = { right: "✓ right", wrong: "✗ wrong", no_answer: "∅ no answer", timeout: "◷ timed out", error: "! error",
     not_evaluated: "⧉ not worked out" };
-  const SAMPLE = 0, STATE = 1, TRUNCATED = 2, ANSWER = 3, WHY = 4, TOKENS = 5; // places in a sample's row
+  const SAMPLE = 0, STATE = 1, TRUNCATED = 2, ANSWER = 3, WHY = 4, TOKENS = 5, RESPONSE = 6; // places in a sample's row
   const stateNumber = Object.fromEntries(data.states.map((name, number) => [name, number]));
   const PAGE = 20; // problems that are drawn at once
   const problems = data.problems.map((problem, index) => {
@@ -71,7 +71,7 @@
 
   async function showResponse(problem, place, parent) {
     const { math, responses } = await chunk(chunkOf(problem));
-    const pieces = responses[problem.index % data.perChunk][place];
+    const pieces = responses[problem.index % data.perChunk][problem.samples[place][RESPONSE]];
     const text = write(element("div", "text"), pieces, math);
     text.tabIndex = 0;
     if (pieces.length === 0) text.append(element("span", "soft", "(empty)"));
@@ -91,7 +91,7 @@
     error: (sample) => sample[STATE] === stateNumber.error,
     not_evaluated: (sample) => sample[STATE] === stateNumber.not_evaluated,
   };
-  let responseTexts = null; // problem -> its responses in lower case, once a search has asked for them
+  let responseTexts = null; // problem -> its different responses in lower case, once a search has asked for them
   const problemTexts = problems.map((problem) => [problem.id, source(problem.text, data.math),
     ...problem.golds.map((gold) => source(gold, data.math))].join("\n").toLowerCase());
   const answerTexts = data.answers.map((answer) => source(answer, data.math).toLowerCase());
@@ -100,7 +100,7 @@
     const texts = [];
     for (let number = 0; byId(`chunk-${number}`); number++) {
       const { math, responses } = await chunk(number);
-      for (const samples of responses) texts.push(samples.map((pieces) => source(pieces, math).toLowerCase()));
+      for (const different of responses) texts.push(different.map((pieces) => source(pieces, math).toLowerCase()));
     }
     responseTexts = texts;
   }
@@ -108,8 +108,8 @@
   /* Whether each sample of a problem holds the searched text; a hit in the problem itself counts for all of them. */
   function searched(problem, query) {
     if (!query || problemTexts[problem.index].includes(query)) return problem.samples.map(() => true);
-    return problem.samples.map((sample, place) => (sample[ANSWER] >= 0 && answerTexts[sample[ANSWER]].includes(query))
-      || (responseTexts !== null && responseTexts[problem.index][place].includes(query)));
+    return problem.samples.map((sample) => (sample[ANSWER] >= 0 && answerTexts[sample[ANSWER]].includes(query))
+      || (responseTexts !== null && responseTexts[problem.index][sample[RESPONSE]].includes(query)));
   }
 
   let matches = []; // of the problems to show: {problem, hits: one boolean a sample}
@@ -139,6 +139,7 @@
 
   /* --- drawing --- */
   const number = (value) => value.toLocaleString("en");
+  const counted = (value, word) => `${number(value)} ${word}${value === 1 ? "" : "s"}`;
   const list = byId("problems");
   let drawn = 0;
   let loading = []; // responses that are being unpacked
@@ -215,18 +216,32 @@
     if (whys.length) answer.append(element("span", "why", whys.join("; ")));
     const chips = element("span", "chips");
     group.append(answer, chips);
-    for (const place of places) chips.append(drawChip(problem, place, group, hits[place]));
+    for (const equal of identical(problem, places)) chips.append(drawChip(problem, equal, group, equal.some((place) => hits[place])));
     return group;
   }
 
-  function drawChip(problem, place, group, hit) {
-    const sample = problem.samples[place];
+  /* Samples with the same response to the last character, those that most samples gave first. */
+  function identical(problem, places) {
+    const found = new Map();
+    for (const place of places) {
+      const key = [problem.samples[place][RESPONSE], problem.samples[place][TRUNCATED]].join();
+      if (!found.has(key)) found.set(key, []);
+      found.get(key).push(place);
+    }
+    return [...found.values()].sort((a, b) => b.length - a.length);
+  }
+
+  /* A button that opens a response; `places` are the samples that gave it. */
+  function drawChip(problem, places, group, hit) {
+    const [place] = places;
+    const samples = places.map((one) => problem.samples[one]);
+    const [sample] = samples;
     const chip = element("button", hit ? "" : "apart");
     chip.type = "button";
-    const name = data.n > 1 ? `#${sample[SAMPLE] + 1} · ${number(sample[TOKENS])}` : `response · ${number(sample[TOKENS])} tokens`;
-    chip.append(name);
+    const what = places.length > 1 ? `${places.length} identical responses` : data.n > 1 ? `response ${sample[SAMPLE] + 1}` : "response";
+    chip.append(`${what} · ${tokensOf(samples)}`);
     if (sample[TRUNCATED]) chip.append(element("span", "cut", " ✂ truncated"));
-    chip.title = `sample ${sample[SAMPLE] + 1}: ${number(sample[TOKENS])} tokens`;
+    chip.title = `open or close what ${namesOf(samples)} answered`;
     chip.setAttribute("aria-expanded", "false");
     let panel = null;
     chip.onclick = () => {
@@ -234,7 +249,7 @@
       chip.setAttribute("aria-expanded", String(open));
       if (panel === null) {
         panel = element("div", "response");
-        panel.append(element("p", "about", about(sample)));
+        panel.append(element("p", "about", about(samples)));
         group.append(panel);
         loading.push(showResponse(problem, place, panel));
       }
@@ -244,10 +259,17 @@
     return chip;
   }
 
-  function about(sample) {
+  const namesOf = (samples) => `sample${samples.length > 1 ? "s" : ""} ${samples.map((one) => one[SAMPLE] + 1).join(", ")}`;
+  function tokensOf(samples) {
+    const [least, most] = [Math.min, Math.max].map((pick) => pick(...samples.map((one) => one[TOKENS])));
+    return `${least === most ? number(least) : `${number(least)} to ${number(most)}`} token${most === 1 ? "" : "s"}`;
+  }
+
+  function about(samples) {
+    const [sample] = samples;
     const end = sample[TRUNCATED] ? `✂ truncated at ${number(data.maxTokens)} tokens` : "ended by itself";
-    const why = data.whys[sample[WHY]];
-    return [`sample ${sample[SAMPLE] + 1}`, words[data.states[sample[STATE]]], why, `${number(sample[TOKENS])} tokens`, end]
+    const whys = [...new Set(samples.map((one) => data.whys[one[WHY]]))].filter(Boolean).join("; ");
+    return [namesOf(samples), words[data.states[sample[STATE]]], whys, tokensOf(samples), end]
       .filter(Boolean).join(" · ");
   }
 
@@ -256,7 +278,8 @@
     for (; drawn < Math.min(upTo, matches.length); drawn++) fragment.append(drawProblem(matches[drawn]));
     list.append(fragment);
     byId("more").hidden = drawn >= matches.length;
-    byId("more").textContent = `Show more (${number(matches.length - drawn)} left)`;
+    const left = matches.length - drawn;
+    byId("more").textContent = `Show ${number(Math.min(PAGE, left))} more of the ${number(left)} problems that are left`;
   }
 
   function draw() {
@@ -268,16 +291,16 @@
       button.disabled = count.problems === 0 && button.dataset.show !== state.show && button.dataset.show !== "all";
       const small = button.querySelector("small");
       const byProblem = data.n === 1 || ["all", "disagreed"].includes(button.dataset.show);
-      small.textContent = byProblem || count.problems === 0 ? number(count.problems) : `${number(count.samples)} in ${number(count.problems)}`;
-      button.title = `${number(count.samples)} samples of ${number(count.problems)} problems`;
+      const inProblems = counted(count.problems, "problem");
+      small.textContent = count.problems === 0 ? "none" : byProblem ? inProblems : `${counted(count.samples, "sample")} in ${inProblems}`;
+      button.title = `show ${inProblems} with ${counted(count.samples, "such sample")}`;
     }
     for (const key of ["type", "form", "sort"]) if (byId(key)) byId(key).value = state[key];
     if (byId("q").value !== state.q) byId("q").value = state.q;
     byId("open").checked = state.open;
     const hits = matches.reduce((sum, match) => sum + match.hits.filter(Boolean).length, 0);
     byId("shown").textContent = matches.length === 0 ? "No problem is like that."
-      : `${number(matches.length)} of ${number(problems.length)} problems, ${number(hits)} of ${number(sampleCount)} samples`
-      + (data.n > 1 ? "; on a sample's button: its number · its tokens" : "");
+      : `${number(matches.length)} of ${number(problems.length)} problems, ${number(hits)} of ${number(sampleCount)} samples`;
     list.replaceChildren();
     [drawn, loading] = [0, []];
     const wanted = matches.findIndex(({ problem }) => String(problem.index + 1) === state.problem);
