@@ -32,6 +32,8 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except (StopNow, StoppedRun) as stop:
+            if isinstance(stop, StopNow):
+                print_error(str(stop))
             raise SystemExit(stop.status) from None
 
 
@@ -47,16 +49,33 @@ app = typer.Typer(
 
 def main() -> None:
     """The console script: an error that a user can mend is one red paragraph and exit code 2, a stop 128 + its signal."""
-    from gmpo_mm.training import third_party
-    from gmpo_mm.training.stopping import stop_at_once
+    from gmpo_mm.training.stopping import StopNow, ending, stop_at_once
 
     stop_at_once()
+    try:
+        _run_command()
+    except StopNow as stop:  # it came outside of a command
+        raise SystemExit(stop.status) from None
+    finally:
+        ending()
+
+
+def _run_command() -> None:
+    from gmpo_mm.machine_errors import check_address_space, machine_error
+    from gmpo_mm.training import third_party
+
     third_party.quiet()
     try:
+        check_address_space(sys.argv[1:])
         app()
     except GMPOError as error:
         print_error(str(error))
-        raise SystemExit(USER_ERROR) from None
+    except Exception as error:
+        told = machine_error(error)
+        if told is None:
+            raise
+        print_error(str(told))
+    raise SystemExit(USER_ERROR)
 
 
 def _print_version(wanted: bool) -> None:
