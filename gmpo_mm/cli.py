@@ -69,12 +69,13 @@ def _run_command() -> None:
         check_address_space(sys.argv[1:])
         app()
     except GMPOError as error:
-        print_error(str(error))
+        words = str(error)
     except Exception as error:
         told = machine_error(error)
         if told is None:
             raise
-        print_error(str(told))
+        words = str(told)
+    print_error(words)  # out here, where what the error held is free again
     raise SystemExit(USER_ERROR)
 
 
@@ -118,7 +119,7 @@ def train(
     if dry_run:
         from gmpo_mm.planning.dry_run import print_dry_run
 
-        print_dry_run(loaded, print_config=print_config)
+        print_dry_run(loaded, print_config=print_config, overwrite=overwrite)
         return
     if print_config:
         typer.echo(to_yaml(loaded.config))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,7 @@ _NO_MEMORY = (
     "cannot allocate memory",
     "failed to map segment from shared object",
     "can't start new thread",
+    "Failed to launch worker thread",
     "not enough memory",
     "Unable to allocate",
     "failed to allocate",
@@ -54,6 +56,8 @@ def check_address_space(arguments: Sequence[str]) -> None:
     """
     least = next((_LEAST_MIB[word] for word in arguments[:1] if word in _LEAST_MIB), 0)
     limit = _address_space_limit()
+    if limit is not None:  # pyarrow's own pool would take the first 1,024 MiB for itself
+        os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     if limit is not None and limit < least << 20 and "--help" not in arguments:
         raise TrainingError(
             f"memory: the limit on the address space is {limit >> 20:,} MiB (ulimit -v), and gmpo-mm {arguments[0]} needs "
@@ -71,7 +75,7 @@ def _address_space_limit() -> int | None:
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or the one behind it, says that memory ran out: torch's on a GPU and on the CPU, Python's, a library's."""
+    """Whether an error, or one behind it, says that memory ran out: torch's on GPU and CPU, Python's, a library's."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -101,15 +105,15 @@ def machine_error(error: BaseException) -> GMPOError | None:
 
 
 @contextlib.contextmanager
-def writing(path: Path, key: str = "") -> Iterator[None]:
-    """Any OSError within is a TrainingError that names the file, why it can't be written, and what to do.
+def writing(path: Path, key: str = "", kind: type[GMPOError] = TrainingError) -> Iterator[None]:
+    """Any OSError within becomes an error of one line: the file, why it can't be written, and what to do.
 
-    `key` is the user's key or option that chose the place, for the message.
+    `key` begins the message: the user's key or option that chose the place.
     """
     try:
         yield
     except OSError as error:
-        raise TrainingError(_words(error, error.filename or path, key)) from error
+        raise kind(_words(error, error.filename or path, key)) from error
 
 
 @contextlib.contextmanager

@@ -19,7 +19,8 @@ INDEX_FILE = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100_000_000
 """The format's own bound."""
 _BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8}
-_BITS |= {"I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64, "C64": 64}
+_BITS |= {"I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32}
+_BITS |= {"F64": 64, "I64": 64, "U64": 64, "C64": 64}
 _ADVICE = "fetch or copy the model again"
 
 
@@ -97,7 +98,7 @@ def _header(text: bytes) -> dict[str, Any]:
 def _offsets(name: str, entry: Any) -> tuple[int, int]:
     offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
     shape = entry.get("shape") if isinstance(entry, dict) else None
-    numbers = [*offsets, *shape] if isinstance(offsets, list) and len(offsets) == 2 and isinstance(shape, list) else [None]
-    if not all(type(number) is int and number >= 0 for number in numbers):
+    is_place = isinstance(offsets, list) and len(offsets) == 2 and isinstance(shape, list)
+    if not is_place or not all(type(number) is int and number >= 0 for number in (*offsets, *shape)):  # type: ignore[misc]
         raise ValueError(f"its header has no place or shape for {name}")
-    return offsets[0], offsets[1]
+    return offsets[0], offsets[1]  # type: ignore[index]

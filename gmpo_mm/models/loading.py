@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import torch
 
 from gmpo_mm.config.keys import nearest
@@ -282,6 +283,22 @@ class ModelDescription:
 def context_tokens(config: Any) -> int | None:
     """Tokens that prompt and response may have together, where transformers' configuration says so."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def read_chat_template(path: str | None) -> str | None:
+    """The text of `data.override_chat_template`; ConfigError for a file that is no template."""
+    if path is None:
+        return None
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        _compile_jinja_template(text)
+    except (OSError, ValueError, jinja2.TemplateError) as error:
+        raise ConfigError(f"data.override_chat_template={path}: no chat template could be read ({error})") from error
+    if not text.strip():
+        raise ConfigError(f"data.override_chat_template={path}: the file is empty; write a template, or leave the key out")
+    return text
 
 
 def describe_model(model_config: Any, chat_template: str | None = None) -> ModelDescription:

@@ -211,9 +211,12 @@ class Trainer:
         for group in self.actor.optimizer.param_groups:
             group["lr"] = rate
         updates = self.actor.config.epochs * -(-prompts // self.actor.config.mini_batch_prompts)
-        with self._timed("update_actor", timings), self.progress.stage(f"step {step}: updating", updates, "updates") as stage:
-            with memory_for(f"step {step}: update", _TO_UPDATE):
-                metrics = self.actor.update(batch, self.kl.kl_coef, stage.update)
+        with (
+            self._timed("update_actor", timings),
+            self.progress.stage(f"step {step}: updating", updates, "updates") as stage,
+            memory_for(f"step {step}: update", _TO_UPDATE),
+        ):
+            metrics = self.actor.update(batch, self.kl.kl_coef, stage.update)
         if broken := not_finite(self.policy.module):
             raise TrainingError(
                 f"step {step}: after the update {broken}; lower worker.actor.optim.lr, and go on from the last checkpoint"

@@ -97,7 +97,9 @@ def test_missing_cut_and_exchanged_shards_are_named(model: Path) -> None:
         check_weight_files(model, KEY)
 
 
-@pytest.mark.parametrize("content", [b"[]", b"{}", b"{", b'{"weight_map": {"a": "../x"}}', b'{"weight_map": {"a": 1}}', b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"[]", b"{}", b"{", b'{"weight_map": {"a": "../x"}}', b'{"weight_map": {"a": 1}}', b"\xff"]
+)
 def test_damaged_index_is_refused(model: Path, content: bytes) -> None:
     in_shards(model)
     (model / INDEX_FILE).write_bytes(content)
