@@ -1,4 +1,4 @@
-"""What the start of a training refuses, its dry run refuses too, in words that name key and mend; and neither leaves a trace."""
+"""What the start of a training refuses, its dry run refuses too, naming key and mend, and it leaves no trace."""
 
 from __future__ import annotations
 
@@ -153,7 +153,8 @@ def test_reward_arguments(data: Path, tmp_path: Path, kwargs: str, words: tuple[
     [
         ("rows, scale=1.0", "scale=abc", "scale"), ("rows, flag=False", "flag=[1]", "flag"), ("rows, *, scale", None, "scale"),
         ("rows, scale: 'Missing' = 1.0", "scale={a: 1}", "scale"), ("rows, names: list[int] = ()", "names=[a]", "names"),
-        ("rows, **more", None, None), ("rows, scale: float = 1.0", "scale=2", None), ("rows, pair: tuple = ()", "pair=[1]", None),
+        ("rows, **more", None, None), ("rows, scale: float = 1.0", "scale=2", None),
+        ("rows, pair: tuple = ()", "pair=[1]", None),
         ("rows, scale=1.0, **more", "other=abc", None), ("rows, scale: float | None = None", "scale=null", None),
     ],
 )  # fmt: skip
@@ -191,7 +192,9 @@ def test_chat_template_of_the_model(data: Path, tmp_path: Path) -> None:
     refused(arguments(data, tmp_path / "run", f"worker.actor.model.model_path={model}"), "chat template")
 
 
-@pytest.mark.parametrize("template", ["{% for", "{{ content.nothing.more }}", "{{ content[0] }}", "{{ content }}{{ other }}", "x"])
+@pytest.mark.parametrize(
+    "template", ["{% for", "{{ content.nothing.more }}", "{{ content[0] }}", "{{ content }}{{ other }}", "x"]
+)
 def test_format_prompt(data: Path, tmp_path: Path, template: str) -> None:
     (tmp_path / "format.jinja").write_text(template)
     refused(arguments(data, tmp_path / "run", f"data.format_prompt={tmp_path}/format.jinja"), "data.format_prompt")
