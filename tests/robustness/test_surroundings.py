@@ -172,13 +172,9 @@ def test_every_form_of_no_memory_is_known(error: Exception) -> None:
     with pytest.raises(TrainingError, match=r"sampling: out of memory .*; lower batch"), memory_for("sampling", "lower batch"):
         raise error
     assert "out of memory" in str(machine_error(error))
-    try:
-        try:
-            raise error
-        except Exception as inner:
-            raise RuntimeError("the library could not be loaded") from inner
-    except RuntimeError as outer:
-        assert "out of memory" in str(machine_error(outer))
+    outer = RuntimeError("the library could not be loaded")
+    outer.__cause__ = error
+    assert "out of memory" in str(machine_error(outer))
 
 
 def test_what_is_no_fault_of_the_machine_keeps_its_traceback(tmp_path: Path) -> None:
@@ -247,3 +243,25 @@ def test_only_the_first_signal_stops_and_the_rest_pass(monkeypatch: pytest.Monke
     monkeypatch.setattr(stopping, "_ending_since", time.monotonic() - stopping.PATIENCE - 1)
     stopping.stop_now(signal.SIGINT)  # an end that hangs can be ended
     assert ended == [130]
+
+
+@pytest.mark.parametrize("mib", [60, 130])
+def test_verifier_without_memory_says_so_and_does_not_hang(tmp_path: Path, mib: int) -> None:
+    """The verifier's process gets too little address space for computer algebra, or for a worker."""
+    program = (
+        "import subprocess, resource, sys\n"
+        "import gmpo_mm.verifiers.pool as pool\n"
+        f"limit = {mib} << 20\n"
+        "whole = subprocess.Popen\n"
+        "pool.subprocess.Popen = lambda *a, **k: whole(\n"
+        "    *a, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)), **k)\n"
+        "try:\n"
+        "    print(pool.VerifierPool(1).check([('x + 1', '1 + x')], 3.0))\n"
+        "except pool.VerifierUnavailableError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=100, cwd=Path(__file__).parents[2]
+    )
+    assert done.returncode == 0 and "Traceback" not in done.stdout + done.stderr, done.stdout + done.stderr
+    assert "memory" in done.stdout or done.stdout.strip() in ("['equal']", "['error']"), done.stdout
