@@ -156,7 +156,7 @@ def load_reward_function(path_and_name: str, kwargs: Mapping[str, Any] | None = 
             f"{KEY}: {path_text} says REWARD_TYPE = {reward_type!r}; use {' or '.join(REWARD_TYPES)}"
         )
     bound = dict(kwargs or {})
-    _check_kwargs(function, bound, path_text)
+    wrong_type = _check_kwargs(function, bound, path_text)
     prepare = getattr(module, "prepare", None)
     if callable(prepare):
         try:
@@ -166,10 +166,14 @@ def load_reward_function(path_and_name: str, kwargs: Mapping[str, Any] | None = 
         except (Exception, SystemExit) as error:
             if is_out_of_memory(error):
                 raise
+            if wrong_type is not None:
+                raise wrong_type from error
             raise ConfigError(
                 f"{KEY}: prepare() of {path_text} raised {_brief(error)}; correct {KEY}_kwargs, or the file\n"
                 f"{traceback.format_exc()}"
             ) from error
+    if wrong_type is not None:  # after the file's own check, which knows more
+        raise wrong_type
     name = str(getattr(module, "REWARD_NAME", "unknown"))
     gold_fault, check_gold = (getattr(module, hook, None) for hook in ("gold_fault", "check_gold"))
     return RewardFunction(function, bound, reward_type, name, path_text, gold_fault, check_gold)
@@ -205,8 +209,9 @@ def _load_module(path: Path) -> ModuleType:
     return module
 
 
-def _check_kwargs(function: Callable[..., Any], kwargs: Mapping[str, Any], path: str) -> None:
-    """ConfigError for an argument that the function does not know, lacks, or that is not of the type its signature says."""
+def _check_kwargs(function: Callable[..., Any], kwargs: Mapping[str, Any], path: str) -> ConfigError | None:
+    """ConfigError for an argument that the function does not know or lacks; returned for one of another type than it says."""
+    wrong_type = None
     parameters = list(inspect.signature(function).parameters.values())
     keyword_kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     named = {parameter.name: parameter for parameter in parameters[1:] if parameter.kind in keyword_kinds}
@@ -219,12 +224,13 @@ def _check_kwargs(function: Callable[..., Any], kwargs: Mapping[str, Any], path:
                 continue
             raise ConfigError(f"{where} does not know {key!r}{_nearest(key, list(named))}; {listed}")
         if wanted := _wrong_type(function, named[key], value):
-            raise ConfigError(f"{where} takes {wanted} there; correct the value")
+            wrong_type = wrong_type or ConfigError(f"{where} takes {wanted} there; correct the value")
     lacking = [name for name, parameter in named.items() if parameter.default is inspect.Parameter.empty and name not in kwargs]
     if lacking:
         raise ConfigError(
             f"{KEY}_kwargs: {path} needs {', '.join(map(repr, lacking))} as well; give {KEY}_kwargs.{lacking[0]}=..."
         )
+    return wrong_type
 
 
 def _wrong_type(function: Callable[..., Any], parameter: inspect.Parameter, value: Any) -> str | None:
