@@ -32,6 +32,8 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except (StopNow, StoppedRun) as stop:
+            if isinstance(stop, StopNow):
+                print_error(str(stop))
             raise SystemExit(stop.status) from None
 
 
@@ -47,16 +49,34 @@ app = typer.Typer(
 
 def main() -> None:
     """The console script: an error that a user can mend is one red paragraph and exit code 2, a stop 128 + its signal."""
-    from gmpo_mm.training import third_party
-    from gmpo_mm.training.stopping import stop_at_once
+    from gmpo_mm.training.stopping import StopNow, ending, stop_at_once
 
     stop_at_once()
+    try:
+        _run_command()
+    except StopNow as stop:  # it came outside of a command
+        raise SystemExit(stop.status) from None
+    finally:
+        ending()
+
+
+def _run_command() -> None:
+    from gmpo_mm.machine_errors import check_address_space, machine_error
+    from gmpo_mm.training import third_party
+
     third_party.quiet()
     try:
+        check_address_space(sys.argv[1:])
         app()
     except GMPOError as error:
-        print_error(str(error))
-        raise SystemExit(USER_ERROR) from None
+        words = str(error)
+    except Exception as error:
+        told = machine_error(error)
+        if told is None:
+            raise
+        words = str(told)
+    print_error(words)  # out here, where what the error held is free again
+    raise SystemExit(USER_ERROR)
 
 
 def _print_version(wanted: bool) -> None:
@@ -99,7 +119,7 @@ def train(
     if dry_run:
         from gmpo_mm.planning.dry_run import print_dry_run
 
-        print_dry_run(loaded, print_config=print_config)
+        print_dry_run(loaded, print_config=print_config, overwrite=overwrite)
         return
     if print_config:
         typer.echo(to_yaml(loaded.config))

@@ -1,5 +1,6 @@
 """Errors that a user can cause; each message names the key or row, the value, and the mend."""
 
+import os
 from pathlib import Path
 
 
@@ -33,7 +34,10 @@ class StoppedRun(GMPOError):
 
 def print_error(message: str) -> None:
     """Print an error that a user can mend, in red, on the standard error."""
-    from rich.console import Console
-    from rich.text import Text
+    try:
+        from rich.console import Console
+        from rich.text import Text
 
-    Console(stderr=True).print(Text(message, style="red"), soft_wrap=True)
+        Console(stderr=True).print(Text(message, style="red"), soft_wrap=True)
+    except (MemoryError, ImportError):  # memory is what the message is about
+        os.write(2, f"{message}\n".encode(errors="replace"))

@@ -181,7 +181,8 @@ def load_policy_loss(spec: str) -> RegisteredLoss:
 def _run_file(path: Path, spec: str) -> ModuleType:
     module_name = _FILE_MODULE_PREFIX + sha256(str(path).encode()).hexdigest()[:16]
     module_spec = importlib.util.spec_from_file_location(module_name, path)
-    assert module_spec is not None and module_spec.loader is not None
+    if module_spec is None or module_spec.loader is None:
+        raise ValueError(f"loss_type: {spec!r}: {path} is no Python file; its name must end in .py.")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_name] = module  # dataclasses in the file look their module up
     try:

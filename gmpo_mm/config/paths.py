@@ -10,6 +10,7 @@ from pathlib import Path
 from gmpo_mm.config.checkpoint_paths import MODEL_FOLDER, find_checkpoint, find_fsdp_checkpoint
 from gmpo_mm.config.keys import nearest
 from gmpo_mm.config.schema import Config
+from gmpo_mm.config.weight_files import check_weight_files
 from gmpo_mm.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -78,6 +79,7 @@ def find_model(name: str, key: str, files: tuple[str, ...] = MODEL_CONFIGS) -> s
                 f"{key} = {name!r}: the folder {path.absolute()} holds no {', no '.join(files)} and no checkpoint of a run; "
                 "name a model's folder, a run directory, a hub model or bundled:NAME"
             )
+        check_weight_files(path, f"{key} = {name!r}")
     elif path.exists():
         raise ConfigError(f"{key} = {name!r}: that is a file; a folder is expected, the one that holds the model")
     elif looks_like_path(found, MODEL_SUFFIXES):

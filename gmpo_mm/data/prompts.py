@@ -121,7 +121,10 @@ def prompt_text(record: Record, processor: PromptProcessor, format_prompt: str |
                 f"{record.where}: the problem holds the control token {token!r}, which would be read as structure, not "
                 "as text; rewrite or remove it"
             )
-    return processor.chat_text(build_messages(record, format_prompt))
+    text = processor.chat_text(build_messages(record, format_prompt))
+    if not text:
+        raise DataError(f"{record.where}: the chat template makes an empty prompt of it; correct the template")
+    return text
 
 
 def load_images(

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from gmpo_mm.config.hub import ask_hub, use_cache_only
 from gmpo_mm.config.paths import looks_like_path
 from gmpo_mm.errors import DataError
+from gmpo_mm.machine_errors import is_out_of_memory
 
 SUFFIXES = (".parquet", ".jsonl", ".json")
 SPLIT_NAMES = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
@@ -107,7 +108,7 @@ def first_rows(spec: str, count: int = 100) -> Rows:
                 rows = [_parse_json(line, path, number) for number, line in lines]
                 return Rows([row for row in rows if isinstance(row, dict)], part)
     except (pa.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, DataError):
+        if isinstance(error, DataError) or is_out_of_memory(error):
             raise
         raise DataError(f"{spec}: can't be read: {_first_line(error)}") from error
     return read_rows(spec)
@@ -198,6 +199,8 @@ def _read_parquet(files: list[Path]) -> Rows:
             return Rows(loaded.data.table, tuple(parts))
         table = pa.concat_tables([pq.read_table(path) for path in files], promote_options="default")
     except (pa.ArrowException, OSError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         raise DataError(f"{_names(files)}: can't read as Parquet: {_first_line(error)}") from error
     return Rows(table, tuple(parts))
 

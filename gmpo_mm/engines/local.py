@@ -26,7 +26,7 @@ from gmpo_mm.config.schema import Config
 from gmpo_mm.data import PromptDataset, PromptSampler
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.fused import Fused
-from gmpo_mm.models.loading import load_policy, resolve_device, resolve_dtype
+from gmpo_mm.models.loading import load_policy, read_chat_template, resolve_device, resolve_dtype
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor
 from gmpo_mm.rewards.loading import RewardFunction, load_reward_function
@@ -155,10 +155,9 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
 
 
 def _load_policy(config: Config, device: torch.device, dtype: torch.dtype) -> tuple[PolicyModel, Processor]:
-    template = config.data.override_chat_template
     policy, processor = load_policy(
         config.worker.actor.model, device=device, compute_dtype=dtype, seed=config.worker.rollout.seed,
-        chat_template=Path(template).read_text(encoding="utf-8") if template else None,
+        chat_template=read_chat_template(config.data.override_chat_template),
     )  # fmt: skip
     policy.logits_dtype = getattr(torch, config.worker.actor.logits_dtype)
     return policy, processor

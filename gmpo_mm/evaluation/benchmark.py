@@ -167,7 +167,8 @@ def open_benchmark(benchmark: Benchmark, records: str | None = None, limit: int 
         rows = Records(MADE[benchmark.made["task"]](**arguments), keys, benchmark.name)
     else:
         spec = records or benchmark.records
-        assert spec is not None
+        if spec is None:
+            raise DataError(f"{benchmark.name}: no records are named; give records.{benchmark.name}=path/to/file.parquet")
         if benchmark.make and records is None and "/" in spec and not Path(spec.partition("@")[0]).exists():
             raise DataError(
                 f"{benchmark.name}: {spec} is not there; prepare it with\n  {benchmark.make}\n"

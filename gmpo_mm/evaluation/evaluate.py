@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +40,7 @@ from gmpo_mm.evaluation.task import (
     set_damaged_aside,
     without_secrets,
 )
+from gmpo_mm.machine_errors import memory_for, writing
 from gmpo_mm.training.environment import describe_environment
 from gmpo_mm.training.files import write_atomically
 from gmpo_mm.training.lock import DirectoryLock
@@ -55,6 +56,11 @@ if TYPE_CHECKING:
 
 GRADE_AT_ONCE = 64
 """Responses that are graded, and written down, together."""
+
+MEMORY_ADVICE = (
+    "lower batch (responses sampled at once) or max_tokens, end what else uses the device, or take a smaller model; the same "
+    "command goes on"
+)
 
 
 def evaluate(settings: EvaluateSettings, command: Sequence[str] = (), progress: Progress | None = None) -> list[Result]:
@@ -113,8 +119,9 @@ def _evaluate_tasks(settings: EvaluateSettings, tasks: Sequence[Task], model: st
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    path.mkdir(parents=True, exist_ok=True)
-    lock = DirectoryLock(path / ".lock")
+    with writing(path, "out: "):
+        path.mkdir(parents=True, exist_ok=True)
+        lock = DirectoryLock(path / ".lock")
     try:
         yield
     finally:
@@ -178,13 +185,16 @@ def _begin(task: Task, spec: Spec) -> None:
                     f"{path}: {key} was {getattr(old, key)!r} when the evaluation began and is {getattr(spec, key)!r} now; "
                     "restore it, or give overwrite=true or another out=FOLDER"
                 )
-    (path / "pictures").mkdir(parents=True, exist_ok=True)
+    with writing(path / "pictures"):
+        (path / "pictures").mkdir(parents=True, exist_ok=True)
     lines = []
     for index, record in enumerate(task.records):
         names = [f"pictures/{index:05d}_{number}.png" for number in range(len(record.images))]
         for name, image in zip(names, record.images, strict=True):
             if not (going_on and (path / name).is_file()):
-                (path / name).write_bytes(scale_picture(load_image(image, None, None, record.where)))
+                picture = scale_picture(load_image(image, None, None, record.where))
+                with writing(path / name):
+                    (path / name).write_bytes(picture)
         lines.append(to_json_line(to_problem(index, record, task.benchmark.type_key, tuple(names))))
     text = "".join(lines)
     file = path / "problems.jsonl"
@@ -203,7 +213,8 @@ def keep_whole_problems(path: Path, n: int, progress: Progress) -> set[int]:
         samples = read_rows(path, Sample, "it is set aside, and all is sampled again")
     except DataError as error:
         progress.warn(str(error))
-        path.replace(path.with_name(f"{path.name}.damaged"))
+        with writing(path):
+            path.replace(path.with_name(f"{path.name}.damaged"))
         return set()
     count = Counter(sample.index for sample in samples)
     whole = {index for index, there in count.items() if there == n}
@@ -221,15 +232,13 @@ def _sample(
     seeds = [evaluation_seed(settings.seed, i) for i in missing]
     waiting: list[tuple[int, list[Generated]]] = []
     with (
-        (task.path / "samples.jsonl").open("a", encoding="utf-8") as file,
+        _appended(task.path / "samples.jsonl") as append,
         progress.stage(f"{spec.name}: sampling with {generator.name}", len(task.records), "problems") as stage,
     ):
         finished = len(task.records) - len(missing)
 
         def flush() -> None:
-            file.writelines(map(to_json_line, grade(task, spec, waiting)))
-            file.flush()
-            os.fsync(file.fileno())
+            append("".join(map(to_json_line, grade(task, spec, waiting))))
             waiting.clear()
 
         def on_done(position: int, responses: list[Generated]) -> None:
@@ -241,11 +250,29 @@ def _sample(
                 flush()
 
         try:
-            generator.generate(
-                [task.records[i] for i in missing], protocol, seeds, on_done, lambda text: stage.update(finished, text)
-            )
+            with memory_for(f"{spec.name}: sampling", MEMORY_ADVICE):
+                generator.generate(
+                    [task.records[i] for i in missing], protocol, seeds, on_done, lambda text: stage.update(finished, text)
+                )
         finally:
             flush()  # what is finished is kept, whatever ended the sampling
+
+
+@contextlib.contextmanager
+def _appended(path: Path) -> Iterator[Callable[[str], None]]:
+    """A function that writes text at the end of a file and flushes it to the disk."""
+    with writing(path):
+        file = path.open("ab", buffering=0)
+    with file:
+
+        def append(text: str) -> None:
+            left = memoryview(text.encode("utf-8"))
+            with writing(path):
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+
+        yield append
 
 
 def grade(task: Task, spec: Spec, groups: Sequence[tuple[int, list[Generated]]]) -> list[Sample]:

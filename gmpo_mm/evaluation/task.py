@@ -17,6 +17,7 @@ from gmpo_mm.evaluation.benchmark import Benchmark, Template, load_template, mak
 from gmpo_mm.evaluation.generators import PromptOptions
 from gmpo_mm.evaluation.results import SUMMARY, GraderInfo, Spec, damage, read_spec
 from gmpo_mm.evaluation.settings import EvaluateSettings, protocol_changes
+from gmpo_mm.machine_errors import writing
 from gmpo_mm.models.adapters import lineage
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.verifiers.graders import GRADERS, grader_info
@@ -113,7 +114,8 @@ def prepare_directory(task: Task, overwrite: bool) -> bool:
     if (path / "evaluation.json").is_file():
         if overwrite:
             for name in (SUMMARY, "samples.jsonl", "page.html", "evaluation.json"):
-                (path / name).unlink(missing_ok=True)
+                with writing(path / name):
+                    (path / name).unlink(missing_ok=True)
             return False
         different = spec_differences(read_spec(path), task.spec)
         if different:
@@ -140,9 +142,10 @@ def set_damaged_aside(path: Path) -> str | None:
     except DataError as error:
         what = str(error)
     if what is not None:
-        if (path / "samples.jsonl").exists() and "samples.jsonl" in what:
-            (path / "samples.jsonl").replace(path / "samples.jsonl.damaged")
-        (path / SUMMARY).unlink()
+        with writing(path):
+            if (path / "samples.jsonl").exists() and "samples.jsonl" in what:
+                (path / "samples.jsonl").replace(path / "samples.jsonl.damaged")
+            (path / SUMMARY).unlink()
     return what
 
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import torch
 
 from gmpo_mm.config.keys import nearest
+from gmpo_mm.config.weight_files import check_weight_files
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.adapters import config_source, lineage, merge_adapter, tokenizer_source
 from gmpo_mm.models.packed_attention import register
@@ -82,6 +84,9 @@ def load_model(
     """
     config = read_config(path, trust_remote_code, override_config)
     *adapters, whole = lineage(path)
+    for each in (*adapters, whole):
+        if Path(each).is_dir():
+            check_weight_files(Path(each), f"worker.actor.model.model_path={path}")
     model = _load_whole(whole, config, dtype, trust_remote_code)
     for adapter in reversed(adapters):
         model = merge_adapter(model, Path(adapter), "worker.actor.model.model_path")
@@ -105,6 +110,7 @@ def not_finite(module: torch.nn.Module) -> str | None:
 
 
 def _load_whole(path: str, config: Any, dtype: torch.dtype, trust_remote_code: bool) -> torch.nn.Module:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
@@ -113,7 +119,7 @@ def _load_whole(path: str, config: Any, dtype: torch.dtype, trust_remote_code: b
             path, config=config, dtype=dtype, attn_implementation="sdpa",
             trust_remote_code=trust_remote_code, use_safetensors=True,
         )  # fmt: skip
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ConfigError(
             f"worker.actor.model.model_path={path}: no weights in safetensors format could be read ({error}); "
             "convert the checkpoint with model.save_pretrained(folder)"
@@ -277,6 +283,22 @@ class ModelDescription:
 def context_tokens(config: Any) -> int | None:
     """Tokens that prompt and response may have together, where transformers' configuration says so."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def read_chat_template(path: str | None) -> str | None:
+    """The text of `data.override_chat_template`; ConfigError for a file that is no template."""
+    if path is None:
+        return None
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        _compile_jinja_template(text)
+    except (OSError, ValueError, jinja2.TemplateError) as error:
+        raise ConfigError(f"data.override_chat_template={path}: no chat template could be read ({error})") from error
+    if not text.strip():
+        raise ConfigError(f"data.override_chat_template={path}: the file is empty; write a template, or leave the key out")
+    return text
 
 
 def describe_model(model_config: Any, chat_template: str | None = None) -> ModelDescription:

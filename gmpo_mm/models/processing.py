@@ -12,12 +12,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import torch
 from PIL.Image import Image
 
 from gmpo_mm.data.patches import LEVELS, ImagePatches
 from gmpo_mm.errors import ConfigError, DataError
+from gmpo_mm.machine_errors import is_out_of_memory
 
 PROCESSOR_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "tokenizer.model", "special_tokens_map.json",
@@ -60,7 +62,11 @@ class Processor:
             raise ConfigError(
                 "the tokenizer has no chat template; give one with data.override_chat_template=path/to/template.jinja"
             )
-        return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        try:
+            return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+            what = "data.override_chat_template" if self.chat_template is not None else "the model's chat template"
+            raise ConfigError(f"{what} can't be rendered ({type(error).__name__}: {error}); correct the template") from error
 
     def count_image_tokens(self, grid_thw: torch.Tensor) -> int:
         """Tokens that an image of this patch grid takes in the prompt."""
@@ -184,7 +190,12 @@ def load_processor(
     from transformers import AutoImageProcessor, AutoTokenizer
 
     files = find_files(path, PROCESSOR_FILES)
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except Exception as error:  # a damaged file makes it raise nearly anything
+        if is_out_of_memory(error):
+            raise
+        raise ConfigError(f"{path}: its tokenizer can't be read ({error}); fetch or copy the model again") from error
     if chat_template is not None:
         tokenizer.chat_template = chat_template
     elif is_vision:

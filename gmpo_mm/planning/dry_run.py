@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from gmpo_mm.config import Config, LoadedConfig, notes, run_directory, to_yaml
+from gmpo_mm.config import Config, LoadedConfig, notes, resolve_model_path, resume_choice, run_directory, to_yaml
 from gmpo_mm.config.paths import data_is_local
 from gmpo_mm.config.preparations import missing_preparations, preparing_command
 from gmpo_mm.errors import ConfigError
@@ -16,28 +17,42 @@ from gmpo_mm.planning.counts import RunPlan, describe_plan, plan_run
 from gmpo_mm.planning.model_files import check_adapter
 from gmpo_mm.planning.report import CardPlan, make_plan, print_plan, summary
 
+if TYPE_CHECKING:
+    from gmpo_mm.data.records import Record
+    from gmpo_mm.rewards.loading import RewardFunction
+
 TITLE = "What would happen"
+RENDERED = 32
+"""Rows of each data set whose prompts a dry run makes."""
 
 
-def print_dry_run(loaded: LoadedConfig, *, print_config: bool = False) -> None:
+def print_dry_run(loaded: LoadedConfig, *, print_config: bool = False, overwrite: bool = False) -> None:
     """Check everything that a run would find wrong before its first step, and say what it would do.
+
+    `overwrite`: a run that is in the run directory would be replaced.
 
     Raises ConfigError, DataError and RewardError as the run would. Data and models that a command of ours makes may be
     missing: their rows stay open, and the command is named.
     """
     from rich.console import Console
 
-    from gmpo_mm.training.run_data import with_columns
+    from gmpo_mm.engines.local import configured_reward
+    from gmpo_mm.training.run_data import check_rows, with_columns
     from gmpo_mm.training.trackers import check_trackers
 
     loaded = with_columns(loaded, typer.echo, download=False)
     config = loaded.config
     check_trackers(config.trainer.logger)
     unchecked = check_adapter(config)
+    _check_directory(config, overwrite)
     train = None if config.trainer.val_only else open_records(config, config.data.train_files)
     val = open_records(config, config.data.val_files) if config.data.val_files else None
     counts = plan_run(config, None if train is None else len(train), None if val is None else len(val))
-    reward = reward_words(config, train if train is not None else val)
+    function = configured_reward(config)
+    reward = reward_words(config, function, train if train is not None else val)
+    here = {config.data.train_files: train, config.data.val_files: val}
+    check_rows({spec: rows for spec, rows in here.items() if rows is not None}, function, None)
+    check_templates(config, [*(train or [])[:RENDERED], *(val or [])[:RENDERED]])
     console = Console()
     rows = dict(describe_plan(config, counts)) | {"reward": reward}
     distributed = config.engine in ("easyr1", "verl")
@@ -87,12 +102,41 @@ def open_records(config: Config, spec: str) -> Any | None:
     return load_records(spec, RecordKeys.from_data_config(config.data)) if data_is_local(spec) else None
 
 
-def reward_words(config: Config, records: Any | None) -> str:
-    """Import the reward's file, call it once on a made row, and say what came of it."""
-    from gmpo_mm.engines.local import configured_reward
+def _check_directory(config: Config, overwrite: bool) -> None:
+    """ConfigError unless the run could begin, or go on, in its directory."""
+    from gmpo_mm.training.checkpoint_layout import LOCAL_LAYOUT, fsdp_layout
+    from gmpo_mm.training.run_directory import RunDirectory
+
+    processes = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    layout = LOCAL_LAYOUT if config.engine == "local" else fsdp_layout(processes)
+    RunDirectory.check(
+        run_directory(config), resume=resume_choice(config), config=to_yaml(config), layout=layout, overwrite=overwrite
+    )
+
+
+def check_templates(config: Config, records: Sequence[Record]) -> None:
+    """Render `records` with the run's format prompt and chat template, where the model's small files are on this machine.
+
+    Raises ConfigError and DataError.
+    """
+    from gmpo_mm.data.prompts import load_format_prompt, prompt_length
+    from gmpo_mm.models.loading import describe_model, read_chat_template
+
+    data, model = config.data, config.worker.actor.model
+    format_prompt, chat_template = load_format_prompt(data.format_prompt), read_chat_template(data.override_chat_template)
+    if not all(Path(resolve_model_path(name)).is_dir() for name in filter(None, (model.model_path, model.tokenizer_path))):
+        return
+    processor = describe_model(model, chat_template).processor
+    for record in records:
+        prompt_length(
+            record, processor, format_prompt=format_prompt, min_pixels=data.min_pixels, max_pixels=data.max_pixels
+        )
+
+
+def reward_words(config: Config, function: RewardFunction, records: Any | None) -> str:
+    """Call the reward function once on a made row, and say what came of it."""
     from gmpo_mm.rewards.trial import try_reward
 
-    function = configured_reward(config)
     first = records[0] if records is not None else None
     words = try_reward(function, None if first is None else first.problem, () if first is None else first.answers)
     return f"{config.worker.reward.reward_function} ({function.reward_type}): {words}"

@@ -4,16 +4,22 @@ import difflib
 import hashlib
 import importlib.util
 import inspect
+import json
 import math
 import sys
 import traceback
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, SupportsFloat
 
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+
 from gmpo_mm.errors import ConfigError, RewardError
+from gmpo_mm.machine_errors import is_out_of_memory
 
 KEY = "worker.reward.reward_function"
 REWARD_TYPES = ("batch", "sequential")
@@ -56,6 +62,8 @@ class RewardFunction:
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:
+            if is_out_of_memory(error):
+                raise
             raise self._error(f"raised {_brief(error)}", index, row, traceback.format_exc()) from error
 
     def _call_batch(self, inputs: list[dict[str, Any]]) -> list[Any]:
@@ -64,6 +72,8 @@ class RewardFunction:
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:
+            if is_out_of_memory(error):
+                raise
             index = self._first_failing_row(inputs)
             row = None if index is None else inputs[index]
             raise self._error(f"raised {_brief(error)}", index, row, traceback.format_exc()) from error
@@ -146,10 +156,24 @@ def load_reward_function(path_and_name: str, kwargs: Mapping[str, Any] | None = 
             f"{KEY}: {path_text} says REWARD_TYPE = {reward_type!r}; use {' or '.join(REWARD_TYPES)}"
         )
     bound = dict(kwargs or {})
-    _check_kwargs(function, bound, path_text)
+    wrong_type = _check_kwargs(function, bound, path_text)
     prepare = getattr(module, "prepare", None)
     if callable(prepare):
-        prepare(**bound)
+        try:
+            prepare(**bound)
+        except ConfigError:
+            raise
+        except (Exception, SystemExit) as error:
+            if is_out_of_memory(error):
+                raise
+            if wrong_type is not None:
+                raise wrong_type from error
+            raise ConfigError(
+                f"{KEY}: prepare() of {path_text} raised {_brief(error)}; correct {KEY}_kwargs, or the file\n"
+                f"{traceback.format_exc()}"
+            ) from error
+    if wrong_type is not None:  # after the file's own check, which knows more
+        raise wrong_type
     name = str(getattr(module, "REWARD_NAME", "unknown"))
     gold_fault, check_gold = (getattr(module, hook, None) for hook in ("gold_fault", "check_gold"))
     return RewardFunction(function, bound, reward_type, name, path_text, gold_fault, check_gold)
@@ -185,18 +209,51 @@ def _load_module(path: Path) -> ModuleType:
     return module
 
 
-def _check_kwargs(function: Callable[..., Any], kwargs: Mapping[str, Any], path: str) -> None:
+def _check_kwargs(function: Callable[..., Any], kwargs: Mapping[str, Any], path: str) -> ConfigError | None:
+    """ConfigError for an argument that the function does not know or lacks; returned for one of another type than it says."""
+    wrong_type = None
     parameters = list(inspect.signature(function).parameters.values())
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-        return
     keyword_kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    known = [parameter.name for parameter in parameters[1:] if parameter.kind in keyword_kinds]
-    for key in kwargs:
-        if key not in known:
-            listed = f"known: {', '.join(known)}" if known else "the function takes none"
-            raise ConfigError(
-                f"{KEY}_kwargs.{key}={kwargs[key]!r}: {path} does not know {key!r}{_nearest(key, known)}; {listed}"
-            )
+    named = {parameter.name: parameter for parameter in parameters[1:] if parameter.kind in keyword_kinds}
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+    listed = f"known: {', '.join(named)}" if named else "the function takes none"
+    for key, value in kwargs.items():
+        where = f"{KEY}_kwargs.{key}={value!r}: {path}"
+        if key not in named:
+            if takes_any:
+                continue
+            raise ConfigError(f"{where} does not know {key!r}{_nearest(key, list(named))}; {listed}")
+        if wanted := _wrong_type(function, named[key], value):
+            wrong_type = wrong_type or ConfigError(f"{where} takes {wanted} there; correct the value")
+    lacking = [name for name, parameter in named.items() if parameter.default is inspect.Parameter.empty and name not in kwargs]
+    if lacking:
+        raise ConfigError(
+            f"{KEY}_kwargs: {path} needs {', '.join(map(repr, lacking))} as well; give {KEY}_kwargs.{lacking[0]}=..."
+        )
+    return wrong_type
+
+
+def _wrong_type(function: Callable[..., Any], parameter: inspect.Parameter, value: Any) -> str | None:
+    """What a parameter takes, where `value` is no such thing; None where it is, or where the signature does not say."""
+    try:
+        hint = typing.get_type_hints(function).get(parameter.name, Any)
+    except Exception:  # names that are only there for type checkers
+        hint = Any
+    if hint is not Any:
+        try:
+            adapter = TypeAdapter(hint)
+            text = json.dumps(value)  # as JSON: a list is also right for a tuple
+        except (PydanticUserError, TypeError, ValueError):
+            return None
+        try:
+            adapter.validate_json(text, strict=True)
+        except ValidationError:
+            return getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")
+        return None
+    default = parameter.default
+    if isinstance(default, (int, float)) and isinstance(value, (str, list, dict)):
+        return f"a number or a bool such as {default!r}"
+    return None
 
 
 def _functions(module: ModuleType) -> list[str]:

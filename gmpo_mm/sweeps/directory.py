@@ -26,6 +26,7 @@ from gmpo_mm.config import to_yaml
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.evaluation.results import read_spec
 from gmpo_mm.evaluation.task import Task, spec_differences
+from gmpo_mm.machine_errors import writing
 from gmpo_mm.sweeps.planning import PlannedRun, task_of
 from gmpo_mm.sweeps.sweep_file import Sweep
 from gmpo_mm.training.files import write_atomically
@@ -117,8 +118,10 @@ class SweepDirectory:
         write_atomically(self.path / "sweep.yaml", text)  # first: it says whose the folders are
         for record in self.records.values():
             for name in (record.directory, record.evaluation_folder) if self.tasks else (record.directory,):
-                (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-        (self.path / "logs").mkdir(exist_ok=True)
+                with writing(self.path / name):
+                    (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+        with writing(self.path / "logs"):
+            (self.path / "logs").mkdir(exist_ok=True)
         self.save()
 
     def save(self, durable: bool = True) -> None:

@@ -10,24 +10,24 @@ from functools import lru_cache
 from pathlib import Path
 
 from gmpo_mm.errors import TrainingError
+from gmpo_mm.machine_errors import writing
 
 
 def write_atomically(path: Path, text: str, durable: bool = True) -> None:
     """Write aside and rename; `durable` also flushes to the disk. TrainingError when the disk refuses."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with writing(path), temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
+        with writing(path):
+            temporary.replace(path)
+    except TrainingError:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise TrainingError(
-            f"could not write {path} ({error.strerror}); free some space, then run the same command again"
-        ) from error
+        raise
 
 
 def folder_bytes(folder: Path) -> int:

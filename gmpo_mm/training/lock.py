@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from gmpo_mm.errors import ConfigError
+from gmpo_mm.machine_errors import writing
 
 
 class DirectoryLock:
@@ -18,7 +19,8 @@ class DirectoryLock:
     held: ClassVar[weakref.WeakSet[DirectoryLock]] = weakref.WeakSet()
 
     def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        with writing(path, kind=ConfigError):
+            self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -102,7 +102,11 @@ def _collected_files() -> Iterator[dict[Path, tuple[dict[str, torch.Tensor], dic
     finally:
         for module, function in former:
             module.safe_save_file = function  # type: ignore[attr-defined]
-    assert files, "save_pretrained wrote its weights with another function than safe_save_file"
+    if not files:  # never a checkpoint without weights
+        raise TrainingError(
+            "this version of transformers (or peft) saves weights in a way that is not known here; install one of the versions "
+            "in constraints.txt"
+        )
 
 
 def _as_saved(value: torch.Tensor) -> torch.Tensor:

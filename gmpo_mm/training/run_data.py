@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gmpo_mm.config import LoadedConfig
@@ -83,19 +83,30 @@ def read_run_data(config: Config, reward: RewardFunction, progress: Progress) ->
     for spec in dict.fromkeys(specs.values()):
         with progress.stage(f"reading {spec}"):
             read[spec] = load_records(spec, keys)
+    check_rows(read, reward, progress)
+    for records in read.values():
+        _tell_golds(records, reward, progress)
+    return RunData(read[specs["training data"]], read[data.val_files] if data.val_files else None)
+
+
+def check_rows(read: Mapping[str, Records], reward: RewardFunction, progress: Progress | None) -> None:
+    """Raise one DataError that names all faulty rows of data sets (spec -> records).
+
+    Without `progress`, for a dry run, of a picture only its header is looked at.
+    """
     messages = []
     for spec, records in read.items():
-        with progress.stage(f"checking rows and pictures of {spec}", len(records), "rows") as stage:
-            faults = find_faults(records, True, lambda done, _, stage=stage: stage.update(done))  # type: ignore[misc]
-            if not faults and reward.check_gold is not None:
-                faults = _rejected_golds(records, reward.check_gold)
+        if progress is None:
+            faults = find_faults(records)
+        else:
+            with progress.stage(f"checking rows and pictures of {spec}", len(records), "rows") as stage:
+                faults = find_faults(records, True, lambda done, _, stage=stage: stage.update(done))  # type: ignore[misc]
+        if not faults and reward.check_gold is not None:
+            faults = _rejected_golds(records, reward.check_gold)
         if faults:
             messages.append(describe_faults(records, faults))
     if messages:
         raise DataError("\n".join(messages))
-    for records in read.values():
-        _tell_golds(records, reward, progress)
-    return RunData(read[specs["training data"]], read[data.val_files] if data.val_files else None)
 
 
 def _rejected_golds(records: Records, check: Callable[[object], object]) -> list[Fault]:

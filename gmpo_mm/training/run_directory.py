@@ -16,6 +16,7 @@ Order within a step, for a resumed run to repeat nothing and miss nothing: metri
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import threading
@@ -38,7 +39,7 @@ from gmpo_mm.training.files import write_atomically
 from gmpo_mm.training.lock import DirectoryLock
 from gmpo_mm.training.metrics_file import FILE_NAME as METRICS_FILE
 from gmpo_mm.training.metrics_file import MetricsFile, read_events, read_metrics
-from gmpo_mm.training.overwrite import FormerRun, recover
+from gmpo_mm.training.overwrite import ASIDE, FormerRun, recover
 from gmpo_mm.training.reading import read_json, read_yaml
 from gmpo_mm.training.run_config import (
     FREE_KEYS,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RunDirectory", "read_events", "read_metrics"]
 
+RESUME_WORDS = ("auto", "never", "must")
 START_OVER = "`gmpo-mm train ... --overwrite`"
 
 RESTORE = "restore the file, start over with --overwrite, or give another trainer.run_dir"
@@ -91,6 +93,7 @@ class RunDirectory:
     _changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     _lock: DirectoryLock | None = None
     _ended: bool = False
+    _only_looks: bool = False
     _former: FormerRun | None = None
     """The run that this one replaces, until this one begins."""
     _run_lock: threading.Lock = field(default_factory=threading.Lock)
@@ -136,6 +139,25 @@ class RunDirectory:
             run.close()
             raise
         return run
+
+    @classmethod
+    def check(
+        cls, path: str | Path, *, resume: str, config: str, layout: CheckpointLayout = LOCAL_LAYOUT, overwrite: bool = False
+    ) -> None:
+        """Raise ConfigError wherever `open` would for the same arguments, and change nothing: for a dry run."""
+        path = Path(path)
+        check_usable(path)
+        run = cls(path, parse_config(config), config, [], layout=layout, _only_looks=True)
+        for folder in (path / "samples", run.checkpoints_dir):
+            check_usable(folder)
+        if (path / ASIDE).is_dir():  # what a killed --overwrite left is put in order by the start
+            return
+        replaced = overwrite and run._is_replaced(resume)
+        if replaced:
+            given = None if resume in RESUME_WORDS else Path(resume).absolute()
+            run._start(given)
+        else:
+            run._decide(resume)
 
     @property
     def checkpoints_dir(self) -> Path:
@@ -228,29 +250,35 @@ class RunDirectory:
         finally:
             self.close()
 
-    def _set_former_aside(self, resume: str) -> None:
+    def _is_replaced(self, resume: str) -> bool:
+        """Whether there is a run for --overwrite to replace. ConfigError where `resume` contradicts that."""
         if resume == "must":
             raise ConfigError("--overwrite and trainer.resume=must contradict each other; leave one of them out")
-        if resume not in ("auto", "never") and Path(resume).absolute().is_relative_to(self.path.absolute()):
+        if resume not in RESUME_WORDS and Path(resume).absolute().is_relative_to(self.path.absolute()):
             raise ConfigError(
                 f"--overwrite removes the run in {self.path}, and trainer.resume={resume} would start from it; give another "
                 "trainer.run_dir"
             )
-        if (self.path / "run.json").is_file():
-            try:
-                self._run = self._read_run()
-            except ConfigError:
-                self._run = {"state": "damaged"}
-            self.notes.append(f"starting over: the run in {self.path} ({self._describe_run()}) is replaced")
-            self._former = FormerRun(self.path)
-            self._former.set_aside()
+        return (self.path / "run.json").is_file()
+
+    def _set_former_aside(self, resume: str) -> None:
+        if not self._is_replaced(resume):
+            return
+        try:
+            self._run = self._read_run()
+        except ConfigError:
+            self._run = {"state": "damaged"}
+        self.notes.append(f"starting over: the run in {self.path} ({self._describe_run()}) is replaced")
+        self._former = FormerRun(self.path)
+        self._former.set_aside()
 
     def _decide(self, resume: str) -> None:
         self._run = self._read_run()
-        checkpoints.remove_leftovers(self.checkpoints_dir)
+        if not self._only_looks:
+            checkpoints.remove_leftovers(self.checkpoints_dir)
         own = self.layout.latest(self.path)
         begun = bool(self._run.get("begun"))
-        given = None if resume in ("auto", "never", "must") else Path(resume).absolute()
+        given = None if resume in RESUME_WORDS else Path(resume).absolute()
         if resume == "never" and begun:
             raise ConfigError(
                 f"trainer.resume=never, but {self.path} already holds a run ({self._describe_run()}); give another "
@@ -281,7 +309,8 @@ class RunDirectory:
             self.layout.check(self.checkpoint)
             self.from_step = step_of(self.checkpoint)
             self.notes.append(f"starting from {self.checkpoint} in the new run directory {self.path}")
-        self._write_run(command=self.command)
+        if not self._only_looks:
+            self._write_run(command=self.command)
 
     def _continue(self, own: Path | None) -> None:
         """The run that is here goes on from its latest checkpoint, or from where it started when it has none."""
@@ -376,12 +405,36 @@ class RunDirectory:
 
 
 def _create(path: Path) -> None:
+    check_usable(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if not os.access(path, os.W_OK | os.X_OK):
-            raise PermissionError(13, "Permission denied")
     except OSError as error:
-        raise ConfigError(f"trainer.run_dir={path} can't be used ({error.strerror}); give another trainer.run_dir") from error
+        raise _unusable(path, error.strerror) from error
+
+
+def check_usable(path: Path) -> None:
+    """ConfigError unless `path` is a folder that can be written to, or one can be made there. Changes nothing."""
+    try:
+        above = path
+        while not os.path.lexists(above):
+            above = above.parent
+        if not above.is_dir():  # a file, or a link that leads nowhere
+            raise NotADirectoryError(errno.ENOTDIR, f"{above} is no folder")
+        os.listdir(above)
+        longest = os.pathconf(above, "PC_NAME_MAX")
+        if any(len(os.fsencode(part)) > longest for part in path.parts):
+            raise OSError(errno.ENAMETOOLONG, f"a name in it has more than {longest} bytes")
+        writable = os.access(above, os.W_OK | os.X_OK)
+        if os.statvfs(above).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, "Read-only file system")
+    except (OSError, ValueError) as error:  # ValueError: a zero character
+        raise _unusable(path, getattr(error, "strerror", None) or str(error)) from error
+    if not writable:
+        raise _unusable(path, f"no permission to write in {above}")
+
+
+def _unusable(path: Path, why: str | None) -> ConfigError:
+    return ConfigError(f"trainer.run_dir={path} can't be used ({why}); give another trainer.run_dir")
 
 
 def _now() -> str:

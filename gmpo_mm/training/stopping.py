@@ -2,12 +2,18 @@
 
 While a run trains, the first one asks for an orderly end: the step is finished and saved. A second one, or one that comes
 outside of training, ends the process at once. Either way the exit status is 128 + the signal's number: 130, 143, 129.
+
+Ending takes a moment (locks are freed, children ended), in which impatient further signals change nothing, so that none of
+them can break into it with a traceback; one that comes after PATIENCE seconds of it ends the process without any more ado.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -22,6 +28,12 @@ if TYPE_CHECKING:  # imported by every command, so it has to be quick
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 if hasattr(signal, "SIGHUP"):  # not on Windows
     NAMES[signal.SIGHUP] = "SIGHUP"
+
+PATIENCE = 5.0
+"""Seconds of ending in which further signals are passed over."""
+
+_ending_since: float | None = None
+
 
 class StopNow(KeyboardInterrupt):
     """An order to end at once."""
@@ -41,14 +53,40 @@ def was_stopped(status: int) -> bool:
 
 
 def stop_at_once() -> None:
-    """From now on SIGTERM and SIGHUP end the process as Ctrl-C does: locks are freed, children ended, the status is right."""
+    """From now on each signal ends the process in order: locks are freed, children ended, the status is right. For programs."""
+    global _ending_since
+    _ending_since = None
     for number in stop_signals():
-        if number != signal.SIGINT:  # Python's own handler raises KeyboardInterrupt
-            signal.signal(number, _stop_now)
+        signal.signal(number, stop_now)
+    sys.unraisablehook = _raise_again
 
 
-def _stop_now(number: int, frame: FrameType | None) -> NoReturn:
-    raise StopNow(number)
+def stop_now(number: int, frame: FrameType | None = None) -> None:
+    """The handler: raise StopNow once, and pass over what comes while the process ends."""
+    global _ending_since
+    if _ending_since is None:
+        _ending_since = time.monotonic()
+        raise StopNow(number)
+    if time.monotonic() - _ending_since > PATIENCE:
+        os._exit(128 + number)
+
+
+def ending() -> None:
+    """The process is at its end anyway: a signal has nothing more to stop."""
+    global _ending_since
+    _ending_since = _ending_since or time.monotonic()
+
+
+def _raise_again(what: sys.UnraisableHookArgs) -> None:
+    """A StopNow that was raised where nothing can be raised (a destructor, a callback) would be printed and lost."""
+    global _ending_since
+    if not isinstance(what.exc_value, StopNow):
+        sys.__unraisablehook__(what)
+        return
+    _ending_since = None
+    again = threading.Timer(0.05, os.kill, (os.getpid(), what.exc_value.status - 128))
+    again.daemon = True
+    again.start()
 
 
 def stop_signals() -> list[int]:
@@ -74,6 +112,8 @@ class StopRequest:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Handle the signals while training; the former handlers come back afterwards."""
+        global _ending_since
+        _ending_since = None
         former = {number: signal.signal(number, self._handle) for number in stop_signals()}
         try:
             yield
@@ -92,7 +132,8 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.wanted:
-            raise StopNow(number)
+            stop_now(number)
+            return
         self.number = number
         self._progress.warn("stopping: this step is finished and saved first (interrupt again to stop at once)")
 

@@ -22,6 +22,7 @@ from gmpo_mm.algorithms import (
 from gmpo_mm.config.schema import Config
 from gmpo_mm.data import PromptSampler
 from gmpo_mm.errors import TrainingError
+from gmpo_mm.machine_errors import memory_for
 from gmpo_mm.models.loading import not_finite
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor
@@ -44,6 +45,13 @@ from gmpo_mm.training.stopping import StopAsked, StopRequest
 from gmpo_mm.training.trackers import Trackers
 from gmpo_mm.training.update_metrics import log_prob_gap
 from gmpo_mm.training.validation import Validator
+
+_OR_LESS = "or end other programs that use the device; the same command goes on from the last checkpoint"
+_TO_SAMPLE = f"lower data.rollout_batch_size, worker.rollout.n or data.max_response_length, {_OR_LESS}"
+_TO_MEASURE = f"lower worker.actor.micro_batch_size_per_device_for_experience, {_OR_LESS}"
+_TO_UPDATE = f"lower worker.actor.micro_batch_size_per_device_for_update, {_OR_LESS}"
+_TO_VALIDATE = f"lower data.val_batch_size or worker.rollout.val_override_config.n, {_OR_LESS}"
+"""What to do when memory runs out there."""
 
 
 @dataclass
@@ -190,18 +198,24 @@ class Trainer:
         torch.manual_seed(prompt_seed(self.config.worker.rollout.seed, step))  # dropout, where a model has any
         prompts = self.batches.prompts
         with self._timed("gen", timings), self.progress.stage(f"step {step}: sampling", prompts, "prompts") as stage:
-            groups, baselines, facts = self.batches.make(
-                step, lambda _, done, note: stage.update(done, note), lambda: stop.wanted
-            )
+            with memory_for(f"step {step}: sampling", _TO_SAMPLE):
+                groups, baselines, facts = self.batches.make(
+                    step, lambda _, done, note: stage.update(done, note), lambda: stop.wanted
+                )
             self._take_back()
         batch = Batch(groups)
-        gap = self._prepare_log_probs(step, batch, timings)
+        with memory_for(f"step {step}: log-probabilities", _TO_MEASURE):
+            gap = self._prepare_log_probs(step, batch, timings)
         kl_metrics = self._advantages(batch, baselines)
         rate = learning_rate(step, self.total_steps, self.config.worker.actor.optim)
         for group in self.actor.optimizer.param_groups:
             group["lr"] = rate
         updates = self.actor.config.epochs * -(-prompts // self.actor.config.mini_batch_prompts)
-        with self._timed("update_actor", timings), self.progress.stage(f"step {step}: updating", updates, "updates") as stage:
+        with (
+            self._timed("update_actor", timings),
+            self.progress.stage(f"step {step}: updating", updates, "updates") as stage,
+            memory_for(f"step {step}: update", _TO_UPDATE),
+        ):
             metrics = self.actor.update(batch, self.kl.kl_coef, stage.update)
         if broken := not_finite(self.policy.module):
             raise TrainingError(
@@ -314,7 +328,8 @@ class Trainer:
             def follow(what: str, done: int, note: str) -> None:
                 stage.update(done if what == "validation" else stage.done, note)
 
-            metrics, groups = self.validator.run(follow)
+            with memory_for(f"step {step}: validation", _TO_VALIDATE):
+                metrics, groups = self.validator.run(follow)
         metrics["timing_s/validation"] = time.perf_counter() - started
         score = metrics.get("val/accuracy_reward", metrics["val/reward_score"])
         if self.best_score is None or score > self.best_score:

@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Literal
 
-from gmpo_mm.verifiers.supervisor import FIRST, METHODS
+from gmpo_mm.verifiers.supervisor import FIRST, METHODS, OUT_OF_MEMORY_STATUS
 
 # No verdict within the limit, when asked alone; none within a round's limit, and no room in the next; the
 # machine did not let the worker compute; the comparison failed: memory, an exception, its process killed
@@ -38,6 +38,11 @@ MAX_WORKERS = 8
 _BOOTSTRAP = (
     "import json, sys; arguments = json.loads(sys.argv[1]); sys.path[:] = arguments['path']; "
     "from gmpo_mm.verifiers.supervisor import main; main(arguments['workers'], arguments['parent'])"
+)
+
+
+OUT_OF_MEMORY = (
+    "ran out of memory, so answers can't be compared; raise the limit on memory (ulimit -v) or end other programs"
 )
 
 
@@ -76,7 +81,12 @@ class _Connection:
         self.last_activity = time.monotonic()
         (self.warm_up,) = self.submit([("0", "0")], 10.0, FIRST, False)
         self.reader = threading.Thread(target=self._read, name="gmpo-verifier", daemon=True)
-        self.reader.start()
+        try:
+            self.reader.start()
+        except RuntimeError:  # no memory, or no more threads
+            self.process.kill()
+            self.process.wait()
+            raise
 
     def submit(
         self, pairs: Sequence[tuple[str, str]], cpu: float, method: str, alone: bool
@@ -109,6 +119,8 @@ class _Connection:
             except FutureTimeout:
                 if time.monotonic() - self.last_activity > STALL_SECONDS:
                     self.process.kill()
+                if not self.reader.is_alive() and not future.done():
+                    raise _SupervisorGoneError from None
 
     def close(self) -> None:
         """End the supervisor and its workers; open jobs fail."""
@@ -118,7 +130,8 @@ class _Connection:
 
     def _read(self) -> None:
         gone: Exception | None = None
-        with contextlib.suppress(OSError, ValueError):
+        # without memory for a reply nobody would wait for the others in vain
+        with contextlib.suppress(OSError, ValueError, MemoryError):
             for line in self.process.stdout or ():
                 gone, self.last_activity = _SupervisorGoneError(), time.monotonic()
                 message = json.loads(line)
@@ -129,10 +142,11 @@ class _Connection:
                     self.open_jobs.pop(message["id"]).set_exception(unavailable)
         with self.lock:
             self.alive = False
+        with contextlib.suppress(OSError):
+            self.process.kill()  # gone already, or nobody reads what it says
         code = self.process.wait()
-        reason = gone or VerifierUnavailableError(
-            f"the verifier's process ended with code {code} at its start"
-        )
+        why = OUT_OF_MEMORY if code == OUT_OF_MEMORY_STATUS else f"ended with code {code} at its start"
+        reason = gone or VerifierUnavailableError(f"the verifier's process {why}")
         for future in self.open_jobs.values():
             future.set_exception(reason)
         self.open_jobs.clear()

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+OUT_OF_MEMORY_STATUS = 12  # the exit status when there is no memory to work with
 MEMORY_LIMIT = 1 << 30  # bytes of address space for one worker; an import of sympy takes a tenth
 RESIDENT_LIMIT = 384 << 20  # bytes ever resident above which a worker is replaced after its job
 PARENT_CHECK_SECONDS = 1.0
@@ -187,7 +188,11 @@ class Supervisor:
         load, package = METHODS[method]
         try:
             self.compares[method] = load()
-        except Exception:
+        except (MemoryError, SystemError) as error:  # a SystemError is compiled code that forgot to name its MemoryError
+            raise MemoryError from error
+        except Exception as error:
+            if "failed to map segment" in str(error):  # a library that finds no room
+                raise MemoryError from error
             needed = f"{method} can't be loaded; it needs: pip install '{package}'"
             self.unavailable[method] = f"{needed}\n{traceback.format_exc()}"
         gc.freeze()  # workers share these pages with the supervisor; the collector must not touch them
@@ -199,7 +204,10 @@ class Supervisor:
     def fork(self) -> Worker:
         ours, theirs = socket.socketpair()
         supervisor = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            raise MemoryError("no room for a worker") from error
         if pid == 0:
             try:
                 die_with_parent(supervisor)
@@ -271,5 +279,9 @@ def main(max_workers: int, parent: int) -> None:
         signal.signal(limit, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    with contextlib.suppress(BrokenPipeError):
+    try:
         Supervisor(max_workers, parent, source, sink).run()
+    except BrokenPipeError:
+        pass
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY_STATUS)  # told by the parent

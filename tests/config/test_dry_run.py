@@ -26,7 +26,7 @@ FILES = sorted(
     for path in (*(ROOT / "configs").glob("*.yaml"), *(p for f in FOLDERS for p in (ROOT / "configs" / f).glob("*.yaml")))
 )
 TINY = "worker.actor.model.model_path=bundled:qwen2_tiny"
-TWO_ON_EASYR1 = ["engine=easyr1", "trainer.n_gpus_per_node=2", "worker.rollout.tensor_parallel_size=1"]
+TWO_ON_EASYR1 = [TINY, "engine=easyr1", "trainer.n_gpus_per_node=2", "worker.rollout.tensor_parallel_size=1"]
 
 
 def dry_run(*arguments: str, error: type[GMPOError] | None = None) -> Result:
