@@ -32,8 +32,9 @@ class StoppedRun(GMPOError):
 
 
 def print_error(message: str) -> None:
-    """Print an error that a user can mend, in red, on the standard error."""
+    """Print an error that a user can mend, in red, on the standard error; what it quotes moves no cursor."""
     from rich.console import Console
     from rich.text import Text
 
+    message = "".join(c if c.isprintable() or c == "\n" else " " for c in message)
     Console(stderr=True).print(Text(message, style="red"), soft_wrap=True)
