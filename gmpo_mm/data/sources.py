@@ -27,11 +27,15 @@ MEMORY_LIMIT = 2 * 2**30
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of one file: `first` is its first row's index among all rows; `folder` anchors relative image paths."""
+    """The rows of one file: `first` is its first row's index among all rows; `folder` anchors relative image paths.
+
+    `in_memory` rows come from the program itself and from no file.
+    """
 
     name: str
     folder: Path | None
     first: int
+    in_memory: bool = False
 
 
 @dataclass(frozen=True)
