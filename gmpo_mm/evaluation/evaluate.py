@@ -41,7 +41,7 @@ from gmpo_mm.evaluation.task import (
     without_secrets,
 )
 from gmpo_mm.training.environment import describe_environment
-from gmpo_mm.training.files import write_atomically
+from gmpo_mm.training.files import make_own_folder, open_appending, open_new, write_atomically
 from gmpo_mm.training.lock import DirectoryLock
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.reading import read_rows
@@ -178,18 +178,20 @@ def _begin(task: Task, spec: Spec) -> None:
                     f"{path}: {key} was {getattr(old, key)!r} when the evaluation began and is {getattr(spec, key)!r} now; "
                     "restore it, or give overwrite=true or another out=FOLDER"
                 )
-    (path / "pictures").mkdir(parents=True, exist_ok=True)
+    make_own_folder(path / "pictures")
     lines = []
     for index, record in enumerate(task.records):
         names = [f"pictures/{index:05d}_{number}.png" for number in range(len(record.images))]
         for name, image in zip(names, record.images, strict=True):
             if not (going_on and (path / name).is_file()):
-                (path / name).write_bytes(scale_picture(load_image(image, None, None, record.where)))
+                picture = scale_picture(load_image(image, None, None, record.where))
+                with open_new(path / name, "wb") as file:
+                    file.write(picture)
         lines.append(to_json_line(to_problem(index, record, task.benchmark.type_key, tuple(names))))
     text = "".join(lines)
-    file = path / "problems.jsonl"
-    if not (going_on and file.is_file() and file.read_bytes() == text.encode()):
-        write_atomically(file, text)
+    problems = path / "problems.jsonl"
+    if not (going_on and problems.is_file() and problems.read_bytes() == text.encode()):
+        write_atomically(problems, text)
     if not going_on:
         write_atomically(path / "evaluation.json", spec_to_json(spec))
 
@@ -221,7 +223,7 @@ def _sample(
     seeds = [evaluation_seed(settings.seed, i) for i in missing]
     waiting: list[tuple[int, list[Generated]]] = []
     with (
-        (task.path / "samples.jsonl").open("a", encoding="utf-8") as file,
+        open_appending(task.path / "samples.jsonl", encoding="utf-8") as file,
         progress.stage(f"{spec.name}: sampling with {generator.name}", len(task.records), "problems") as stage,
     ):
         finished = len(task.records) - len(missing)

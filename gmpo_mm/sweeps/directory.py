@@ -28,7 +28,7 @@ from gmpo_mm.evaluation.results import read_spec
 from gmpo_mm.evaluation.task import Task, spec_differences
 from gmpo_mm.sweeps.planning import PlannedRun, task_of
 from gmpo_mm.sweeps.sweep_file import Sweep
-from gmpo_mm.training.files import write_atomically
+from gmpo_mm.training.files import make_own_folder, write_atomically
 from gmpo_mm.training.lock import DirectoryLock
 from gmpo_mm.training.reading import read_json, read_yaml
 from gmpo_mm.training.run_config import FREE_KEYS, yaml_differences
@@ -117,8 +117,9 @@ class SweepDirectory:
         write_atomically(self.path / "sweep.yaml", text)  # first: it says whose the folders are
         for record in self.records.values():
             for name in (record.directory, record.evaluation_folder) if self.tasks else (record.directory,):
+                make_own_folder(self.path / Path(name).parts[0])
                 (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-        (self.path / "logs").mkdir(exist_ok=True)
+        make_own_folder(self.path / "logs")
         self.save()
 
     def save(self, durable: bool = True) -> None:

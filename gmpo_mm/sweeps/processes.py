@@ -14,6 +14,7 @@ from typing import Protocol
 from gmpo_mm.config import Config
 from gmpo_mm.engines.ray_cluster import RAY_ENGINES
 from gmpo_mm.errors import ConfigError
+from gmpo_mm.training.files import open_appending
 
 CHILD = "gmpo_mm.sweeps.child"
 """The module that is a run's process."""
@@ -46,7 +47,7 @@ class LocalProcess:
     def __init__(self, arguments: Sequence[str], log: Path, environment: dict[str, str]) -> None:
         command = [sys.executable, "-m", CHILD, str(os.getpid()), *arguments]
         begin_log(log, arguments)
-        with log.open("ab") as output:
+        with open_appending(log, "ab") as output:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
@@ -79,7 +80,7 @@ class LocalLauncher:
 
 def begin_log(log: Path, arguments: Sequence[str]) -> None:
     """A line in the log that says when which command began; several attempts share a file."""
-    with log.open("a", encoding="utf-8") as file:
+    with open_appending(log, encoding="utf-8") as file:
         file.write(f"==== {time.strftime('%Y-%m-%d %H:%M:%S')}  gmpo-mm {' '.join(arguments)}\n")
 
 

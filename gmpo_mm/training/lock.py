@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from gmpo_mm.errors import ConfigError
+from gmpo_mm.training.files import open_own
 
 
 class DirectoryLock:
@@ -18,7 +19,14 @@ class DirectoryLock:
     held: ClassVar[weakref.WeakSet[DirectoryLock]] = weakref.WeakSet()
 
     def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            self.descriptor = open_own(path, os.O_RDWR)
+        except OSError as error:
+            self.descriptor = -1
+            raise ConfigError(
+                f"{path} can't be used ({error.strerror}), and without it nothing would keep two runs apart; or give another "
+                "directory (trainer.run_dir, an evaluation's out, a sweep's --out)"
+            ) from error
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gmpo_mm.errors import DataError, TrainingError
+from gmpo_mm.training.files import open_own
 from gmpo_mm.training.reading import read_bytes
 
 FILE_NAME = "metrics.jsonl"
@@ -54,7 +55,10 @@ class MetricsFile:
 
     def _append(self, line: dict[str, Any]) -> None:
         data = json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            descriptor = open_own(self.path, os.O_RDWR | os.O_APPEND)
+        except OSError as error:
+            raise self._refused(error) from error
         try:
             size = os.fstat(descriptor).st_size
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
