@@ -20,11 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from gmpo_mm.config.keys import nearest
 from gmpo_mm.config.paths import resolve_model_path
+from gmpo_mm.data import templates
 from gmpo_mm.data.images import load_image
 from gmpo_mm.data.prompts import build_messages
 from gmpo_mm.data.records import Record
@@ -100,13 +98,13 @@ def _parse_url(url: str) -> _Address:
     return _Address(base, headers, query, tuple(secret for secret in secrets if len(secret) > 3))
 
 
-def _compile(text: str) -> jinja2.Template:
-    """A chat template, with the whitespace rules that transformers applies to a model's own."""
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+def _checked(template: str) -> str:
+    """A chat template that compiles, with the whitespace rules that transformers applies to a model's own."""
     try:
-        return environment.from_string(text)
-    except jinja2.TemplateError as error:
-        raise ConfigError(f"chat_template: broken Jinja template: {error}") from error
+        templates.variables("prompt", template)
+    except templates.TemplateError as error:
+        raise ConfigError(f"chat_template: {error}") from None
+    return template
 
 
 def _names_of(model: str) -> list[str]:
@@ -164,7 +162,7 @@ class ServerGenerator:
         self.openai = _import_openai()
         self.concurrency, self.retries, self.timeout = concurrency, retries, timeout
         self.format_prompt, self.min_pixels, self.max_pixels = format_prompt, min_pixels, max_pixels
-        self.template = None if chat_template is None else _compile(chat_template)
+        self.template = None if chat_template is None else _checked(chat_template)
         self.address = _parse_url(url)
         self.url = self.address.base
         self.api_key = self._choose_key(api_key)
@@ -208,9 +206,10 @@ class ServerGenerator:
         messages = build_messages(record, self.format_prompt)
         if self.template is not None:
             try:
-                return {"prompt": self.template.render(messages=messages, add_generation_prompt=True, tools=None)}
-            except jinja2.TemplateError as error:
-                raise ConfigError(f"{record.where}: chat_template can't be rendered: {error}; it is given messages") from error
+                values = {"messages": messages, "add_generation_prompt": True, "tools": None}
+                return {"prompt": templates.render("prompt", self.template, values)}
+            except templates.TemplateError as error:
+                raise ConfigError(f"{record.where}: chat_template can't be rendered: {error}; it is given messages") from None
         if record.images:
             urls = iter(self._data_url(record, i) for i in range(len(record.images)))
             for part in messages[0]["content"]:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
+from gmpo_mm.data import templates
 from gmpo_mm.data.patches import LEVELS, ImagePatches
 from gmpo_mm.errors import ConfigError, DataError
 
@@ -55,12 +56,16 @@ class Processor:
         return self.image_processor is not None
 
     def chat_text(self, messages: list[dict[str, Any]]) -> str:
-        """Render chat messages to the prompt text that ends where the model's answer begins."""
+        """Render chat messages to the prompt text that ends where the model's answer begins.
+
+        Raises TemplateError (`gmpo_mm.data.templates`) for a template that can't be rendered within its limits.
+        """
         if self.tokenizer.chat_template is None:
             raise ConfigError(
                 "the tokenizer has no chat template; give one with data.override_chat_template=path/to/template.jinja"
             )
-        return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        values = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
+        return templates.render("chat", self.tokenizer.get_chat_template(), self.tokenizer.special_tokens_map | values)
 
     def count_image_tokens(self, grid_thw: torch.Tensor) -> int:
         """Tokens that an image of this patch grid takes in the prompt."""
