@@ -35,9 +35,10 @@ def serve(limits: dict[str, Any]) -> None:
             answer = {"error": f"it takes more than {limits['bytes'] >> 20} MiB of memory"}
         except RecursionError:
             answer = {"error": "it is nested too deep, or calls itself for ever"}
+        except jinja2.TemplateSyntaxError as error:
+            answer = {"error": f"broken Jinja template: line {error.lineno}: {str(error)[:500]}"}
         except Exception as error:  # whatever a template makes of Python's types
-            broken = "broken Jinja template: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
-            answer = {"error": f"{broken}{type(error).__name__ if not broken else 'line ' + str(error.lineno)}: {str(error)[:500]}"}
+            answer = {"error": f"{type(error).__name__}: {str(error)[:500]}"}
         signal.setitimer(signal.ITIMER_PROF, 0)
         answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()
@@ -47,7 +48,8 @@ def _answer(question: dict[str, Any], characters: int) -> dict[str, Any]:
     template = _compile(question["kind"], question["template"])
     if "values" not in question:
         environment = SandboxedEnvironment()
-        return {"variables": sorted(jinja2.meta.find_undeclared_variables(environment.parse(question["template"].strip())))}
+        tree = environment.parse(question["template"].strip())
+        return {"variables": sorted(jinja2.meta.find_undeclared_variables(tree))}
     text: list[str] = []
     length = 0
     for piece in template.generate(**question["values"]):

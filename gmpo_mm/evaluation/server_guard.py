@@ -29,8 +29,8 @@ async def check_response(response: Any) -> None:
         target = _joined(asked, response.headers["location"])
         if not _same_server(asked, target):
             raise ConfigError(
-                f"the server sends requests on to {_origin(target)!r}, which is not where they were sent ({_origin(asked)!r}), so "
-                "the prompts are not sent there; give that address as the server if it is the right one"
+                f"the server sends requests on to {_origin(target)!r}, which is not where they were sent ({_origin(asked)!r}), "
+                "so the prompts are not sent there; give that address as the server if it is the right one"
             )
     encoding = response.headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity"):

@@ -116,7 +116,8 @@ def _stop_text(choice: Mapping[str, Any], stops: Sequence[str], text: str) -> st
 def _refuse_finish(finish: Any) -> GMPOError:
     if finish == "content_filter":
         return DataError("the server's content filter withheld the response (finish_reason=content_filter); ask another server")
-    return DataError(f"the response ended with finish_reason={finish and _string(finish)[:100]!r}, which is neither stop nor length; ask another server")
+    shown = None if finish is None else _string(finish)[:100]
+    return DataError(f"the response ended with finish_reason={shown!r}, which is neither stop nor length; ask another server")
 
 
 def read_error(raw: bytes) -> str:

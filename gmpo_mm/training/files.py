@@ -10,7 +10,7 @@ import shutil
 import stat
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from gmpo_mm.errors import TrainingError
 
@@ -63,12 +63,12 @@ def open_own(path: Path, flags: int) -> int:
     return descriptor
 
 
-def open_appending(path: Path, mode: str = "a", **options: Any) -> IO[Any]:
+def open_appending(path: Path, mode: str = "a", **options: Any) -> Any:
     """A file of ours, to append to; as `open_own`."""
     return open(open_own(path, os.O_WRONLY | os.O_APPEND), mode, **options)
 
 
-def open_new(path: Path, mode: str, **options: Any) -> IO[Any]:
+def open_new(path: Path, mode: str, **options: Any) -> Any:
     """A file that was not there before; what a killed process, or somebody else, left under its name is removed."""
     path.unlink(missing_ok=True)
     return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), mode, **options)

@@ -147,8 +147,8 @@ class Progress:
         """Append everything that was and will be printed to a file, which is not worth ending a run for when it can't be."""
         with self._lock:
             try:
-                self._log = open_appending(path, encoding="utf-8", errors="backslashreplace")
-                self._log.write(f"==== {time.strftime('%Y-%m-%d %H:%M:%S')}  {' '.join(command)}\n")
+                self._log = log = open_appending(path, encoding="utf-8", errors="backslashreplace")
+                log.write(f"==== {time.strftime('%Y-%m-%d %H:%M:%S')}  {' '.join(command)}\n")
             except OSError as error:
                 self.warn(f"{path} can't be written ({error.strerror}); the run goes on without a log")
             unlogged, self._unlogged = self._unlogged or [], None

@@ -390,8 +390,8 @@ def _check_no_links(path: Path) -> None:
     for name in FOLDERS:
         if (path / name).is_symlink():
             raise ConfigError(
-                f"{path / name} is a symbolic link, and a run writes and removes in folders of its own only; remove the link. To "
-                "keep all of a run on another disk, name a trainer.run_dir there"
+                f"{path / name} is a symbolic link, and a run writes and removes in folders of its own only; remove the link. "
+                "To keep all of a run on another disk, name a trainer.run_dir there"
             )
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x1b[31m\u202e\u0007"
 VALUES: tuple[Any, ...] = (
-    None, True, -1, 0, 1.5, 10**30, "", "x", ESCAPES, "\ud83d", [], {}, [[]], [None], {"a": 1}, ["stop"], "stop", {ESCAPES: ESCAPES},
+    None, True, -1, 0, 1.5, 10**30, "", "x", ESCAPES, "\ud83d", [], {}, [[]], [None], {"a": 1}, ["stop"], "stop",
+    {ESCAPES: ESCAPES},
 )  # fmt: skip
 GOOD_MODELS = {"object": "list", "data": [{"id": "tiny", "object": "model", "owned_by": "vllm"}]}
 GOOD = {
@@ -63,7 +64,7 @@ def attacks(good: dict[str, Any], elsewhere: str) -> dict[str, Callable[[], Iter
         "deep in a good one": lambda: reply(whole[:-1] + b', "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
         "a number of a million digits": lambda: reply(b'{"data": ' + b"9" * 1_000_000 + b"}"),
         "no HTTP": lambda: [b"SSH-2.0-OpenSSH\r\n" + ESCAPES.encode()],
-        "nothing": lambda: [],
+        "nothing": list,
         "a status line of escapes": lambda: [b"HTTP/1.1 400 " + ESCAPES.encode() + b"\r\nContent-Length: 0\r\n\r\n"],
         "escapes": lambda: reply(ESCAPES.encode() * 50),
         "escapes in an error": lambda: reply(json.dumps({"error": {"message": ESCAPES}}).encode(), "400 Bad Request"),
@@ -141,7 +142,8 @@ class RawServer:
                         return
                     request += block
                 head, _, body = request.partition(b"\r\n\r\n")
-                length = next((int(x.split(b":")[1]) for x in head.lower().split(b"\r\n") if x.startswith(b"content-length")), 0)
+                lines = head.lower().split(b"\r\n")
+                length = next((int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length")), 0)
                 while len(body) < length:
                     body += connection.recv(65536)
                 self.asked.append(head.split(b"\r\n")[0].decode())

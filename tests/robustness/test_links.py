@@ -19,8 +19,8 @@ from tests.evaluation.http_server import HTTPServer
 
 CONFIG = "trainer: {max_steps: 4, save_freq: 1, resume: auto, save_limit: 1}\n"
 RUN_FILES = (
-    ".lock", "run.json", ".run.json.tmp", "config.yaml", ".config.yaml.tmp", ".environment.json.tmp", "metrics.jsonl", "run.log",
-    "samples/.step_1_train.jsonl.tmp", "samples/step_1_train.jsonl",
+    ".lock", "run.json", ".run.json.tmp", "config.yaml", ".config.yaml.tmp", ".environment.json.tmp", "metrics.jsonl",
+    "run.log", "samples/.step_1_train.jsonl.tmp", "samples/step_1_train.jsonl",
 )  # fmt: skip
 RUN_FOLDERS = ("samples", "checkpoints", ".replaced", ".removing", "tensorboard")
 
@@ -94,7 +94,9 @@ def test_a_run_follows_no_link_in_a_folders_place(tmp_path: Path, outside: Outsi
     assert said is not None and str(place) in said and "symbolic link" in said
 
 
-@pytest.mark.parametrize("name", [f".step_2.tmp-{os.getpid()}", f".step_2.old-{os.getpid()}", ".step_9.removing-1", "step_1", "step_2"])
+@pytest.mark.parametrize(
+    "name", [f".step_2.tmp-{os.getpid()}", f".step_2.old-{os.getpid()}", ".step_9.removing-1", "step_1", "step_2"]
+)
 def test_a_link_among_the_checkpoints_is_removed_and_not_what_it_leads_to(
     tmp_path: Path, outside: Outside, name: str
 ) -> None:
@@ -114,7 +116,9 @@ def test_a_run_directory_that_is_a_link_itself_is_what_the_user_named(tmp_path: 
     assert (tmp_path / "disk/checkpoints/step_2").is_dir()
 
 
-@pytest.mark.parametrize("name", [".lock", "samples.jsonl", "pictures", ".evaluation.json.tmp", ".problems.jsonl.tmp", ".page.html.tmp"])
+@pytest.mark.parametrize(
+    "name", [".lock", "samples.jsonl", "pictures", ".evaluation.json.tmp", ".problems.jsonl.tmp", ".page.html.tmp"]
+)
 def test_an_evaluation_follows_no_link(
     serve: Callable[..., HTTPServer], tmp_path: Path, outside: Outside, name: str
 ) -> None:
