@@ -58,6 +58,12 @@ def test_a_template_that_means_harm_is_a_clear_error(processor: Processor, name:
     assert templates.render("format", "{{ content }}!", {"content": "the next one"}) == "the next one!"
 
 
+def test_what_a_template_writes_is_bounded() -> None:
+    many = "{% for a in range(60000) %}" + "x" * 100 + "{% endfor %}"
+    with pytest.raises(templates.TemplateError, match="more than 4,000,000 characters"):
+        templates.render("format", many, {})
+
+
 def test_a_format_prompt_that_never_compiles_is_refused_when_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.jinja").write_text("{{ content }}{{ 10 ** (10 ** 10) }}")
     with pytest.raises(DataError, match="data.format_prompt: it takes more than 1 s"):
