@@ -33,7 +33,8 @@ class StoppedRun(GMPOError):
 
 
 def print_error(message: str) -> None:
-    """Print an error that a user can mend, in red, on the standard error."""
+    """Print an error that a user can correct, in red, on the standard error; what it quotes moves no cursor."""
+    message = "".join(c if c.isprintable() or c == "\n" else " " for c in message)
     try:
         from rich.console import Console
         from rich.text import Text

@@ -112,6 +112,8 @@ def writing(path: Path, key: str = "", kind: type[GMPOError] = TrainingError) ->
     """
     try:
         yield
+    except GMPOError:  # some are OSErrors too, with words of their own
+        raise
     except OSError as error:
         raise kind(_words(error, error.filename or path, key)) from error
 

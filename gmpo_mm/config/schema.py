@@ -25,7 +25,7 @@ class DataConfig:
     answer_key: str = "answer"
     image_key: str = "images"
     video_key: str = "videos"
-    image_dir: str | None = None
+    image_dir: str | None = None  # all pictures lie below it; None: below the data file's folder
     video_fps: float = 2.0
     max_prompt_length: int = 512  # tokens, image tokens included
     max_response_length: int = 512

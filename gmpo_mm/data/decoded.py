@@ -11,6 +11,7 @@ from pathlib import Path
 import PIL
 
 from gmpo_mm.data.images import ImageSource, load_image
+from gmpo_mm.errors import DataError
 
 RULES = 1
 """Raised when the same bytes could be judged in another way."""
@@ -80,5 +81,5 @@ def _digest(source: ImageSource) -> str | None:
         return None
     try:
         return hashlib.sha256(source.encoded()).hexdigest()
-    except OSError:  # decoding it says why
+    except DataError:  # decoding it says why
         return None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,23 +20,32 @@ from gmpo_mm.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are opened. A closed list, since some of Pillow's readers start other programs (EPS)."""
+MAX_FILE_BYTES = 256 << 20
+"""Of a picture's file."""
 _ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """An image not yet decoded: its encoded bytes, a file, or a picture in memory; the first that is set counts."""
+    """An image not yet decoded: its encoded bytes, a file, or a picture in memory; the first that is set counts.
+
+    A file named by a data set has to lie below the folder `root`, symbolic links resolved.
+    """
 
     data: bytes | None = None
     path: Path | None = None
     picture: Image.Image | None = None
+    root: Path | None = None
 
     def encoded(self) -> bytes:
-        """The stored bytes; for a picture in memory its raw pixels. To tell images apart, not to read them."""
+        """The stored bytes; for a picture in memory its raw pixels. To tell images apart, not to read them.
+
+        Raises DataError for a file that can't be read.
+        """
         if self.data is not None:
             return self.data
         if self.path is not None:
-            return self.path.read_bytes()
+            return _read(self, "image")
         return b"" if self.picture is None else self.picture.tobytes()
 
 
@@ -95,7 +106,7 @@ def _open(source: ImageSource, where: str) -> Image.Image:
     """Read header and size; pixels are decoded later."""
     if source.picture is not None:
         return source.picture
-    data = source.data if source.data is not None else _read(source.path, where)
+    data = source.data if source.data is not None else _read(source, where)
     if not data:
         file = "" if source.path is None else f" file {source.path}"
         raise DataError(f"{where}: the image{file} is empty (0 bytes); restore it, or remove the row")
@@ -148,22 +159,39 @@ def what_it_is(data: bytes) -> str:
     return next(found, "")
 
 
-def _read(path: Path | None, where: str) -> bytes:
+def _read(source: ImageSource, where: str) -> bytes:
+    """The content of a regular file of bounded size below `source.root`; a device or a pipe is not waited for."""
+    path = source.path
     if path is None:
         raise DataError(f"{where}: the image has neither bytes nor a path")
     try:
-        return path.read_bytes()
-    except OSError as error:
+        real = path.resolve()
+        if source.root is not None and not real.is_relative_to(source.root.resolve()):
+            raise DataError(
+                f"{where}: the image file {str(path)!r} lies outside {str(source.root)!r}, and a data set may only name files "
+                "below its own folder; put it there, or set data.image_dir (in a benchmark's file: image_dir) to a folder that "
+                "holds all of its pictures"
+            )
+        descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise DataError(f"{where}: the image file {path} is a device or a pipe, not a regular file")
+            content = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DataError(
-            f"{where}: can't read image file {path} ({error.strerror}); relative paths start at data.image_dir or else "
+            f"{where}: can't read image file {path} ({reason}); relative paths start at data.image_dir or else "
             "at the data file's folder"
         ) from error
+    if len(content) > MAX_FILE_BYTES:
+        raise DataError(f"{where}: the image file {path} has more than {MAX_FILE_BYTES:,} bytes; scale the image down")
+    return content
 
 
 def _orientation(image: Image.Image, source: ImageSource) -> Any:
     # Pillow decodes a whole PNG to look for an EXIF chunk behind the pixels; ask only when there is one.
     if image.format == "PNG" and source.picture is None:
-        data = source.data if source.data is not None else _read(source.path, "image")
+        data = source.data if source.data is not None else _read(source, "image")
         if b"eXIf" not in data and b"Raw profile type" not in data:
             return 1
     return image.getexif().get(_ORIENTATION, 1)

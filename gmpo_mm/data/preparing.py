@@ -97,7 +97,8 @@ def write_tables(tables: Mapping[Path, pa.Table]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             aside = path.with_name(f".{path.name}.{os.getpid()}")
             written.append((aside, path))
-            with open(aside, "wb") as file:
+            aside.unlink(missing_ok=True)
+            with open(aside, "xb") as file:  # made anew: what stands there, as a symbolic link, is not followed
                 pq.write_table(table, file, compression="zstd")
                 file.flush()
                 os.fsync(file.fileno())

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-import jinja2
-import jinja2.meta
 import torch
-from jinja2.sandbox import SandboxedEnvironment
 from PIL import Image
 
+from gmpo_mm.data import templates
 from gmpo_mm.data.images import image_size, load_image, target_size
 from gmpo_mm.data.patches import ImagePatches
 from gmpo_mm.data.records import IMAGE_MARK, Record
@@ -77,9 +74,9 @@ def load_format_prompt(path: str | Path | None) -> str | None:
         return None
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"data.format_prompt={path}: can't read the template: {error}") from error
-    _compile(text)
+    _check_template(text)
     return text
 
 
@@ -91,9 +88,9 @@ def build_messages(record: Record, format_prompt: str | None) -> list[dict[str, 
     prompt = record.problem
     if format_prompt is not None:
         try:
-            prompt = _compile(format_prompt).render(content=record.problem)
-        except jinja2.TemplateError as error:
-            raise DataError(f"{record.where}: data.format_prompt can't be rendered: {error}") from error
+            prompt = templates.render("format", format_prompt, {"content": record.problem})
+        except templates.TemplateError as error:
+            raise DataError(f"{record.where}: data.format_prompt can't be rendered: {error}") from None
     pieces = prompt.split(IMAGE_MARK)
     if len(pieces) - 1 != len(record.images):
         raise DataError(
@@ -121,7 +118,14 @@ def prompt_text(record: Record, processor: PromptProcessor, format_prompt: str |
                 f"{record.where}: the problem holds the control token {token!r}, which would be read as structure, not "
                 "as text; rewrite or remove it"
             )
-    text = processor.chat_text(build_messages(record, format_prompt))
+    messages = build_messages(record, format_prompt)
+    try:
+        text = processor.chat_text(messages)
+    except templates.TemplateError as error:
+        raise DataError(
+            f"{record.where}: the model's chat template can't be rendered: {error}; correct it, or give another with "
+            "data.override_chat_template"
+        ) from None
     if not text:
         raise DataError(f"{record.where}: the chat template makes an empty prompt of it; correct the template")
     return text
@@ -227,22 +231,16 @@ def prompt_length(
     return length
 
 
-@lru_cache(maxsize=16)
-def _compile(text: str) -> jinja2.Template:
-    """A sandboxed template: it comes with shared configs, and must not be able to reach into Python."""
-    environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined)
-    stripped = text.strip()
+def _check_template(text: str) -> None:
     try:
-        variables = jinja2.meta.find_undeclared_variables(environment.parse(stripped))
-        template = environment.from_string(stripped)
-    except jinja2.TemplateError as error:
-        raise DataError(f"data.format_prompt: broken Jinja template: {error}") from error
-    if variables != {"content"}:
+        used = templates.variables("format", text)
+    except templates.TemplateError as error:
+        raise DataError(f"data.format_prompt: {error}") from None
+    if used != {"content"}:
         raise DataError(
             "data.format_prompt: the template must use the problem as {{ content }} and no other variable; "
-            f"it uses {', '.join(sorted(variables)) or 'none'}"
+            f"it uses {', '.join(sorted(used)) or 'none'}"
         )
-    return template
 
 
 _CONTROL_TOKENS: WeakKeyDictionary[Any, tuple[str, ...]] = WeakKeyDictionary()

@@ -61,11 +61,12 @@ class Records(Sequence[Record]):
 
     def __init__(self, rows: Rows | Sequence[dict[str, Any]], keys: RecordKeys, name: str = "data") -> None:
         """Take over rows; `name` is for error messages. Raises DataError when there are none or a column is missing."""
-        self.rows = rows if isinstance(rows, Rows) else Rows(rows, (Part(name, None, 0),))
+        self.rows = rows if isinstance(rows, Rows) else Rows(rows, (Part(name, None, 0, in_memory=True),))
         self.keys = keys
         self.name = name
         if not len(self.rows):
             raise DataError(f"{name}: no rows; a data set needs at least one")
+        self._image_dir = _home_expanded(keys.image_dir) if keys.image_dir else None
         columns = self.rows.columns
         for key, column in (("prompt_key", keys.prompt_key), ("answer_key", keys.answer_key)):
             if column not in columns and not (key == "answer_key" and "answers" in columns):
@@ -131,9 +132,17 @@ class Records(Sequence[Record]):
     def _images(self, value: Any, part: Part, where: str) -> tuple[ImageSource, ...]:
         if _is_empty(value):
             return ()
-        folder = Path(self.keys.image_dir).expanduser() if self.keys.image_dir else part.folder
+        folder = self._image_dir or part.folder
         items = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(_image_source(item, folder, f"{where}, image {i}") for i, item in enumerate(items))
+        anywhere = folder is None and part.in_memory  # a program's own rows name what they like
+        return tuple(_image_source(item, folder, anywhere, f"{where}, image {i}") for i, item in enumerate(items))
+
+
+def _home_expanded(image_dir: str) -> Path:
+    try:
+        return Path(image_dir).expanduser()
+    except RuntimeError:  # ~nobody
+        raise DataError(f"data.image_dir={image_dir}: begins with ~ and names no user's folder here; correct it") from None
 
 
 def load_records(spec: str, keys: RecordKeys) -> Records:
@@ -273,7 +282,7 @@ def _answer_text(value: Any, where: str) -> str:
     raise DataError(f"{where}: no usable answer: {_shorten(value)}; give a text or a finite number")
 
 
-def _image_source(value: Any, folder: Path | None, where: str) -> ImageSource:
+def _image_source(value: Any, folder: Path | None, anywhere: bool, where: str) -> ImageSource:
     if isinstance(value, dict):
         if isinstance(value.get("bytes"), str):
             raise DataError(f"{where}: {_text_in_place_of_bytes(value['bytes'])}; {_STORE_IT}")
@@ -293,9 +302,23 @@ def _image_source(value: Any, folder: Path | None, where: str) -> ImageSource:
             raise DataError(f"{where}: {_text_in_place_of_bytes(text)}; {_STORE_IT}")
         if "://" in text:
             raise DataError(f"{where}: {_shorten(value)} is an address; download it and give the file's path")
-        path = Path(value).expanduser()
-        return ImageSource(path=path if path.is_absolute() or folder is None else folder / path)
+        return _image_file(text, folder, anywhere, where)
     raise DataError(f"{where}: can't read an image from {_shorten(value)}; give bytes, a path or {{bytes, path}}")
+
+
+def _image_file(text: str, folder: Path | None, anywhere: bool, where: str) -> ImageSource:
+    if "\0" in text:
+        raise DataError(f"{where}: {_shorten(text)} has a zero character in it and can't be a file's path; correct it")
+    if folder is None and not anywhere:
+        raise DataError(
+            f"{where}: {_shorten(text)} is a file's path, and the data set has no folder of its own to look in; set "
+            "data.image_dir to the folder that holds its pictures"
+        )
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:  # ~nobody
+        raise DataError(f"{where}: {_shorten(text)} begins with ~ and names no user's folder here; correct it") from None
+    return ImageSource(path=path if folder is None else folder / path, root=folder)
 
 
 _BASE64_IMAGE = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[0-9A-Za-z+/]|SUkq|TU0A)[0-9A-Za-z+/=\s]{60,}")

@@ -6,10 +6,10 @@ import bisect
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,17 +22,23 @@ from gmpo_mm.machine_errors import is_out_of_memory
 SUFFIXES = (".parquet", ".jsonl", ".json")
 SPLIT_NAMES = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
 SPLIT_NAMES["dev"] = "validation"
+MAX_LINE = 64 << 20
+"""Characters of one line of JSON Lines."""
 MEMORY_LIMIT = 2 * 2**30
 """Uncompressed bytes above which Parquet files are memory-mapped (through `datasets`' cache) instead of read."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of one file: `first` is its first row's index among all rows; `folder` anchors relative image paths."""
+    """The rows of one file: `first` is its first row's index among all rows; `folder` anchors relative image paths.
+
+    `in_memory` rows come from the program itself and from no file.
+    """
 
     name: str
     folder: Path | None
     first: int
+    in_memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ def first_rows(spec: str, count: int = 100) -> Rows:
             return Rows(pa.Table.from_batches([batch]) if batch is not None else pq.read_table(path), part)
         if path.is_file() and path.suffix == ".jsonl":
             with path.open(encoding="utf-8") as file:
-                lines = list(itertools.islice(((i, line) for i, line in enumerate(file, 1) if line.strip()), count))
+                lines = list(itertools.islice(((i, line) for i, line in _bounded_lines(file, path) if line.strip()), count))
             if lines and not lines[0][1].lstrip().startswith("["):
                 rows = [_parse_json(line, path, number) for number, line in lines]
                 return Rows([row for row in rows if isinstance(row, dict)], part)
@@ -208,18 +214,33 @@ def _read_parquet(files: list[Path]) -> Rows:
 def _read_json(path: Path) -> list[dict[str, Any]]:
     """Objects of a JSON array, or one object a line; empty lines are allowed."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            if file.read(100).lstrip().startswith("["):
+                file.seek(0)
+                rows = _parse_json(file.read(), path, 1)
+            else:
+                file.seek(0)
+                rows = [_parse_json(line, path, number) for number, line in _bounded_lines(file, path) if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: can't read as UTF-8 text: {error}") from error
-    if text.lstrip().startswith("["):
-        rows = _parse_json(text, path, 1)
-    else:
-        lines = enumerate(text.split("\n"), start=1)
-        rows = [_parse_json(line, path, number) for number, line in lines if line.strip()]
     for index, row in enumerate(rows):
         if not isinstance(row, dict):
             raise DataError(f"row {index} of {path.name}: expected an object with columns, got {type(row).__name__}")
     return rows
+
+
+def _bounded_lines(file: TextIO, path: Path) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers, from 1; DataError for one that is too long, without reading it whole."""
+    for number in itertools.count(1):
+        line = file.readline(MAX_LINE + 1)
+        if not line:
+            return
+        if len(line) > MAX_LINE:
+            raise DataError(
+                f"{path}: line {number} has more than {MAX_LINE:,} characters; one row a line is expected, so is a line break "
+                "missing? Pictures belong into files or into Parquet"
+            )
+        yield number, line
 
 
 def _parse_json(text: str, path: Path, first_line: int) -> Any:

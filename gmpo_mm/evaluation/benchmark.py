@@ -53,6 +53,8 @@ class Benchmark:
     prompt_key: str = "problem"
     answer_key: str = "answer"
     image_key: str = "images"
+    image_dir: str | None = None
+    """Folder that pictures are read from where it is not that of the records."""
     type_key: str | None = None
     """Column by which accuracy is broken down."""
     extraction: str | None = None
@@ -161,7 +163,9 @@ def open_benchmark(benchmark: Benchmark, records: str | None = None, limit: int 
 
     Raises DataError when the data is missing (with the command that makes it) or has another number of rows.
     """
-    keys = RecordKeys(benchmark.prompt_key, benchmark.answer_key, benchmark.image_key)
+    keys = RecordKeys(
+        benchmark.prompt_key, benchmark.answer_key, benchmark.image_key, image_dir=benchmark.image_dir
+    )
     if benchmark.made is not None and records is None:
         arguments = {key: value for key, value in benchmark.made.items() if key != "task"}
         rows = Records(MADE[benchmark.made["task"]](**arguments), keys, benchmark.name)

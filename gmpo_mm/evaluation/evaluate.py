@@ -42,7 +42,7 @@ from gmpo_mm.evaluation.task import (
 )
 from gmpo_mm.machine_errors import memory_for, writing
 from gmpo_mm.training.environment import describe_environment
-from gmpo_mm.training.files import write_atomically
+from gmpo_mm.training.files import make_own_folder, open_appending, open_new, write_atomically
 from gmpo_mm.training.lock import DirectoryLock
 from gmpo_mm.training.progress import Progress
 from gmpo_mm.training.reading import read_rows
@@ -186,20 +186,20 @@ def _begin(task: Task, spec: Spec) -> None:
                     "restore it, or give overwrite=true or another out=FOLDER"
                 )
     with writing(path / "pictures"):
-        (path / "pictures").mkdir(parents=True, exist_ok=True)
+        make_own_folder(path / "pictures")
     lines = []
     for index, record in enumerate(task.records):
         names = [f"pictures/{index:05d}_{number}.png" for number in range(len(record.images))]
         for name, image in zip(names, record.images, strict=True):
             if not (going_on and (path / name).is_file()):
                 picture = scale_picture(load_image(image, None, None, record.where))
-                with writing(path / name):
-                    (path / name).write_bytes(picture)
+                with writing(path / name), open_new(path / name, "wb") as file:
+                    file.write(picture)
         lines.append(to_json_line(to_problem(index, record, task.benchmark.type_key, tuple(names))))
     text = "".join(lines)
-    file = path / "problems.jsonl"
-    if not (going_on and file.is_file() and file.read_bytes() == text.encode()):
-        write_atomically(file, text)
+    problems = path / "problems.jsonl"
+    if not (going_on and problems.is_file() and problems.read_bytes() == text.encode()):
+        write_atomically(problems, text)
     if not going_on:
         write_atomically(path / "evaluation.json", spec_to_json(spec))
 
@@ -262,7 +262,7 @@ def _sample(
 def _appended(path: Path) -> Iterator[Callable[[str], None]]:
     """A function that writes text at the end of a file and flushes it to the disk."""
     with writing(path):
-        file = path.open("ab", buffering=0)
+        file = open_appending(path, "ab", buffering=0)
     with file:
 
         def append(text: str) -> None:

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from gmpo_mm.data.sources import Rows, read_rows
 from gmpo_mm.errors import ConfigError, DataError, GMPOError
+from gmpo_mm.training.files import open_new
 from gmpo_mm.training.progress import Progress, clean
 from gmpo_mm.verifiers import (
     DEFAULT_TIMEOUT,
@@ -296,7 +297,7 @@ class _AtomicFile:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # A lone surrogate can't be UTF-8; its escape is what JSON writes for it anyway.
-            self.file = self.temporary.open("w", encoding="utf-8", errors="backslashreplace")
+            self.file = open_new(self.temporary, "w", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise ConfigError(f"--out {self.path}: can't be written ({error.strerror}); name another file") from error
         return self

@@ -8,29 +8,33 @@ graders read the text that the model wrote.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import os
+import threading
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import Any, TypeVar
 
 from gmpo_mm.config.keys import nearest
 from gmpo_mm.config.paths import resolve_model_path
+from gmpo_mm.data import templates
 from gmpo_mm.data.images import load_image
 from gmpo_mm.data.prompts import build_messages
 from gmpo_mm.data.records import Record
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.evaluation.generators import Generated
 from gmpo_mm.evaluation.results import Protocol
-from gmpo_mm.evaluation.server_replies import BrokenReply, parse_reply, read_error, shorten
+from gmpo_mm.evaluation.server_guard import PLAIN, check_response, refusal_in
+from gmpo_mm.evaluation.server_replies import BrokenReply, read_error, read_models, shorten
 from gmpo_mm.evaluation.server_requests import Run
 from gmpo_mm.training.usable_model import MERGED_FOLDER
+
+T = TypeVar("T")
 
 PREFLIGHT_SECONDS = 30.0
 """How long the list of models may take, and a connection."""
@@ -94,13 +98,13 @@ def _parse_url(url: str) -> _Address:
     return _Address(base, headers, query, tuple(secret for secret in secrets if len(secret) > 3))
 
 
-def _compile(text: str) -> jinja2.Template:
-    """A chat template, with the whitespace rules that transformers applies to a model's own."""
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+def _checked(template: str) -> str:
+    """A chat template that compiles, with the whitespace rules that transformers applies to a model's own."""
     try:
-        return environment.from_string(text)
-    except jinja2.TemplateError as error:
-        raise ConfigError(f"chat_template: broken Jinja template: {error}") from error
+        templates.variables("prompt", template)
+    except templates.TemplateError as error:
+        raise ConfigError(f"chat_template: {error}") from None
+    return template
 
 
 def _names_of(model: str) -> list[str]:
@@ -111,6 +115,20 @@ def _names_of(model: str) -> list[str]:
         return [model]
     folders = [folder, str(Path(folder) / MERGED_FOLDER)] if Path(folder).is_dir() else []
     return [model, *folders, *(str(Path(each).resolve()) for each in folders)]
+
+
+def _finished(work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, from an event loop of its own; in a thread, since a notebook has a loop in this one."""
+    result: Future[T] = Future()
+
+    def follow() -> None:
+        try:
+            result.set_result(asyncio.run(work))
+        except BaseException as error:  # raised in the calling thread
+            result.set_exception(error)
+
+    threading.Thread(target=follow, name="server's models", daemon=True).start()
+    return result.result()
 
 
 class ServerGenerator:
@@ -144,7 +162,7 @@ class ServerGenerator:
         self.openai = _import_openai()
         self.concurrency, self.retries, self.timeout = concurrency, retries, timeout
         self.format_prompt, self.min_pixels, self.max_pixels = format_prompt, min_pixels, max_pixels
-        self.template = None if chat_template is None else _compile(chat_template)
+        self.template = None if chat_template is None else _checked(chat_template)
         self.address = _parse_url(url)
         self.url = self.address.base
         self.api_key = self._choose_key(api_key)
@@ -188,9 +206,10 @@ class ServerGenerator:
         messages = build_messages(record, self.format_prompt)
         if self.template is not None:
             try:
-                return {"prompt": self.template.render(messages=messages, add_generation_prompt=True, tools=None)}
-            except jinja2.TemplateError as error:
-                raise ConfigError(f"{record.where}: chat_template can't be rendered: {error}; it is given messages") from error
+                values = {"messages": messages, "add_generation_prompt": True, "tools": None}
+                return {"prompt": templates.render("prompt", self.template, values)}
+            except templates.TemplateError as error:
+                raise ConfigError(f"{record.where}: chat_template can't be rendered: {error}; it is given messages") from None
         if record.images:
             urls = iter(self._data_url(record, i) for i in range(len(record.images)))
             for part in messages[0]["content"]:
@@ -213,11 +232,15 @@ class ServerGenerator:
             request["stop"] = list(protocol.stop)
         return request
 
-    def open_client(self, kind: Any) -> Any:
-        """A client of the openai package (`OpenAI` or `AsyncOpenAI`) that does not retry by itself."""
-        return kind(
+    def open_client(self) -> Any:
+        """An asynchronous client of the openai package that does not retry by itself and bounds every reply."""
+        limit = self.openai.Timeout(self.timeout, connect=PREFLIGHT_SECONDS)
+        guarded = self.openai.DefaultAsyncHttpxClient(
+            base_url=self.url, timeout=limit, event_hooks={"response": [check_response]}
+        )
+        return self.openai.AsyncOpenAI(
             api_key=self.api_key or "none", base_url=self.url, max_retries=0, default_query=self.address.query,
-            timeout=self.openai.Timeout(self.timeout, connect=PREFLIGHT_SECONDS),
+            timeout=limit, default_headers=PLAIN, http_client=guarded,
         )  # fmt: skip
 
     def clean(self, text: str) -> str:
@@ -242,19 +265,19 @@ class ServerGenerator:
     def _find_model(self, model: str | None) -> tuple[str, str]:
         """The model to ask for and the kind of server, from the server's list of models."""
         try:
-            with self.open_client(self.openai.OpenAI) as client:
-                listing = client.models.with_raw_response.list(timeout=PREFLIGHT_SECONDS, extra_headers=self.headers)
-                raw = listing.content
+            raw = _finished(self._list_models())
         except self.openai.APIStatusError as error:
             raise self.refusal(f"server={self.url}: /models", error.status_code, error.response.content) from None
-        except self.openai.APIConnectionError as error:
-            reason = self.clean(str(error.__cause__ or error)) or "no answer"
+        except (self.openai.APIConnectionError, asyncio.TimeoutError) as error:
+            if refused := refusal_in(error):
+                raise ConfigError(f"server={self.url}: /models: {self.clean(str(refused))}") from None
+            reason = self.clean(str(error.__cause__ or error)) or f"no answer within {PREFLIGHT_SECONDS:g} s"
             raise ConfigError(
                 f"server={self.url}: can't be reached ({reason}); start it, or correct the URL, as http://127.0.0.1:8000/v1"
             ) from None
         try:
-            models = {str(entry["id"]): str(entry.get("owned_by") or "") for entry in parse_reply(raw)["data"]}
-        except (BrokenReply, KeyError, TypeError, AttributeError):
+            models = read_models(raw)
+        except BrokenReply:
             raise ConfigError(
                 f"server={self.url}: {self.url}/models is not an OpenAI list of models: {self.clean(read_error(raw))}; check "
                 "the URL, which ends in /v1 as a rule"
@@ -271,6 +294,13 @@ class ServerGenerator:
             hint = f" (did you mean {close}?)" if close else ""
             raise ConfigError(f"model={model}: {self.url} does not serve it{hint}; its models: {served}")
         return model, models[model]
+
+    async def _list_models(self) -> bytes:
+        async with self.open_client() as client:
+            call = client.models.with_raw_response.list(timeout=PREFLIGHT_SECONDS, extra_headers=self.headers)
+            listing = await asyncio.wait_for(call, PREFLIGHT_SECONDS)
+            content: bytes = listing.content
+            return content
 
     def _data_url(self, record: Record, index: int) -> str:
         picture = load_image(record.images[index], self.min_pixels, self.max_pixels, f"{record.where}, image {index}")

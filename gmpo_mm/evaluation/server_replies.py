@@ -14,6 +14,8 @@ from gmpo_mm.errors import ConfigError, DataError, GMPOError
 FIRST_WAIT = 1.0
 """Seconds before the second try; each further wait is twice as long, up to LONGEST_WAIT."""
 LONGEST_WAIT = 60.0
+MAX_NAME = 1000
+"""Characters of a model's name."""
 _JITTER = random.Random()
 
 
@@ -25,11 +27,32 @@ def parse_reply(raw: bytes) -> dict[str, Any]:
     """A reply's JSON object. Raises BrokenReply when it is none."""
     try:
         reply = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):  # RecursionError: nested too deep
         reply = None
     if not isinstance(reply, dict):
-        raise BrokenReply(f"not a JSON object: {raw[:200].decode('utf-8', 'replace')!r}")
+        raise BrokenReply(f"not a JSON object: {_beginning(raw)}")
     return reply
+
+
+def _beginning(raw: bytes) -> str:
+    """How a reply begins, for a message."""
+    return repr(raw[:200].decode("utf-8", "replace"))
+
+
+def read_models(raw: bytes) -> dict[str, str]:
+    """Name -> `owned_by` of each model in a server's list. Raises BrokenReply for anything else than such a list."""
+    entries = parse_reply(raw).get("data")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise BrokenReply(f"not a list of models: {_beginning(raw)}")
+    names = [entry.get("id") for entry in entries]
+    if not all(isinstance(name, str) and 0 < len(name) <= MAX_NAME and name.isprintable() for name in names):
+        raise BrokenReply(f"not a list of models: {_beginning(raw)}")
+    return {name: _string(entry.get("owned_by")) for name, entry in zip(names, entries, strict=True)}
+
+
+def _string(value: Any) -> str:
+    """A text as it is, and of anything else, which may be nested deep, only the kind."""
+    return value if isinstance(value, str) else "" if value is None else f"({type(value).__name__})"
 
 
 def read_response(raw: bytes, stops: Sequence[str]) -> tuple[str, int, str]:
@@ -44,14 +67,18 @@ def read_response(raw: bytes, stops: Sequence[str]) -> tuple[str, int, str]:
         raise BrokenReply(read_error(raw))
     choices = reply.get("choices")
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
-        raise DataError(f"the reply has no choice: {raw[:200].decode('utf-8', 'replace')!r}; ask another server")
+        raise DataError(f"the reply has no choice: {_beginning(raw)}; ask another server")
     choice = choices[0]
     finish = choice.get("finish_reason")
     if finish not in ("stop", "length"):
         raise _refuse_finish(finish)
-    tokens = (reply.get("usage") or {}).get("completion_tokens")
-    if not isinstance(tokens, int):
-        raise ConfigError("the server reports no usage.completion_tokens, so lengths are unknown; switch usage on there")
+    usage = reply.get("usage") or {}
+    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else usage
+    if not isinstance(tokens, int) or isinstance(tokens, bool) or not 0 <= tokens < 2**31:
+        raise ConfigError(
+            "the server reports no usage.completion_tokens, or no number of tokens there, so lengths are unknown; switch usage "
+            f"on there. The reply: {_beginning(raw)}"
+        )
     text = _text(choice, finish)
     if finish == "stop" and stops:
         text += _stop_text(choice, stops, text)
@@ -65,7 +92,7 @@ def _text(choice: Mapping[str, Any], finish: str) -> str:
     content = message.get("content") or ""
     reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
     if not isinstance(content, str) or not isinstance(reasoning, str):
-        raise DataError(f"the response is no text: {str(content or reasoning)[:200]!r}; ask another server")
+        raise DataError(f"the response is no text: {_string(content or reasoning)[:200]!r}; ask another server")
     if not reasoning:
         return content
     cut_off_in_it = finish == "length" and not content
@@ -89,7 +116,8 @@ def _stop_text(choice: Mapping[str, Any], stops: Sequence[str], text: str) -> st
 def _refuse_finish(finish: Any) -> GMPOError:
     if finish == "content_filter":
         return DataError("the server's content filter withheld the response (finish_reason=content_filter); ask another server")
-    return DataError(f"the response ended with finish_reason={finish!r}, which is neither stop nor length; ask another server")
+    shown = None if finish is None else _string(finish)[:100]
+    return DataError(f"the response ended with finish_reason={shown!r}, which is neither stop nor length; ask another server")
 
 
 def read_error(raw: bytes) -> str:
@@ -103,8 +131,8 @@ def read_error(raw: bytes) -> str:
         if isinstance(value, dict):
             value = value.get("message")
         if value:
-            return str(value)
-    return json.dumps(body)
+            return value if isinstance(value, str) else raw.decode("utf-8", "replace")
+    return raw.decode("utf-8", "replace")
 
 
 def shorten(text: str, limit: int = 400) -> str:
@@ -123,7 +151,7 @@ def wanted_wait(headers: Mapping[str, str]) -> float | None:
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return None
     return max(0.0, seconds) if seconds < float("inf") else None
 

@@ -13,6 +13,7 @@ from gmpo_mm.data.records import Record
 from gmpo_mm.errors import GMPOError, TrainingError
 from gmpo_mm.evaluation.generators import Generated
 from gmpo_mm.evaluation.results import Protocol
+from gmpo_mm.evaluation.server_guard import refusal_in
 from gmpo_mm.evaluation.server_replies import BrokenReply, read_error, read_response, wait_before, wanted_wait
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Run:
 
     async def _serve(self) -> None:
         """As many workers as requests may be open; each takes the next request when its last is answered."""
-        async with self.generator.open_client(self.openai.AsyncOpenAI) as client:
+        async with self.generator.open_client() as client:
             count = min(self.generator.concurrency, len(self.records) * self.protocol.n)
             workers = [asyncio.ensure_future(self._work(client)) for _ in range(count)]
             try:
@@ -125,6 +126,8 @@ class Run:
             except (self.openai.APITimeoutError, asyncio.TimeoutError):
                 reason = f"no answer within {self.generator.timeout:g} s (request_timeout)"
             except self.openai.APIConnectionError as error:
+                if refused := refusal_in(error):
+                    raise type(refused)(f"{self._where(i)}: {self.generator.clean(str(refused))}") from None
                 reason = f"connection lost: {self.generator.clean(str(error.__cause__ or error))}"
             except BrokenReply as error:
                 reason = f"broken reply: {self.generator.clean(str(error))}"

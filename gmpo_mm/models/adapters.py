@@ -101,8 +101,11 @@ def merge_adapter(base: torch.nn.Module, folder: Path, key: str) -> torch.nn.Mod
     from peft import PeftConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
 
     if not (folder / WEIGHTS_FILE).is_file():
+        pickled = (folder / "adapter_model.bin").is_file()
+        what = "is stored as a pickle (adapter_model.bin), which can run any code when it is read, and has"
         raise ConfigError(
-            f"{key}={folder}: the adapter has no {WEIGHTS_FILE}; convert it with PeftModel.save_pretrained(folder)"
+            f"{key}={folder}: the adapter {what if pickled else 'has'} no {WEIGHTS_FILE}; "
+            "convert it with PeftModel.save_pretrained(folder)"
         )
     try:
         config = PeftConfig.from_pretrained(str(folder))

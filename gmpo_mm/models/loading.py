@@ -58,6 +58,8 @@ def read_config(path: str, trust_remote_code: bool = False, override_config: dic
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
+        if own := _own_code(path, error):
+            raise own from None
         what = "the folder has no usable config.json" if Path(source).is_dir() else "no such folder, and the hub gave nothing"
         shown = path if source == path else f"{path} (its base {source})"
         raise ConfigError(f"worker.actor.model.model_path={shown}: {what} ({error})") from error
@@ -67,6 +69,16 @@ def read_config(path: str, trust_remote_code: bool = False, override_config: dic
             raise ConfigError(f"worker.actor.model.override_config.{key}={value}: {type(config).__name__} has no such key")
         setattr(holder, key, value)
     return config
+
+
+def _own_code(path: str, error: Exception) -> ConfigError | None:
+    """The error for a model that transformers would load with Python code of the model's own; None for another error."""
+    if "trust_remote_code" not in str(error):
+        return None
+    return ConfigError(
+        f"worker.actor.model.model_path={path}: the model brings Python code of its own, which is not run; choose a model that "
+        "transformers knows, or set worker.actor.model.trust_remote_code=true if you trust that code"
+    )
 
 
 def load_model(
@@ -119,7 +131,11 @@ def _load_whole(path: str, config: Any, dtype: torch.dtype, trust_remote_code: b
             path, config=config, dtype=dtype, attn_implementation="sdpa",
             trust_remote_code=trust_remote_code, use_safetensors=True,
         )  # fmt: skip
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
+        if own := _own_code(path, error):
+            raise own from None
+        if not isinstance(error, (OSError, SafetensorError)):
+            raise
         raise ConfigError(
             f"worker.actor.model.model_path={path}: no weights in safetensors format could be read ({error}); "
             "convert the checkpoint with model.save_pretrained(folder)"

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import torch
 from PIL.Image import Image
 
+from gmpo_mm.data import templates
 from gmpo_mm.data.patches import LEVELS, ImagePatches
 from gmpo_mm.errors import ConfigError, DataError
 from gmpo_mm.machine_errors import is_out_of_memory
@@ -57,16 +57,16 @@ class Processor:
         return self.image_processor is not None
 
     def chat_text(self, messages: list[dict[str, Any]]) -> str:
-        """Render chat messages to the prompt text that ends where the model's answer begins."""
+        """Render chat messages to the prompt text that ends where the model's answer begins.
+
+        Raises TemplateError (`gmpo_mm.data.templates`) for a template that can't be rendered within its limits.
+        """
         if self.tokenizer.chat_template is None:
             raise ConfigError(
                 "the tokenizer has no chat template; give one with data.override_chat_template=path/to/template.jinja"
             )
-        try:
-            return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-            what = "data.override_chat_template" if self.chat_template is not None else "the model's chat template"
-            raise ConfigError(f"{what} can't be rendered ({type(error).__name__}: {error}); correct the template") from error
+        values = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
+        return templates.render("chat", self.tokenizer.get_chat_template(), self.tokenizer.special_tokens_map | values)
 
     def count_image_tokens(self, grid_thw: torch.Tensor) -> int:
         """Tokens that an image of this patch grid takes in the prompt."""

@@ -37,7 +37,7 @@ from gmpo_mm.reports.sources import as_typed, read_study
 from gmpo_mm.reports.study import Study
 from gmpo_mm.reports.training_facts import Spread, TrainingFacts, training_facts
 from gmpo_mm.reports.words import headline, summary_lines
-from gmpo_mm.training.files import write_atomically
+from gmpo_mm.training.files import open_new, write_atomically
 
 FORMAT = 1
 """Raised when a key of report.json changes its meaning."""
@@ -135,7 +135,8 @@ def _write_pictures(figure: ReportFigure, folder: Path) -> None:
         with _writing(folder):
             (folder / name).unlink(missing_ok=True)
             if picture is not None:
-                (folder / name).write_bytes(picture)
+                with open_new(folder / name, "wb") as file:
+                    file.write(picture)
 
 
 @contextmanager

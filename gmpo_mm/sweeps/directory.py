@@ -29,7 +29,7 @@ from gmpo_mm.evaluation.task import Task, spec_differences
 from gmpo_mm.machine_errors import writing
 from gmpo_mm.sweeps.planning import PlannedRun, task_of
 from gmpo_mm.sweeps.sweep_file import Sweep
-from gmpo_mm.training.files import write_atomically
+from gmpo_mm.training.files import make_own_folder, write_atomically
 from gmpo_mm.training.lock import DirectoryLock
 from gmpo_mm.training.reading import read_json, read_yaml
 from gmpo_mm.training.run_config import FREE_KEYS, yaml_differences
@@ -119,9 +119,10 @@ class SweepDirectory:
         for record in self.records.values():
             for name in (record.directory, record.evaluation_folder) if self.tasks else (record.directory,):
                 with writing(self.path / name):
+                    make_own_folder(self.path / Path(name).parts[0])
                     (self.path / name).parent.mkdir(parents=True, exist_ok=True)
         with writing(self.path / "logs"):
-            (self.path / "logs").mkdir(exist_ok=True)
+            make_own_folder(self.path / "logs")
         self.save()
 
     def save(self, durable: bool = True) -> None:

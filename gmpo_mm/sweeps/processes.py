@@ -15,6 +15,7 @@ from gmpo_mm.config import Config
 from gmpo_mm.engines.ray_cluster import RAY_ENGINES
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.machine_errors import writing
+from gmpo_mm.training.files import open_appending
 
 CHILD = "gmpo_mm.sweeps.child"
 """The module that is a run's process."""
@@ -47,7 +48,7 @@ class LocalProcess:
     def __init__(self, arguments: Sequence[str], log: Path, environment: dict[str, str]) -> None:
         command = [sys.executable, "-m", CHILD, str(os.getpid()), *arguments]
         begin_log(log, arguments)
-        with writing(log), log.open("ab") as output:
+        with writing(log), open_appending(log, "ab") as output:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
@@ -80,7 +81,7 @@ class LocalLauncher:
 
 def begin_log(log: Path, arguments: Sequence[str]) -> None:
     """A line in the log that says when which command began; several attempts share a file."""
-    with writing(log), log.open("a", encoding="utf-8") as file:
+    with writing(log), open_appending(log, encoding="utf-8") as file:
         file.write(f"==== {time.strftime('%Y-%m-%d %H:%M:%S')}  gmpo-mm {' '.join(arguments)}\n")
 
 

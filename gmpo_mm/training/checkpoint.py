@@ -31,7 +31,7 @@ from typing_extensions import TypedDict
 
 from gmpo_mm.config.checkpoint_paths import MANIFEST_FILE, MODEL_FOLDER, checkpoint_steps, latest_checkpoint
 from gmpo_mm.errors import TrainingError
-from gmpo_mm.training.files import folder_bytes, fsync, remove_tree, sha256
+from gmpo_mm.training.files import folder_bytes, fsync, make_own_folder, remove_tree, sha256
 from gmpo_mm.training.reading import read_json
 from gmpo_mm.training.safetensors_file import SafetensorsWriter
 
@@ -90,7 +90,7 @@ def save_checkpoint(
     its name; the former checkpoints are then untouched.
     """
     writer = writer or SafetensorsWriter()
-    directory.mkdir(parents=True, exist_ok=True)
+    make_own_folder(directory)
     temporary = directory / f".step_{step}.tmp-{os.getpid()}"
     final = directory / f"step_{step}"
     remove_tree(temporary)
@@ -183,7 +183,8 @@ def _write_files(
     state: Mapping[str, Any],
     writer: SafetensorsWriter,
 ) -> None:
-    (folder / MODEL_FOLDER).mkdir(parents=True)
+    folder.mkdir()
+    (folder / MODEL_FOLDER).mkdir()
     model_files(folder / MODEL_FOLDER)
     for name, group in tensors.items():
         writer.save_file(group, folder / f"{name}.safetensors")

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.machine_errors import writing
+from gmpo_mm.training.files import open_own
 
 
 class DirectoryLock:
@@ -19,8 +20,9 @@ class DirectoryLock:
     held: ClassVar[weakref.WeakSet[DirectoryLock]] = weakref.WeakSet()
 
     def __init__(self, path: Path) -> None:
+        self.descriptor = -1
         with writing(path, kind=ConfigError):
-            self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            self.descriptor = open_own(path, os.O_RDWR)
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

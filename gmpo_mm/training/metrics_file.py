@@ -17,6 +17,7 @@ from typing import Any
 
 from gmpo_mm.errors import DataError, TrainingError
 from gmpo_mm.machine_errors import writing
+from gmpo_mm.training.files import open_own
 from gmpo_mm.training.reading import read_bytes
 
 FILE_NAME = "metrics.jsonl"
@@ -56,7 +57,7 @@ class MetricsFile:
     def _append(self, line: dict[str, Any]) -> None:
         data = json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         with writing(self.path):
-            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            descriptor = open_own(self.path, os.O_RDWR | os.O_APPEND)
         try:
             size = os.fstat(descriptor).st_size
             if size and os.pread(descriptor, 1, size - 1) != b"\n":

@@ -18,6 +18,9 @@ WRITTEN = (
 )  # fmt: skip
 """What a run, its trackers and its report write into a run directory, on any engine; nothing else is ever touched."""
 
+FOLDERS = ("samples", "checkpoints", "tensorboard", "wandb", "mlflow", "swanlog", ASIDE, GOING)
+"""Folders that a run writes into, or removes from."""
+
 
 class FormerRun:
     """A run that another one replaces; the directory is locked by the caller."""

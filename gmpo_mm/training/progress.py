@@ -29,6 +29,7 @@ from rich.text import Text
 
 from gmpo_mm.errors import GMPOError, StoppedRun
 from gmpo_mm.training import third_party
+from gmpo_mm.training.files import open_appending
 from gmpo_mm.training.shown_samples import Sample
 from gmpo_mm.training.step_table import STEP_SECONDS, TableLayout, kl_kind, step_line, validation_line
 
@@ -146,8 +147,8 @@ class Progress:
         """Append everything that was and will be printed to a file, which is not worth ending a run for when it can't be."""
         with self._lock:
             try:
-                self._log = path.open("a", encoding="utf-8", errors="backslashreplace")
-                self._log.write(f"==== {time.strftime('%Y-%m-%d %H:%M:%S')}  {' '.join(command)}\n")
+                self._log = log = open_appending(path, encoding="utf-8", errors="backslashreplace")
+                log.write(f"==== {time.strftime('%Y-%m-%d %H:%M:%S')}  {' '.join(command)}\n")
             except OSError as error:
                 self.warn(f"{path} can't be written ({error.strerror}); the run goes on without a log")
             unlogged, self._unlogged = self._unlogged or [], None

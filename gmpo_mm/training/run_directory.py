@@ -39,7 +39,7 @@ from gmpo_mm.training.files import write_atomically
 from gmpo_mm.training.lock import DirectoryLock
 from gmpo_mm.training.metrics_file import FILE_NAME as METRICS_FILE
 from gmpo_mm.training.metrics_file import MetricsFile, read_events, read_metrics
-from gmpo_mm.training.overwrite import ASIDE, FormerRun, recover
+from gmpo_mm.training.overwrite import ASIDE, FOLDERS, FormerRun, recover
 from gmpo_mm.training.reading import read_json, read_yaml
 from gmpo_mm.training.run_config import (
     FREE_KEYS,
@@ -121,6 +121,7 @@ class RunDirectory:
         text = config if isinstance(config, str) else yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
         path = Path(path)
         _create(path)
+        _check_no_links(path)
         run = cls(
             path=path,
             config=parse_config(text),
@@ -435,6 +436,16 @@ def check_usable(path: Path) -> None:
 
 def _unusable(path: Path, why: str | None) -> ConfigError:
     return ConfigError(f"trainer.run_dir={path} can't be used ({why}); give another trainer.run_dir")
+
+
+def _check_no_links(path: Path) -> None:
+    """What a run writes into or removes from has to be a folder in the run directory itself."""
+    for name in FOLDERS:
+        if (path / name).is_symlink():
+            raise ConfigError(
+                f"{path / name} is a symbolic link, and a run writes and removes in folders of its own only; remove the link. "
+                "To keep all of a run on another disk, name a trainer.run_dir there"
+            )
 
 
 def _now() -> str:
