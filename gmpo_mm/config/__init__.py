@@ -19,7 +19,7 @@ from gmpo_mm.config.schema import (
     TrainerConfig,
     WorkerConfig,
 )
-from gmpo_mm.config.validate import validate_for_training
+from gmpo_mm.config.validate import validate_for_training, warm_up_too_long
 
 __all__ = [
     "ActorConfig",
@@ -48,4 +48,5 @@ __all__ = [
     "split_function_spec",
     "to_yaml",
     "validate_for_training",
+    "warm_up_too_long",
 ]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from gmpo_mm.config.keys import flatten, get_key, nearest
 from gmpo_mm.config.load import LoadedConfig
+from gmpo_mm.config.ranges import ranges_of
+from gmpo_mm.config.schema import Config
 from gmpo_mm.config.words import settings_for_value
 
 LOGGERS = ("console", "file", "tensorboard", "wandb", "mlflow", "swanlab")
@@ -25,47 +28,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "trainer.dtype": ("auto", "float32", "bfloat16"),
 }
 
-# key -> (lowest, whether it is itself allowed, highest, whether it is itself allowed)
-_AT_LEAST_1 = (1, True, math.inf, False)
-_AT_LEAST_0 = (0, True, math.inf, False)
-_ABOVE_0 = (0, False, math.inf, False)
-_FRACTION = (0, True, 1, True)
-RANGES: dict[str, tuple[float, bool, float, bool]] = {
-    "data.max_prompt_length": _AT_LEAST_1,
-    "data.max_response_length": _AT_LEAST_1,
-    "data.rollout_batch_size": _AT_LEAST_1,
-    "data.mini_rollout_batch_size": _AT_LEAST_1,
-    "data.min_pixels": _AT_LEAST_1,
-    "data.max_pixels": _AT_LEAST_1,
-    "algorithm.gamma": (0, False, 1, True),
-    "algorithm.lam": _FRACTION,
-    "algorithm.kl_coef": _AT_LEAST_0,
-    "algorithm.kl_horizon": _ABOVE_0,
-    "algorithm.kl_target": _ABOVE_0,
-    "worker.actor.global_batch_size": _AT_LEAST_1,
-    "worker.actor.micro_batch_size_per_device_for_update": _AT_LEAST_1,
-    "worker.actor.micro_batch_size_per_device_for_experience": _AT_LEAST_1,
-    "worker.actor.max_grad_norm": _ABOVE_0,
-    "worker.actor.ppo_epochs": _AT_LEAST_1,
-    "worker.actor.model.lora.rank": _AT_LEAST_0,
-    "worker.actor.model.lora.alpha": _AT_LEAST_1,
-    "worker.actor.optim.lr": _AT_LEAST_0,
-    "worker.actor.optim.weight_decay": _AT_LEAST_0,
-    "worker.actor.optim.lr_warmup_ratio": _FRACTION,
-    "worker.actor.optim.lr_warmup_steps": _AT_LEAST_0,
-    "worker.actor.optim.min_lr_ratio": _FRACTION,
-    "worker.rollout.n": _AT_LEAST_1,
-    "worker.rollout.top_p": (0, False, 1, True),
-    "worker.rollout.correction_cap": _ABOVE_0,
-    "worker.rollout.max_log_prob_gap": _ABOVE_0,
-    "worker.rollout.gpu_memory_utilization": (0, False, 1, True),
-    "trainer.total_epochs": _AT_LEAST_1,
-    "trainer.max_steps": _AT_LEAST_1,
-    "trainer.threads": _AT_LEAST_1,
-    "trainer.log_samples": _AT_LEAST_0,
-}
-# keys whose -1 means "off" or "no limit"
-MINUS_1_OR_AT_LEAST_1 = ("data.val_batch_size", "trainer.save_limit", "worker.rollout.top_k")
+RANGES = dict(ranges_of(Config))
+"""Key -> the range that the schema gives it."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_LONGEST_NAME = 200
+_LARGE_RATE = 1
+"""A learning rate from here on was most likely meant to have a minus: 6e5 is 6e-5."""
 
 
 def check_choices(loaded: LoadedConfig) -> Iterator[str]:
@@ -106,15 +74,15 @@ def check_ranges(loaded: LoadedConfig) -> Iterator[str]:
     """Numbers in their ranges; nan and infinity nowhere (a clip bound of infinity is `gmpo.clip: none`)."""
     config = loaded.config
     for key, value in flatten(config).items():
+        allowed = RANGES.get(key)
+        mend = f" {allowed.mend}" if allowed is not None and allowed.mend else ""
         if isinstance(value, float) and not math.isfinite(value):
-            mend = " Set worker.actor.gmpo.clip=none for no clipping." if "log_clip" in key else ""
             yield f"{key} = {value}: a finite number is expected.{mend}"
-        elif value is not None and key in RANGES and not _inside(value, RANGES[key]):
-            yield f"{key} = {value}: it must be {_describe(RANGES[key])}."
-    for key in MINUS_1_OR_AT_LEAST_1:
-        value = get_key(config, key)
-        if value < 1 and value != -1:
-            yield f"{key} = {value}: it must be at least 1, or -1 for no limit."
+        elif value is not None and allowed is not None and not allowed.holds(value):
+            if key.endswith("optim.lr") and value > _LARGE_RATE:
+                exponent = math.floor(math.log10(value))
+                mend = f" Did you mean {value / 10.0**exponent:.6g}e-{max(exponent, 1)}?"
+            yield f"{key} = {shorten(value)}: it must be {allowed.describe()}.{mend}"
     data, algorithm, optim = config.data, config.algorithm, config.worker.actor.optim
     if data.min_pixels and data.max_pixels and data.min_pixels > data.max_pixels:
         yield f"data.min_pixels = {data.min_pixels}: it is above data.max_pixels = {data.max_pixels}; exchange them."
@@ -127,14 +95,25 @@ def check_ranges(loaded: LoadedConfig) -> Iterator[str]:
         yield f"worker.actor.optim.betas = {optim.betas}: two numbers from 0 to below 1 are expected, as [0.9, 0.999]."
 
 
-def _inside(value: Any, bounds: tuple[float, bool, float, bool]) -> bool:
-    low, with_low, high, with_high = bounds
-    return (value >= low if with_low else value > low) and (value <= high if with_high else value < high)
+def check_names(loaded: LoadedConfig) -> Iterator[str]:
+    """Texts that become folders or reach other programs: no zero character anywhere, no name that leads elsewhere."""
+    for key, value in flatten(loaded.config).items():
+        if isinstance(value, str) and (found := _CONTROL.search(value)):
+            yield f"{key} = {shorten(value)}: it holds the control character {found.group()!r}; remove it."
+    trainer = loaded.config.trainer
+    for name in ("project_name", "experiment_name"):
+        value = getattr(trainer, name)
+        parts = value.split("/")
+        if not value.strip() or any(part.strip() in ("", ".", "..") for part in parts) or value.startswith("~"):
+            yield (
+                f"trainer.{name} = {shorten(value)}: it names the run's folder below runs/, so give a name without "
+                "empty parts, '.', '..' and a '/' or '~' at its beginning (another place: trainer.run_dir)."
+            )
+        elif max(len(part.encode("utf-8", "replace")) for part in parts) > _LONGEST_NAME:
+            yield f"trainer.{name} = {shorten(value)}: it names a folder; give at most {_LONGEST_NAME} bytes."
 
 
-def _describe(bounds: tuple[float, bool, float, bool]) -> str:
-    low, with_low, high, with_high = bounds
-    parts = [f"at least {low}" if with_low else f"above {low}"]
-    if high != math.inf:
-        parts.append(f"at most {high}" if with_high else f"below {high}")
-    return " and ".join(parts)
+def shorten(value: Any) -> str:
+    """A value as an error shows it."""
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 120 else text[:117] + "..."

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -18,6 +17,7 @@ from gmpo_mm.config.keys import (
     is_close,
     is_text,
     known_children,
+    nearest,
     nearest_key,
     schema_keys,
     section_names,
@@ -26,6 +26,7 @@ from gmpo_mm.config.keys import (
 from gmpo_mm.config.paths import pinned_model
 from gmpo_mm.config.schema import Config
 from gmpo_mm.config.words import MAPPINGS, settings_for_key, settings_for_value
+from gmpo_mm.config.yaml_text import parse_override, read_file
 from gmpo_mm.errors import ConfigError
 
 OFFLOAD = "worker.actor.offload"
@@ -57,7 +58,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Loade
     layers: list[tuple[str, Any]] = []
     if path is not None:
         layers.append((str(path), _read_yaml(Path(path))))
-    layers.extend((f"override {text}", _parse_override(text)) for text in overrides)
+    layers.extend((f"override {text}", parse_override(text, "worker.rollout.n=8")) for text in overrides)
     for origin, content in layers:
         for key, value in _leaves(content, "", origin, problems):
             try:
@@ -117,23 +118,25 @@ def _read_yaml(path: Path) -> Any:
     if not path.is_file():
         nearby = ", ".join(str(p) for p in sorted(path.parent.glob("*.y*ml"))[:8]) if path.parent.is_dir() else ""
         raise ConfigError(f"config file {path}: there is no such file" + (f"; there are: {nearby}" if nearby else "."))
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config file {path} is not readable YAML: {error}") from error
+    content = read_file(path, "config file")
+    content = {} if content is None else content
     if not isinstance(content, dict):
-        raise ConfigError(f"config file {path} holds a {type(content).__name__}; sections are expected (data: ...).")
+        raise ConfigError(f"config file {path} holds a {type(content).__name__}; sections are expected, as data: {{...}}.")
+    for key in _dotted(content, ""):
+        raise ConfigError(
+            f"{key!r} (config file {path}): a key of a file has no dots, which are for overrides; write the sections one in "
+            f"another, or remove it and give {key}=... on the command line."
+        )
     return content
 
 
-def _parse_override(text: str) -> Any:
-    key, separator, _ = text.partition("=")
-    if not separator or not key.strip():
-        raise ConfigError(f"override {text!r}: write it as key=value, for example worker.rollout.n=8.")
-    try:
-        return OmegaConf.to_container(OmegaConf.from_dotlist([text]), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"override {text!r}: the value is not readable YAML ({error}); quote it.") from error
+def _dotted(content: Any, prefix: str) -> Iterator[str]:
+    """Keys with a dot that name a key of the schema or something in one of its sections."""
+    for name, value in content.items():
+        if isinstance(name, str) and "." in name and name.partition(".")[0] in known_children(prefix):
+            yield f"{prefix}.{name}".lstrip(".")
+        elif isinstance(value, dict) and f"{prefix}.{name}".lstrip(".") in section_names():
+            yield from _dotted(value, f"{prefix}.{name}".lstrip("."))
 
 
 def _leaves(content: Any, prefix: str, origin: str, problems: list[str]) -> Iterator[tuple[str, Any]]:
@@ -175,14 +178,26 @@ def _unknown_key_message(key: str, value: Any, origin: str) -> str:
     theirs = None if meant is not None and is_close(key, meant) else settings_for_key(key, value)
     if theirs is not None:
         return f"{message} {theirs}"
+    meant = meant or _nearest_section(key)
     if meant is not None:
         message += f" Did you mean {meant}?"
     parent = key.rpartition(".")[0]
     if parent in section_names() and (meant is None or _last_parts_differ(key, meant)):
         message += f" Known in {parent}: {', '.join(known_children(parent))}."
     elif meant is None:
-        message += f" The sections are {', '.join(known_children(''))}; all keys: gmpo_mm/config/schema.py."
+        message += f" Remove it, or use one of {', '.join(known_children(''))}; all keys: gmpo_mm/config/schema.py."
     return message
+
+
+def _nearest_section(key: str) -> str | None:
+    """A key whose section is misspelt, with the section that was most likely meant; None when none looks like it."""
+    parts = str(key).split(".")
+    for depth, part in enumerate(parts[:-1]):
+        section = ".".join(parts[:depth])
+        if part not in known_children(section):
+            meant = nearest(part, known_children(section), cutoff=0.7)
+            return None if meant is None else f"{section}.{meant}".lstrip(".")
+    return None
 
 
 def _last_parts_differ(a: str, b: str) -> bool:
@@ -201,6 +216,10 @@ def _set(merged: DictConfig, key: str, value: Any, origin: str) -> None:
         raise ConfigError(
             f"{key} = {_show(value)} ({origin}): a text is expected; put it in quotes if it is one.{mend}"
         )
+    if hint is bool and isinstance(value, (int, float)) and value not in (0, 1):  # OmegaConf takes every number for true
+        raise wrong
+    if isinstance(value, str) and value == "???":  # OmegaConf's mark for a value that is to be given
+        raise ConfigError(f"{key} = ??? ({origin}): the value is missing; give {expected}.")
     if get_origin(hint) is list and isinstance(value, list):
         item_types = (int, float) if get_args(hint)[0] is float else (str, int, float)
         bad = [item for item in value if isinstance(item, bool) or not isinstance(item, item_types)]
@@ -208,7 +227,7 @@ def _set(merged: DictConfig, key: str, value: Any, origin: str) -> None:
             raise ConfigError(f"{key} = {_show(value)} ({origin}): {expected} is expected; {_show(bad[0])} is none.")
     try:
         OmegaConf.update(merged, key, value, merge=True)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, OverflowError) as error:  # OverflowError: an integer that no float can hold
         if "${" in str(value):
             raise ConfigError(f"{key} = {_show(value)} ({origin}): {str(error).splitlines()[0]}") from error
         raise wrong from error
@@ -219,7 +238,8 @@ def _to_config(merged: DictConfig) -> Config:
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere or to another type
         key = getattr(error, "full_key", None) or "the config"
-        raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{key}: {reason}; correct the interpolation, or write the value itself.") from error
     assert isinstance(config, Config)
     return config
 

@@ -6,6 +6,8 @@ Three defaults differ from EasyR1's, each on purpose:
 - `worker.rollout.name` is `auto` (vLLM when it is installed and a GPU is there, else our Hugging Face sampler).
 - `trainer.logger` is `[console]`: `wandb` is an optional package here. `metrics.jsonl` is written in any case.
 
+The range of every number stands beside it (`ranges.py`); `bounds.py` checks them.
+
 Keys that EasyR1 fills in itself (its `init=False` fields, such as `worker.actor.kl_coef`) can't be set here either.
 """
 
@@ -13,6 +15,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+
+from gmpo_mm.config.ranges import LARGEST_SEED, count, number, unlimited
 
 
 @dataclass
@@ -26,50 +30,50 @@ class DataConfig:
     image_key: str = "images"
     video_key: str = "videos"
     image_dir: str | None = None  # all pictures lie below it; None: below the data file's folder
-    video_fps: float = 2.0
-    max_prompt_length: int = 512  # tokens, image tokens included
-    max_response_length: int = 512
-    rollout_batch_size: int = 512  # prompts a step
-    mini_rollout_batch_size: int | None = None  # prompts a sampling call; None: all of them at once
-    val_batch_size: int = -1
+    video_fps: float = number(2.0, 0, 1000, above=True)
+    max_prompt_length: int = count(512, 1, 10**7)  # tokens, image tokens included
+    max_response_length: int = count(512, 1, 10**7)
+    rollout_batch_size: int = count(512, 1, 10**6)  # prompts a step
+    mini_rollout_batch_size: int | None = count(None, 1, 10**6)  # prompts a sampling call; None: all of them at once
+    val_batch_size: int = unlimited(-1)
     format_prompt: str | None = None  # a Jinja file with {{ content }}
     override_chat_template: str | None = None
     shuffle: bool = True
-    seed: int = 1
-    min_pixels: int | None = 262144
-    max_pixels: int | None = 4194304
+    seed: int = number(1, 0, LARGEST_SEED)
+    min_pixels: int | None = count(262144)
+    max_pixels: int | None = count(4194304)
     filter_overlong_prompts: bool = True  # training only; over-long validation prompts are an error
-    filter_overlong_prompts_workers: int = 16
+    filter_overlong_prompts_workers: int = count(16, 1, 10**4)
 
 
 @dataclass
 class AlgorithmConfig:
     """Advantages, the KL term and online filtering."""
 
-    gamma: float = 1.0
-    lam: float = 1.0
+    gamma: float = number(1.0, 0, 1, above=True)
+    lam: float = number(1.0, 0, 1)
     adv_estimator: str = "grpo"  # grpo | dr_grpo | grpo_passk | rloo | reinforce_plus_plus | remax | gae
     norm_adv_by_std: bool = True  # ours: divide a group's advantages by its standard deviation
     drop_zero_advantage: bool = False  # ours: leave all-zero groups out of the update; they still count as units
     disable_kl: bool = False  # no reference model at all
     use_kl_loss: bool = False  # KL in the loss (true) or in the reward (false)
     kl_penalty: str = "kl"  # kl | abs | mse | low_var_kl
-    kl_coef: float = 1e-3
+    kl_coef: float = number(1e-3, 0, 1000)
     kl_type: str = "fixed"  # fixed | adaptive; EasyR1 adapts the coefficient only for KL in the reward
-    kl_horizon: float = 10000.0
-    kl_target: float = 0.1
+    kl_horizon: float = number(10000.0, 0, 1e12, above=True)
+    kl_target: float = number(0.1, 0, 1000, above=True)
     online_filtering: bool = False  # DAPO: keep groups whose mean filter_key lies strictly inside (low, high)
     filter_key: str = "overall"
-    filter_low: float = 0.01
-    filter_high: float = 0.99
+    filter_low: float = number(0.01, -1e6, 1e6)
+    filter_high: float = number(0.99, -1e6, 1e6)
 
 
 @dataclass
 class LoraConfig:
     """LoRA adapters; rank 0 trains all weights."""
 
-    rank: int = 0
-    alpha: int = 64
+    rank: int = count(0, 0, 10**4)
+    alpha: int = count(64, 1, 10**6)
     target_modules: str = "all-linear"
     exclude_modules: str | None = None
 
@@ -91,13 +95,13 @@ class ModelConfig:
 class OptimConfig:
     """AdamW and its schedule."""
 
-    lr: float = 1e-6
+    lr: float = number(1e-6, 0, 1)
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    weight_decay: float = 1e-2
+    weight_decay: float = number(1e-2, 0, 10)
     strategy: str = "adamw"  # adamw; adamw_bf16 belongs to EasyR1's engine
-    lr_warmup_ratio: float = 0.0
-    lr_warmup_steps: int | None = None  # goes before lr_warmup_ratio
-    min_lr_ratio: float | None = None
+    lr_warmup_ratio: float = number(0.0, 0, 1)
+    lr_warmup_steps: int | None = count(None, 0)  # goes before lr_warmup_ratio
+    min_lr_ratio: float | None = number(None, 0, 1)
     lr_scheduler_type: str = "constant"  # constant | cosine
 
 
@@ -110,7 +114,7 @@ class FSDPConfig:
     enable_rank0_init: bool = True
     use_orig_params: bool = False
     torch_dtype: str | None = None
-    fsdp_size: int = -1
+    fsdp_size: int = unlimited(-1)
     mp_param_dtype: str = "bf16"
     mp_reduce_dtype: str = "fp32"
     mp_buffer_dtype: str = "fp32"
@@ -128,14 +132,17 @@ class OffloadConfig:
     offload_optimizer: bool = False
 
 
+NO_CLIPPING = "Set worker.actor.gmpo.clip=none for no clipping."
+
+
 @dataclass
 class GMPOLossConfig:
     """GMPO's own keys (arXiv 2507.20673, equation 4); the bounds are in LOG space."""
 
     clip: str = "token"  # token | sequence | none (Table 4)
     normalize: bool = True  # the 1/|o| exponent
-    log_clip_low: float = 0.4
-    log_clip_high: float = 0.4
+    log_clip_low: float = number(0.4, 0, 20, mend=NO_CLIPPING)
+    log_clip_high: float = number(0.4, 0, 20, mend=NO_CLIPPING)
 
 
 @dataclass
@@ -143,27 +150,27 @@ class ActorConfig:
     """The policy, its loss and its updates. `global_batch_size` counts prompts, micro-batches count samples."""
 
     strategy: str = "fsdp"
-    global_batch_size: int = 256  # prompts an optimizer update (times rollout.n samples)
-    micro_batch_size_per_device_for_update: int = 4
-    micro_batch_size_per_device_for_experience: int = 16
-    max_grad_norm: float = 1.0
-    clip_ratio_low: float = 0.2  # ratio space: 1 - low; 1.0 is no lower bound
-    clip_ratio_high: float = 0.3  # ratio space: 1 + high
-    clip_ratio_dual: float = 3.0
+    global_batch_size: int = count(256, 1, 10**6)  # prompts an optimizer update (times rollout.n samples)
+    micro_batch_size_per_device_for_update: int = count(4, 1, 10**6)
+    micro_batch_size_per_device_for_experience: int = count(16, 1, 10**6)
+    max_grad_norm: float = number(1.0, 1e-9, 1e9)
+    clip_ratio_low: float = number(0.2, 0, 1000)  # ratio space: 1 - low; 1.0 is no lower bound
+    clip_ratio_high: float = number(0.3, 0, 1e6)  # ratio space: 1 + high
+    clip_ratio_dual: float = number(3.0, 1, 1e6)
     loss_avg_mode: str = "token"  # token | seq
     loss_type: str = "default"  # a registered loss (gmpo, default, gspo, ...) or path/to/file.py:name
     seq_mean: str = "exact"  # ours, engine easyr1: exact | easyr1, the weights of a mean over sequences
     gmpo: GMPOLossConfig = field(default_factory=GMPOLossConfig)  # ours
-    entropy_coef: float = 0.0  # ours: adds -entropy_coef * entropy to the loss
+    entropy_coef: float = number(0.0, -10, 10)  # ours: adds -entropy_coef * entropy to the loss
     old_log_probs: str = "auto"  # ours: auto | sampler | recompute; auto: the sampler's when they are exact
-    ppo_epochs: int = 1
+    ppo_epochs: int = count(1, 1, 1000)
     padding_free: bool = True
     dynamic_batching: bool = True
-    ulysses_size: int = 1
+    ulysses_size: int = count(1, 1, 10**4)
     use_torch_compile: bool = True  # engine local: norms, rotary embedding, SwiGLU and logits on a GPU
     logits_dtype: str = "float32"  # ours, engine local on a GPU: float32 | bfloat16 (off by 0.01 nats, 0.05 at most)
-    tau_positive: float = 1.0  # sapo
-    tau_negative: float = 1.05  # sapo
+    tau_positive: float = number(1.0, 0, 1e6, above=True)  # sapo
+    tau_negative: float = number(1.05, 0, 1e6, above=True)  # sapo
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     fsdp: FSDPConfig = field(default_factory=FSDPConfig)
@@ -175,16 +182,16 @@ class CriticConfig:
     """A value model: EasyR1's engine only."""
 
     strategy: str = "fsdp"
-    global_batch_size: int = 256
-    micro_batch_size_per_device_for_update: int = 4
-    micro_batch_size_per_device_for_experience: int = 16
-    max_grad_norm: float = 1.0
-    cliprange_value: float = 0.5
+    global_batch_size: int = count(256, 1, 10**6)
+    micro_batch_size_per_device_for_update: int = count(4, 1, 10**6)
+    micro_batch_size_per_device_for_experience: int = count(16, 1, 10**6)
+    max_grad_norm: float = number(1.0, 1e-9, 1e9)
+    cliprange_value: float = number(0.5, 0, 1e6, above=True)
     loss_avg_mode: str = "token"
-    ppo_epochs: int = 1
+    ppo_epochs: int = count(1, 1, 1000)
     padding_free: bool = False
     dynamic_batching: bool = True
-    ulysses_size: int = 1
+    ulysses_size: int = count(1, 1, 10**4)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     fsdp: FSDPConfig = field(default_factory=FSDPConfig)
@@ -207,7 +214,20 @@ class RewardConfig:
     reward_function: str | None = None
     reward_function_kwargs: dict[str, Any] = field(default_factory=dict)
     skip_special_tokens: bool = True
-    num_cpus: int = 1
+    num_cpus: int = count(1, 0, 10**4)
+
+
+@dataclass
+class ValidationSampling:
+    """The keys of `worker.rollout.val_override_config`; one that is not there has training's value."""
+
+    n: int = count(1, 1, 10**5)
+    temperature: float = number(1.0, 0.01, 100, off=0, off_means="greedy samples")
+    top_p: float = number(1.0, 0, 1, above=True)
+    top_k: int = unlimited(-1)
+    max_tokens: int = count(512, 1, 10**7)
+    ignore_eos: bool = False
+    seed: int = number(1, 0, LARGEST_SEED)
 
 
 @dataclass
@@ -215,26 +235,26 @@ class RolloutConfig:
     """How responses are sampled. `val_override_config` holds what validation samples differently."""
 
     name: str = "auto"  # ours: auto | hf | vllm (EasyR1: vllm)
-    n: int = 1
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = -1
-    seed: int = 1
-    limit_images: int = 0
+    n: int = count(1, 1, 10**5)
+    temperature: float = number(1.0, 0.01, 100, off=0, off_means="greedy samples")
+    top_p: float = number(1.0, 0, 1, above=True)
+    top_k: int = unlimited(-1)
+    seed: int = number(1, 0, LARGEST_SEED)
+    limit_images: int = count(0, 0, 10**6)
     dtype: str = "bf16"
-    gpu_memory_utilization: float = 0.6
+    gpu_memory_utilization: float = number(0.6, 0, 1, above=True)
     ignore_eos: bool = False
     enforce_eager: bool = False
     enable_chunked_prefill: bool = False
-    tensor_parallel_size: int = 2
-    max_model_len: int | None = None
-    max_num_batched_tokens: int = 8192
+    tensor_parallel_size: int = count(2, 1, 10**4)
+    max_model_len: int | None = count(None, 1, 10**7)
+    max_num_batched_tokens: int = count(8192)
     disable_log_stats: bool = True
     disable_tqdm: bool = False
     val_override_config: dict[str, Any] = field(default_factory=dict)
     correction: str = "none"  # ours: none | truncated importance weights for what the sampler did differently
-    correction_cap: float = 2.0  # ours
-    max_log_prob_gap: float = 0.5  # ours: nats of mean absolute gap, sampler to model, above which the run stops
+    correction_cap: float = number(2.0, 0, 1e6, above=True)  # ours
+    max_log_prob_gap: float = number(0.5, 0, 1e9, above=True)  # ours: nats of mean absolute gap that stop a run
 
 
 @dataclass
@@ -253,22 +273,22 @@ class WorkerConfig:
 class TrainerConfig:
     """Length, validation, checkpoints, trackers and the machine."""
 
-    total_epochs: int = 15
-    max_steps: int | None = None  # goes before total_epochs
+    total_epochs: int = count(15)
+    max_steps: int | None = count(None)  # goes before total_epochs
     project_name: str = "easy_r1"
     experiment_name: str = "demo"  # ours: the configuration file's name where the file gives none
     logger: list[str] = field(default_factory=lambda: ["console"])  # EasyR1: console and wandb
-    nnodes: int = 1
-    n_gpus_per_node: int = 8
-    max_try_make_batch: int = 20
-    critic_warmup: int = 0
-    val_freq: int = -1
+    nnodes: int = count(1, 1, 10**5)
+    n_gpus_per_node: int = count(8, 1, 1000)
+    max_try_make_batch: int = unlimited(20)
+    critic_warmup: int = count(0, 0)
+    val_freq: int = count(-1, -1)
     val_before_train: bool = True
     val_only: bool = False
-    val_generations_to_log: int = 0
-    log_samples: int = 10  # ours: every so many steps a response is shown, and a table of them goes to trackers; 0: never
-    save_freq: int = -1
-    save_limit: int = -1
+    val_generations_to_log: int = count(0, -1)
+    log_samples: int = count(10, 0)  # ours: steps from one shown response and table for trackers to the next; 0: never
+    save_freq: int = count(-1, -1)
+    save_limit: int = unlimited(-1)
     save_model_only: bool = False
     save_checkpoint_path: str | None = None  # EasyR1's name of run_dir
     load_checkpoint_path: str | None = None  # EasyR1's name of resume=PATH
@@ -278,7 +298,7 @@ class TrainerConfig:
     resume: str = "auto"  # ours: auto | never | must | a checkpoint's path
     device: str = "auto"  # ours: auto | cpu | cuda | cuda:N
     dtype: str = "auto"  # ours: auto (float32 on CPU, bfloat16 on GPU) | float32 | bfloat16
-    threads: int | None = None  # ours: torch's CPU threads
+    threads: int | None = count(None, 1, 4096)  # ours: torch's CPU threads
 
 
 @dataclass

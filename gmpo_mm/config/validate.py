@@ -8,29 +8,24 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, get_type_hints
 
-from gmpo_mm.config.bounds import check_choices, check_ranges
+from gmpo_mm.config.bounds import RANGES, check_choices, check_names, check_ranges, shorten
 from gmpo_mm.config.easyr1_rules import check_easyr1, nearest_multiple
 from gmpo_mm.config.keys import get_key, nearest
 from gmpo_mm.config.load import LoadedConfig
 from gmpo_mm.config.loss import ACTOR, policy_loss_config, unread_loss_keys
 from gmpo_mm.config.paths_check import check_paths, check_prepared
+from gmpo_mm.config.ranges import ranges_of
 from gmpo_mm.config.sampler import choose_sampler, longest_response, sees_gpu
-from gmpo_mm.config.schema import Config
+from gmpo_mm.config.schema import Config, ValidationSampling
 from gmpo_mm.config.verl_rules import check_verl
 from gmpo_mm.config.words import settings_for_value
 from gmpo_mm.errors import ConfigError
 
-VALIDATION_SAMPLING = {
-    "n": int,
-    "temperature": float,
-    "top_p": float,
-    "top_k": int,
-    "max_tokens": int,
-    "ignore_eos": bool,
-    "seed": int,
-}
+VALIDATION_SAMPLING = get_type_hints(ValidationSampling)
+_VALIDATION_RANGES = dict(ranges_of(ValidationSampling))
+LOSS_RANGES = {key: RANGES[key] for key in RANGES if "clip_" in key or ".tau_" in key}
 
 
 def validate_for_training(loaded: LoadedConfig, *, prepared: bool = True) -> None:
@@ -41,6 +36,7 @@ def validate_for_training(loaded: LoadedConfig, *, prepared: bool = True) -> Non
     checks: tuple[Callable[[LoadedConfig], Iterator[str]], ...] = (
         check_choices,
         check_ranges,
+        check_names,
         check_paths,
         check_loss,
         check_advantages,
@@ -68,6 +64,8 @@ def check_loss(loaded: LoadedConfig) -> Iterator[str]:
     """The loss is known, and the file sets no loss key that it leaves unread."""
     config = loaded.config
     actor = config.worker.actor
+    if not all(allowed.holds(get_key(config, key)) for key, allowed in LOSS_RANGES.items()):
+        return  # check_ranges names it
     try:
         policy_loss_config(config)
         unread = unread_loss_keys(config)
@@ -165,7 +163,8 @@ def check_batch_sizes(loaded: LoadedConfig) -> Iterator[str]:
     config = loaded.config
     data, actor, n = config.data, config.worker.actor, config.worker.rollout.n
     prompts, mini = data.rollout_batch_size, actor.global_batch_size
-    if min(prompts, mini, n, actor.micro_batch_size_per_device_for_update) < 1:
+    sizes = (prompts, mini, n, actor.micro_batch_size_per_device_for_update, data.mini_rollout_batch_size or 1)
+    if not all(1 <= size <= 10**6 for size in sizes):
         return  # check_ranges names it
     if prompts % mini:
         fitting = max(size for size in range(1, min(prompts, mini) + 1) if prompts % size == 0)
@@ -204,7 +203,7 @@ def check_sampling(loaded: LoadedConfig) -> Iterator[str]:
             yield str(error)
     if config.trainer.val_only:
         return
-    if rollout.temperature <= 0:
+    if rollout.temperature == 0:
         yield (
             f"worker.rollout.temperature = {rollout.temperature}: greedy samples of a group are all equal and teach "
             "nothing; set 1.0 (greedy validation: worker.rollout.val_override_config.temperature=0)."
@@ -263,16 +262,9 @@ def _check_validation_key(name: str, value: Any) -> Iterator[str]:
         kind = {int: "an integer", float: "a number", bool: "true or false"}[expected]
         yield f"{key} = {value!r}: {kind} is expected."
         return
-    allowed: dict[str, tuple[bool, str]] = {
-        "n": (value >= 1, "at least 1"),
-        "max_tokens": (value >= 1, "at least 1"),
-        "temperature": (value >= 0, "at least 0 (0 is greedy)"),
-        "top_p": (0 < value <= 1, "above 0 and at most 1"),
-        "top_k": (value >= 1 or value == -1, "at least 1, or -1 for no limit"),
-    }
-    fits, wanted = allowed.get(name, (True, ""))
-    if not fits:
-        yield f"{key} = {value!r}: it must be {wanted}."
+    allowed = _VALIDATION_RANGES.get(name)
+    if allowed is not None and not allowed.holds(value):
+        yield f"{key} = {shorten(value)}: it must be {allowed.describe()}."
 
 
 def check_trainer(loaded: LoadedConfig) -> Iterator[str]:
@@ -288,6 +280,9 @@ def check_trainer(loaded: LoadedConfig) -> Iterator[str]:
             f"trainer.resume = {trainer.resume!r} and trainer.load_checkpoint_path = {trainer.load_checkpoint_path!r}: "
             "both say where to go on from; keep one of them."
         )
+    warm_up, steps = loaded.config.worker.actor.optim.lr_warmup_steps, trainer.max_steps
+    if warm_up is not None and steps is not None and warm_up > steps and not trainer.val_only:
+        yield warm_up_too_long(warm_up, steps, "trainer.max_steps")
     if "trainer.find_last_checkpoint" in explicit and not trainer.find_last_checkpoint and trainer.resume == "must":
         yield (
             "trainer.find_last_checkpoint = false and trainer.resume = 'must' contradict each other; "
@@ -299,6 +294,14 @@ def check_trainer(loaded: LoadedConfig) -> Iterator[str]:
         yield f"trainer.device = {trainer.device!r}: it must be auto, cpu, cuda or cuda:N.{hint}"
     elif trainer.device.startswith("cuda") and _own_engine(loaded.config) == "local":
         yield from _check_cuda(trainer.device)
+
+
+def warm_up_too_long(warm_up: int, steps: int, why: str) -> str:
+    """The error for a rate that never reaches `optim.lr`."""
+    return (
+        f"{ACTOR}optim.lr_warmup_steps = {warm_up}: the run has {steps} steps ({why}), so its learning rate would never be "
+        f"reached; set it to at most {steps}, or use lr_warmup_ratio, a share of the run."
+    )
 
 
 def _check_cuda(device: str) -> Iterator[str]:

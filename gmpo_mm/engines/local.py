@@ -21,6 +21,7 @@ from gmpo_mm.config import (
     split_function_spec,
     to_yaml,
     validate_for_training,
+    warm_up_too_long,
 )
 from gmpo_mm.config.schema import Config
 from gmpo_mm.data import PromptDataset, PromptSampler
@@ -198,7 +199,11 @@ def count_steps(config: Config, prompts: int) -> int:
         return config.trainer.max_steps
     a_call = config.data.mini_rollout_batch_size or config.data.rollout_batch_size
     steps_an_epoch = prompts // a_call * a_call // config.data.rollout_batch_size
-    return max(1, steps_an_epoch * config.trainer.total_epochs)
+    steps = max(1, steps_an_epoch * config.trainer.total_epochs)
+    warm_up = config.worker.actor.optim.lr_warmup_steps
+    if warm_up is not None and warm_up > steps and not config.trainer.val_only:
+        raise ConfigError(warm_up_too_long(warm_up, steps, "trainer.total_epochs"))
+    return steps
 
 
 def _round_linear_weights(module: torch.nn.Module, dtype: torch.dtype) -> None:

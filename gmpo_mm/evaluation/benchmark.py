@@ -142,16 +142,13 @@ def make_protocol(benchmark: Benchmark, template: Template, changes: Mapping[str
 
 
 def _check_protocol(protocol: Protocol) -> None:
-    checks = (
-        ("temperature", 0 <= protocol.temperature < float("inf"), "at least 0 (0 is greedy)"),
-        ("n", protocol.n >= 1, "at least 1"),
-        ("max_tokens", protocol.max_tokens >= 1, "at least 1"),
-        ("top_p", 0 < protocol.top_p <= 1, "above 0 and at most 1"),
-        ("top_k", protocol.top_k == -1 or protocol.top_k >= 1, "-1 (off) or at least 1"),
-    )
-    for key, good, mend in checks:
-        if not good:
-            raise ConfigError(f"{key}={getattr(protocol, key)}: give a value of {mend}")
+    from gmpo_mm.evaluation.settings import RANGES
+
+    for key in ("temperature", "n", "max_tokens", "top_p", "top_k"):
+        value, numbers = getattr(protocol, key), (int, float) if key in ("temperature", "top_p") else int
+        if isinstance(value, bool) or not isinstance(value, numbers) or not RANGES[key].holds(value):
+            kind = "a number" if isinstance(numbers, tuple) else "an integer"
+            raise ConfigError(f"{key}={value}: give {kind}, {RANGES[key].describe()}")
     if protocol.temperature == 0 and protocol.n > 1:
         raise ConfigError(f"n={protocol.n} with temperature=0: greedy samples are all the same; set n=1 or a temperature")
     if protocol.temperature == 0 and (protocol.top_p < 1 or protocol.top_k > 0):

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gmpo_mm.config.keys import describe_type, is_text, nearest
+from gmpo_mm.config.ranges import LARGEST_SEED, Range, count, number, ranges_of, unlimited
+from gmpo_mm.config.yaml_text import parse_override, read_file
 from gmpo_mm.errors import ConfigError, GMPOError
 
 BACKENDS = ("auto", "hf", "vllm", "server")
@@ -48,31 +49,35 @@ class EvaluateSettings:
     model: str = ""  # a folder, a hub name, bundled:NAME, a run directory, or the name a server knows
     benchmarks: list[str] = field(default_factory=list)  # shipped names or YAML files
     records: dict[str, str] = field(default_factory=dict)  # benchmark -> file, folder or hub name, instead of its own
-    limit: int | None = None  # the first problems only; part of the result's name
+    limit: int | None = count(None)  # the first problems only; part of the result's name
     template: str | None = None
     grader: str | None = None
     extraction: str | None = None
-    grade_timeout: float = 3.0  # seconds of CPU time for one comparison
+    grade_timeout: float = number(3.0, 0, 86400, above=True)  # seconds of CPU time for one comparison
     unevaluated: str = "accept"  # accept | reject: a right expression that is only copied out of its problem
-    n: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    max_tokens: int | None = None
-    seed: int = 1
+    n: int | None = count(None, 1, 10**5)
+    temperature: float | None = number(None, 0.01, 100, off=0, off_means="greedy samples")
+    top_p: float | None = number(None, 0, 1, above=True)
+    top_k: int | None = unlimited(None)
+    max_tokens: int | None = count(None, 1, 10**7)
+    seed: int = number(1, 0, LARGEST_SEED)
     backend: str = "auto"  # auto | hf | vllm | server
-    batch: int = 256  # responses sampled at once; changes no result
+    batch: int = count(256, 1, 10**6)  # responses sampled at once; changes no result
     out: str | None = None  # evaluations/<model>
     overwrite: bool = False
     device: str = "auto"
     dtype: str = "auto"
-    threads: int | None = None
+    threads: int | None = count(None, 1, 4096)
     trust_remote_code: bool = False
-    gpu_memory_utilization: float = 0.85  # vllm
+    gpu_memory_utilization: float = number(0.85, 0, 1, above=True)  # vllm
     server: str | None = None  # URL of an OpenAI-compatible server, with /v1
-    concurrency: int = 16  # requests open at once
-    retries: int = 5
-    request_timeout: float = 600.0  # seconds
+    concurrency: int = count(16, 1, 10**4)  # requests open at once
+    retries: int = count(5, 0, 10**4)
+    request_timeout: float = number(600.0, 0, 86400, above=True)  # seconds
+
+
+RANGES: dict[str, Range] = dict(ranges_of(EvaluateSettings))
+"""Key -> its range; a benchmark's protocol has the same."""
 
 
 def load_settings(path: str | None, overrides: Sequence[str], options: dict[str, Any]) -> EvaluateSettings:
@@ -96,12 +101,18 @@ def load_settings(path: str | None, overrides: Sequence[str], options: dict[str,
             if is_text(hints[key]) and isinstance(value, bool):  # YAML reads a bare `no`, which is a template, as false
                 raise ConfigError(f"{key}={str(value).lower()} ({origin}): a text is expected; put it in quotes if it is one")
             try:
+                if hints[key] is bool and isinstance(value, (int, float)) and value not in (0, 1):
+                    raise ValueError("OmegaConf takes every number for true")
                 OmegaConf.update(merged, key, value, merge=True)
-            except OmegaConfBaseException as error:
+            except (OmegaConfBaseException, OverflowError, ValueError) as error:
                 raise ConfigError(f"{key}={value!r} ({origin}): {describe_type(hints[key])} is expected") from error
     if unknown:
         raise ConfigError("\n\n".join(unknown))
-    settings = OmegaConf.to_object(merged)
+    try:
+        settings = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere, or a value that is missing
+        key = getattr(error, "full_key", None) or "the evaluation"
+        raise ConfigError(f"{key}: {str(error).splitlines()[0]}; write the value itself") from error
     assert isinstance(settings, EvaluateSettings)
     _check(settings)
     return settings
@@ -125,10 +136,7 @@ def _read_file(path: str) -> dict[str, Any]:
     file = Path(path)
     if not file.is_file():
         raise ConfigError(f"evaluation file {path}: there is no such file; without one, give --model and --benchmark")
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"evaluation file {path} is not readable YAML: {error}") from error
+    values = read_file(file, "evaluation file")
     if not isinstance(values, dict):
         raise ConfigError(f"evaluation file {path}: a mapping of keys to values is expected (model: ..., benchmarks: [...])")
     training = sorted(TRAINING_SECTIONS & set(values))
@@ -141,14 +149,8 @@ def _read_file(path: str) -> dict[str, Any]:
 
 
 def _parse(text: str) -> dict[str, Any]:
-    key, separator, _ = text.partition("=")
-    if not separator or not key.strip():
-        raise ConfigError(f"override {text!r}: write it as key=value, for example n=4")
-    try:
-        values = OmegaConf.to_container(OmegaConf.from_dotlist([text]), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"override {text!r}: the value is not readable YAML ({error}); quote it") from error
-    assert isinstance(values, dict)
+    key = text.partition("=")[0]
+    values = parse_override(text, "n=4")
     hint = get_type_hints(EvaluateSettings).get(key.strip())
     if is_text(hint) and isinstance(values[key.strip()], (bool, int, float)):
         return {key.strip(): text.partition("=")[2].strip()}  # template=no is a name, and so is model=7
@@ -177,15 +179,7 @@ def _check(settings: EvaluateSettings) -> None:
         raise ConfigError("model: none given; name a folder, a hub model, bundled:qwen2_5_vl_tiny or a run directory")
     if settings.unevaluated not in ("accept", "reject"):
         raise ConfigError(f"unevaluated={settings.unevaluated} is not known; use accept or reject")
-    for key in ("batch", "concurrency"):
-        if getattr(settings, key) < 1:
-            raise ConfigError(f"{key}={getattr(settings, key)}: give at least 1")
-    if settings.retries < 0:
-        raise ConfigError(f"retries={settings.retries}: give at least 0")
-    if settings.limit is not None and settings.limit < 1:
-        raise ConfigError(f"limit={settings.limit}: give at least 1 problem")
-    for key in ("grade_timeout", "request_timeout"):
-        if not 0 < getattr(settings, key) < float("inf"):
-            raise ConfigError(f"{key}={getattr(settings, key)}: give a positive number of seconds")
-    if not 0 < settings.gpu_memory_utilization <= 1:
-        raise ConfigError(f"gpu_memory_utilization={settings.gpu_memory_utilization}: give a share above 0 and at most 1")
+    for key, allowed in RANGES.items():
+        value = getattr(settings, key)
+        if value is not None and not allowed.holds(value):
+            raise ConfigError(f"{key}={value}: it must be {allowed.describe()}")

@@ -13,19 +13,19 @@ The keys in full: `Sweep`.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gmpo_mm.config.keys import nearest, schema_keys, section_names
+from gmpo_mm.config.ranges import LARGEST_SEED
 from gmpo_mm.config.words import settings_for_key
+from gmpo_mm.config.yaml_text import parse_override, read_file
 from gmpo_mm.errors import ConfigError
 
 KEYS = (
@@ -96,13 +96,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     """Read a sweep file, then `key=value` of the command line. Raises ConfigError with key, value and mend."""
     layers = [OmegaConf.create(_read(Path(path)))]
     for text in overrides:
-        key, separator, _ = text.partition("=")
-        if not separator or not key.strip():
-            raise ConfigError(f"override {text!r}: write it as key=value, for example seeds=[1] or budget.hours=1")
-        try:
-            layers.append(OmegaConf.from_dotlist([text]))
-        except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-            raise ConfigError(f"override {text!r}: the value is not readable YAML ({error}); quote it") from error
+        layers.append(OmegaConf.create(parse_override(text, "seeds=[1] or budget.hours=1")))
     try:
         content = OmegaConf.to_container(OmegaConf.merge(*layers), resolve=True)
     except (OmegaConfBaseException, TypeError) as error:
@@ -115,10 +109,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         nearby = ", ".join(str(p) for p in sorted(path.parent.glob("*.y*ml"))[:8]) if path.parent.is_dir() else ""
         raise ConfigError(f"sweep file {path}: there is no such file" + (f"; there are: {nearby}" if nearby else ""))
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"sweep file {path} is not readable YAML: {error}") from error
+    content = read_file(path, "sweep file")
     if not isinstance(content, dict):
         raise ConfigError(f"sweep file {path} holds a {type(content).__name__}; keys are expected (base: ..., variants: ...)")
     if "variants" not in content and {"worker", "trainer"} & set(content):
@@ -144,7 +135,7 @@ def _to_sweep(content: dict[str, Any], path: Path) -> Sweep:
         overrides=_overrides(content, ""),
         evaluation=_take(content, "evaluation", _is_text, "the path of an evaluation's YAML file"),
         target_score=_take(content, "target_score", _is_number, "a number"),
-        budget_hours=_take(budget, "hours", lambda v: _is_number(v) and v > 0, "a number of hours above 0", "budget."),
+        budget_hours=_take(budget, "hours", _is_hours, "a number of hours above 0 and at most 1e6", "budget."),
         paper=_take(content, "paper", lambda value: isinstance(value, dict), "a mapping (table: 4)"),
         ray_address=_take(content, "ray_address", _is_text, "a text: auto, host:port or http://host:8265"),
     )
@@ -190,8 +181,8 @@ def _overrides(content: Mapping[str, Any], where: str) -> tuple[str, ...]:
 
 
 def _seeds(content: Any) -> tuple[int, ...]:
-    if not isinstance(content, list) or not all(_is_integer(seed) and seed >= 0 for seed in content):
-        raise ConfigError(f"seeds = {content!r}: a list of integers from 0 is expected, seeds: [1, 2, 3]")
+    if not isinstance(content, list) or not all(_is_integer(seed) and 0 <= seed <= LARGEST_SEED for seed in content):
+        raise ConfigError(f"seeds = {content!r}: a list of integers from 0 to 2**63 - 1 is expected, seeds: [1, 2, 3]")
     twice = sorted({seed for seed in content if content.count(seed) > 1})
     if twice:
         raise ConfigError(f"seeds = {content!r}: {twice[0]} stands there twice; equal seeds give equal runs")
@@ -232,7 +223,7 @@ def _take(content: Mapping[str, Any], key: str, fits: Callable[[Any], bool], exp
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    return isinstance(value, str) and bool(value.strip()) and "\0" not in value
 
 
 def _is_integer(value: Any) -> bool:
@@ -240,4 +231,8 @@ def _is_integer(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e12
+
+
+def _is_hours(value: Any) -> bool:
+    return _is_number(value) and 0 < value <= 1e6
