@@ -163,7 +163,7 @@ class ActorConfig:
     gmpo: GMPOLossConfig = field(default_factory=GMPOLossConfig)  # ours
     entropy_coef: float = number(0.0, -10, 10)  # ours: adds -entropy_coef * entropy to the loss
     old_log_probs: str = "auto"  # ours: auto | sampler | recompute; auto: the sampler's when they are exact
-    ppo_epochs: int = count(1, 1, 1000)
+    ppo_epochs: int = count(1, 1, 10**6)
     padding_free: bool = True
     dynamic_batching: bool = True
     ulysses_size: int = count(1, 1, 10**4)
@@ -188,7 +188,7 @@ class CriticConfig:
     max_grad_norm: float = number(1.0, 1e-9, 1e9)
     cliprange_value: float = number(0.5, 0, 1e6, above=True)
     loss_avg_mode: str = "token"
-    ppo_epochs: int = count(1, 1, 1000)
+    ppo_epochs: int = count(1, 1, 10**6)
     padding_free: bool = False
     dynamic_batching: bool = True
     ulysses_size: int = count(1, 1, 10**4)

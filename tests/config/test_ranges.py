@@ -81,7 +81,7 @@ def _load_text(folder: Path, text: str) -> LoadedConfig:
     ("text", "words"),
     [
         ("trainer: {max_steps: 1:30}", "1:30 is the number 90 to YAML; write 90"),
-        ("trainer: {max_steps: ???}", "trainer.max_steps = ???"),
+        ("trainer:\n  max_steps: ???", "trainer.max_steps = ???"),
         ("trainer: {val_only: 2}", "trainer.val_only = 2"),
         ("trainer.max_steps: 3", "'trainer.max_steps'"),
         ("worker: {actor.optim: {lr: 1}}", "'worker.actor.optim'"),

@@ -293,9 +293,9 @@ def test_identical_responses_are_one_with_a_count(browser: Browser, tmp_path: Pa
     tab = browser.tab()
     path = write_page(repeated_result(tmp_path))
     tab.open(path.as_uri())
-    assert tab.texts(".group .state") == ["✓ right × 5", "✗ wrong × 2"]
-    assert tab.texts(".right .chips button") == ["4 identical responses · 9 to 10 tokens", "response 4 · 9 tokens"]
-    assert tab.texts(".wrong .chips button") == ["2 identical responses · 9 tokens"]
+    assert tab.contents(".group .state") == ["✓ right × 5", "✗ wrong × 2"]
+    assert tab.contents(".right .chips button") == ["4 identical responses · 9 to 10 tokens", "response 4 · 9 tokens"]
+    assert tab.contents(".wrong .chips button") == ["2 identical responses · 9 tokens"]
     tab.click(".right .chips button")
     tab.wait("document.querySelector('.response .text')")
     assert tab.texts(".response .about")[0].startswith("samples 1, 3, 5, 7 · ✓ right")

@@ -25,6 +25,10 @@ RUN_FILES = (
 RUN_FOLDERS = ("samples", "checkpoints", ".replaced", ".removing", "tensorboard")
 
 
+def write_model(folder: Path) -> None:
+    (folder / "config.json").write_text("{}")
+
+
 class Outside:
     """A folder of somebody else's with a run's names in it; `untouched` tells whether it is as it was."""
 
@@ -58,7 +62,7 @@ def train_in_small(path: Path) -> None:
             for step in (1, 2):
                 run.log_metrics(step, "train", {"value": step})
                 run.write_samples(step, "train", [{"a": 1}])
-                run.save_checkpoint(step, model_files=lambda folder: None, tensors={}, state={}, keep=1)
+                run.save_checkpoint(step, model_files=write_model, tensors={}, state={}, keep=1)
         run.finish()
 
 
@@ -102,7 +106,7 @@ def test_a_link_among_the_checkpoints_is_removed_and_not_what_it_leads_to(
     place.parent.mkdir(parents=True)
     place.symlink_to(outside.folder)
     for _ in range(2):
-        save_checkpoint(place.parent, 2, model_files=lambda folder: None, tensors={}, state={}, keep=1)
+        save_checkpoint(place.parent, 2, model_files=write_model, tensors={}, state={}, keep=1)
         remove_leftovers(place.parent)
     assert [item.name for item in place.parent.iterdir()] == ["step_2"] and not (place.parent / "step_2").is_symlink()
 

@@ -16,6 +16,10 @@ from gmpo_mm.training.checkpoint import (
 )
 
 
+def write_model(folder):
+    (folder / "config.json").write_text("{}")
+
+
 def save(directory, step, **options):
     def model_files(folder):
         (folder / "config.json").write_text("{}")
@@ -51,7 +55,7 @@ def test_a_checkpoint_gives_back_what_was_saved(tmp_path):
 
 
 def test_tensors_that_were_not_saved_are_an_error_that_names_the_mend(tmp_path):
-    path = save_checkpoint(tmp_path, 1, model_files=lambda f: None, tensors={}, state={})
+    path = save_checkpoint(tmp_path, 1, model_files=write_model, tensors={}, state={})
     loaded = load_checkpoint(path)
     assert not loaded.has_tensors("optimizer")
     with pytest.raises(TrainingError, match=r"save_model_only.*model_path="):
@@ -124,7 +128,7 @@ def test_nothing_is_pruned_before_the_new_one_is_complete(tmp_path):
 
 def test_saving_a_step_again_replaces_it(tmp_path):
     path = save(tmp_path, 3)
-    save_checkpoint(tmp_path, 3, model_files=lambda f: None, tensors={}, state={"best": 0.9})
+    save_checkpoint(tmp_path, 3, model_files=write_model, tensors={}, state={"best": 0.9})
     assert load_checkpoint(path).state["best"] == 0.9
     assert [path.name for path in tmp_path.iterdir()] == ["step_3"]
 

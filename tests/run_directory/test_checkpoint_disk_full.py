@@ -107,7 +107,7 @@ def open_run():
 try:
     with open_run() as run:
         run.begin()
-        run.save_checkpoint(1, model_files=lambda folder: None, tensors={}, state={})
+        run.save_checkpoint(1, model_files=lambda folder: (folder / "config.json").write_text("{}"), tensors={}, state={})
         step = 1
         run.log_metrics(step, "train", {})
         full_disk()

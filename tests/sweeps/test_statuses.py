@@ -54,6 +54,7 @@ def directory_of(data: Path, tmp_path: Path, **variants: object) -> SweepDirecto
     out = tmp_path / "out"
     sweep = load_sweep(write_sweep(tmp_path, data, variants or GMPO))
     found = SweepDirectory.look(out, sweep, plan_sweep(sweep, out, Progress()), (), ["gmpo-mm", "sweep"])
+    out.mkdir()
     found.begin()
     return found
 
