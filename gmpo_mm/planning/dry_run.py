@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from gmpo_mm.errors import ConfigError
 from gmpo_mm.planning.counts import RunPlan, describe_plan, plan_run
 from gmpo_mm.planning.model_files import check_adapter
 from gmpo_mm.planning.report import CardPlan, make_plan, print_plan, summary
+
+if TYPE_CHECKING:
+    from gmpo_mm.rewards.loading import RewardFunction
 
 TITLE = "What would happen"
 
@@ -27,7 +30,9 @@ def print_dry_run(loaded: LoadedConfig, *, print_config: bool = False) -> None:
     """
     from rich.console import Console
 
-    from gmpo_mm.training.run_data import with_columns
+    from gmpo_mm.engines.local import configured_reward
+    from gmpo_mm.training.progress import Progress
+    from gmpo_mm.training.run_data import look_at_rows, with_columns
     from gmpo_mm.training.trackers import check_trackers
 
     loaded = with_columns(loaded, typer.echo, download=False)
@@ -37,13 +42,17 @@ def print_dry_run(loaded: LoadedConfig, *, print_config: bool = False) -> None:
     train = None if config.trainer.val_only else open_records(config, config.data.train_files)
     val = open_records(config, config.data.val_files) if config.data.val_files else None
     counts = plan_run(config, None if train is None else len(train), None if val is None else len(val))
-    reward = reward_words(config, train if train is not None else val)
+    function = configured_reward(config)
+    reward = reward_words(config, function, train if train is not None else val)
     console = Console()
     rows = dict(describe_plan(config, counts)) | {"reward": reward}
     distributed = config.engine in ("easyr1", "verl")
     if distributed:
         rows |= {"engine": _distributed(config), "memory and time": "not planned here: see gmpo-mm plan FILE --gpu h100"}
     console.print(table(TITLE, rows.items()))  # before the rehearsal, which can take minutes on a CPU
+    here = {config.data.train_files: train, config.data.val_files: val}
+    if found := {spec: records for spec, records in here.items() if records is not None}:
+        typer.echo(look_at_rows(found, function, Progress()))
     details = None if distributed else rehearse(config, counts, console)
     if details is not None:
         console.print(table("Memory and time", summary(details)))
@@ -87,12 +96,10 @@ def open_records(config: Config, spec: str) -> Any | None:
     return load_records(spec, RecordKeys.from_data_config(config.data)) if data_is_local(spec) else None
 
 
-def reward_words(config: Config, records: Any | None) -> str:
-    """Import the reward's file, call it once on a made row, and say what came of it."""
-    from gmpo_mm.engines.local import configured_reward
+def reward_words(config: Config, function: RewardFunction, records: Any | None) -> str:
+    """Call the reward function once on a made row, and say what came of it."""
     from gmpo_mm.rewards.trial import try_reward
 
-    function = configured_reward(config)
     first = records[0] if records is not None else None
     words = try_reward(function, None if first is None else first.problem, () if first is None else first.answers)
     return f"{config.worker.reward.reward_function} ({function.reward_type}): {words}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gmpo_mm.config import Config
+from gmpo_mm.engines.local import configured_reward
 from gmpo_mm.planning.dry_run import open_records, reward_words
 from gmpo_mm.sweeps.directory import SweepDirectory
 from gmpo_mm.sweeps.display import Estimator, SweepDisplay, all_seconds_left, print_dry_run
@@ -72,7 +73,8 @@ def _try_rewards(configs: Sequence[Config]) -> None:
     for config in configs:
         tried.setdefault(repr((config.worker.reward, config.data.train_files)), config)
     for config in tried.values():
-        reward_words(config, open_records(config, config.data.train_files or config.data.val_files))
+        records = open_records(config, config.data.train_files or config.data.val_files)
+        reward_words(config, configured_reward(config), records)
 
 
 def _results(directory: SweepDirectory, jobs: int) -> dict[str, Any]:
