@@ -37,7 +37,8 @@ def print_dry_run(loaded: LoadedConfig, *, print_config: bool = False, overwrite
     from rich.console import Console
 
     from gmpo_mm.engines.local import configured_reward
-    from gmpo_mm.training.run_data import check_rows, with_columns
+    from gmpo_mm.training.progress import Progress
+    from gmpo_mm.training.run_data import look_at_rows, with_columns
     from gmpo_mm.training.trackers import check_trackers
 
     loaded = with_columns(loaded, typer.echo, download=False)
@@ -50,15 +51,16 @@ def print_dry_run(loaded: LoadedConfig, *, print_config: bool = False, overwrite
     counts = plan_run(config, None if train is None else len(train), None if val is None else len(val))
     function = configured_reward(config)
     reward = reward_words(config, function, train if train is not None else val)
-    here = {config.data.train_files: train, config.data.val_files: val}
-    check_rows({spec: rows for spec, rows in here.items() if rows is not None}, function, None)
-    check_templates(config, [*(train or [])[:RENDERED], *(val or [])[:RENDERED]])
     console = Console()
     rows = dict(describe_plan(config, counts)) | {"reward": reward}
     distributed = config.engine in ("easyr1", "verl")
     if distributed:
         rows |= {"engine": _distributed(config), "memory and time": "not planned here: see gmpo-mm plan FILE --gpu h100"}
     console.print(table(TITLE, rows.items()))  # before the rehearsal, which can take minutes on a CPU
+    here = {config.data.train_files: train, config.data.val_files: val}
+    if found := {spec: records for spec, records in here.items() if records is not None}:
+        typer.echo(look_at_rows(found, function, Progress()))
+    check_templates(config, [*(train or [])[:RENDERED], *(val or [])[:RENDERED]])
     details = None if distributed else rehearse(config, counts, console)
     if details is not None:
         console.print(table("Memory and time", summary(details)))

@@ -49,11 +49,9 @@ def ratio_range(study: Study) -> ReportFigure:
                     ax.plot(band.steps, band.mean, color=theme.soft, lw=0.9, ls=dashes(series[first[0]]))
             _draw_range(ax, pair, theme, series[i])
             bounds = clip_bounds(study.variants[i])
-            for bound in bounds or ():
+            for bound in filter(_is_drawn, bounds or ()):
                 ax.axhline(math.log10(bound), color=theme.ink, lw=0.8, ls=(0, (4, 3)))
-            clip = "no clip by tokens" if study.variants[i].runs[0].config else ""
-            if bounds:
-                clip = f"clip {bounds[0]:.3g} to {bounds[1]:.3g}"
+            clip = _clip_words(bounds) if study.variants[i].runs[0].config else ""
             columns = ax.get_subplotspec().get_gridspec().ncols / len(ax.get_subplotspec().colspan)
             ax.set_title(f"{panel_title(study.variants[i].label, canvas.get_figwidth() / columns)}\n{clip}", loc="left")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
@@ -110,16 +108,33 @@ def _outermost(found: Sequence[tuple[int, _Pair]]) -> list[float]:
 
 
 def clip_bounds(variant: Variant) -> tuple[float, float] | None:
-    """The ratios at which a token is clipped; None for a loss that clips no tokens, and where the configuration isn't known."""
+    """The ratios at which a token is clipped, 0 and infinity for no bound.
+
+    None for a loss that clips no tokens, and where the configuration isn't known.
+    """
     config = variant.runs[0].config if variant.runs else None
     actor = (config or {}).get("worker", {}).get("actor", {})
     loss = actor.get("loss_type")
     gmpo: Mapping[str, Any] = actor.get("gmpo") or {}
     if loss == "gmpo" and gmpo.get("clip") == "token":
         return math.exp(-float(gmpo["log_clip_low"])), math.exp(float(gmpo["log_clip_high"]))
-    if loss == "default" and "clip_ratio_low" in actor:
-        return 1 - float(actor["clip_ratio_low"]), 1 + float(actor["clip_ratio_high"])
+    if loss in ("default", "cispo") and "clip_ratio_low" in actor:
+        return max(1 - float(actor["clip_ratio_low"]), 0.0), 1 + float(actor["clip_ratio_high"])
     return None
+
+
+def _is_drawn(bound: float) -> bool:
+    """Whether a bound has a place on a logarithmic axis."""
+    return 0 < bound < math.inf
+
+
+def _clip_words(bounds: tuple[float, float] | None) -> str:
+    low, high = map(_is_drawn, bounds or (0.0, math.inf))
+    if bounds is None or not (low or high):
+        return "no clip by tokens"
+    if low and high:
+        return f"clip {bounds[0]:.3g} to {bounds[1]:.3g}"
+    return f"clip above {bounds[1]:.3g}" if high else f"clip below {bounds[0]:.3g}"
 
 
 def _draw_range(ax: Any, pair: _Pair, theme: Theme, series: int) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gmpo_mm.config import LoadedConfig
 from gmpo_mm.config.paths import DATA_SUFFIXES, data_is_local, looks_like_path, split_data_spec
 from gmpo_mm.config.schema import Config
 from gmpo_mm.data.columns import OTHER_NAMES, other_columns
 from gmpo_mm.data.gold_check import check_golds
-from gmpo_mm.data.records import Fault, RecordKeys, Records, describe_faults, find_faults, load_records
+from gmpo_mm.data.records import Fault, Record, RecordKeys, Records, describe_faults, find_faults, load_records
 from gmpo_mm.data.sources import first_rows
 from gmpo_mm.errors import DataError
 from gmpo_mm.rewards.loading import RewardFunction
@@ -83,24 +84,17 @@ def read_run_data(config: Config, reward: RewardFunction, progress: Progress) ->
     for spec in dict.fromkeys(specs.values()):
         with progress.stage(f"reading {spec}"):
             read[spec] = load_records(spec, keys)
-    check_rows(read, reward, progress)
+    _check_rows(read, reward, progress)
     for records in read.values():
         _tell_golds(records, reward, progress)
     return RunData(read[specs["training data"]], read[data.val_files] if data.val_files else None)
 
 
-def check_rows(read: Mapping[str, Records], reward: RewardFunction, progress: Progress | None) -> None:
-    """Raise one DataError that names all faulty rows of data sets (spec -> records).
-
-    Without `progress`, for a dry run, of a picture only its header is looked at.
-    """
+def _check_rows(read: Mapping[str, Records], reward: RewardFunction, progress: Progress) -> None:
     messages = []
     for spec, records in read.items():
-        if progress is None:
-            faults = find_faults(records)
-        else:
-            with progress.stage(f"checking rows and pictures of {spec}", len(records), "rows") as stage:
-                faults = find_faults(records, True, lambda done, _, stage=stage: stage.update(done))  # type: ignore[misc]
+        with progress.stage(f"checking rows and pictures of {spec}", len(records), "rows") as stage:
+            faults = find_faults(records, True, lambda done, _, stage=stage: stage.update(done))  # type: ignore[misc]
         if not faults and reward.check_gold is not None:
             faults = _rejected_golds(records, reward.check_gold)
         if faults:
@@ -109,7 +103,53 @@ def check_rows(read: Mapping[str, Records], reward: RewardFunction, progress: Pr
         raise DataError("\n".join(messages))
 
 
-def _rejected_golds(records: Records, check: Callable[[object], object]) -> list[Fault]:
+def look_at_rows(read: Mapping[str, Records], reward: RewardFunction, progress: Progress) -> str:
+    """What `read_run_data` checks, quickly, for a dry run: of a picture the header, of large data rows all over it.
+
+    Returns what was looked at. Raises DataError as `read_run_data` does.
+    """
+    messages, words = [], []
+    samples = {spec: _SomeRows(records) for spec, records in read.items()}
+    for spec, rows in samples.items():
+        faults = find_faults(rows)
+        if not faults and reward.check_gold is not None:
+            faults = _rejected_golds(rows, reward.check_gold)
+        if faults:
+            found = [Fault(rows.numbers[fault.row], fault.message) for fault in faults]
+            messages.append(describe_faults(rows.records, found) + (f"\n({rows.share} were looked at)" if rows.is_part else ""))
+        words.append(f"{rows.share} of {spec}")
+    if messages:
+        raise DataError("\n".join(messages))
+    for rows in samples.values():
+        _tell_golds(rows, reward, progress)
+    return (
+        f"Looked at {' and '.join(words)}: texts, golds and the headers of pictures are good. Before it trains, a run looks at "
+        "every row and decodes every picture."
+    )
+
+
+LOOKED_AT = 10_000
+"""Rows of a data set that a dry run looks at, in about three seconds."""
+
+
+class _SomeRows(Sequence[Record]):
+    """At most LOOKED_AT records, evenly spread, with the first and the last."""
+
+    def __init__(self, records: Records) -> None:
+        self.records, self.name = records, records.name
+        count, last = min(len(records), LOOKED_AT), len(records) - 1
+        self.numbers = [round(i * last / max(count - 1, 1)) for i in range(count)]
+        self.is_part = count < len(records)
+        self.share = f"{count:,} of {len(records):,} rows" if self.is_part else f"all {count:,} rows"
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.records[self.numbers[index]]
+
+
+def _rejected_golds(records: Sequence[Record], check: Callable[[object], object]) -> list[Fault]:
     """The rows whose gold the reward function can't grade by, which would end the run in the middle."""
     faults = []
     for index, record in enumerate(records):
@@ -120,7 +160,7 @@ def _rejected_golds(records: Records, check: Callable[[object], object]) -> list
     return faults
 
 
-def _tell_golds(records: Records, reward: RewardFunction, progress: Progress) -> None:
+def _tell_golds(records: Records | _SomeRows, reward: RewardFunction, progress: Progress) -> None:
     if reward.check_gold is not None:
         return  # golds of a form of their own
     own = reward.gold_fault

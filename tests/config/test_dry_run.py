@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -14,7 +15,8 @@ from gmpo_mm.cli import app
 from gmpo_mm.config import load_config, to_yaml, validate_for_training
 from gmpo_mm.config.paths import split_data_spec
 from gmpo_mm.config.preparations import PREPARATIONS, find_preparation, missing_preparations, preparing_command
-from gmpo_mm.errors import ConfigError, GMPOError, RewardError
+from gmpo_mm.errors import ConfigError, DataError, GMPOError, RewardError
+from gmpo_mm.training import run_data
 from tests.config.conftest import VALID
 from tests.config.easyr1_facts import SCRIPT_OVERRIDES
 from tests.config.test_validate import easyr1_checkout  # noqa: F401
@@ -174,6 +176,53 @@ def test_a_reward_that_wants_other_golds_is_no_error_while_the_data_is_not_here(
     result = dry_run("run.yaml", *hub, *TWO_ON_EASYR1)
     assert "raised TypeError" in rows(result)["reward"]
     dry_run("run.yaml", *TWO_ON_EASYR1, error=RewardError)
+
+
+MATH = f"worker.reward.reward_function={ROOT}/gmpo_mm/rewards/math.py:compute_score"
+SENTENCE = "The two lines are parallel, since the angles that they make with the third are equal"
+
+
+@pytest.mark.parametrize(
+    ("key", "row", "said"),
+    [
+        ("train_files", {"problem": " ", "answer": "2"}, "row 5 of own.jsonl: no problem text"),
+        ("train_files", {"problem": "1+1", "answer": None}, "row 5 of own.jsonl"),
+        ("val_files", {"problem": "<image>1+1", "answer": "2"}, "0 image(s) in column 'images' but 1 <image>"),
+        ("val_files", {"problem": "<image>1+1", "answer": "2", "images": ["x.png"]}, "row 5 of own.jsonl, image 0"),
+        ("train_files", {"problem": "<image>1+1", "answer": "2", "images": ["text.png"]}, "row 5 of own.jsonl, image 0"),
+    ],
+)
+def test_a_dry_run_refuses_a_row_that_the_start_of_training_refuses(
+    run_file: Path, key: str, row: dict[str, object], said: str
+) -> None:
+    (run_file / "text.png").write_text("no picture")
+    lines = [*[{"problem": "1+1", "answer": "2"}] * 5, row, {"problem": "1+1", "answer": "2"}]
+    (run_file / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert said in str(dry_run("run.yaml", *TWO_ON_EASYR1, f"data.{key}=own.jsonl", error=DataError).exception)
+
+
+def test_a_dry_run_refuses_golds_that_are_no_answers_and_tells_of_a_few(run_file: Path) -> None:
+    def golds(*answers: str) -> None:
+        lines = [json.dumps({"problem": "1+1", "answer": answer}) + "\n" for answer in answers]
+        (run_file / "train.jsonl").write_text("".join(lines))
+
+    golds(*["2"] * 2, *[SENTENCE] * 6)
+    error = dry_run("run.yaml", *TWO_ON_EASYR1, MATH, error=DataError).exception
+    assert "6 of 8 golds are no short answer" in str(error)
+    golds(*["2"] * 6, *[SENTENCE] * 2)
+    result = dry_run("run.yaml", *TWO_ON_EASYR1, MATH)
+    assert "2 of 8 golds are no short answer" in result.stdout
+    assert "Looked at all 8 rows of train.jsonl and all 3 rows of test.jsonl" in result.stdout
+
+
+def test_a_dry_run_looks_at_rows_all_over_a_large_file(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_data, "LOOKED_AT", 5)
+    good = '{"problem": "1+1", "answer": "2"}\n'
+    (run_file / "train.jsonl").write_text(good * 101)
+    assert "Looked at 5 of 101 rows of train.jsonl and all 3" in dry_run("run.yaml", *TWO_ON_EASYR1).stdout
+    (run_file / "train.jsonl").write_text(good * 75 + '{"problem": "", "answer": "2"}\n' + good * 25)
+    error = str(dry_run("run.yaml", *TWO_ON_EASYR1, error=DataError).exception)
+    assert "row 75 of train.jsonl" in error and "5 of 101 rows were looked at" in error
 
 
 # What an example script of EasyR1 needs changed, by engine: docs/easyr1.md lists the same.

@@ -105,6 +105,11 @@ def test_without_easyr1_the_commands_say_where_to_get_it(workplace: Path) -> Non
     done = subprocess.run([*module, *fitting], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "EasyR1 is not installed" in done.stderr and "git clone" in done.stderr and "Traceback" not in done.stderr
+    clip = ["worker.actor.clip_ratio_low=0", "worker.actor.clip_ratio_high=3"]
+    cispo = ["worker.actor.loss_type=cispo", *clip, "trainer.threads=2"]
+    done = subprocess.run([*module, *fitting, *cispo], capture_output=True, text=True, check=False)
+    assert "Set, but without effect here:" in done.stdout and "trainer.threads=2" in done.stdout
+    assert "Note: worker.actor.clip_ratio_low = 0 with loss_type=cispo raises every ratio" in done.stdout.replace("\n", " ")
     Path("empty.yaml").write_text("{}")
     done = subprocess.run(
         [sys.executable, "-m", "gmpo_mm.cli", "train", "empty.yaml", "engine=easyr1", *fitting],

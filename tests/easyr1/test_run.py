@@ -238,6 +238,47 @@ def test_a_reward_function_that_raises_ends_the_run_with_its_row(data: Path, tmp
     assert state["state"] == "failed" and "ZeroDivisionError" in state["exit_reason"]
 
 
+REWARD_THAT_FAILS_IN_STEP_2 = """
+from pathlib import Path
+
+def compute_score(rows):
+    written = Path({run!r}, "metrics.jsonl")
+    steps = written.read_text().count('"kind": "train"') if written.exists() else 0
+    with Path({seen!r}).open("a") as file:
+        file.write("".join(f"{{steps}} {{row['ground_truth']}}\\n" for row in rows))
+    broken = Path({broken!r}).exists()
+    return [{{"overall": len(row["response"]) % 3 / ((1 - steps) if broken else 1)}} for row in rows]
+"""
+
+
+@pytest.mark.timeout(2 * STEP_LIMIT)
+def test_a_reward_function_that_raises_in_step_2_leaves_step_1_saved_and_the_same_command_goes_on(
+    data: Path, tmp_path: Path
+) -> None:
+    run, reward, seen, broken = (tmp_path / name for name in ("run", "reward.py", "seen", "broken"))
+    reward.write_text(REWARD_THAT_FAILS_IN_STEP_2.format(run=str(run), seen=str(seen), broken=str(broken)))
+    broken.touch()
+    more = ("data.val_files=", "trainer.val_freq=-1", "trainer.val_before_train=false", "trainer.save_freq=-1")
+    texts = overrides(data, run, 2, f"worker.reward.reward_function={reward}:compute_score", *more)
+    process = start(2, texts)
+    output, _ = process.communicate(timeout=STEP_LIMIT)
+    assert process.returncode != 0 and "ZeroDivisionError" in output
+    state = json.loads((run / "run.json").read_text())
+    assert (state["state"], state["last_checkpoint"]) == ("failed", 1), output[-6000:]
+    assert "saved step 1 first" in output
+
+    def asked() -> set[str]:  # after an error each is graded once more to find the row
+        return {row for row in seen.read_text().splitlines() if row.startswith("1 ")}
+
+    failed = asked()
+    broken.unlink()
+    seen.unlink()
+    finish(start(2, texts))
+    train = lines(run, "train")
+    assert [line["step"] for line in train] == [1, 2] and train[1]["actor/kl_ref"] > 1e-7, "the weights of step 1"
+    assert asked() == failed and failed, "the step that failed has its prompts again"
+
+
 @pytest.mark.timeout(STEP_LIMIT)
 def test_older_checkpoints_go_after_the_new_one_is_whole(data: Path, tmp_path: Path) -> None:
     few = ("trainer.save_limit=2", "trainer.max_steps=3", "trainer.val_before_train=false", "trainer.val_freq=-1")

@@ -51,10 +51,8 @@ def writes_checkpoint(run_dir: Path, step: int) -> bool:
 
 def kill_when(args: list[str], is_time: Callable[[], bool]) -> None:
     process = start_process(args)
-    deadline = time.monotonic() + 120
     while not is_time():
         assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
         time.sleep(0.0005)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -112,7 +110,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(data: Path, straig
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate()
     assert process.returncode == 130, output
     assert "this step is finished and saved first" in output and "the same command goes on there" in output
     steps = [line["step"] for line in train_metrics(tmp_path / "run")]

@@ -102,7 +102,7 @@ def test_samples_come_in_their_order_however_the_answers_do(serve: Serve) -> Non
 
 
 def test_no_more_requests_are_open_than_allowed_and_that_many_are(serve: Serve) -> None:
-    barrier = threading.Barrier(3, timeout=60)
+    barrier = threading.Barrier(3, timeout=200)
 
     def respond(request: Request) -> Answer:
         if request.number < 9:

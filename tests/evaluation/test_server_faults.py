@@ -190,7 +190,7 @@ def test_ctrl_c_ends_a_process_whose_server_never_answers(serve: Serve, tmp_path
     try:
         assert asked.wait(120)
         child.send_signal(signal.SIGINT)
-        output, _ = child.communicate(timeout=60)
+        output, _ = child.communicate(timeout=200)
     finally:
         child.kill()
     assert output == "interrupted\n" and child.returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
@@ -154,6 +155,33 @@ def test_a_loss_without_a_clip_is_said_to_have_no_clip_share(tmp_path: Path) -> 
     assert study.variants[0].runs[0].series[CLIP_SHARE].values == pytest.approx([0.3, 0.3])
     figure = next(one for one in report_figures(study, score_tables(study)) if one.name == "clip_share")
     assert figure.notes[0].startswith("Not drawn: free.") and "A loss without a clip has no such share" in figure.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("actor", "lines", "said"),
+    [
+        ("loss_type: default, clip_ratio_low: 0.2, clip_ratio_high: 0.25", [0.8, 1.25], "clip 0.8 to 1.25"),
+        ("loss_type: default, clip_ratio_low: 1.0, clip_ratio_high: 0.25", [1.25], "clip above 1.25"),
+        ("loss_type: cispo, clip_ratio_low: 1.0, clip_ratio_high: 1.0", [2.0], "clip above 2"),
+        ("loss_type: cispo, clip_ratio_low: 0.5, clip_ratio_high: 1.0", [0.5, 2.0], "clip 0.5 to 2"),
+        ("loss_type: gspo, clip_ratio_low: 1.0, clip_ratio_high: 0.25", [], "no clip by tokens"),
+    ],
+)
+def test_the_range_of_ratios_shows_the_bounds_that_a_clip_has(
+    tmp_path: Path, actor: str, lines: list[float], said: str
+) -> None:
+    ratios = {"ratio/token_min": 0.5, "ratio/token_max": 2.0}
+    run = write_run(tmp_path / "run", [0.1] * 3, config=f"worker: {{actor: {{{actor}}}}}", metrics=ratios)
+    study = read_study([run])
+    figure = next(one for one in report_figures(study, score_tables(study)) if one.name == "ratio_range")
+    canvas = Canvas(figsize=figure.size)
+    assert figure.draw is not None
+    figure.draw(canvas, LIGHT_THEME)
+    canvas.savefig(io.BytesIO())
+    (ax,) = canvas.axes
+    drawn = [float(line.get_ydata()[0]) for line in ax.lines if list(line.get_xdata()) == [0, 1]]
+    assert drawn == pytest.approx([math.log10(bound) for bound in lines])
+    assert ax.get_title(loc="left").endswith(f"\n{said}")
 
 
 def test_a_headline_and_the_commands_stand_at_the_top(report: Report, sweep: Path) -> None:

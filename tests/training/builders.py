@@ -25,11 +25,11 @@ BASE = UpdateConfig(
 )
 
 
-def make_batch(policy: object, family: str = "qwen2", prompts: int = 4, idle: tuple[int, ...] = ()) -> Batch:
-    """Sampled groups with random advantages; the groups in `idle` have advantage 0."""
+def make_batch(policy: object, family: str = "qwen2", prompts: int = 4, idle: tuple[int, ...] = (), seed: int = 0) -> Batch:
+    """Groups sampled with `seed` and random advantages; the groups in `idle` have advantage 0."""
     grids = [[(1, 4, 6)], [], [(1, 2, 4), (1, 4, 4)], [(1, 2, 2)]] if family in VISION_FAMILIES else [[]] * prompts
     encoded = [make_prompt(6 + 3 * i, grids[i % len(grids)], seed=i) for i in range(prompts)]
-    sampled = HFRollout(policy).generate(encoded, PARAMS, list(range(prompts)))
+    sampled = HFRollout(policy).generate(encoded, PARAMS, list(range(seed, seed + prompts)))
     groups = [
         SampledGroup(prompt, responses, ["text"] * PARAMS.n, [{"overall": float(j % 2)} for j in range(PARAMS.n)])
         for prompt, responses in zip(encoded, sampled, strict=True)

@@ -20,8 +20,9 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or any(argument in ("-h", "--help") for argument in arguments):
         print(USAGE)
         return 0 if arguments else 2
-    from gmpo_mm.config import load_config
+    from gmpo_mm.config import load_config, notes, validate_for_training
     from gmpo_mm.engines.easyr1.launch import train
+    from gmpo_mm.training.progress import Progress
 
     stop_at_once()
     third_party.quiet()
@@ -29,7 +30,11 @@ def main(arguments: Sequence[str]) -> int:
     overrides = [argument for argument in arguments if not argument.startswith("config=")]
     try:
         loaded = load_config(files[-1] if files else None, ["engine=easyr1", *overrides])
-        train(loaded, command=["python", "-m", "gmpo_mm.engines.easyr1", *arguments])
+        validate_for_training(loaded)  # what is an error is no note
+        progress = Progress()
+        for line in notes(loaded):
+            progress.log(line)
+        train(loaded, ["python", "-m", "gmpo_mm.engines.easyr1", *arguments], progress)
     except (StoppedRun, StopNow) as stop:
         return stop.status
     except GMPOError as error:

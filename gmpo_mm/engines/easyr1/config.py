@@ -23,6 +23,7 @@ HANDLED_HERE = frozenset(
         "ray_address",
         "algorithm.norm_adv_by_std",  # advantages.py
         "algorithm.drop_zero_advantage",
+        "worker.actor.logits_dtype",
         "worker.actor.old_log_probs",
         "worker.rollout.correction",
         "worker.rollout.correction_cap",

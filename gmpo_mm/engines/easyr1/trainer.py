@@ -14,6 +14,7 @@ from verl.utils.checkpoint import remove_obsolete_ckpt
 from verl.utils.logger.logger import LOGGERS
 
 from gmpo_mm.engines.easyr1.actor import UPDATES
+from gmpo_mm.engines.finished_step import FinishedStep
 from gmpo_mm.training.accuracy import not_0_or_1
 from gmpo_mm.training.learning_watch import LearningWatch
 from gmpo_mm.training.progress import Progress
@@ -40,6 +41,7 @@ class GMPOTrainer(RayPPOTrainer):
         self.run, self.progress, self.trackers, self.end_tokens = run, progress, trackers, end_tokens
         self.recorded_step = run.from_step  # the last step whose metrics are in the run directory
         self.stop, self.watch = StopRequest(progress), LearningWatch(progress)
+        self.finished = FinishedStep(run, progress)
         self._save_is_due = False
         self._samples_shown = samples_shown
         self.validation_facts: dict[str, float] = {}
@@ -54,7 +56,27 @@ class GMPOTrainer(RayPPOTrainer):
         with self.progress.stage(f"starting {processes} workers: model, optimizer and vLLM"):
             super().init_workers()
         stock_update: Callable[[DataProto], DataProto] = self.actor_rollout_ref_wg.update_actor
-        self.actor_rollout_ref_wg.update_actor = lambda batch: self._measured(batch, stock_update(batch))
+
+        def update_actor(batch: DataProto) -> DataProto:
+            self.finished.update_begins()
+            output = self._measured(batch, stock_update(batch))
+            self.finished.note(self.global_step, self.train_dataloader)
+            return output
+
+        self.actor_rollout_ref_wg.update_actor = update_actor
+        if self.use_critic:  # its update is the first of a step
+            stock_critic: Callable[[DataProto], DataProto] = self.critic_wg.update_critic
+
+            def update_critic(batch: DataProto) -> DataProto:
+                self.finished.update_begins()
+                return stock_critic(batch)
+
+            self.critic_wg.update_critic = update_critic
+
+    def fit(self) -> None:
+        """EasyR1's loop; an error in a step saves the step before first."""
+        with self.finished.saved_on_error(lambda: self.actor_rollout_ref_wg.workers, self._save_finished):
+            super().fit()
 
     def _measured(self, batch: DataProto, output: DataProto) -> DataProto:
         """Put the mini-batches' metrics into the run directory, and the batch's own beside the step's."""
@@ -112,6 +134,7 @@ class GMPOTrainer(RayPPOTrainer):
     def step_recorded(self) -> None:
         """The step's metrics are in the run directory: save the checkpoint that waits for them, or one before a stop."""
         self.recorded_step = self.global_step
+        self.finished.note(self.global_step, self.train_dataloader)  # a step of the critic's warm-up as well
         stops = self.stop.wanted and self.global_step < self.training_steps
         if self._save_is_due or stops:
             self._save_is_due = False
@@ -132,6 +155,11 @@ class GMPOTrainer(RayPPOTrainer):
             trainer.save_limit = limit
         remove_obsolete_ckpt(trainer.save_checkpoint_path, self.global_step, self.best_global_step, limit)
         self.run.note_checkpoint(self.global_step)
+        self.finished.saved = self.global_step
+
+    def _save_finished(self, step: int, loader: Any) -> None:
+        self.global_step, self.train_dataloader = step, loader
+        self._save_now()
 
 
 class _RememberedRewards:

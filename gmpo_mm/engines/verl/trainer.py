@@ -17,6 +17,7 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.config import omega_conf_to_dataclass
 
 from gmpo_mm.algorithms import finalize_metrics, merge_metrics
+from gmpo_mm.engines.finished_step import FinishedStep
 from gmpo_mm.engines.verl.batch_metrics import batch_metrics, sampler_gap
 from gmpo_mm.engines.verl.dataset import GMPODataset
 from gmpo_mm.engines.verl.losses import measured_loss, take_metrics
@@ -60,6 +61,7 @@ class GMPOTrainer(PPOTrainerSync):
         self.replay_buffer.poll_interval = POLL_SECONDS
         self._datasets, self._samples_shown = datasets, samples_shown
         self.stop, self.watch = StopRequest(progress), LearningWatch(progress)
+        self.finished = FinishedStep(run, progress)
         self._save_is_due = False
         self._skipped_in_a_row = 0
         self._own_metrics: dict[str, float] = {}
@@ -94,6 +96,21 @@ class GMPOTrainer(PPOTrainerSync):
         self.actor_rollout_wg.update_actor = lambda batch: self._measured(stock_update(batch))
 
     # ---- a step ----------------------------------------------------------------------------------------------------------
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        """verl's loop; an error in a step saves the step before first."""
+        with self.finished.saved_on_error(lambda: self.actor_rollout_wg.workers, self._save_finished):
+            super().fit(agent_loop_manager)
+
+    def step(self, metrics: dict[str, Any], timing_raw: dict[str, Any]) -> KVBatchMeta:
+        """All of a step that trains; what verl does after it changes no weights."""
+        batch = super().step(metrics, timing_raw)
+        self.finished.note(self.global_steps, self.train_dataloader)
+        return batch
+
+    def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        self.finished.update_begins()
+        return super()._update_actor(batch, metrics)
 
     def _step_once(self, metrics: dict[str, Any], timing_raw: dict[str, Any], sample_batch_size: int) -> Any:
         prompts, n = self.config.data.train_batch_size, self.config.actor_rollout_ref.rollout.n
@@ -231,6 +248,11 @@ class GMPOTrainer(PPOTrainerSync):
             super()._save_checkpoint()
         self._prune()
         self.run.note_checkpoint(self.global_steps)
+        self.finished.saved = self.global_steps
+
+    def _save_finished(self, step: int, loader: Any) -> None:
+        self.global_steps, self.train_dataloader = step, loader
+        self._save_now()
 
     def _prune(self) -> None:
         """Older checkpoints go when the new one is complete."""
