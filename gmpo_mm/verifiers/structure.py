@@ -145,11 +145,9 @@ def _list(text: str, depth: int) -> Node | None:
     names = [assigned_name(item) for item in items]
     period = len(set(names))
     if None not in names and 1 < period < len(items) and names == names[:period] * (len(items) // period):
-        values = [item.items[-1] for item in items]
-        rows = [tuple(values[i : i + period]) for i in range(0, len(items), period)]
-        items = tuple(
-            Node("sequence", f"({', '.join(value.text for value in row)})", row, "()") for row in rows
-        )
+        values = [item.items[-1].text for item in items]
+        rows = (values[i : i + period] for i in range(0, len(items), period))
+        items = _parts((f"({', '.join(row)})" for row in rows), depth)
     return Node("list", text, items, connector=connector)
 
 
@@ -222,36 +220,29 @@ def _matrix(text: str, depth: int) -> Node | None:
 def matrix_sum(node: Node) -> Node | None:
     """The matrix that `A + 2 B`, `A B` or `-A` stands for, its entries as formulas; or None."""
     *pieces, end = _WRITTEN_MATRIX.split(node.text)
-    if not 1 <= len(pieces) // 2 <= MAX_MATRICES or end.strip():
+    matrices = [parse(text).items for text in pieces[1::2]]
+    sizes = {len(rows) for matrix in matrices for rows in (matrix, *(row.items for row in matrix))}
+    if len(matrices) > MAX_MATRICES or end.strip() or not 1 <= min(sizes, default=0) <= max(sizes) <= MAX_ROWS:
         return None
     terms: list[list[list[str]]] = []
-    for between, text in zip(pieces[::2], pieces[1::2], strict=True):
-        joint, matrix = _JOINT.fullmatch(between.strip()), parse(text)
-        widths = {len(row.items) for row in matrix.items}
-        if joint is None or len(widths) != 1 or max(len(matrix.items), *widths) > MAX_ROWS:
-            return None
-        sign, factor = joint.group(1), joint.group(2).strip()
-        rows = [[cell.text for cell in row.items] for row in matrix.items]
-        if sign == "-" or factor:
-            scale = f"{'-' if sign == '-' else ''}({factor or 1})"
-            rows = [[f"{scale} * ({cell})" for cell in row] for row in rows]
-        if sign or not terms:
-            terms.append(rows)
-            continue
-        if len(terms[-1][0]) != len(rows):
-            return None
-        columns = list(zip(*rows, strict=True))
-        terms[-1] = [
-            [" + ".join(f"({x}) * ({y})" for x, y in zip(row, column, strict=True)) for column in columns]
-            for row in terms[-1]
-        ]
-    if len({(len(term), len(term[0])) for term in terms}) != 1:
+    try:
+        for between, matrix in zip(pieces[::2], matrices, strict=True):
+            sign, factor = _JOINT.fullmatch(between.strip()).groups("")  # type: ignore[union-attr]
+            rows = [[f"{sign}({factor or 1}) * ({cell.text})" for cell in row.items] for row in matrix]
+            columns = list(zip(*rows, strict=True))
+            if sign or not terms:
+                terms.append(rows)
+                continue
+            terms[-1] = [
+                [" + ".join(f"({x}) * ({y})" for x, y in zip(row, column, strict=True)) for column in columns]
+                for row in terms[-1]
+            ]
+        sums = [zip(*rows_at_once, strict=True) for rows_at_once in zip(*terms, strict=True)]
+        lines = [[" + ".join(map("({})".format, entries)) for entries in row] for row in sums]
+    except (AttributeError, ValueError):  # what stands between them is no sign or factor; sizes that don't fit
         return None
-    lines = []
-    for rows_at_once in zip(*terms, strict=True):
-        cells = [" + ".join(map("({})".format, entries)) for entries in zip(*rows_at_once, strict=True)]
-        lines.append(Node("sequence", " & ".join(cells), tuple(map(parse, cells)), "[]"))
-    return Node("matrix", node.text, tuple(lines))
+    rows_of_nodes = (Node("sequence", " & ".join(row), tuple(map(parse, row)), "[]") for row in lines)
+    return Node("matrix", node.text, tuple(rows_of_nodes))
 
 
 def _plus_minus(text: str, depth: int) -> Node | None:
