@@ -67,9 +67,6 @@ def _compare_values(a: Node, b: Node, rules: Rules) -> bool | None:
     return False
 
 
-# What an answer says once its chains are read
-
-
 @dataclass(frozen=True)
 class Settled:
     r"""`forms` are forms of one value, such as `\frac13` and the 0.33 that it is about.
@@ -87,15 +84,14 @@ class Settled:
 @lru_cache(maxsize=4096)
 def settle(node: Node, rules: Rules) -> Settled:
     r"""Read chains: `x = 2 + 3 = 5` is 5, named x, `\frac52 \text{ or } 2.5` one number, `1 = 2` broken."""
-    value = node
+    first, *others = node.items or (node,)
     if node.kind == "relation" and set(node.operators) <= {"=", "\\approx"}:
         return _settle_chain(node, rules)
-    if node.kind == "list" and node.connector == "or" and node.items[0].kind == "scalar":
-        if all(compare(node.items[0], item, rules) for item in node.items[1:]):
-            value = node.items[0]
+    if node.kind == "list" and node.connector == "or" and first.kind == "scalar":
+        node = first if all(compare(first, item, rules) for item in others) else node
     elif node.kind == "scalar" and "\\begin" in node.text:
-        value = matrix_sum(node) or node
-    return Settled("broken" if node.kind == "broken" else "value", (value,))
+        node = matrix_sum(node) or node
+    return Settled("broken" if node.kind == "broken" else "value", (node,))
 
 
 def _settle_chain(node: Node, rules: Rules) -> Settled:
@@ -135,9 +131,6 @@ def _is_rounded(exact: Node, node: Node, rules: Rules) -> bool:
     return abs(x.values[0].digits - y.values[0].digits) < place
 
 
-# Equations and inequalities
-
-
 def _compare_equations(a: Settled, b: Settled, rules: Rules) -> bool | None:
     """Equations with the same solutions, or the same name with the same value; an equation is no value."""
     if "value" in (a.kind, b.kind):
@@ -175,9 +168,6 @@ def _relations(a: Node, b: Node, rules: Rules) -> bool | None:
     return False
 
 
-# Sets, lists, tuples, matrices
-
-
 def _members(a: Node, b: Node, rules: Rules) -> bool | None:
     r"""`x \in S` beside another or the set itself."""
     if b.kind != "member":
@@ -199,10 +189,9 @@ def _lists(a: Node, b: Node, rules: Rules) -> bool | None:
         first, second = _distinct(first, rules), _distinct(second, rules)
     if len(first) != len(second):
         return False
-    names = [[assigned_name(item) for item in node.items] for node in (a, b)]
-    if bare_lists and (None in names[0]) != (None in names[1]):
-        given, bare = (names[1], a) if None in names[0] else (names[0], b)
-        if len(set(given)) == len(given) and all(item.kind != "relation" for item in bare.items):
+    for named, bare in ((a, b), (b, a)) if bare_lists else ():
+        names = {assigned_name(item) for item in named.items} - {None}
+        if len(names) == len(named.items) and all(item.kind != "relation" for item in bare.items):
             return _in_order(_values(a, rules), _values(b, rules), rules)  # `x = 1, y = 2` and `1, 2`
     return _in_any_order(first, second, rules)
 

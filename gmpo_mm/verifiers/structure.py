@@ -111,13 +111,11 @@ def enclosed(text: str) -> tuple[str, str, str] | None:
 def parse(text: str, depth: int = 0) -> Node:
     """The structure of a canonical text; a scalar where nothing else is seen."""
     text = text.strip()
-    if depth <= MAX_DEPTH and text:
-        if special := _SPECIAL_SETS.get(text.lower()):
-            return Node("special", text, connector=special)
-        for attempt in (_list, _relation, _set_algebra, _bracketed, _matrix, _plus_minus):
-            if node := attempt(text, depth + 1):
-                return node
-    return Node("scalar", text)
+    if special := _SPECIAL_SETS.get(text.lower()):
+        return Node("special", text, connector=special)
+    attempts = (_list, _relation, _set_algebra, _bracketed, _matrix, _plus_minus) if depth <= MAX_DEPTH else ()
+    found = filter(None, (attempt(text, depth + 1) for attempt in attempts))
+    return next(found, Node("scalar", text))
 
 
 def _parts(pieces: Iterable[str], depth: int) -> tuple[Node, ...]:
@@ -210,9 +208,9 @@ def _matrix(text: str, depth: int) -> Node | None:
         lines = _parts(split(joined, "row")[0], depth)
         return lines[0] if len(lines) == 1 else Node("list", text, lines, connector="and")
     match = _MATRIX.fullmatch(text)
-    if match is None or "\\begin" in match.group(2):
+    if match is None or "\\begin" in match[2]:
         return None
-    rows = [row for row in split(match.group(2), "row")[0] if row.strip() not in ("", "\\hline")]
+    rows = [row for row in split(match[2], "row")[0] if row.strip() not in ("", "\\hline")]
     cells = [tuple(parse(cell, depth) for cell in split(row, "cell")[0]) for row in rows]
     return Node("matrix", text, tuple(Node("sequence", *row, "[]") for row in zip(rows, cells, strict=True)))
 
@@ -246,11 +244,8 @@ def matrix_sum(node: Node) -> Node | None:
 
 
 def _plus_minus(text: str, depth: int) -> Node | None:
-    if not _PLUS_MINUS.search(text):
-        return None
-    upper = _PLUS_MINUS.sub(lambda sign: "+" if sign[1] == "pm" else "-", text)
-    lower = _PLUS_MINUS.sub(lambda sign: "-" if sign[1] == "pm" else "+", text)
-    return Node("list", text, _parts([upper, lower], depth), connector=",")
+    versions = [_PLUS_MINUS.sub(lambda sign: "-+"[sign[1] == plus], text) for plus in ("pm", "mp")]
+    return Node("list", text, _parts(versions, depth), connector=",") if versions[0] != text else None
 
 
 def is_variable(text: str) -> bool:
@@ -272,10 +267,9 @@ def is_name(text: str) -> bool:
         return True
     if re.fullmatch("[A-Za-z' ]+", text) and has_words(text):  # `Area of triangle ABC`
         return all(len(word) == 1 or word.isupper() or word.lower() in AROUND for word in text.split())
-    if not _NAME.fullmatch(text) or _NOT_IN_NAMES.search(text) or text in ("e", "i"):
-        return False
-    words = re.findall(r"(?<!\\)[A-Za-z]{3,}", text)
-    return all(word.isupper() or word.lower() in AROUND or not has_words(f"{word}+1") for word in words)
+    fits = _NAME.fullmatch(text) and not _NOT_IN_NAMES.search(text) and text not in ("e", "i")
+    words = re.findall(r"(?<!\\)[A-Za-z]{3,}", text) if fits else []
+    return bool(fits) and all(word.isupper() or word.lower() in AROUND or not has_words(f"{word}+1") for word in words)
 
 
 def asks_for(text: str) -> bool:
@@ -286,22 +280,20 @@ def asks_for(text: str) -> bool:
     if is_name(text) or has_words(text):
         return is_name(text)
     try:
-        tree = parse_expression(text)
+        return _is_asked(parse_expression(text))
     except NotExpression:
         return False
-    return bool(variables(tree)) and _is_asked(tree)
 
 
 def _is_asked(tree: Tree, in_sum: bool = False) -> bool:
-    if tree[0] in ("add", "neg"):
-        return all(_is_asked(part, True) for part in tree[1:])
-    if tree[0] in ("fn", "log", "root"):
-        return bool(variables(tree))
-    if tree[0] in ("mul", "div") and not in_sum:
-        return all(map(_is_asked, tree[1:]))
-    if tree[0] == "pow" and not in_sum:
-        return _is_asked(tree[1]) and not variables(tree[2])
-    return tree[0] in ("var", "call")
+    match tree:
+        case ("add" | "neg", *terms):
+            return all(_is_asked(term, True) for term in terms)
+        case ("mul" | "div", *factors) if not in_sum:
+            return all(map(_is_asked, factors))
+        case ("pow", base, exponent) if not in_sum:
+            return _is_asked(base) and not variables(exponent)
+    return tree[0] in ("var", "call") or (tree[0] in ("fn", "log", "root") and bool(variables(tree)))
 
 
 def assigned_name(node: Node) -> str | None:

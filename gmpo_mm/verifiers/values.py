@@ -7,7 +7,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from gmpo_mm.verifiers.evaluation import FIRST_BITS, Environment, Evaluator, OutsideDomain, TooLarge, context
+from gmpo_mm.verifiers.evaluation import FIRST_BITS, Environment, Evaluator, OutsideDomain, TooLarge
 from gmpo_mm.verifiers.trees import Tree, contains, variables
 
 MAX_PRECISION = 1 << 15  # bits; formulas that need more are different
@@ -59,10 +59,7 @@ def values_equal(
     x, y = values
     exact = isinstance(x, Fraction) and isinstance(y, Fraction)
     spread = max(one.spread, other.spread)
-    if exact:
-        equal = x == y
-    else:
-        equal = abs(one.number(x) - other.number(y)) <= one.noise() * context(64).mpf(2) ** spread
+    equal = x == y if exact else abs(one.number(x) - other.number(y)) <= one.noise(spread)
     doubtful = equal and not exact and (careful or spread > _ORDINARY_SPREAD)
     if bits == FIRST_BITS and (doubtful or one.unsure or other.unsure):
         more = _precision(spread, environment)
@@ -81,8 +78,8 @@ def constant_of(tree: Tree) -> Any | None:
     try:
         first = Evaluator({}, False, FIRST_BITS)
         value = first.evaluate(tree)
-        if first.unsure or not (isinstance(value, Fraction) or first.spread <= _ORDINARY_SPREAD):
-            value = Evaluator({}, False, _precision(first.spread, {})).evaluate(tree)
+        if not first.unsure and (isinstance(value, Fraction) or first.spread <= _ORDINARY_SPREAD):
+            return value
+        return Evaluator({}, False, _precision(first.spread, {})).evaluate(tree)
     except OutsideDomain:
         return None
-    return value
