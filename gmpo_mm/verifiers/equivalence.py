@@ -26,7 +26,8 @@ RULES = {
 }
 
 _PLAIN = re.compile(r"0|-?[1-9]\d{0,30}")  # an integer in its one spelling
-_BASE = re.compile(r"([0-9A-Fa-f]+) ?_ ?\{? ?([0-9]{1,2}|[a-z]{3,7}) ?\}?")
+_BASE_WORDS = "two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen"
+_BASE = re.compile(rf"([0-9A-Fa-f]+) ?_ ?\{{? ?([0-9]{{1,2}}|{_BASE_WORDS}) ?\}}?")
 _KINDS = {"matrix": "matrices", "relation": "relations", "sequence": "tuples", "scalar": "formulas"}
 
 

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from gmpo_mm.verifiers.budget import budget
@@ -75,13 +76,8 @@ def grade_batch(
     check_arguments(predictions, golds, kind, extraction, timeout)
     rows = zip(predictions, golds, strict=True)
     answers = [answer_of(prediction, gold, kind, extraction) for prediction, gold in rows]
-    return grade_answers(
-        answers,
-        map(_gold_texts, golds),
-        timeout,
-        rules,
-        lambda answer, gold: decide(answer, gold, RULES[rules]),
-    )
+    decide_here = partial(decide, rules=RULES[rules])
+    return grade_answers(answers, map(_gold_texts, golds), timeout, rules, decide_here)
 
 
 def answer_of(prediction: object, gold: Gold, kind: str, extraction: Extraction) -> str | None:
@@ -114,7 +110,7 @@ def grade_answers(
     A pair is compared once, and not by the workers where another gold of its row was found equal here.
     """
     rows = [
-        [(answer, gold) for gold in texts] if answer is not None else []
+        [(answer, gold) for gold in texts if answer is not None]
         for answer, texts in zip(answers, golds, strict=True)
     ]
     distinct = dict.fromkeys(itertools.chain(*rows))
@@ -131,14 +127,10 @@ def grade_answers(
     for pair, verdict in zip(needed, verdicts, strict=True):
         order, status, why = _OUTCOMES[verdict]
         outcomes[pair] = order, status, "algebra: " + why.format(timeout)
-    return [
-        _grade(answer, [outcomes[pair] for pair in row if pair in outcomes])
-        for answer, row in zip(answers, rows, strict=True)
-    ]
-
-
-def _grade(answer: str | None, outcomes: list[tuple[int, Status, str]]) -> Grade:
-    if answer is None:
-        return Grade(False, "no_answer", None, "no answer found")
-    order, status, why = min(outcomes, default=(3, "graded", "no gold to compare with"))
-    return Grade(order == 0, status, answer, why)
+    grades = []
+    for answer, row in zip(answers, rows, strict=True):
+        none: tuple[int, Status, str] = (3, "graded", "no gold to compare with")
+        order, status, why = min((outcomes[pair] for pair in row if pair in outcomes), default=none)
+        found = Grade(order == 0, status, answer, why)
+        grades.append(Grade(False, "no_answer", None, "no answer found") if answer is None else found)
+    return grades

@@ -41,8 +41,10 @@ def combined(sets: Sequence[RealSet], keep: Callable[[list[bool]], bool]) -> Rea
     for cut, which in sorted(cuts, key=lambda entry: order(entry[0])):
         inside[which] = not inside[which]
         if keep(inside) != len(result) % 2:
-            same = result and _order(cut, result[-1]) == 0
-            result[-1:] = [] if same else [*result[-1:], cut]
+            if result and _order(cut, result[-1]) == 0:
+                result.pop()
+            else:
+                result.append(cut)
     return tuple(result)
 
 

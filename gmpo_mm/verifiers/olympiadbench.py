@@ -29,8 +29,7 @@ def grade_olympiadbench(
     possible: list[list[str]] = []
     for prediction, gold in zip(predictions, golds, strict=True):
         texts = [_interval(str(text)) for text in ([gold] if isinstance(gold, str) else gold)]
-        answer = _answer(prediction, texts[0] if texts else "", kind, extraction)
-        answers.append(answer)
+        answers.append(answer := _answer(prediction, texts[0] if texts else "", kind, extraction))
         possible.append([text for text in texts if answer and not _is_list_for_interval(answer, text)])
     return grade_batch(answers, possible, timeout=timeout, rules="olympiadbench")
 

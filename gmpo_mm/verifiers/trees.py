@@ -13,6 +13,7 @@ Trees are nested tuples, the kind first:
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import lru_cache
+from itertools import repeat
 from typing import Any
 
 Tree = tuple[Any, ...]
@@ -52,7 +53,7 @@ def variables(tree: Tree) -> frozenset[str]:
 
 def depth(tree: Tree, kinds: frozenset[str] = frozenset()) -> int:
     """How many nodes, of these kinds or of all, are within each other."""
-    return (not kinds or tree[0] in kinds) + max((depth(child, kinds) for child in children(tree)), default=0)
+    return (not kinds or tree[0] in kinds) + max(map(depth, children(tree), repeat(kinds)), default=0)
 
 
 def subtrees(tree: Tree) -> Iterator[Tree]:
