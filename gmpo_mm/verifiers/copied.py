@@ -17,7 +17,7 @@ from gmpo_mm.verifiers.identity import same_trees
 from gmpo_mm.verifiers.normalize import canonical, text_key
 from gmpo_mm.verifiers.reading import read
 from gmpo_mm.verifiers.structure import Node, asks_for, parse, split
-from gmpo_mm.verifiers.trees import MINUS_ONE, ONE, Tree, canonical_tree, parts, subtrees, variables, with_children
+from gmpo_mm.verifiers.trees import MINUS_ONE, ONE, Tree, canonical_tree, parts, subtrees, variables
 from gmpo_mm.verifiers.units import split_unit
 
 MAX_PROBLEM = 20_000  # characters of a problem that are searched
@@ -50,7 +50,7 @@ def without_copies(
     result = list(grades)
     for place, (grade, gold, problem) in enumerate(zip(grades, golds, problems, strict=True)):
         texts, answer = [gold] if isinstance(gold, str) else gold, grade.extracted or ""
-        if grade.correct and problem and all(stands_unevaluated(answer, str(text), problem) for text in texts):
+        if grade.correct and problem and all(stands_unevaluated(answer, str(one), problem) for one in texts):
             why = "stands in the problem and is not worked out"
             result[place] = replace(grade, correct=False, status="not_evaluated", why=why)
     return result
@@ -203,7 +203,7 @@ def _copied_parts(form: Tree, problem: str) -> Iterator[Tree]:
 
 def _plain(tree: Tree) -> Tree:
     """A canonical tree as the grammar reads formulas: sums and products of two parts, quotients."""
-    kind, *inside = with_children(tree, _plain)
+    kind, *inside = (_plain(part) if isinstance(part, tuple) else part for part in tree)
     if kind in ("add", "mul"):
         return reduce(lambda a, b: (kind, a, b), inside)
     return ("div", ONE, *inside) if kind == "inverse" else (kind, *inside)

@@ -1,7 +1,7 @@
 r"""CountDown: an expression that uses every given number exactly once and gives the target (TinyZero's task).
 
-Of the grammar of `expressions`, only integers, `+ - * /`, brackets and fractions are taken; the result may stand
-behind or before a `=`.
+Of the grammar of `expressions`, only integers, `+ - * /`, brackets and fractions are taken; the result may
+stand behind or before a `=`.
 """
 
 import json

@@ -117,7 +117,7 @@ class Evaluator:
         return size
 
     def noise(self, bits: int = 0) -> Any:
-        """What is smaller may be what rounding left of zero, or the square root of that; times 2 to the bits."""
+        """What is smaller may be what rounding left of zero, or the square root of that; 2**bits times it."""
         return self.context.mpf(2) ** (bits - 9 * self.context.prec // 20)
 
     def is_zero(self, value: Any) -> bool:
@@ -282,4 +282,4 @@ def _exact_root(value: Fraction, degree: int) -> Fraction | None:
     """The rational root of a rational number that is not negative; None where there is none."""
     parts, bits = (value.numerator, value.denominator), _bits(value) // degree + 32
     roots = [to_int(mpf_nthroot(from_int(part), degree, bits), round_nearest) for part in parts]
-    return Fraction(*roots) if all(root**degree == part for root, part in zip(roots, parts, strict=True)) else None
+    return Fraction(*roots) if parts == tuple(root**degree for root in roots) else None

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import reduce
 from typing import Literal
 
 Extraction = Literal["auto", "boxed", "answer_tags"]
@@ -17,9 +18,7 @@ _SHOWS_NOTHING = re.compile(
     r"\\(?:text(?:bf|it)?|math(?:rm|bf)|boxed|mbox|phantom|q?quad|displaystyle|left|right)(?![A-Za-z])"
     r"|\\[,;:! ]|[\s{}$.~]|\\"
 )
-_NESTED = r"\{[^{}]*\}"
-for _ in range(4):
-    _NESTED = rf"\{{(?:[^{{}}]|{_NESTED})*\}}"
+_NESTED = reduce(lambda inner, _: rf"\{{(?:[^{{}}]|{inner})*\}}", range(4), r"\{[^{}]*\}")
 # `\boxed 5` and `\boxed \frac{1}{2}`, up to the first space or `$` outside braces.
 _BARE_BOX = re.compile(rf"\\boxed(?:[ \t]+|(?=[\d-]))((?:[^{{}}\s$<]|<(?!/)|{_NESTED})+)(?=[}}\s$]|</|\Z)")
 

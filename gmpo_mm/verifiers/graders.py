@@ -73,10 +73,10 @@ def grade_responses(
     problems: Sequence[str | None] | None = None,
     unevaluated: str = "reject",
 ) -> list[Grade]:
-    """Grade each response against its gold (or any of its golds); ValueError for an argument that is not known.
+    """Grade each response against its gold (or any of its golds); ValueError for an unknown argument.
 
-    `timeout` bounds each comparison in seconds of CPU time. Where `problems` are given, a right expression that
-    is only copied out of its problem is `not_evaluated` with `unevaluated="reject"` (see `copied`).
+    `timeout` bounds each comparison in seconds of CPU time. Where `problems` are given, a right expression
+    that is only copied out of its problem is `not_evaluated` with `unevaluated="reject"` (see `copied`).
     """
     chosen = GRADERS[check_grader(grader)]
     check_arguments(responses, golds, kind, extraction, timeout)

@@ -94,7 +94,9 @@ def _real_set(node: Node) -> _Named | None:
     elif kind == "relation" and (set(operators).isdisjoint(("=", "\\approx")) or operators == ("=",)):
         with contextlib.suppress(NotExpression):
             found = [_solve(x.text, sign, y.text) for x, sign, y in zip(items, operators, items[1:])]
-    elif kind in ("union", "intersection", "without") or node.connector == "or" or all(item.kind == "relation" for item in items):
+    elif kind in ("union", "intersection", "without") or (
+        kind == "list" and (node.connector == "or" or all(item.kind == "relation" for item in items))
+    ):
         found = [_real_set(item) for item in items]
     if kind == "without":
         return _joined(found, lambda inside: inside[0] and not inside[1])

@@ -39,7 +39,7 @@ _WRITTEN_MATRIX = re.compile(
 )
 _JOINT = re.compile(r"(?:([+-])|\*)? ?([^+\-&^_=<>]*?) ?\*?")
 _CASES = re.compile(r"\\begin ?\{ ?(?:cases|aligned) ?\}(.*)\\end ?\{ ?(?:cases|aligned) ?\}", re.DOTALL)
-_PLUS_MINUS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
+_PLUS, _MINUS = (re.compile(rf"\\{sign}(?![A-Za-z])") for sign in ("pm", "mp"))
 _NAME = re.compile(
     r"(?:\\?[A-Za-z]+'?(?: ?_ ?\{? ?\\?\w{1,6} ?\}?)?'? ?){1,3}(?:\( ?[A-Za-z\\]+(?: ?, ?[A-Za-z]+)* ?\))?"
 )
@@ -195,8 +195,8 @@ def _bracketed(text: str, depth: int) -> Node | None:
         return None
     if opening == "{":
         return Node("list", text, _flat(pieces, depth), connector=",")
-    if opening == "(" and _PLUS_MINUS.search(text):
-        return _plus_minus(text, depth)
+    if opening == "(" and (both := _plus_minus(text, depth)):
+        return both
     return Node("sequence", text, _parts(pieces, depth), "()" if opening == "⟨" else brackets)
 
 
@@ -244,7 +244,7 @@ def matrix_sum(node: Node) -> Node | None:
 
 
 def _plus_minus(text: str, depth: int) -> Node | None:
-    versions = [_PLUS_MINUS.sub(lambda sign: "-+"[sign[1] == plus], text) for plus in ("pm", "mp")]
+    versions = [_MINUS.sub(minus, _PLUS.sub(plus, text)) for plus, minus in ("+-", "-+")]
     return Node("list", text, _parts(versions, depth), connector=",") if versions[0] != text else None
 
 
