@@ -56,14 +56,12 @@ def _compare_values(a: Node, b: Node, rules: Rules) -> bool | None:
         return True
     if a.kind == b.kind == "scalar":
         return compare_scalars(a.text, b.text, rules)
-    for first, second in ((a, b), (b, a)):
-        verdict = same_reals(first, second)
+    for verdict in (same_reals(a, b), same_reals(b, a)):
         if verdict is not None:
             return verdict
-    for kind, handler in _HANDLERS.items():
-        for first, second in ((a, b), (b, a)):
-            if first.kind == kind:
-                return handler(first, second, rules)
+    for kind, (first, second) in itertools.product(_HANDLERS, ((a, b), (b, a))):
+        if first.kind == kind:
+            return _HANDLERS[kind](first, second, rules)
     return False
 
 
@@ -159,13 +157,11 @@ def _relations(a: Node, b: Node, rules: Rules) -> bool | None:
     if b.kind != "relation" or "\\approx" in (*a.operators, *b.operators):
         return False
     mirrored = a.items[::-1], tuple(MIRRORED[operator] for operator in a.operators[::-1])
-    for sides, operators in ((a.items, a.operators), mirrored):
-        if operators == b.operators and (
-            _in_order(sides, b.items, rules)
-            or (len(sides) == 2 and same_relation(sides, b.items, operators[0]))
-        ):
-            return True
-    return False
+    return any(
+        _in_order(sides, b.items, rules) or (len(sides) == 2 and same_relation(sides, b.items, operators[0]))
+        for sides, operators in ((a.items, a.operators), mirrored)
+        if operators == b.operators
+    )
 
 
 def _members(a: Node, b: Node, rules: Rules) -> bool | None:

@@ -90,12 +90,8 @@ def check_expression(answer: str, problem: Problem) -> Verdict:
 
 
 def grade_countdown(
-    predictions: Sequence[str | None],
-    golds: Sequence[Gold],
-    kind: Kind = "response",
-    *,
-    extraction: Extraction = "auto",
-    timeout: float = DEFAULT_TIMEOUT,
+    predictions: Sequence[str | None], golds: Sequence[Gold], kind: Kind = "response", *,
+    extraction: Extraction = "auto", timeout: float = DEFAULT_TIMEOUT,
 ) -> list[Grade]:
     """Grades of a batch; each gold is a problem (see `read_problem`) or a list of them. No time is needed.
 

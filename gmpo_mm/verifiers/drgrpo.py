@@ -15,13 +15,8 @@ Gold = str | float | Sequence[str | float]
 
 
 def grade_drgrpo(
-    responses: Sequence[str | None],
-    golds: Sequence[Gold],
-    kind: Kind = "response",
-    *,
-    fast: bool,
-    extraction: Extraction = "auto",
-    timeout: float = DEFAULT_TIMEOUT,
+    responses: Sequence[str | None], golds: Sequence[Gold], kind: Kind = "response", *, fast: bool,
+    extraction: Extraction = "auto", timeout: float = DEFAULT_TIMEOUT,
 ) -> list[Grade]:
     """Grade each response as Dr. GRPO's evaluation does; any entry of a gold that is a sequence counts.
 

@@ -37,10 +37,6 @@ _INTEGER = re.compile(r"\A(?:0|-?[1-9][0-9]*)\Z")
 _COSTLY_POWER = re.compile(r"\^[{(]|\^[0-9]+\^|\^[0-9][0-9]")
 
 
-class _UnsupportedError(Exception):
-    """The program does more than arithmetic."""
-
-
 # sympy's transformations ask which names are known and callable; the original offers these.
 _NAMES = {name: getattr(sympy, name) for name in sympy.__all__}
 _NAMES |= {name: it for name, it in vars(builtins).items() if isinstance(it, types.BuiltinFunctionType)}
@@ -53,7 +49,7 @@ def is_zero(text: str) -> bool:
     try:
         tree = ast.parse(program.strip(), mode="eval")
     except MemoryError as error:  # what Python's parser calls too deep a nesting
-        raise _UnsupportedError from error
+        raise NotImplementedError from error
     return bool(sympy.simplify(_value(tree.body)) == 0)
 
 
@@ -75,10 +71,10 @@ def _value(node: ast.expr) -> Any:
         case ast.Call(ast.Call(ast.Name("Function"), [ast.Constant(name)]), arguments, []):
             value = sympy.Function(str(name))(*map(_value, arguments))  # x(y + 1), no product
         case _:
-            raise _UnsupportedError
+            raise NotImplementedError("more than arithmetic")
     for parent in reversed(spine):
         if type(parent.op) not in OPERATORS:
-            raise _UnsupportedError
+            raise NotImplementedError("more than arithmetic")
         value = OPERATORS[type(parent.op)](value, _value(parent.right))
     return value
 
@@ -126,8 +122,9 @@ def load_slow() -> Compare:
         except Exception:  # as the original has it: what math-verify stumbles over is different
             return False
 
-    for text in (r"\frac{x + 1}{2}", "(1, 2)", r"\{1, 2\}", r"[1, 2) \cup (3, \infty)"):
-        compare(text, "x < (1 + x) / 2")
+    compare(r"\frac{x + 1}{2}", "(1 + x) / 2")
+    compare("(1, 2)", r"\{1, 2\}")
+    compare(r"[1, 2) \cup (3, \infty)", "x < 60")
     return compare
 
 

@@ -30,7 +30,6 @@ _MEASURES = str.split(
 _WHOLE_TEXT = re.compile(r"^\\text\{(.+?)\}$")
 _PLAIN_RATIO = re.compile(r"(0|-?[1-9][0-9]*)/(0|-?[1-9][0-9]*)")
 _THOUSANDS = re.compile(r"(\d),(\d\d\d)($|\D)")
-_REPETITIVE_SHARE = 0.2
 
 
 def boxed_answer(response: str) -> str | None:
@@ -155,4 +154,4 @@ def is_repetitive(text: str) -> bool:
     """Whether more than a fifth of the text's substrings, counted by position, are repeats of another."""
     suffixes = sorted(text[start:] for start in range(len(text)))  # neighbours share what is repeated
     repeats = sum(len(commonprefix(pair)) for pair in itertools.pairwise(suffixes))  # noqa: RUF071
-    return repeats > _REPETITIVE_SHARE * len(text) * (len(text) + 1) / 2
+    return 5 * repeats > len(text) * (len(text) + 1) / 2

@@ -131,11 +131,12 @@ class Evaluator:
     def integers(self, trees: Iterable[Tree], largest: float = math.inf) -> list[int]:
         """Values of trees, which must be integers no larger than that."""
         values = [self.whole(self.value(tree)) for tree in trees]
-        if None in values:
+        integers = [value for value in values if value is not None]
+        if len(integers) < len(values):
             raise OutsideDomain("not an integer")
-        if any(abs(value) > largest for value in values):
+        if any(abs(value) > largest for value in integers):
             raise TooLarge("integer beyond the bounds")
-        return values
+        return integers
 
     def whole(self, value: Any) -> int | None:
         """The integer that a value is, rounding of irrational steps aside; None where it is none."""

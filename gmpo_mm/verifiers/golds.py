@@ -1,7 +1,7 @@
 r"""Golds as data sets store them: the answer in a whole solution, and golds that no answer can be.
 
-The forms: `<answer> 145° </answer>`; GSM8K's last line `#### 72`; the last sentence with a `\boxed{...}`; a last
-line `The answer is 72.`. Only a gold is read in this way; what a model writes is read by `extraction` alone.
+The forms: `<answer> 145° </answer>`; GSM8K's last line `#### 72`; the last sentence with a `\boxed{...}`; a
+last line `The answer is 72.`. Only a gold is read so; what a model writes is read by `extraction` alone.
 """
 
 import re
@@ -69,7 +69,7 @@ def _last_boxes(text: str) -> str | None:
 
 
 def gold_fault(gold: str) -> str | None:
-    """Why no short answer equals a gold: `sentence`, `several lines` or `not readable`; None for a good one."""
+    """Why no answer equals a gold: `sentence`, `several lines` or `not readable`; None for a good one."""
     text = gold_answer(gold).strip()
     if is_empty(text):
         return "not readable"

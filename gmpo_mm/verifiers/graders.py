@@ -63,15 +63,9 @@ def check_grader(name: object) -> str:
 
 
 def grade_responses(
-    grader: str,
-    responses: Sequence[str | None],
-    golds: Sequence[Gold],
-    *,
-    extraction: str = "auto",
-    timeout: float = DEFAULT_TIMEOUT,
-    kind: str = "response",
-    problems: Sequence[str | None] | None = None,
-    unevaluated: str = "reject",
+    grader: str, responses: Sequence[str | None], golds: Sequence[Gold], *, extraction: str = "auto",
+    timeout: float = DEFAULT_TIMEOUT, kind: str = "response",
+    problems: Sequence[str | None] | None = None, unevaluated: str = "reject",
 ) -> list[Grade]:
     """Grade each response against its gold (or any of its golds); ValueError for an unknown argument.
 

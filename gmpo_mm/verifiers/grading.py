@@ -41,8 +41,7 @@ class Grade:
     correct: bool
     status: Status
     extracted: str | None
-    why: str = field(default="", compare=False)
-    """How it was decided, in a few words: `equal as text`, `algebra: equal`, `different`."""
+    why: str = field(default="", compare=False)  # `equal as text`, `algebra: equal`, `different`
 
 
 def check_arguments(
@@ -59,13 +58,8 @@ def check_arguments(
 
 
 def grade_batch(
-    predictions: Sequence[str | None],
-    golds: Sequence[Gold],
-    kind: Kind = "answer",
-    *,
-    timeout: float = DEFAULT_TIMEOUT,
-    extraction: Extraction = "auto",
-    rules: str = "math",
+    predictions: Sequence[str | None], golds: Sequence[Gold], kind: Kind = "answer", *,
+    timeout: float = DEFAULT_TIMEOUT, extraction: Extraction = "auto", rules: str = "math",
 ) -> list[Grade]:
     """Grade each prediction against its gold; a gold that is a sequence is right when any of its texts is.
 
@@ -99,10 +93,7 @@ def _gold_texts(gold: Gold) -> list[str]:
 
 
 def grade_answers(
-    answers: Sequence[str | None],
-    golds: Iterable[Sequence[str]],
-    timeout: float,
-    method: str,
+    answers: Sequence[str | None], golds: Iterable[Sequence[str]], timeout: float, method: str,
     decide_here: Callable[[str, str], Decision],
 ) -> list[Grade]:
     """Grade each answer against its golds; what `decide_here` leaves open the workers compare by `method`.

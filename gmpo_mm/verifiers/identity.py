@@ -11,7 +11,7 @@ from typing import Any
 
 from gmpo_mm.verifiers.evaluation import BRANCHING, Environment, OutsideDomain, TooLarge
 from gmpo_mm.verifiers.points import INTEGER_LETTERS, forced_integers, magnitudes, sample_points
-from gmpo_mm.verifiers.trees import Tree, canonical_tree, children, contains, subtrees, variables, with_children
+from gmpo_mm.verifiers.trees import Tree, canonical_tree, children, contains, subtrees, variables
 from gmpo_mm.verifiers.values import COMPLEX, OneSided, constant_of, values_equal
 
 MAX_VARIABLES = 12
@@ -102,4 +102,4 @@ def _folded(tree: Tree) -> Tree:
     value = constant_of(tree)
     if isinstance(value, Fraction) and abs(value.numerator) + value.denominator < _MAX_FOLDED:
         return ("num", value)
-    return with_children(tree, _folded)
+    return tuple([_folded(child) if isinstance(child, tuple) else child for child in tree])

@@ -32,8 +32,8 @@ def renamings(first: Tree, second: Tree, indices: frozenset[str]) -> Iterator[Tr
     if respelled != second:
         yield respelled
     here, there = variables(respelled) - variables(first), variables(first) - variables(respelled)
-    names = (filter(_INDEX.fullmatch, side) for side in (here, there))
-    of_indices = _bijections(*names, lambda name, other: name in indices or other in indices)
+    left, right = (filter(_INDEX.fullmatch, names) for names in (here, there))
+    of_indices = _bijections(left, right, lambda name, other: name in indices or other in indices)
     allowed = itertools.chain(of_indices, _of_constants(first, respelled))
     for renaming in itertools.islice(allowed, MAX_RENAMINGS - 1):
         yield replaced(respelled, renaming)

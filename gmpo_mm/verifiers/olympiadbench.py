@@ -17,12 +17,8 @@ _NAMED_INTERVAL = re.compile(r"^[A-Za-z] ?(\(.*\]|\[.*\)|\[.*\])$", re.DOTALL)
 
 
 def grade_olympiadbench(
-    predictions: Sequence[str | None],
-    golds: Sequence[Gold],
-    kind: Kind = "response",
-    *,
-    extraction: Extraction = "auto",
-    timeout: float = DEFAULT_TIMEOUT,
+    predictions: Sequence[str | None], golds: Sequence[Gold], kind: Kind = "response", *,
+    extraction: Extraction = "auto", timeout: float = DEFAULT_TIMEOUT,
 ) -> list[Grade]:
     """Grades of a batch by the rules above; a gold that is a sequence is right when any of its texts is."""
     answers: list[str | None] = []

@@ -1,6 +1,4 @@
-"""Points at which two formulas could differ: of both signs and parities, every order, all sizes, and next to
-the constants in the formulas. They depend on the formulas alone, so that verdicts do.
-"""
+"""Points at which two formulas could differ; they depend on the formulas alone, so that verdicts do."""
 
 import itertools
 import random
@@ -64,8 +62,7 @@ def magnitudes(first: Tree, second: Tree) -> Iterator[Environment]:
 def _critical_values(pair: Tree) -> dict[str, list[Fraction]]:
     """Of each name: both signs and parities, and the neighbours of the constants that occur.
 
-    Names of integers have integers only; those of radii and resistances, which begin with r or R, have
-    positive numbers only.
+    Names of integers have integers only; those that begin with r or R have positive numbers only.
     """
     values = [Fraction(value) for value in _VALUES.split()]
     for c in _constants(pair):

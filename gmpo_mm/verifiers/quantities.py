@@ -150,9 +150,8 @@ def times_equal(a: str, b: str) -> bool | None:
     marked = bool(first[4]) + bool(second[4])
     if not marked and bool(first[3]) == bool(second[3]) and "00" not in (first[2], second[2]):
         return None
-    if _seconds(first, first[4]) == _seconds(second, second[4]):
-        return True
-    return marked == 1 and _seconds(first, None) == _seconds(second, None)
+    same = _seconds(first, first[4]) == _seconds(second, second[4])
+    return same or (marked == 1 and _seconds(first, None) == _seconds(second, None))
 
 
 def _seconds(time: "re.Match[str]", half: str | None) -> int:

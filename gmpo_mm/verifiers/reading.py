@@ -88,7 +88,8 @@ def _is_option(letter: str, option: str, in_brackets: bool) -> bool:
     letters = re.sub(r"\\[A-Za-z]+|[^A-Za-z]", "", option)
     is_product = len(letters) == len(option) == 1 or (letter.islower() and letters and not has_words(option))
     one_thing = len(re.findall(r"\d+(?:[.,]\d+)*", option)) <= 1 or not has_words(option)
-    return one_thing and not is_product and not _SAYS_MORE.search(option) and (in_brackets or letter.isupper())
+    is_letter = in_brackets or letter.isupper()
+    return is_letter and one_thing and not is_product and not _SAYS_MORE.search(option)
 
 
 def _boxed(text: str) -> str:

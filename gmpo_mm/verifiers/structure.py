@@ -113,9 +113,9 @@ def parse(text: str, depth: int = 0) -> Node:
     text = text.strip()
     if special := _SPECIAL_SETS.get(text.lower()):
         return Node("special", text, connector=special)
-    attempts = (_list, _relation, _set_algebra, _bracketed, _matrix, _plus_minus) if depth <= MAX_DEPTH else ()
-    found = filter(None, (attempt(text, depth + 1) for attempt in attempts))
-    return next(found, Node("scalar", text))
+    attempts = (_list, _relation, _set_algebra, _bracketed, _matrix, _plus_minus)
+    found = (attempt(text, depth + 1) for attempt in (attempts if depth <= MAX_DEPTH else ()))
+    return next(filter(None, found), Node("scalar", text))
 
 
 def _parts(pieces: Iterable[str], depth: int) -> tuple[Node, ...]:
@@ -220,7 +220,8 @@ def matrix_sum(node: Node) -> Node | None:
     *pieces, end = _WRITTEN_MATRIX.split(node.text)
     matrices = [parse(text).items for text in pieces[1::2]]
     sizes = {len(rows) for matrix in matrices for rows in (matrix, *(row.items for row in matrix))}
-    if len(matrices) > MAX_MATRICES or end.strip() or not 1 <= min(sizes, default=0) <= max(sizes) <= MAX_ROWS:
+    fit = 1 <= min(sizes, default=0) <= max(sizes, default=0) <= MAX_ROWS
+    if len(matrices) > MAX_MATRICES or end.strip() or not fit:
         return None
     terms: list[list[list[str]]] = []
     try:
@@ -237,7 +238,7 @@ def matrix_sum(node: Node) -> Node | None:
             ]
         sums = [zip(*rows_at_once, strict=True) for rows_at_once in zip(*terms, strict=True)]
         lines = [[" + ".join(map("({})".format, entries)) for entries in row] for row in sums]
-    except (AttributeError, ValueError):  # what stands between them is no sign or factor; sizes that don't fit
+    except (AttributeError, ValueError):  # what stands between is no sign or factor; sizes don't fit
         return None
     rows_of_nodes = (Node("sequence", " & ".join(row), tuple(map(parse, row)), "[]") for row in lines)
     return Node("matrix", node.text, tuple(rows_of_nodes))
@@ -269,7 +270,8 @@ def is_name(text: str) -> bool:
         return all(len(word) == 1 or word.isupper() or word.lower() in AROUND for word in text.split())
     fits = _NAME.fullmatch(text) and not _NOT_IN_NAMES.search(text) and text not in ("e", "i")
     words = re.findall(r"(?<!\\)[A-Za-z]{3,}", text) if fits else []
-    return bool(fits) and all(word.isupper() or word.lower() in AROUND or not has_words(f"{word}+1") for word in words)
+    known = (word.isupper() or word.lower() in AROUND or not has_words(f"{word}+1") for word in words)
+    return bool(fits) and all(known)
 
 
 def asks_for(text: str) -> bool:

@@ -21,9 +21,7 @@ class OneSided(OutsideDomain):
 
 def _precision(spread: int, environment: Environment) -> int:
     r"""Bits at which a difference of the smallest size that occurs, or of its square, is no rounding error.
-
-    Of constants, which are compared once, of its cube: `\sin 10^{-100}` is not `10^{-100}`.
-    """
+    Of constants, which are compared once, of its cube: `\sin 10^{-100}` is not `10^{-100}`."""
     bits = 2 * FIRST_BITS + (6 if environment else 12) * spread
     if bits > MAX_PRECISION:
         raise TooLarge("too many digits")
@@ -31,19 +29,13 @@ def _precision(spread: int, environment: Environment) -> int:
 
 
 def values_equal(
-    first: Tree,
-    second: Tree,
-    environment: Environment,
-    in_complex: bool,
-    careful: bool = True,
-    branches: dict[int, set[Any]] | None = None,
-    bits: int = FIRST_BITS,
+    first: Tree, second: Tree, environment: Environment, in_complex: bool, careful: bool = True,
+    branches: dict[int, set[Any]] | None = None, bits: int = FIRST_BITS,
 ) -> bool:
     """Whether both have the same value at a point, or are no further apart than rounding can bring them.
 
     TooLarge where one is, OneSided where only one has no value, else OutsideDomain where one has none.
-    `careful` asks for a second precision even where the values are of ordinary size; `branches` gathers the
-    cases that were taken where the values are equal.
+    `careful` asks always for a second precision; `branches` gathers the cases taken where both are equal.
     """
     one, other = evaluators = [Evaluator(environment, in_complex, bits) for _ in range(2)]
     values: list[Any] = []

@@ -11,8 +11,8 @@ _LETTERS = re.compile(
 )
 _GEOMETRY = re.compile(r"\\(?:angle|cong|parallel|perp|triangle|sim)(?![A-Za-z])")
 _FUNCTIONS = str.split(
-    "sin cos tan cot sec csc arcsin arccos arctan log exp sinh cosh tanh min max lim mod gcd lcm det floor ceil "
-    "binom sqrt coth sech csch arcsec arccsc arccot arcsinh arccosh arctanh arsinh arcosh artanh"
+    "sin cos tan cot sec csc arcsin arccos arctan log exp sinh cosh tanh min max lim mod gcd lcm det floor "
+    "ceil binom sqrt coth sech csch arcsec arccsc arccot arcsinh arccosh arctanh arsinh arcosh artanh"
 )
 _NEXT_TO_LETTERS = frozenset("{}()[]^_+-*/=|<>,")
 
@@ -44,8 +44,8 @@ _NUMBERS = {word: n for n, word in enumerate(_ONES)}
 for _i, _ten in enumerate(str.split("twenty thirty forty fifty sixty seventy eighty ninety"), 2):
     _NUMBERS |= {f"{_ten} {word}": 10 * _i + n for word, n in _NUMBERS.items() if 0 < n < 10}
     _NUMBERS[_ten] = 10 * _i
-_PARTS = [*enumerate(str.split("half third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"), 2)]
-_PARTS += [(4, "quarter"), (100, "hundredth"), (1000, "thousandth")]
+_PART_WORDS = str.split("half third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth")
+_PARTS = [*enumerate(_PART_WORDS, 2), (4, "quarter"), (100, "hundredth"), (1000, "thousandth")]
 # What a word behind a number multiplies it by: `3 fourths`, `5 million`, `2 dozens`.
 _MULTIPLIERS = {
     **{part + plural: Fraction(1, n) for n, part in _PARTS for plural in ("", "s")},
