@@ -28,6 +28,7 @@ _SAID = re.compile(
     r"(?P<value>\S.*?)(?:\.?\s*I hope it is correct)?\.?\s*$"
 )
 _HEADING = re.compile(rf"(?i){_LABEL}[::]?[*_ \t]*")
+_TAG = re.compile(r"(?i)<\s*(/?)\s*(?:answer|final_?answer|ans)\s*>")
 _MARKS = re.compile(r"(?i)####|boxed|fbox|</|answer|result|solution|答案")
 _SENTENCE_END = re.compile(r"[.!?。](?=\s)|\n")
 _MAY_HAVE_LINES = re.compile(r"(?s)\\begin\s*\{[^{}]*\}.*?\\end\s*\{[^{}]*\}|\{[^{}]*\}")
@@ -40,6 +41,7 @@ _LATEX = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox)\s*(?=\{)|\\[A-Za-z]+|
 def gold_answer(gold: str) -> str:
     """The answer of a gold that holds a whole solution in a known form; any other gold as it is."""
     text = remove_invisible(gold[-MAX_SOLUTION:]).strip() if _MARKS.search(gold) else ""
+    text = _TAG.sub(r"<\1answer>", text)
     _, opened, tagged = text.rpartition("</answer>")[0].rpartition("<answer>")
     text = (opened and tagged.strip()) or text
     if not text:
