@@ -5,12 +5,7 @@ import math
 import threading
 from collections.abc import Iterator
 
-
-class _Local(threading.local):
-    left: float = math.inf
-
-
-_local = _Local()
+_local = threading.local()
 
 
 class OverBudget(Exception):
@@ -20,7 +15,7 @@ class OverBudget(Exception):
 @contextlib.contextmanager
 def budget(steps: float | None) -> Iterator[None]:
     """Within it, `spend` raises OverBudget once `steps` (or what an outer budget has left) are used up."""
-    outer = _local.left
+    outer = getattr(_local, "left", math.inf)
     given = _local.left = outer if steps is None else min(steps, outer)
     try:
         yield
@@ -30,6 +25,6 @@ def budget(steps: float | None) -> Iterator[None]:
 
 def spend(steps: int) -> None:
     """Take steps from this thread's budget."""
-    _local.left -= steps
+    _local.left = getattr(_local, "left", math.inf) - steps
     if _local.left < 0:
         raise OverBudget

@@ -56,18 +56,13 @@ def _compare_values(a: Node, b: Node, rules: Rules) -> bool | None:
         return True
     if a.kind == b.kind == "scalar":
         return compare_scalars(a.text, b.text, rules)
-    for first, second in ((a, b), (b, a)):
-        verdict = same_reals(first, second)
+    for verdict in (same_reals(a, b), same_reals(b, a)):
         if verdict is not None:
             return verdict
-    for kind, handler in _HANDLERS.items():
-        for first, second in ((a, b), (b, a)):
-            if first.kind == kind:
-                return handler(first, second, rules)
+    for kind, (first, second) in itertools.product(_HANDLERS, ((a, b), (b, a))):
+        if first.kind == kind:
+            return _HANDLERS[kind](first, second, rules)
     return False
-
-
-# What an answer says once its chains are read
 
 
 @dataclass(frozen=True)
@@ -87,15 +82,14 @@ class Settled:
 @lru_cache(maxsize=4096)
 def settle(node: Node, rules: Rules) -> Settled:
     r"""Read chains: `x = 2 + 3 = 5` is 5, named x, `\frac52 \text{ or } 2.5` one number, `1 = 2` broken."""
-    value = node
+    first, *others = node.items or (node,)
     if node.kind == "relation" and set(node.operators) <= {"=", "\\approx"}:
         return _settle_chain(node, rules)
-    if node.kind == "list" and node.connector == "or" and node.items[0].kind == "scalar":
-        if all(compare(node.items[0], item, rules) for item in node.items[1:]):
-            value = node.items[0]
+    if node.kind == "list" and node.connector == "or" and first.kind == "scalar":
+        node = first if all(compare(first, item, rules) for item in others) else node
     elif node.kind == "scalar" and "\\begin" in node.text:
-        value = matrix_sum(node) or node
-    return Settled("broken" if node.kind == "broken" else "value", (value,))
+        node = matrix_sum(node) or node
+    return Settled("broken" if node.kind == "broken" else "value", (node,))
 
 
 def _settle_chain(node: Node, rules: Rules) -> Settled:
@@ -135,9 +129,6 @@ def _is_rounded(exact: Node, node: Node, rules: Rules) -> bool:
     return abs(x.values[0].digits - y.values[0].digits) < place
 
 
-# Equations and inequalities
-
-
 def _compare_equations(a: Settled, b: Settled, rules: Rules) -> bool | None:
     """Equations with the same solutions, or the same name with the same value; an equation is no value."""
     if "value" in (a.kind, b.kind):
@@ -166,16 +157,11 @@ def _relations(a: Node, b: Node, rules: Rules) -> bool | None:
     if b.kind != "relation" or "\\approx" in (*a.operators, *b.operators):
         return False
     mirrored = a.items[::-1], tuple(MIRRORED[operator] for operator in a.operators[::-1])
-    for sides, operators in ((a.items, a.operators), mirrored):
-        if operators == b.operators and (
-            _in_order(sides, b.items, rules)
-            or (len(sides) == 2 and same_relation(sides, b.items, operators[0]))
-        ):
-            return True
-    return False
-
-
-# Sets, lists, tuples, matrices
+    return any(
+        _in_order(sides, b.items, rules) or (len(sides) == 2 and same_relation(sides, b.items, operators[0]))
+        for sides, operators in ((a.items, a.operators), mirrored)
+        if operators == b.operators
+    )
 
 
 def _members(a: Node, b: Node, rules: Rules) -> bool | None:
@@ -199,10 +185,9 @@ def _lists(a: Node, b: Node, rules: Rules) -> bool | None:
         first, second = _distinct(first, rules), _distinct(second, rules)
     if len(first) != len(second):
         return False
-    names = [[assigned_name(item) for item in node.items] for node in (a, b)]
-    if bare_lists and (None in names[0]) != (None in names[1]):
-        given, bare = (names[1], a) if None in names[0] else (names[0], b)
-        if len(set(given)) == len(given) and all(item.kind != "relation" for item in bare.items):
+    for named, bare in ((a, b), (b, a)) if bare_lists else ():
+        names = {assigned_name(item) for item in named.items} - {None}
+        if len(names) == len(named.items) and all(item.kind != "relation" for item in bare.items):
             return _in_order(_values(a, rules), _values(b, rules), rules)  # `x = 1, y = 2` and `1, 2`
     return _in_any_order(first, second, rules)
 

@@ -17,7 +17,7 @@ from gmpo_mm.verifiers.identity import same_trees
 from gmpo_mm.verifiers.normalize import canonical, text_key
 from gmpo_mm.verifiers.reading import read
 from gmpo_mm.verifiers.structure import Node, asks_for, parse, split
-from gmpo_mm.verifiers.trees import MINUS_ONE, ONE, Tree, canonical_tree, subtrees, variables
+from gmpo_mm.verifiers.trees import MINUS_ONE, ONE, Tree, canonical_tree, parts, subtrees, variables
 from gmpo_mm.verifiers.units import split_unit
 
 MAX_PROBLEM = 20_000  # characters of a problem that are searched
@@ -33,7 +33,6 @@ _PARTS = re.compile(r"<=|>=|!=|[=<>,;:?]|\\approx|\\equiv|\\pmod|\\to(?![a-z])|\
 _REPEATS = re.compile(
     r"[\d.]+ ?\\(?:overline|bar|dot) ?\{?\d+\}?|\d+\.\d+ ?(?:\.\.\.|\\[lc]?dots)|\d?\.\d*\(\d+\)"
 )
-_SPACES = re.compile(r"[\s$]+")
 
 _Done = Callable[[Tree], bool]
 
@@ -48,13 +47,12 @@ def without_copies(
         return list(grades)
     if len(problems) != len(grades):
         raise ValueError(f"{len(problems)} problems for {len(grades)} predictions; give one for each")
-    result = []
-    for grade, gold, problem in zip(grades, golds, problems, strict=True):
-        texts = [gold] if isinstance(gold, str) else [str(text) for text in gold]
-        answer, why = grade.extracted or "", "stands in the problem and is not worked out"
-        if grade.correct and problem and all(stands_unevaluated(answer, text, problem) for text in texts):
-            grade = replace(grade, correct=False, status="not_evaluated", why=why)
-        result.append(grade)
+    result = list(grades)
+    for place, (grade, gold, problem) in enumerate(zip(grades, golds, problems, strict=True)):
+        texts, answer = [gold] if isinstance(gold, str) else gold, grade.extracted or ""
+        if grade.correct and problem and all(stands_unevaluated(answer, str(one), problem) for one in texts):
+            why = "stands in the problem and is not worked out"
+            result[place] = replace(grade, correct=False, status="not_evaluated", why=why)
     return result
 
 
@@ -70,8 +68,8 @@ def stands_unevaluated(prediction: str, gold: str, problem: str) -> bool:
     done = partial(_is_worked_out, as_decimal="decimal" in problem and bool(re.search(r"\.\d", gold)))
     gold_node = parse(read(gold).text)
     asked = list(_groups(gold_node, _is_worked_out))
-    parts = [gold_node, *gold_node.items, *(part for item in gold_node.items for part in item.items)]
-    solved = not any(map(_has_work, filter(None, map(_formula, parts))))
+    nodes = [gold_node, *gold_node.items, *(part for item in gold_node.items for part in item.items)]
+    solved = not any(map(_has_work, filter(None, map(_formula, nodes))))
     with budget(MAX_STEPS):
         groups = _groups(parse(read(prediction).text), done)
         return any(_is_copied(group, asked, solved, problem, done) for group in groups)
@@ -79,25 +77,18 @@ def stands_unevaluated(prediction: str, gold: str, problem: str) -> bool:
 
 def _is_repeating_decimal(prediction: str, gold: str, problem: str) -> bool:
     """Whether an answer is made of the problem's `0.\\overline{73}` where another form is asked for."""
-    values = [piece for piece in re.split(r"=|\\approx", prediction) if any(map(str.isdigit, piece))]
-    repeats = [_REPEATS.findall(piece) for piece in values]
-    given = _SPACES.sub("", problem)
-    copied = all(_SPACES.sub("", text) in given for texts in repeats for text in texts)
-    return bool(values) and all(repeats) and copied and not _REPEATS.search(gold)
+    said, given = (re.sub(r"[\s$]+", "", text) for text in (prediction, problem))
+    repeats = [_REPEATS.findall(piece) for piece in re.split(r"=|\\approx", said) if re.search(r"\d", piece)]
+    copied = all(text in given for texts in repeats for text in texts)
+    return bool(repeats) and all(repeats) and copied and not _REPEATS.search(gold)
 
 
 def _groups(node: Node, done: _Done) -> Iterator[tuple[Tree, ...]]:
-    """Canonical trees of an answer's parts: of a formula, or of an equation's or inequality's sides.
+    """Canonical trees of an answer's formulas, and of the sides of its equations and inequalities.
 
     A chain of numbers is the value in it that is worked out, else the last. What is no formula is left out.
     """
-    items = node.items
-    if node.kind != "relation":
-        if tree := _formula(node):
-            yield (tree,)
-        for item in items:
-            yield from _groups(item, done)
-        return
+    items = node.items if node.kind == "relation" else (node,)
     equality = set(node.operators) <= {"=", "\\approx"}
     while equality and len(items) > 1 and asks_for(items[0].text):  # `N = ...`
         items = items[1:]
@@ -106,6 +97,8 @@ def _groups(node: Node, done: _Done) -> Iterator[tuple[Tree, ...]]:
         yield sides
     elif sides:
         yield (next(filter(done, sides), sides[-1]),)
+    for item in node.items if node.kind != "relation" else ():
+        yield from _groups(item, done)
 
 
 def _formula(node: Node) -> Tree | None:
@@ -123,21 +116,21 @@ def _canonical(text: str) -> Tree | None:
 def _is_copied(
     sides: tuple[Tree, ...], asked: Sequence[tuple[Tree, ...]], solved: bool, problem: str, done: _Done
 ) -> bool:
-    if any({*sides} == {*group} or (len(group) == 1 and group[0] in sides) for group in asked):
-        return False
-    left = [side for side in sides if not done(side)]
-    if solved and left and len(sides) > 1 and any(map(_has_work, sides)):
-        return True
     values = [group[0] for group in asked if len(group) == 1]
+    left = [side for side in sides if not done(side)]
+    if not left or any({*sides} == {*group} for group in asked) or not set(values).isdisjoint(sides):
+        return False
+    if solved and len(sides) > 1 and any(map(_has_work, sides)):
+        return True
     forms, _ = _forms_of(problem)
-    return bool(left) and all(side in forms or _holds_copy(side, values, problem, done) for side in left)
+    return all(side in forms or _holds_copy(side, values, problem, done) for side in left)
 
 
 def _holds_copy(side: Tree, values: Sequence[Tree], problem: str, done: _Done) -> bool:
     """Whether a part stands in the problem, is not worked out, and has one of the values but for its sign."""
-    parts = [part for part in dict.fromkeys(_copied_parts(side, problem)) if not done(part)]
+    copies = [part for part in dict.fromkeys(_copied_parts(side, problem)) if not done(part)]
     wanted = [tree for value in values[:MAX_PARTS] for tree in (_plain(value), ("neg", _plain(value)))]
-    pairs = itertools.product(map(_plain, parts[:MAX_PARTS]), wanted)
+    pairs = itertools.product(map(_plain, copies[:MAX_PARTS]), wanted)
     try:
         return any(same_trees(part, tree) is not False for part, tree in pairs)
     except OverBudget:
@@ -150,35 +143,27 @@ def _has_work(tree: Tree) -> bool:
     return bool(variables(tree)) and side[0] not in ("var", "call")
 
 
-# Is it worked out?
-
-
 def _is_worked_out(form: Tree, as_decimal: bool = False) -> bool:
     """A name, a rational in lowest terms, that times a root or pi or e or i; sums, also over an integer.
 
     A fraction is not worked out where a decimal is asked for.
     """
-    if form[0] == "var":
-        return True
-    if as_decimal and any(part[0] == "inverse" for part in subtrees(form)):
-        return False
+    if form[0] == "var" or (as_decimal and any(part[0] == "inverse" for part in subtrees(form))):
+        return form[0] == "var"
     below = Fraction(1)
-    if form[0] == "mul" and len(form) == 3:
-        for total, divisor in (form[1:], form[:0:-1]):
-            if total[0] == "add" and divisor[0] == "inverse" and divisor[1][0] == "num":
-                form, below = total, divisor[1][1]
-    terms = form[1:] if form[0] == "add" else (form,)
-    read_terms = dict(filter(None, map(_read_term, terms)))  # what is multiplied, and its factor
-    if len(read_terms) < len(terms):
-        return False
-    numbers = [below, *read_terms.values()]
-    whole = all(number.denominator == 1 for number in numbers)
-    return below == 1 or (whole and gcd(*map(int, numbers)) == 1)
+    for total, divisor in (form[1:], form[:0:-1]) if form[0] == "mul" and len(form) == 3 else ():
+        if total[0] == "add" and divisor[0] == "inverse" and divisor[1][0] == "num":
+            form, below = total, divisor[1][1]
+    terms = parts(form, "add")
+    numbers = dict(filter(None, map(_read_term, terms)))  # what is multiplied, and its factor
+    whole = all(number.denominator == 1 for number in (below, *numbers.values()))
+    lowest = below == 1 or (whole and gcd(*map(int, (below, *numbers.values()))) == 1)
+    return lowest and len(numbers) == len(terms)
 
 
 def _read_term(term: Tree) -> tuple[tuple[Tree, ...], Fraction] | None:
     """What a number's rational factor is multiplied by, and that factor; None where it is not worked out."""
-    factors = [factor for factor in (term[1:] if term[0] == "mul" else (term,)) if factor != MINUS_ONE]
+    factors = [factor for factor in parts(term, "mul") if factor != MINUS_ONE]
     kinds = {_kind(factor): factor for factor in factors}
     if None in kinds or len(kinds) < len(factors):
         return None
@@ -196,17 +181,12 @@ def _kind(factor: Tree) -> str | None:
     base, exponent = inside[1:] if inside[0] == "pow" else (inside, ONE)
     if base[0] == "const" and exponent[0] == "num" and (base is factor or base[1] != "i"):
         return str(base[1])
-    if base[0] != "num" or inside is not factor or exponent[0] != "inverse" or exponent[1][0] != "num":
-        return None
-    # the root of an integer that no integer's power of its degree divides
-    value, degree = base[1], exponent[1][1]
-    if value.denominator != 1 or degree.denominator != 1 or degree < 2 or not 1 < value <= 10**8:
-        return None
-    divisors = range(2, round(value ** (1 / degree)) + 1)
-    return None if any(value % divisor**degree == 0 for divisor in divisors) else "root"
-
-
-# Does it stand in the problem?
+    match (base, exponent):  # the root of an integer that no integer's power of its degree divides
+        case (("num", value), ("inverse", ("num", degree))) if inside is factor and 1 < value <= 10**8:
+            divisors = range(2, round(value ** (1 / degree)) + 1) if degree > 1 else ()
+            whole = value.denominator == degree.denominator == 1 < degree
+            return "root" if whole and all(value % divisor**degree for divisor in divisors) else None
+    return None
 
 
 def _copied_parts(form: Tree, problem: str) -> Iterator[Tree]:
@@ -223,10 +203,10 @@ def _copied_parts(form: Tree, problem: str) -> Iterator[Tree]:
 
 def _plain(tree: Tree) -> Tree:
     """A canonical tree as the grammar reads formulas: sums and products of two parts, quotients."""
-    parts = [_plain(part) if isinstance(part, tuple) else part for part in tree[1:]]
-    if tree[0] in ("add", "mul"):
-        return reduce(lambda a, b: (tree[0], a, b), parts)
-    return ("div", ONE, *parts) if tree[0] == "inverse" else (tree[0], *parts)
+    kind, *inside = (_plain(part) if isinstance(part, tuple) else part for part in tree)
+    if kind in ("add", "mul"):
+        return reduce(lambda a, b: (kind, a, b), inside)
+    return ("div", ONE, *inside) if kind == "inverse" else (kind, *inside)
 
 
 @lru_cache(maxsize=1024)
@@ -234,8 +214,8 @@ def _forms_of(problem: str) -> tuple[frozenset[Tree], tuple[Tree, ...]]:
     """Canonical trees of the problem's formulas and of their parts, and its sums and products."""
     found: dict[Tree, None] = {}
     for text in map(canonical, _formulas(problem)):
-        outside_brackets = [piece for side in split(text, "relation")[0] for piece in split(side, "comma")[0]]
-        for piece in dict.fromkeys((*outside_brackets, *_PARTS.split(text))):
+        outside = [piece for side in split(text, "relation")[0] for piece in split(side, "comma")[0]]
+        for piece in dict.fromkeys((*outside, *_PARTS.split(text))):
             tree = _canonical(piece.strip(" ,;:?")) or _canonical(piece.strip(" ().,;:?"))
             found |= dict.fromkeys(subtrees(tree) if tree else ())
     return frozenset(found), tuple(tree for tree in found if tree[0] in ("add", "mul"))

@@ -1,8 +1,7 @@
 r"""CountDown: an expression that uses every given number exactly once and gives the target (TinyZero's task).
 
-An answer is read by the grammar of `expressions`, of which only integers, `+ - * /`, brackets and fractions
-are taken, and may state its result behind or before a `=`. Nothing is evaluated as code: length, depth and
-sizes are bounded, and values are exact.
+Of the grammar of `expressions`, only integers, `+ - * /`, brackets and fractions are taken; the result may
+stand behind or before a `=`.
 """
 
 import json
@@ -15,14 +14,14 @@ from gmpo_mm.verifiers.expressions import NotExpression, parse_expression
 from gmpo_mm.verifiers.extraction import Extraction, extract_answer
 from gmpo_mm.verifiers.grading import DEFAULT_TIMEOUT, Gold, Grade, Kind
 from gmpo_mm.verifiers.normalize import canonical
-from gmpo_mm.verifiers.quantities import real
 from gmpo_mm.verifiers.trees import Tree, subtrees
+from gmpo_mm.verifiers.values import constant_of
 
 MAX_LENGTH = 400  # characters of an answer
 MAX_SHOWN = 60
-
 _ALLOWED = re.compile(r"(?:\\frac(?![A-Za-z])|[-+*/(){}= ]|(?<!\d)\d{1,18}(?!\d))+", re.ASCII)
 _KINDS = {"num", "neg", "add", "mul", "div"}
+_NUMBER = re.compile(r" ?(?:- ?)?\d+ ?")
 
 
 class Problem(NamedTuple):
@@ -67,9 +66,8 @@ def _integer(value: Any) -> int:
 
 def extract_expression(response: str, extraction: Extraction = "auto") -> str | None:
     r"""The answer's text; `auto` takes the last `<answer>` pair (or a box in it), else the last box."""
-    if extraction != "auto":
-        return extract_answer(response, extraction)
-    return extract_answer(response, "answer_tags") or extract_answer(response, "boxed")
+    ways: Sequence[Extraction] = ("answer_tags", "boxed") if extraction == "auto" else (extraction,)
+    return next(filter(None, (extract_answer(response, way) for way in ways)), None)
 
 
 def check_expression(answer: str, problem: Problem) -> Verdict:
@@ -79,27 +77,21 @@ def check_expression(answer: str, problem: Problem) -> Verdict:
     except NotExpression as error:
         return Verdict(False, False, f"not an expression: {error}")
     used = sorted(int(node[1]) for node in subtrees(tree) if node[0] == "num")
-    if Counter(used) != Counter(problem.numbers):
+    value = constant_of(tree)
+    if used != sorted(problem.numbers):
         why = f"uses {used[:12]} where {list(problem.numbers[:12])} must each be used once"
-        return Verdict(False, True, why)
-    try:
-        value = real(tree).exact
-    except NotExpression:
-        return Verdict(False, True, "divides by zero")
-    if value != problem.target:
-        return Verdict(False, True, f"gives {str(value)[:MAX_SHOWN]}, not {problem.target}")
-    if stated not in (None, problem.target):
-        return Verdict(False, True, f"says that the result is {stated}, not {problem.target}")
-    return Verdict(True, True, f"uses every number once and gives {problem.target}")
+    elif value != problem.target:
+        why = "divides by zero" if value is None else f"gives {str(value)[:MAX_SHOWN]}, not {problem.target}"
+    elif stated not in (None, problem.target):
+        why = f"says that the result is {stated}, not {problem.target}"
+    else:
+        return Verdict(True, True, f"uses every number once and gives {problem.target}")
+    return Verdict(False, True, why)
 
 
 def grade_countdown(
-    predictions: Sequence[str | None],
-    golds: Sequence[Gold],
-    kind: Kind = "response",
-    *,
-    extraction: Extraction = "auto",
-    timeout: float = DEFAULT_TIMEOUT,
+    predictions: Sequence[str | None], golds: Sequence[Gold], kind: Kind = "response", *,
+    extraction: Extraction = "auto", timeout: float = DEFAULT_TIMEOUT,
 ) -> list[Grade]:
     """Grades of a batch; each gold is a problem (see `read_problem`) or a list of them. No time is needed.
 
@@ -133,16 +125,10 @@ def parse(answer: str) -> tuple[Tree, int | None]:
     text = canonical(text)
     if repaired or not _ALLOWED.fullmatch(text):
         raise NotExpression("more than integers, brackets and signs of arithmetic")
-    sides = text.split("=")
-    if len(sides) == 2:
-        for side in reversed(sides):
-            if re.fullmatch(r" ?(?:- ?)?\d+ ?", side):
-                sides.remove(side)
-                stated = int(side.replace(" ", ""))
-                break
-    if len(sides) > 1:
-        raise NotExpression("more than one =, or no number beside it")
-    tree = parse_expression(sides[0])
+    for pattern in (r"(?P<formula>[^=]*)=(?P<stated>[- \d]+)", r"(?P<stated>[- \d]+)=(?P<formula>[^=]*)"):
+        if stated is None and (found := re.fullmatch(pattern, text)) and _NUMBER.fullmatch(found["stated"]):
+            text, stated = found["formula"], int(found["stated"].replace(" ", ""))
+    tree = parse_expression(text)
     kinds = Counter(node[0] for node in subtrees(tree))
     if kinds["mul"] != text.count("*") or not kinds.keys() <= _KINDS:
         raise NotExpression("a product without a sign")

@@ -15,13 +15,8 @@ Gold = str | float | Sequence[str | float]
 
 
 def grade_drgrpo(
-    responses: Sequence[str | None],
-    golds: Sequence[Gold],
-    kind: Kind = "response",
-    *,
-    fast: bool,
-    extraction: Extraction = "auto",
-    timeout: float = DEFAULT_TIMEOUT,
+    responses: Sequence[str | None], golds: Sequence[Gold], kind: Kind = "response", *, fast: bool,
+    extraction: Extraction = "auto", timeout: float = DEFAULT_TIMEOUT,
 ) -> list[Grade]:
     """Grade each response as Dr. GRPO's evaluation does; any entry of a gold that is a sequence counts.
 
@@ -29,20 +24,16 @@ def grade_drgrpo(
     demands. Fast mode is the grader of training, slow mode that of evaluation.
     """
     check_arguments(responses, golds, kind, extraction, timeout)
+    texts = [text if isinstance(text, str) else "" for text in responses]
     if kind == "answer":
-        responses = [
-            f"\\boxed{{{text}}}" if isinstance(text, str) and text.strip() else None for text in responses
-        ]
+        texts = [f"\\boxed{{{text}}}" if text.strip() else "" for text in texts]
     extract = tagged_answer if extraction == "answer_tags" and kind == "response" else boxed_answer
-    answers = [extract(text) if isinstance(text, str) else None for text in responses]
     method = "drgrpo_fast" if fast else "drgrpo_slow"
-    return grade_answers(
-        answers,
-        map(_gold_texts, golds),
-        timeout,
-        method,
-        lambda answer, gold: Decision(True if answer == gold else None, "equal as text"),
-    )
+    return grade_answers([extract(text) for text in texts], map(_gold_texts, golds), timeout, method, _decide)
+
+
+def _decide(answer: str, gold: str) -> Decision:
+    return Decision(True if answer == gold else None, "equal as text")
 
 
 def _gold_texts(gold: Gold) -> list[str]:

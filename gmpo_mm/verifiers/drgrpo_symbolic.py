@@ -1,7 +1,7 @@
 """Dr. GRPO's grader, the part that computes. Runs in the verifier's worker processes only.
 
-The original has Python evaluate the model's text. Here sympy's transformations turn it into the same program,
-of whose syntax tree only the arithmetic of `OPERATORS` and the calls of `FUNCTIONS` are carried out.
+The original has Python evaluate the model's text. Of the same program, as sympy's transformations make it,
+only the arithmetic of `OPERATORS` and the calls of `FUNCTIONS` are carried out here.
 """
 
 import ast
@@ -30,15 +30,11 @@ CONSTANTS = str.split("pi oo zoo nan I")
 LITERALS = str.split("Symbol Integer Float Rational Number")
 
 LONGEST_UNCHECKED = 128  # characters; longer texts are searched for repetition before math-verify sees them
-_SYMBOLS = (("√", "sqrt"), ("π", "pi"), ("∞", "inf"), ("∪", "U"), ("·", "*"), ("×", "*"))
+_SYMBOLS = str.maketrans({"√": "sqrt", "π": "pi", "∞": "inf", "∪": "U", "·": "*", "×": "*"})
 _BRACKETS = "()[]"
 _RATIO = re.compile(r"^-?[0-9]+.?/0*[1-9][0-9]*.?$")
-_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
+_INTEGER = re.compile(r"\A(?:0|-?[1-9][0-9]*)\Z")
 _COSTLY_POWER = re.compile(r"\^[{(]|\^[0-9]+\^|\^[0-9][0-9]")
-
-
-class _UnsupportedError(Exception):
-    """The program does more than arithmetic."""
 
 
 # sympy's transformations ask which names are known and callable; the original offers these.
@@ -53,7 +49,7 @@ def is_zero(text: str) -> bool:
     try:
         tree = ast.parse(program.strip(), mode="eval")
     except MemoryError as error:  # what Python's parser calls too deep a nesting
-        raise _UnsupportedError from error
+        raise NotImplementedError from error
     return bool(sympy.simplify(_value(tree.body)) == 0)
 
 
@@ -75,10 +71,10 @@ def _value(node: ast.expr) -> Any:
         case ast.Call(ast.Call(ast.Name("Function"), [ast.Constant(name)]), arguments, []):
             value = sympy.Function(str(name))(*map(_value, arguments))  # x(y + 1), no product
         case _:
-            raise _UnsupportedError
+            raise NotImplementedError("more than arithmetic")
     for parent in reversed(spine):
         if type(parent.op) not in OPERATORS:
-            raise _UnsupportedError
+            raise NotImplementedError("more than arithmetic")
         value = OPERATORS[type(parent.op)](value, _value(parent.right))
     return value
 
@@ -92,9 +88,7 @@ def load_fast() -> Compare:
     def plain(latex: str) -> str:
         latex = re.sub(r"\\[td]frac", r"\\frac", latex).replace("\\frac", " \\frac")  # a mixed number's space
         text: str = latex2text.LatexNodes2Text().latex_to_text(latex)
-        for symbol, name in _SYMBOLS:
-            text = text.replace(symbol, name)
-        return text.strip()
+        return text.translate(_SYMBOLS).strip()
 
     def compare(prediction: str, gold: str) -> bool:
         if texts.math_form(prediction) == texts.math_form(gold):
@@ -102,9 +96,8 @@ def load_fast() -> Compare:
         return _equal_for_sympy(texts.sympy_form(prediction, plain), texts.sympy_form(gold, plain))
 
     # sympy imports most of itself on demand: here, not in each worker
-    compare("x^2+2x", "x(x+2)")
-    compare(r"\frac{\sqrt{8}}{2}", r"\sqrt{2}")
-    compare("7!", "0.25")
+    for pair in (("x^2+2x", "x(x+2)"), (r"\frac{\sqrt{8}}{2}", r"\sqrt{2}"), ("7!", "0.25")):
+        compare(*pair)
     return compare
 
 
@@ -140,9 +133,8 @@ def _equal_for_sympy(prediction: str, gold: str) -> bool:
     if prediction == gold or not prediction:
         return prediction == gold
     gold_parts, parts = _parts(gold), _parts(prediction)
-    if len(gold_parts) != len(parts):
-        return False
-    if len(gold_parts) > 1 and (gold[0] != prediction[0] or gold[-1] != prediction[-1]):
+    same_brackets = gold[:1] + gold[-1:] == prediction[0] + prediction[-1]
+    if len(gold_parts) != len(parts) or (len(parts) > 1 and not same_brackets):
         return False
     return all(_equal_parts(*pair) for pair in zip(parts, gold_parts, strict=True))
 
@@ -156,15 +148,13 @@ def _parts(text: str) -> list[str]:
 
 
 def _equal_parts(part: str, gold: str) -> bool:
-    if _RATIO.search(gold) and _RATIO.search(part):
-        return part == gold  # an unreduced fraction is not the reduced one
-    if texts.is_integral(gold) != texts.is_integral(part):
-        return False  # no simplification to a whole number
-    if _INTEGER.fullmatch(gold) and _INTEGER.fullmatch(part):
+    # An unreduced fraction is not the reduced one, and nothing is simplified to a whole number.
+    if any(all(map(pattern.search, (gold, part))) for pattern in (_RATIO, _INTEGER)):
         return part == gold
     difference = f"({gold})-({part})"
     unknown = set(filter(str.isalpha, difference.replace("sqrt", "").replace("frac", "")))
-    if len(unknown) > 2 or _COSTLY_POWER.search(difference):
+    costly = len(unknown) > 2 or _COSTLY_POWER.search(difference)
+    if costly or texts.is_integral(gold) != texts.is_integral(part):
         return False
     try:
         return is_zero(difference)

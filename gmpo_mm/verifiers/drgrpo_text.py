@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, reduce
 from os.path import commonprefix
 
 # Words that the MATH form drops where they stand alone. Order and repetitions matter: a word is dropped once
@@ -30,7 +30,6 @@ _MEASURES = str.split(
 _WHOLE_TEXT = re.compile(r"^\\text\{(.+?)\}$")
 _PLAIN_RATIO = re.compile(r"(0|-?[1-9][0-9]*)/(0|-?[1-9][0-9]*)")
 _THOUSANDS = re.compile(r"(\d),(\d\d\d)($|\D)")
-_REPETITIVE_SHARE = 0.2
 
 
 def boxed_answer(response: str) -> str | None:
@@ -58,9 +57,7 @@ def tagged_answer(response: str) -> str | None:
 
 
 def _replaced(text: str, *replacements: tuple[str, str]) -> str:
-    for old, new in replacements:
-        text = text.replace(old, new)
-    return text
+    return reduce(lambda so_far, pair: so_far.replace(*pair), replacements, text)
 
 
 def math_form(text: str) -> str:
@@ -98,10 +95,8 @@ def math_form(text: str) -> str:
 def _units() -> list[tuple[str, re.Pattern[str]]]:
     """Of each unit a text that every match holds, which spares most searches, and the pattern."""
     words = _UNIT_TEXT.split("|")
-    return [
-        (max(word.split("."), key=len), re.compile(rf"(^|\W){word}($|\W)"))
-        for word in [*words, *(f"{word}s" for word in words)]
-    ]
+    words += [f"{word}s" for word in words]
+    return [(max(word.split("."), key=len), re.compile(rf"(^|\W){word}($|\W)")) for word in words]
 
 
 def _without_unit_words(text: str) -> str:
@@ -115,9 +110,7 @@ def sympy_form(text: str, plain: Callable[[str], str]) -> str:
     """The text as it goes on to sympy; `plain` turns LaTeX into unicode text, and may raise."""
     if whole := _WHOLE_TEXT.search(text):
         text = whole[1]
-    text = _replaced(
-        text, ("\\%", "%"), ("\\$", "$"), ("$", ""), ("%", ""), (" or ", " , "), (" and ", " , ")
-    )
+    text = _replaced(text, ("\\%", ""), ("\\$", ""), ("$", ""), ("%", ""), (" or ", " , "), (" and ", " , "))
     text = _replaced(text, ("million", "*10^6"), ("billion", "*10^9"), ("trillion", "*10^12"))
     for measure in _MEASURES:
         text = re.sub(rf"{measure}(es)?(s)? *(\^[0-9]+)?", "", text)
@@ -161,4 +154,4 @@ def is_repetitive(text: str) -> bool:
     """Whether more than a fifth of the text's substrings, counted by position, are repeats of another."""
     suffixes = sorted(text[start:] for start in range(len(text)))  # neighbours share what is repeated
     repeats = sum(len(commonprefix(pair)) for pair in itertools.pairwise(suffixes))  # noqa: RUF071
-    return repeats > _REPETITIVE_SHARE * len(text) * (len(text) + 1) / 2
+    return 5 * repeats > len(text) * (len(text) + 1) / 2

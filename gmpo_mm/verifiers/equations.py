@@ -26,24 +26,20 @@ def same_relation(a: Sequence[Node], b: Sequence[Node], operator: str) -> bool:
     if any(has_words(side.text) for side in (*a, *b)):
         return False
     try:
-        first, second = (
-            ("add", parse_expression(left.text), ("neg", parse_expression(right.text)))
-            for left, right in (a, b)
-        )
-        in_complex = contains(first, COMPLEX) or contains(second, COMPLEX)
+        sides = [[parse_expression(side.text) for side in pair] for pair in (a, b)]
+        first, second = (("add", left, ("neg", right)) for left, right in sides)
+        in_complex = contains(("pair", first, second), COMPLEX)
         if _proportional(first, second, in_complex, positive=operator not in ("=", "!=")):
             return True
-        if operator != "=" or in_complex:
-            return False
-        cleared = _cleared(first), _cleared(second)
+        (one, below), (other, below_other) = _cleared(first), _cleared(second)
     except NotExpression:
         return False
-    (one, below), (other, below_other) = cleared
+    denominators = [] if operator != "=" or in_complex else [*below, *below_other]
     return (
-        bool(below or below_other)
+        bool(denominators)
         and same_trees(one, replaced(one, dict.fromkeys(variables(one), ONE))) is False  # there are solutions
         and _proportional(one, other, in_complex=False, positive=False)
-        and all(_is_apart(one, factor) for factor in _factors(_product([*below, *below_other])))
+        and all(_is_apart(one, factor) for factor in _factors(_product(denominators)))
     )
 
 

@@ -15,6 +15,7 @@ from gmpo_mm.verifiers.quantities import decimal_comma, quantities_equal, quanti
 from gmpo_mm.verifiers.reading import Reading, read
 from gmpo_mm.verifiers.scalars import EXACT, Rules, within_share
 from gmpo_mm.verifiers.structure import Node, balanced, parse
+from gmpo_mm.verifiers.words import number_in_words
 
 MAX_STEPS = 40_000  # evaluations of parts of formulas for one pair, some 0.2 s; the rest is for a worker
 MAX_LENGTH = 2000  # characters; a longer answer is compared as text only and never parsed
@@ -25,9 +26,8 @@ RULES = {
 }
 
 _PLAIN = re.compile(r"0|-?[1-9]\d{0,30}")  # an integer in its one spelling
-_BASE_WORDS = str.split("two three four five six seven eight nine ten twelve sixteen")
-_BASES = dict(zip(_BASE_WORDS, map(str, (*range(2, 11), 12, 16)), strict=True))
-_BASE = re.compile(rf"([0-9A-Fa-f]+) ?_ ?\{{? ?([0-9]{{1,2}}|{'|'.join(_BASES)}) ?\}}?")
+_BASE_WORDS = "two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen"
+_BASE = re.compile(rf"([0-9A-Fa-f]+) ?_ ?\{{? ?([0-9]{{1,2}}|{_BASE_WORDS}) ?\}}?")
 _KINDS = {"matrix": "matrices", "relation": "relations", "sequence": "tuples", "scalar": "formulas"}
 
 
@@ -103,6 +103,6 @@ def _bases(prediction: str, gold: str) -> bool | None:
     if second is None:
         return None
     if first is None:
-        return second.group(1).upper() == prediction.replace(" ", "").upper() or None
-    bases = [_BASES.get(match.group(2), match.group(2)) for match in (first, second)]
-    return bases[0] == bases[1] and first.group(1).upper() == second.group(1).upper()
+        return second[1].upper() == prediction.replace(" ", "").upper() or None
+    bases = [str(number_in_words(match[2]) or match[2]) for match in (first, second)]
+    return bases[0] == bases[1] and first[1].upper() == second[1].upper()

@@ -39,14 +39,10 @@ class TooLarge(OutsideDomain):
 
 @lru_cache(maxsize=64)
 def _context(bits: int, thread: int) -> Any:
+    """A thread's own mpmath context: the library's global one belongs to everybody."""
     made = MPContext()
     made.prec = bits
     return made
-
-
-def context(bits: int) -> Any:
-    """This thread's own mpmath context: the library's global one belongs to everybody."""
-    return _context(bits, threading.get_ident())
 
 
 class Evaluator:
@@ -59,10 +55,9 @@ class Evaluator:
     def __init__(self, environment: Environment, in_complex: bool, bits: int) -> None:
         self.environment = environment
         self.in_complex = in_complex
-        self.context = context(bits)
-        self.max_bits, self.max_magnitude, self.max_factorial = (
-            (1 << 14, 700, 1_000) if environment else (MAX_BITS, 20_000, 10_000)
-        )
+        self.context = _context(bits, threading.get_ident())
+        bounds = (1 << 14, 700, 1_000) if environment else (MAX_BITS, 20_000, 10_000)
+        self.max_bits, self.max_magnitude, self.max_factorial = bounds
         self.spread = self.steps = 0
         self.unsure = False
         self.branches: list[tuple[int, Any]] = []
@@ -103,8 +98,7 @@ class Evaluator:
         result = self.context.mpf(value.numerator) / value.denominator
         if self.environment:
             self.magnitude(result)
-            apart = value - round(value)
-            if apart and abs(apart) < _NEAR_AN_INTEGER:  # `1 + 10^{-300} x` is near 1, and not 1
+            if 0 < abs(apart := value - round(value)) < _NEAR_AN_INTEGER:  # `1 + 10^{-300} x` is not 1
                 self.spread = max(self.spread, apart.denominator.bit_length() - apart.numerator.bit_length())
         elif value.denominator != 1 or abs(value.numerator) > 1 << 32:
             self.spread = max(self.spread, _bits(value))
@@ -114,7 +108,7 @@ class Evaluator:
         """Values of trees: all exact, or all numbers of the context."""
         values = [self.value(tree) for tree in trees]
         exact = all(isinstance(value, Fraction) for value in values)
-        return values if exact else [self.number(value) for value in values]
+        return values if exact else list(map(self.number, values))
 
     def magnitude(self, value: Any) -> int:
         """Bits before or after the binary point."""
@@ -122,9 +116,9 @@ class Evaluator:
         self.spread = max(self.spread, size)
         return size
 
-    def noise(self) -> Any:
-        """What is smaller may be what rounding left of zero, or the square root of that."""
-        return self.context.mpf(2) ** (-9 * self.context.prec // 20)
+    def noise(self, bits: int = 0) -> Any:
+        """What is smaller may be what rounding left of zero, or the square root of that; 2**bits times it."""
+        return self.context.mpf(2) ** (bits - 9 * self.context.prec // 20)
 
     def is_zero(self, value: Any) -> bool:
         """Whether a value is zero, or so small that it may be."""
@@ -136,15 +130,13 @@ class Evaluator:
 
     def integers(self, trees: Iterable[Tree], largest: float = math.inf) -> list[int]:
         """Values of trees, which must be integers no larger than that."""
-        values = []
-        for tree in trees:
-            value = self.whole(self.value(tree))
-            if value is None:
-                raise OutsideDomain("not an integer")
-            if abs(value) > largest:
-                raise TooLarge("integer beyond the bounds")
-            values.append(value)
-        return values
+        values = [self.whole(self.value(tree)) for tree in trees]
+        integers = [value for value in values if value is not None]
+        if len(integers) < len(values):
+            raise OutsideDomain("not an integer")
+        if any(abs(value) > largest for value in integers):
+            raise TooLarge("integer beyond the bounds")
+        return integers
 
     def whole(self, value: Any) -> int | None:
         """The integer that a value is, rounding of irrational steps aside; None where it is none."""
@@ -153,15 +145,16 @@ class Evaluator:
         if self.context.im(value) != 0 or self.magnitude(value) > self.context.prec // 2:
             return None
         nearest = self.context.nint(self.context.re(value))
-        if not self.is_zero(value - nearest):
-            return None
-        self.unsure = True
-        return int(nearest)
+        apart = not self.is_zero(value - nearest)
+        self.unsure |= not apart
+        return None if apart else int(nearest)
 
     def real(self, value: Any) -> Any:
-        if not isinstance(value, Fraction) and self.context.im(value) != 0:
+        if isinstance(value, Fraction):
+            return value
+        if self.context.im(value) != 0:
             raise OutsideDomain("not real")
-        return value if isinstance(value, Fraction) else self.context.re(value)
+        return self.context.re(value)
 
     def branch(self, tree: Tree, case: Any) -> Any:
         self.branches.append((id(tree), case))
@@ -178,10 +171,9 @@ class Evaluator:
             if self.context.re(self.number(exponent)) <= 0:
                 raise OutsideDomain("0 to a power that is not positive")
             return Fraction(0)
-        if isinstance(base, Fraction) and isinstance(exponent, Fraction):
-            exact = self.rational_power(base, exponent)
-            if exact is not None:
-                return exact
+        exact = isinstance(base, Fraction) and isinstance(exponent, Fraction)
+        if exact and (power := self.rational_power(base, exponent)) is not None:
+            return power
         odd = isinstance(exponent, Fraction) and exponent.denominator % 2 == 1
         sign = -1 if odd and exponent.numerator % 2 else 1
         base, exponent = self.number(base), self.number(exponent)
@@ -220,8 +212,7 @@ class Evaluator:
 
     def unknown(self, tree: Tree) -> Any:
         """An unknown function: some smooth one of its name and all arguments, and no sum over them."""
-        seed = zlib.crc32(str(tree[1]).encode()) % 1_000_003 + 1
-        total = self.context.mpf(seed) / 997
+        total = self.context.mpf(zlib.crc32(str(tree[1]).encode()) % 1_000_003 + 1) / 997
         for place, argument in enumerate(tree[2:], start=2):
             value = self.number(self.value(argument))
             if self.magnitude(value) > 64:
@@ -259,10 +250,8 @@ class Evaluator:
 
     def rounded(self, name: str, value: Any) -> int:
         whole = self.whole(value)
-        if whole is not None:
-            return whole
-        if isinstance(value, Fraction):
-            return math.floor(value) if name == "floor" else math.ceil(value)
+        if whole is not None or isinstance(value, Fraction):
+            return getattr(math, name)(value) if whole is None else whole
         if self.magnitude(value) > self.context.prec // 2:
             raise TooLarge("no digits behind the point are known")
         return int(getattr(self.context, name)(value))
@@ -292,11 +281,6 @@ def _bits(value: Fraction) -> int:
 
 def _exact_root(value: Fraction, degree: int) -> Fraction | None:
     """The rational root of a rational number that is not negative; None where there is none."""
-    roots = []
-    for part in (value.numerator, value.denominator):
-        bits = part.bit_length() // degree + 32
-        near = from_int(math.isqrt(part)) if degree == 2 else mpf_nthroot(from_int(part), degree, bits)
-        roots.append(to_int(near, round_nearest))
-        if roots[-1] ** degree != part:
-            return None
-    return Fraction(*roots)
+    parts, bits = (value.numerator, value.denominator), _bits(value) // degree + 32
+    roots = [to_int(mpf_nthroot(from_int(part), degree, bits), round_nearest) for part in parts]
+    return Fraction(*roots) if parts == tuple(root**degree for root in roots) else None

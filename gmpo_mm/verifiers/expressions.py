@@ -8,11 +8,10 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
+from itertools import accumulate
 
 from gmpo_mm.verifiers.tokens import NotExpression, tokens_of
 from gmpo_mm.verifiers.trees import OF_SEVERAL, ONE, TWO, Tree, depth
-
-__all__ = ["NotExpression", "parse_expression"]
 
 MAX_DEPTH = 40  # brackets and commands within each other
 MAX_PARTS = 150  # of one sum or product: each is one level of the tree, which recursive functions walk
@@ -31,6 +30,7 @@ _ENDS_PRODUCT = frozenset(["", *"+-^)}],⌋⌉⟭=", "\\choose"])
 _ENDS_ARGUMENT = frozenset("\\" + name for name in (*_FUNCTIONS, *OF_SEVERAL, "sum", "prod"))
 _ENDS_ARGUMENT |= {"(", "*"}
 _OPERATORS = {"*": "mul", "/": "div"}
+_ROUNDINGS = {"⌊": "floor", "⌈": "ceil"}
 _POSTFIX: dict[str, Callable[[Tree], Tree]] = {
     "!": lambda tree: ("factorial", tree),
     "%": lambda tree: ("div", tree, ("num", Fraction(100))),
@@ -48,8 +48,8 @@ def _is_number(token: str) -> bool:
     return token[:1].isdecimal() or token[:1] == "."
 
 
-def _is_name(token: str) -> bool:
-    return token[:1] == "@"
+def _is_name(token: str, *others: str) -> bool:
+    return token[:1] == "@" and token not in others
 
 
 class _Parser:
@@ -97,20 +97,16 @@ class _Parser:
         return tree
 
     def sum(self) -> Tree:
-        tree = self.term()
+        tree = self.signed(self.product)
         while self.peek() in ("+", "-"):
-            tree = ("add", tree, self.term())
+            tree = ("add", tree, self.signed(self.product))
         return ("binom", tree, self.sum()) if self.skips("\\choose") else tree
-
-    def term(self) -> Tree:
-        return self.signed(self.product)
 
     def signed(self, rest: Callable[[], Tree]) -> Tree:
         negative = False
         while self.peek() in ("+", "-"):
             negative ^= self.take() == "-"
-        tree = rest()
-        return ("neg", tree) if negative else tree
+        return ("neg", rest()) if negative else rest()
 
     def product(self, in_argument: bool = False) -> Tree:
         """Factors; in the argument of a function written without brackets, only those that belong to it."""
@@ -127,14 +123,10 @@ class _Parser:
             self.take()
             over_names = token == "/" and _is_name(self.peek())
             right = self.signed(self.factor)
-            while over_names and self.at_another_name():
+            while over_names and self.peek(-1) not in (")", *_POSTFIX) and _is_name(self.peek(), "@\\pi"):
                 right = ("mul", right, self.factor())
             tree = (_OPERATORS[token], tree, right)
         return tree
-
-    def at_another_name(self) -> bool:
-        behind_name = self.peek(-1) != ")" and self.peek(-1) not in _POSTFIX
-        return behind_name and _is_name(self.peek()) and self.peek() != "@\\pi"
 
     def check_no_number_follows(self) -> None:
         """`n 2^n` and `2^6 3^5` are products; `2 3`, `x 3` and `2{3x}` are two things side by side."""
@@ -187,8 +179,8 @@ class _Parser:
             tree = self.number()
         elif token in ("(", "{", "["):
             tree = self.group()
-        elif token in ("⌊", "⌈"):
-            tree = ("fn", "floor" if token == "⌊" else "ceil", self.group())
+        elif token in _ROUNDINGS:
+            tree = ("fn", _ROUNDINGS[token], self.group())
         elif self.skips("|"):
             self.bars += 1
             tree = ("fn", "abs", self.sum())
@@ -198,8 +190,6 @@ class _Parser:
             tree = self.named() if _is_name(token) else self.command()
         self.depth -= 1
         return tree
-
-    # Names and functions
 
     def named(self) -> Tree:
         """A variable, a constant or the value of an unknown function."""
@@ -218,23 +208,17 @@ class _Parser:
 
     def is_application(self, name: str) -> bool:
         """Whether the bracket ahead is an argument: see the conventions above."""
-        depth = 0
-        inside: list[str] = []
-        ahead = iter(self.tokens[self.position :])
-        for token in ahead:
-            depth += (token in ("(", "[", "{")) - (token in (")", "]", "}"))
-            if depth == 0:
-                break
-            if token == "," and depth == 1:
-                return True
-            inside += [token] if token not in ("{", "}") else []
+        ahead = self.tokens[self.position :]
+        depths = list(accumulate((token in ("(", "[", "{")) - (token in (")", "]", "}")) for token in ahead))
+        end = depths.index(0) if 0 in depths else len(ahead)
+        inside = [token for token in ahead[1:end] if token not in ("{", "}")]
         names = [token[1:] for token in inside if _is_name(token)]
-        alone = "".join(inside[1:]).replace("@", "")
+        alone = "".join(inside).replace("@", "")
         usual = all(one[0] in _USUAL_ARGUMENTS or one == "\\pi" for one in names)
-        if name[0] in _UNKNOWN_FUNCTIONS and usual:
+        if (",", 1) in zip(ahead, depths[:end]) or (name[0] in _UNKNOWN_FUNCTIONS and usual):
             return True
         if _NUMBER_ALONE.fullmatch(alone):
-            return next(ahead, "") != "^" or alone == "0"
+            return ahead[end + 1 : end + 2] != ["^"] or alone == "0"
         return [alone] == names and alone not in (name, "e", "i") and not {"'", "/"}.intersection(alone)
 
     def arguments(self) -> list[Tree]:
@@ -265,7 +249,7 @@ class _Parser:
             case "infty":
                 return ("infinity",)
             case "sum" | "prod":
-                return self.series({"prod": "product"}.get(name, name))
+                return self.series("sum" if name == "sum" else "product")
             case _ if name in OF_SEVERAL:
                 return (name, *self.arguments())
             case _ if name in _FUNCTIONS:
@@ -319,6 +303,6 @@ class _Parser:
         self.take("^")
         last = self.script()
         self.bound.append(name)
-        body = self.term()
+        body = self.signed(self.product)
         self.bound.pop()
         return (kind, body, name, first, last)

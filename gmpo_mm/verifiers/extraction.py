@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import reduce
 from typing import Literal
 
 Extraction = Literal["auto", "boxed", "answer_tags"]
@@ -17,22 +18,20 @@ _SHOWS_NOTHING = re.compile(
     r"\\(?:text(?:bf|it)?|math(?:rm|bf)|boxed|mbox|phantom|q?quad|displaystyle|left|right)(?![A-Za-z])"
     r"|\\[,;:! ]|[\s{}$.~]|\\"
 )
-_NESTED = r"\{[^{}]*\}"
-for _ in range(4):
-    _NESTED = rf"\{{(?:[^{{}}]|{_NESTED})*\}}"
+_NESTED = reduce(lambda inner, _: rf"\{{(?:[^{{}}]|{inner})*\}}", range(4), r"\{[^{}]*\}")
 # `\boxed 5` and `\boxed \frac{1}{2}`, up to the first space or `$` outside braces.
 _BARE_BOX = re.compile(rf"\\boxed(?:[ \t]+|(?=[\d-]))((?:[^{{}}\s$<]|<(?!/)|{_NESTED})+)(?=[}}\s$]|</|\Z)")
+
+
+_JOINT = re.compile(
+    r"(?i)\}[\s$.]*(?:\\text\s*\{\s*)?(?:,|;|and\b|or\b)(?:[\s$,.}]|\\[ ,;]|and\b|or\b|\\text\s*\{)*\Z"
+)
+MAX_JOINED = 2000  # characters from the first to the last of several boxes
 
 
 def remove_invisible(text: str) -> str:
     """Drop zero-width and direction characters, which look like nothing and break every comparison."""
     return text.translate(_INVISIBLE)
-
-
-_JOINT = re.compile(
-    r"\}[\s$.]*(?:\\text\s*\{\s*)?(?:,|;|and\b|or\b)(?:[\s$,.}]|\\[ ,;]|and\b|or\b|\\text\s*\{)*\Z", re.IGNORECASE
-)
-MAX_JOINED = 2000  # characters from the first to the last of several boxes
 
 
 def is_empty(text: str) -> bool:
@@ -56,10 +55,10 @@ def last_boxed(text: str) -> str | None:
 
 
 def _joined(text: str) -> list[str]:
-    r"""The last boxes of a text between which only `,`, `and`, `or` stand: `\boxed{1} and \boxed{2}` is one answer."""
+    r"""The last boxes of a text between which only `,`, `and`, `or` stand: `\boxed{1} and \boxed{2}`."""
     spans = all_boxes(text)
     first = len(spans) - 1
-    while first and _JOINT.fullmatch("}" + BOX_OPENING.sub("", text[spans[first - 1][1] + 1 : spans[first][0]])):
+    while first and _JOINT.fullmatch(BOX_OPENING.sub("", text[spans[first - 1][1] : spans[first][0]])):
         first -= 1
     return list(dict.fromkeys(text[start:end].strip() for start, end in spans[first:]))
 

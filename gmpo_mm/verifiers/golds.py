@@ -1,44 +1,37 @@
-r"""Golds as data sets store them: the answer in one that holds a whole solution, and golds that no answer can be.
+r"""Golds as data sets store them: the answer in a whole solution, and golds that no answer can be.
 
-The forms that are known: `<answer> 145° </answer>`; GSM8K's last line `#### 72`; a `\boxed{...}`, of which the last line that
-has one counts; a last line `The answer is 72.`, `Final answer: 72`. Only a gold is read in this way; what a model
-writes is read by `extraction` alone.
+The forms: `<answer> 145° </answer>`; GSM8K's last line `#### 72`; the last sentence with a `\boxed{...}`; a
+last line `The answer is 72.`. Only a gold is read so; what a model writes is read by `extraction` alone.
 """
 
 import re
 from functools import lru_cache
+from itertools import pairwise
 
-from gmpo_mm.verifiers.extraction import BOX_OPENING, all_boxes, is_empty, last_boxed, remove_invisible
+from gmpo_mm.verifiers.extraction import all_boxes, is_empty, last_boxed, remove_invisible
 from gmpo_mm.verifiers.reading import read
 from gmpo_mm.verifiers.structure import balanced
 from gmpo_mm.verifiers.words import has_words
 
-MAX_LENGTH = 2000
-"""Characters; a longer answer is never read as mathematics (see `equivalence`)."""
-MAX_LINE = 200
-"""Characters; a longer line, and several lines, are a solution and no answer."""
+MAX_LENGTH = 2000  # characters; a longer answer is never read as mathematics (see `equivalence`)
+MAX_LINE = 200  # characters; a longer line, and several lines, are a solution and no answer
+MAX_SOLUTION = 20_000  # characters at a gold's end in which an answer is looked for
+# Words of a name (`not enough information`), and beside a number; of more, prose is a sentence.
 MAX_NAME_WORDS, MAX_WORDS_BESIDE_NUMBER = 5, 2
-"""Words of a name (`not enough information`), and of a name with a number in it; prose of more is a sentence."""
 
-MAX_SOLUTION = 20_000
-"""Characters at a gold's end in which an answer is looked for."""
-
-_CLOSING = re.compile(r"<\s*/\s*(answer|final_?answer|ans)\s*>", re.IGNORECASE)
-_HASHES = re.compile(r"(?:^|(?<=\s))####(?!#)(.*)$", re.MULTILINE)
 _LABEL = (
-    r"(?:(?:so|thus|hence|therefore|and|then)[, ]+)?(?:the |our |my )?(?:(?:final|correct|right) )?"
-    r"(?:answer|result|solution|答案)"
+    r"[#*_ \t]*(?:(?:so|thus|hence|therefore|and|then)[, ]+)?(?:the |our |my )?(?:(?:final|correct|right) )?"
+    r"(?:answer|result|solution|答案)[*_ \t]*"
 )
 _SAID = re.compile(
-    rf"(?:^|[.!?;:。])[#*_ \t]*{_LABEL}[*_ \t]*(?:[::=]|(?:is|are|equals)\b|是|为)[::*_ \t]*(?P<value>\S.*)$",
-    re.IGNORECASE,
+    rf"(?i)(?:^|[.!?;:。]){_LABEL}(?:[::=]|(?:is|are|equals)\b|是|为)[::*_ \t]*"
+    r"(?P<value>\S.*?)(?:\.?\s*I hope it is correct)?\.?\s*$"
 )
-_HEADING = re.compile(rf"[#*_ \t]*{_LABEL}[*_ \t]*[::]?[*_ \t]*", re.IGNORECASE)
-_HOPE = re.compile(r"\.?\s*I hope it is correct\.?\s*$", re.IGNORECASE)
-_MARKS = re.compile(r"####|boxed|fbox|</|answer|result|solution|答案", re.IGNORECASE)
+_HEADING = re.compile(rf"(?i){_LABEL}[::]?[*_ \t]*")
+_TAG = re.compile(r"(?i)<\s*(/?)\s*(?:answer|final_?answer|ans)\s*>")
+_MARKS = re.compile(r"(?i)####|boxed|fbox|</|answer|result|solution|答案")
 _SENTENCE_END = re.compile(r"[.!?。](?=\s)|\n")
-_ENVIRONMENT = re.compile(r"\\begin\s*\{[^{}]*\}.*?\\end\s*\{[^{}]*\}", re.DOTALL)
-_GROUP = re.compile(r"\{[^{}]*\}")
+_MAY_HAVE_LINES = re.compile(r"(?s)\\begin\s*\{[^{}]*\}.*?\\end\s*\{[^{}]*\}|\{[^{}]*\}")
 _WORD = re.compile(r"[^\W\d_]{2,}(?:['’-][^\W\d_]+)*")
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _LATEX = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox)\s*(?=\{)|\\[A-Za-z]+|[{}$]")
@@ -47,84 +40,46 @@ _LATEX = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox)\s*(?=\{)|\\[A-Za-z]+|
 @lru_cache(maxsize=8192)
 def gold_answer(gold: str) -> str:
     """The answer of a gold that holds a whole solution in a known form; any other gold as it is."""
-    if not _MARKS.search(gold):
+    text = remove_invisible(gold[-MAX_SOLUTION:]).strip() if _MARKS.search(gold) else ""
+    text = _TAG.sub(r"<\1answer>", text)
+    _, opened, tagged = text.rpartition("</answer>")[0].rpartition("<answer>")
+    text = (opened and tagged.strip()) or text
+    if not text:
         return gold
-    text = remove_invisible(gold[-MAX_SOLUTION:]).strip()
-    return _without_solution(_in_tags(text) or text) if text else gold
-
-
-def _in_tags(text: str) -> str | None:
-    """What stands in the last pair of answer tags."""
-    closing = list(_CLOSING.finditer(text))
-    if not closing:
-        return None
-    opening = list(
-        re.finditer(rf"<\s*{closing[-1].group(1)}\s*>", text[: closing[-1].start()], re.IGNORECASE)
-    )
-    return text[opening[-1].end() : closing[-1].start()].strip() or None if opening else None
-
-
-def _without_solution(text: str) -> str:
+    before, hashes, behind = text.rpartition("####")
+    value, _, rest = behind.strip(" \t").partition("\n")
+    if hashes and value and not before[-1:].strip() and (not rest or _SAID.fullmatch(rest[: MAX_LINE + 1])):
+        return value.strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
-        return text
-    if "####" in text and (found := _after_hashes(text)):
-        return found
-    several = len(lines) > 1 or len(text) > MAX_LINE
-    if several and (boxed := _last_boxes(text)) is not None:
+    if (len(lines) > 1 or len(text) > MAX_LINE) and (boxed := _last_boxes(text)) is not None:
         return boxed
-    if said := _SAID.search(_HOPE.sub("", lines[-1][-MAX_LINE:])):
-        return said.group("value").strip("*_ \t").removesuffix(".")
+    if said := _SAID.search(lines[-1][-MAX_LINE:]):
+        return said["value"].strip("*_ \t").removesuffix(".")
     return lines[-1] if len(lines) > 1 and _HEADING.fullmatch(lines[-2][:MAX_LINE]) else text
 
 
-def _after_hashes(text: str) -> str | None:
-    """What stands behind the last `####`, where nothing follows but `The answer is ...` (MetaMathQA)."""
-    found = list(_HASHES.finditer(text))
-    if not found:
-        return None
-    behind = text[found[-1].end() :].strip()
-    return (
-        found[-1].group(1).strip() or None if not behind or _SAID.fullmatch(behind[: MAX_LINE + 1]) else None
-    )
-
-
 def _last_boxes(text: str) -> str | None:
-    """The last box and, up to the end of the sentence, its unit; the whole sentence where that has several boxes."""
-    openings = {found.end(): found.start() for found in BOX_OPENING.finditer(text)}
-    spans = [(openings[start], end) for start, end in all_boxes(text) if start in openings]
+    """The last sentence with a box, which may have several, or a unit behind it."""
+    spans = all_boxes(text)
     if not spans:
         return last_boxed(text)
-    start, end = spans[-1]
-    last = len(spans) - 1
-    while last > 0 and not _SENTENCE_END.search(text, spans[last - 1][1], spans[last][0]):
-        last -= 1
-    if last < len(spans) - 1:
-        ends = [found.end() for found in _SENTENCE_END.finditer(text, 0, spans[last][0])]
-        start = ends[-1] if ends else 0
-    behind = _SENTENCE_END.search(text, end)
-    return text[start : behind.start() if behind else len(text)].strip()
+    outside = text
+    for start, end in spans:
+        outside = outside[:start] + "x" * (end - start) + outside[end:]
+    ends = [0, *(found.end() for found in _SENTENCE_END.finditer(outside)), len(text)]
+    return next(text[a:b].strip() for a, b in pairwise(ends) if spans[-1][0] < b)
 
 
 def gold_fault(gold: str) -> str | None:
-    """Why no short answer can equal a gold: `sentence`, `several lines` or `not readable`; None for a good one."""
+    """Why no answer equals a gold: `sentence`, `several lines` or `not readable`; None for a good one."""
     text = gold_answer(gold).strip()
-    if not text or is_empty(text):
+    if is_empty(text):
         return "not readable"
-    if "\n" in _GROUP.sub("", _ENVIRONMENT.sub("", text)):
+    if "\n" in _MAY_HAVE_LINES.sub("", text[:MAX_LENGTH]):
         return "several lines"
-    if len(text) > MAX_LENGTH:
-        return "sentence" if len(_words(text[:MAX_LENGTH])) > MAX_NAME_WORDS else "not readable"
-    value = read(text).text
-    if not value or not balanced(value):
-        return "not readable"
+    value = read(text).text if len(text) <= MAX_LENGTH else text[:MAX_LENGTH]
     limit = MAX_WORDS_BESIDE_NUMBER if any(map(str.isdigit, value)) else MAX_NAME_WORDS
-    if has_words(value) and len(_words(value)) > limit:
+    is_prose = has_words(value) and len(_WORD.findall(_LATEX.sub(" ", value))) > limit
+    if is_prose or len(_CJK.findall(value)) > 4 * MAX_NAME_WORDS:
         return "sentence"
-    if len(_CJK.findall(value)) > 4 * MAX_NAME_WORDS:
-        return "sentence"
-    return None
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(_LATEX.sub(" ", text))
+    return "not readable" if len(text) > MAX_LENGTH or not value or not balanced(value) else None

@@ -42,7 +42,6 @@ def _with_engine(description: str, grade: Callable[..., list[Grade]], rules_vers
 _FAST_PACKAGES = ("sympy", "pylatexenc")
 _SLOW_PACKAGES = (*_FAST_PACKAGES, "math-verify", "latex2sympy2-extended")
 _minerva = partial(grade_batch, rules="minerva")
-
 GRADERS: dict[str, Grader] = {
     "math": _with_engine("boxed or tagged mathematics, by equivalence", grade_batch),
     "geometry3k": _with_engine("as math, which knows geometry's forms", grade_batch),
@@ -64,33 +63,22 @@ def check_grader(name: object) -> str:
 
 
 def grade_responses(
-    grader: str,
-    responses: Sequence[str | None],
-    golds: Sequence[Gold],
-    *,
-    extraction: str = "auto",
-    timeout: float = DEFAULT_TIMEOUT,
-    kind: str = "response",
-    problems: Sequence[str | None] | None = None,
-    unevaluated: str = "reject",
+    grader: str, responses: Sequence[str | None], golds: Sequence[Gold], *, extraction: str = "auto",
+    timeout: float = DEFAULT_TIMEOUT, kind: str = "response",
+    problems: Sequence[str | None] | None = None, unevaluated: str = "reject",
 ) -> list[Grade]:
-    """Grade each response against its gold (or any of its golds) with the grader of that name.
+    """Grade each response against its gold (or any of its golds); ValueError for an unknown argument.
 
-    `extraction` says where a response's answer stands (see `extract_answer`), `timeout` bounds each
-    comparison in seconds of CPU time. Where `problems` are given, a right expression that is only copied out
-    of its problem has status `not_evaluated` with `unevaluated="reject"` (see `copied`). ValueError for an
-    argument that is not known.
+    `timeout` bounds each comparison in seconds of CPU time. Where `problems` are given, a right expression
+    that is only copied out of its problem is `not_evaluated` with `unevaluated="reject"` (see `copied`).
     """
     chosen = GRADERS[check_grader(grader)]
     check_arguments(responses, golds, kind, extraction, timeout)
     if grader != "countdown":
-        golds = [_read_gold(gold) for gold in golds]
+        rows = ([gold] if isinstance(gold, str) else gold for gold in golds)
+        golds = [[gold_answer(str(text)) for text in row] for row in rows]
     grades = chosen.grade(responses, golds, kind, extraction=extraction, timeout=timeout)
     return without_copies(grades, golds, problems if chosen.reads_problem else None, unevaluated)
-
-
-def _read_gold(gold: Gold) -> Gold:
-    return gold_answer(gold) if isinstance(gold, str) else [gold_answer(str(text)) for text in gold]
 
 
 def grader_info(grader: str, extraction: str, timeout: float, unevaluated: str = "accept") -> dict[str, Any]:

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from gmpo_mm.verifiers.budget import budget
@@ -40,8 +41,7 @@ class Grade:
     correct: bool
     status: Status
     extracted: str | None
-    why: str = field(default="", compare=False)
-    """How it was decided, in a few words: `equal as text`, `algebra: equal`, `different`."""
+    why: str = field(default="", compare=False)  # `equal as text`, `algebra: equal`, `different`
 
 
 def check_arguments(
@@ -58,13 +58,8 @@ def check_arguments(
 
 
 def grade_batch(
-    predictions: Sequence[str | None],
-    golds: Sequence[Gold],
-    kind: Kind = "answer",
-    *,
-    timeout: float = DEFAULT_TIMEOUT,
-    extraction: Extraction = "auto",
-    rules: str = "math",
+    predictions: Sequence[str | None], golds: Sequence[Gold], kind: Kind = "answer", *,
+    timeout: float = DEFAULT_TIMEOUT, extraction: Extraction = "auto", rules: str = "math",
 ) -> list[Grade]:
     """Grade each prediction against its gold; a gold that is a sequence is right when any of its texts is.
 
@@ -75,13 +70,8 @@ def grade_batch(
     check_arguments(predictions, golds, kind, extraction, timeout)
     rows = zip(predictions, golds, strict=True)
     answers = [answer_of(prediction, gold, kind, extraction) for prediction, gold in rows]
-    return grade_answers(
-        answers,
-        map(_gold_texts, golds),
-        timeout,
-        rules,
-        lambda answer, gold: decide(answer, gold, RULES[rules]),
-    )
+    decide_here = partial(decide, rules=RULES[rules])
+    return grade_answers(answers, map(_gold_texts, golds), timeout, rules, decide_here)
 
 
 def answer_of(prediction: object, gold: Gold, kind: str, extraction: Extraction) -> str | None:
@@ -103,10 +93,7 @@ def _gold_texts(gold: Gold) -> list[str]:
 
 
 def grade_answers(
-    answers: Sequence[str | None],
-    golds: Iterable[Sequence[str]],
-    timeout: float,
-    method: str,
+    answers: Sequence[str | None], golds: Iterable[Sequence[str]], timeout: float, method: str,
     decide_here: Callable[[str, str], Decision],
 ) -> list[Grade]:
     """Grade each answer against its golds; what `decide_here` leaves open the workers compare by `method`.
@@ -114,7 +101,7 @@ def grade_answers(
     A pair is compared once, and not by the workers where another gold of its row was found equal here.
     """
     rows = [
-        [(answer, gold) for gold in texts] if answer is not None else []
+        [(answer, gold) for gold in texts if answer is not None]
         for answer, texts in zip(answers, golds, strict=True)
     ]
     distinct = dict.fromkeys(itertools.chain(*rows))
@@ -131,14 +118,10 @@ def grade_answers(
     for pair, verdict in zip(needed, verdicts, strict=True):
         order, status, why = _OUTCOMES[verdict]
         outcomes[pair] = order, status, "algebra: " + why.format(timeout)
-    return [
-        _grade(answer, [outcomes[pair] for pair in row if pair in outcomes])
-        for answer, row in zip(answers, rows, strict=True)
-    ]
-
-
-def _grade(answer: str | None, outcomes: list[tuple[int, Status, str]]) -> Grade:
-    if answer is None:
-        return Grade(False, "no_answer", None, "no answer found")
-    order, status, why = min(outcomes, default=(3, "graded", "no gold to compare with"))
-    return Grade(order == 0, status, answer, why)
+    grades = []
+    for answer, row in zip(answers, rows, strict=True):
+        none: tuple[int, Status, str] = (3, "graded", "no gold to compare with")
+        order, status, why = min((outcomes[pair] for pair in row if pair in outcomes), default=none)
+        found = Grade(order == 0, status, answer, why)
+        grades.append(Grade(False, "no_answer", None, "no answer found") if answer is None else found)
+    return grades

@@ -43,11 +43,9 @@ def _same_at_points(pair: Tree) -> bool | None:
     branches: dict[int, set[Any]] = {}
 
     def differ_at(points: Iterator[Environment]) -> bool:
-        for environment in points:
+        for point in points:
             try:
-                if not values_equal(
-                    first, second, environment, in_complex, seen["both"] < _CAREFUL, branches
-                ):
+                if not values_equal(first, second, point, in_complex, seen["both"] < _CAREFUL, branches):
                     return True
                 seen["both"] += 1
             except OutsideDomain as error:
@@ -104,4 +102,4 @@ def _folded(tree: Tree) -> Tree:
     value = constant_of(tree)
     if isinstance(value, Fraction) and abs(value.numerator) + value.denominator < _MAX_FOLDED:
         return ("num", value)
-    return (tree[0], *(_folded(child) if isinstance(child, tuple) else child for child in tree[1:]))
+    return tuple([_folded(child) if isinstance(child, tuple) else child for child in tree])

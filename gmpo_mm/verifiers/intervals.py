@@ -50,7 +50,7 @@ def combined(sets: Sequence[RealSet], keep: Callable[[list[bool]], bool]) -> Rea
 
 def _end(text: str, side: int) -> Cut:
     if match := _INFINITE.fullmatch(text.strip()):
-        return MINUS_INFINITY if match.group(1) == "-" else INFINITY
+        return MINUS_INFINITY if match[1] == "-" else INFINITY
     return evaluate(text.strip().replace("°", "")), side
 
 
@@ -80,28 +80,27 @@ def same_set(a: RealSet, b: RealSet) -> bool:
 
 @lru_cache(maxsize=1024)
 def _real_set(node: Node) -> _Named | None:
-    items, operators = node.items, node.operators
+    kind, items, operators = node.kind, node.items, node.operators
     found: list[_Named | None] = []
-    if node.kind == "special":
+    if kind == "special":
         return {"reals": (EVERYTHING, ""), "empty": ((), "")}.get(node.connector)
-    if node.kind == "sequence" and len(items) == 2:
+    if kind == "sequence" and len(items) == 2:
         ends = interval(node.brackets[0], items[0].text, items[1].text, node.brackets[1])
         return None if ends is None else (ends, "")
-    if node.kind == "set":
+    if kind == "set":
         found = [_real_set(Node("sequence", "", (item, item), "[]")) for item in items]
-    elif node.kind == "member":
+    elif kind == "member":
         found = [_real_set(items[1]), (EVERYTHING, items[0].text.replace(" ", ""))]
-    elif node.kind == "relation" and (set(operators).isdisjoint(("=", "\\approx")) or operators == ("=",)):
+    elif kind == "relation" and (set(operators).isdisjoint(("=", "\\approx")) or operators == ("=",)):
         with contextlib.suppress(NotExpression):
-            links = zip(items, operators, items[1:])
-            found = [_solve(left.text, operator, right.text) for left, operator, right in links]
-    elif node.kind in ("union", "intersection", "without") or (
-        node.kind == "list" and (node.connector == "or" or all(item.kind == "relation" for item in items))
+            found = [_solve(x.text, sign, y.text) for x, sign, y in zip(items, operators, items[1:])]
+    elif kind in ("union", "intersection", "without") or (
+        kind == "list" and (node.connector == "or" or all(item.kind == "relation" for item in items))
     ):
         found = [_real_set(item) for item in items]
-    if node.kind == "without":
+    if kind == "without":
         return _joined(found, lambda inside: inside[0] and not inside[1])
-    return _joined(found, any if node.kind in ("set", "union") or node.connector == "or" else all)
+    return _joined(found, any if kind in ("set", "union") or node.connector == "or" else all)
 
 
 def _joined(found: Sequence[_Named | None], keep: Callable[[list[bool]], bool]) -> _Named | None:
@@ -110,9 +109,6 @@ def _joined(found: Sequence[_Named | None], keep: Callable[[list[bool]], bool]) 
     if not parts or len(parts) < len(found) or len(names) > 1:
         return None
     return combined([numbers for numbers, _ in parts], keep), "".join(names)
-
-
-# Inequalities
 
 
 def _solve(left: str, operator: str, right: str) -> _Named | None:
@@ -139,8 +135,7 @@ def _solve_linear(left: str, operator: str, right: str) -> _Named | None:
     if not sign or not same_trees(difference, ("add", at_0, ("mul", slope, ("var", name)))):
         return None
     below, above = (zero, -1), (zero, 1)
-    parts: dict[str, RealSet]
-    parts = {"<": (MINUS_INFINITY, below), "=": (below, above), ">": (above, INFINITY)}
+    parts: dict[str, RealSet] = {"<": (MINUS_INFINITY, below), "=": (below, above), ">": (above, INFINITY)}
     facing = operator if sign > 0 else MIRRORED[operator]
     return combined([parts[symbol] for symbol in facing.replace("!=", "<>")], any), name
 

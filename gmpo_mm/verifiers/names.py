@@ -32,11 +32,8 @@ def renamings(first: Tree, second: Tree, indices: frozenset[str]) -> Iterator[Tr
     if respelled != second:
         yield respelled
     here, there = variables(respelled) - variables(first), variables(first) - variables(respelled)
-    of_indices = _bijections(
-        filter(_INDEX.fullmatch, here),
-        filter(_INDEX.fullmatch, there),
-        lambda name, other: name in indices or other in indices,
-    )
+    left, right = (filter(_INDEX.fullmatch, names) for names in (here, there))
+    of_indices = _bijections(left, right, lambda name, other: name in indices or other in indices)
     allowed = itertools.chain(of_indices, _of_constants(first, respelled))
     for renaming in itertools.islice(allowed, MAX_RENAMINGS - 1):
         yield replaced(respelled, renaming)
@@ -70,8 +67,7 @@ def _constants(tree: Tree) -> dict[str, bool]:
     uses = [(name, around) for name, around in _uses(tree, ONE) if _ARBITRARY.fullmatch(name)]
     times = Counter(name for name, _ in uses)
     once = {name: around for name, around in uses if around is not None and times[name] == 1}
-    beside = {name: variables(around) for name, around in once.items()}
-    beside = {name: names for name, names in beside.items() if names.isdisjoint(once)}
+    beside = {name: names for name, one in once.items() if (names := variables(one)).isdisjoint(once)}
     shared = bool(beside) and bool(frozenset.intersection(*beside.values()))
     others = variables(tree) - beside.keys()
     return {
@@ -129,11 +125,11 @@ def with_subscripts(text: str, tree: Tree, other: Tree) -> Tree:
 def _same_derivatives(first: Tree, second: Tree) -> dict[str, Tree]:
     """What the names of derivatives in `second` are in `first`, where each has one partner."""
     here, there = variables(second), variables(first)
-    pairs = {
+    pairs = [
         (name, other)
         for name, other in itertools.product(here - there, there - here)
         if name.endswith("'") != other.endswith("'") and _derivative(name) == _derivative(other)
-    }
+    ]
     counts = Counter(itertools.chain.from_iterable(pairs))
     return {name: ("var", other) for name, other in pairs if counts[name] == counts[other] == 1}
 
@@ -141,6 +137,4 @@ def _same_derivatives(first: Tree, second: Tree) -> dict[str, Tree]:
 def _derivative(name: str) -> tuple[str, int] | None:
     """The quantity and the order in `x''` or `d2x/dt2`; a dot and a prime are by whatever variable."""
     match = _DERIVATIVE.fullmatch(name)
-    if match is None:
-        return None
-    return match["of"] or match["primed"], len(match["primes"] or "") or int(match["order"] or 1)
+    return match and (match["of"] or match["primed"], len(match["primes"] or "") or int(match["order"] or 1))

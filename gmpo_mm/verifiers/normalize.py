@@ -12,9 +12,7 @@ from gmpo_mm.verifiers.words import has_words
 
 ROW_END = "␞"
 DOLLAR = "＄"  # a currency sign, as opposed to the `$` around mathematics
-UPRIGHT = (
-    "ᵘ"  # before one letter behind a number that LaTeX sets upright: the unit of `5 \text{ m}`, no variable
-)
+UPRIGHT = "ᵘ"  # before one letter behind a number that LaTeX sets upright: the unit of `5 \text{ m}`
 
 _SYMBOLS = "παβγδεζηθικλνξρστυφχψωΓΔΘΛΞΣΦΨϵϕϑ√∞∠△≅∼±∓⊥∥≈∪∩∈∅ℝℤℕ"
 _SYMBOL_NAMES = str.split(
@@ -47,11 +45,9 @@ _COMMAND_SPELLINGS = {
     "rbrace }": "⟭", "langle": "⟨", "rangle": "⟩", "lfloor": "⌊", "rfloor": "⌋", "lceil": "⌈", "rceil": "⌉",
     "dfrac tfrac cfrac": r"\frac", "dbinom tbinom": r"\binom",
 }  # fmt: skip
-_COMMANDS = (
-    {name: spelling for names, spelling in _COMMAND_SPELLINGS.items() for name in names.split()}
-    | {f"var{letter}": f"\\{letter}" for letter in ("epsilon", "theta", "rho", "phi", "sigma")}
-    | {" ": " "}
-)
+_COMMANDS = {name: spelling for names, spelling in _COMMAND_SPELLINGS.items() for name in names.split()}
+_COMMANDS |= {f"var{letter}": f"\\{letter}" for letter in ("epsilon", "theta", "rho", "phi", "sigma")}
+_COMMANDS[" "] = " "
 _COMMAND = re.compile(r"\\([lr]floor|[lr]ceil|[A-Za-z]+|[,;:! ()\[\]#&%|${}])")
 _BOLD = re.compile(r"^[\s$]*\*\*([^*]+)\*\*[\s$]*$")  # Markdown's, around all of it
 _REPEATING = re.compile(
@@ -124,15 +120,13 @@ def canonical(text: str) -> str:
             text = text.replace("\\\\", f" {ROW_END} ")
         text = re.sub(r"\\\\+(?=[A-Za-z{}])", r"\\", text)
         text = re.sub(r",\s*\\!\s*", ",", text)
-    if "." in text:
-        text = _REPEATING.sub(_repeating_fraction, text)
+    text = _REPEATING.sub(_repeating_fraction, text)
     if "\\" in text:
         text = re.sub(r"\\(?:left|right)\s*\.|~", " ", text)
         text = _NUMBER_SETS.sub(lambda found: _SETS_OF_NUMBERS[found[1] or found[2]], text)
         text = _unwrapped(_COMMAND.sub(lambda found: _COMMANDS.get(found[1], found[0]), text))
-    if not text.isdigit():
-        for pattern, replacement in _RENAMED:
-            text = pattern.sub(replacement, text)
+    for pattern, replacement in () if text.isdigit() else _RENAMED:
+        text = pattern.sub(replacement, text)
     text = text.strip()
     while text.endswith((".", ",", ";", "\\")) and not text.endswith("..."):
         text = text[:-1].rstrip()
@@ -159,17 +153,13 @@ def _unwrapped(text: str) -> str:
     wrapped: list[bool] = []
     last = 0
     for token in _GROUP.finditer(text):
-        if token[0] == "}":
-            if not wrapped or not wrapped.pop():
-                continue
-            mark = " "
-        else:
+        if token[0] != "}":
             wrapped.append(bool(token[1]))
-            if not token[1]:
-                continue
-            is_unit = token["upright"] and _UPRIGHT_LETTER.match(text, token.end())
-            before = text[max(0, token.start() - 8) : token.start()]
-            mark = f" {UPRIGHT}" if is_unit and _ENDS_NUMBER.search(before) else " "
+        if not (token[1] if token[0] != "}" else wrapped and wrapped.pop()):
+            continue
+        is_unit = token["upright"] and _UPRIGHT_LETTER.match(text, token.end())
+        before = text[max(0, token.start() - 8) : token.start()]
+        mark = f" {UPRIGHT}" if is_unit and _ENDS_NUMBER.search(before) else " "
         pieces += [text[last : token.start()], mark]
         last = token.end()
     return "".join([*pieces, text[last:]])

@@ -17,20 +17,15 @@ _NAMED_INTERVAL = re.compile(r"^[A-Za-z] ?(\(.*\]|\[.*\)|\[.*\])$", re.DOTALL)
 
 
 def grade_olympiadbench(
-    predictions: Sequence[str | None],
-    golds: Sequence[Gold],
-    kind: Kind = "response",
-    *,
-    extraction: Extraction = "auto",
-    timeout: float = DEFAULT_TIMEOUT,
+    predictions: Sequence[str | None], golds: Sequence[Gold], kind: Kind = "response", *,
+    extraction: Extraction = "auto", timeout: float = DEFAULT_TIMEOUT,
 ) -> list[Grade]:
     """Grades of a batch by the rules above; a gold that is a sequence is right when any of its texts is."""
     answers: list[str | None] = []
     possible: list[list[str]] = []
     for prediction, gold in zip(predictions, golds, strict=True):
         texts = [_interval(str(text)) for text in ([gold] if isinstance(gold, str) else gold)]
-        answer = _answer(prediction, texts[0] if texts else "", kind, extraction)
-        answers.append(answer)
+        answers.append(answer := _answer(prediction, texts[0] if texts else "", kind, extraction))
         possible.append([text for text in texts if answer and not _is_list_for_interval(answer, text)])
     return grade_batch(answers, possible, timeout=timeout, rules="olympiadbench")
 

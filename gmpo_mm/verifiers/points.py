@@ -1,6 +1,4 @@
-"""Points at which two formulas could differ: of both signs and parities, every order, all sizes, and next to
-the constants in the formulas. They depend on the formulas alone, so that verdicts do.
-"""
+"""Points at which two formulas could differ; they depend on the formulas alone, so that verdicts do."""
 
 import itertools
 import random
@@ -17,10 +15,8 @@ INTEGER_LETTERS = frozenset("nmN")  # names of integers by convention, where a f
 _NEED_INTEGERS = frozenset({"factorial", "binom"})
 _ROUNDING = _NEED_INTEGERS | {"floor", "ceil"}
 # What is not analytic, or is defined for some values of its names only.
-_CRITICAL = _ROUNDING.union(
-    str.split("abs ln max min log root arcsin arccos arctan arccot arcsec arccsc arccosh")
-)
-_CRITICAL = _CRITICAL.union(str.split("arcsinh arctanh arccoth arcsech arccsch"))
+_CRITICAL = _ROUNDING.union(str.split("abs ln max min log root arcsin arccos arctan arccot arcsec arccsc"))
+_CRITICAL = _CRITICAL.union(str.split("arccosh arcsinh arctanh arccoth arcsech arccsch"))
 _VALUES = "2 -3 1 0 -1 5/2 -7/3 1/3 5 -8 12 7 -2 3 4 6 100 101 -1000 9973 10000001 -2/7 1/1000 1000000/7"
 _EXPONENTS = (2, 5, 9, 14, 20, 28, 40, 60, 90, 140, 200)
 
@@ -66,8 +62,7 @@ def magnitudes(first: Tree, second: Tree) -> Iterator[Environment]:
 def _critical_values(pair: Tree) -> dict[str, list[Fraction]]:
     """Of each name: both signs and parities, and the neighbours of the constants that occur.
 
-    Names of integers have integers only; those of radii and resistances, which begin with r or R, have
-    positive numbers only.
+    Names of integers have integers only; those that begin with r or R have positive numbers only.
     """
     values = [Fraction(value) for value in _VALUES.split()]
     for c in _constants(pair):
@@ -87,12 +82,9 @@ def _critical_values(pair: Tree) -> dict[str, list[Fraction]]:
 
 def _constants(pair: Tree) -> list[Fraction]:
     """The largest constants in the formulas, an irrational one as the integer below it."""
-    found = set()
-    for value in filter(None, map(constant_of, subtrees(pair))):
-        number = abs(value) if isinstance(value, Fraction) else Fraction(int(abs(value)))
-        if 1 < number <= 10**500 and number.denominator < 10**6:
-            found.add(number)
-    return sorted(found)[-6:]
+    values = map(abs, filter(None, map(constant_of, subtrees(pair))))
+    found = {value if isinstance(value, Fraction) else Fraction(int(value)) for value in values}
+    return sorted(one for one in found if 1 < one <= 10**500 and one.denominator < 10**6)[-6:]
 
 
 @lru_cache(maxsize=2048)
@@ -113,8 +105,7 @@ def _is_critical(node: Tree) -> bool:
         return False
     if node[0] != "pow":
         return (node[1] if node[0] == "fn" else node[0]) in _CRITICAL
-    exponent = constant_of(node[2])
+    base, exponent = map(constant_of, node[1:])
     if isinstance(exponent, Fraction):
         return exponent.denominator != 1
-    base = constant_of(node[1])
     return base is None or not base > 0

@@ -54,10 +54,9 @@ class Real:
         """-1, 0 or 1."""
         return int(self.value > 0) - int(self.value < 0)
 
-
-def divide(a: Real, b: Real) -> Real:
-    """Quotient; NotExpression when the divisor is 0."""
-    return real(("div", a.tree, b.tree))
+    def over(self, divisor: "Real | Fraction") -> "Real":
+        """The quotient; NotExpression where the divisor is 0."""
+        return real(("div", self.tree, divisor.tree if isinstance(divisor, Real) else ("num", divisor)))
 
 
 def evaluate(text: str) -> Real:
@@ -98,10 +97,9 @@ def quantity(text: str, bare_units: bool = False) -> Quantity | None:
         if len(values) > 1 and multiplier != 1:
             return None
         if len(values) == 2:  # a ratio of two is their quotient: 4:6 is 2:3 is 2/3
-            values = [divide(*values)]
+            values = [values[0].over(values[1])]
         elif len(values) > 2 or multiplier != 1:
-            unity = values[0] if multiplier == 1 else real(("num", 1 / multiplier))
-            values = [divide(value, unity) for value in values]
+            values = [value.over(1 / multiplier if multiplier != 1 else values[0]) for value in values]
     except NotExpression:
         return None
     digits = re.sub(r"[eE*].*|\D", "", number).lstrip("0")
@@ -121,23 +119,21 @@ def quantities_equal(a: Quantity, b: Quantity) -> bool:
         return False
     if all(x.equals(y) for x, y in zip(a.values, b.values, strict=True)):
         return True
-    place, exact = (a.last_place, b) if a.last_place is not None else (b.last_place, a)
-    if place is not None and exact.last_place is None and len(a.values) == 1:
-        x, y = a.values[0].digits, b.values[0].digits
-        all_of_a_double = exact.values[0].exact is None and float(x) == float(y)
-        if abs(x - y) < place or all_of_a_double:
-            return True
+    for printed, exact in ((a, b), (b, a)):
+        if printed.last_place is not None and exact.last_place is None and len(a.values) == 1:
+            x, y = a.values[0].digits, b.values[0].digits
+            if abs(x - y) < printed.last_place or (exact.values[0].exact is None and float(x) == float(y)):
+                return True
     return any(x.equals(y) for x, y in percent_readings(a, b))
 
 
 def percent_readings(a: Quantity, b: Quantity) -> list[tuple[Real, Real]]:
     """60 % is 0.6, and a gold of 60 is 60 %: where one side has the sign, its hundredth beside the other."""
-    percent, hundred = (("%", 1),), real(("num", Fraction(100)))
-    if (a.unit, b.unit) == (percent, None):
-        return [(divide(a.values[0], hundred), b.values[0])]
-    if (a.unit, b.unit) == (None, percent):
-        return [(a.values[0], divide(b.values[0], hundred))]
-    return []
+    percent = (("%", 1),)
+    if {a.unit, b.unit} != {percent, None}:
+        return []
+    x, y = (one.values[0].over(Fraction(100 if one.unit else 1)) for one in (a, b))
+    return [(x, y)]
 
 
 def decimal_comma(text: str) -> Quantity | None:
@@ -154,9 +150,8 @@ def times_equal(a: str, b: str) -> bool | None:
     marked = bool(first[4]) + bool(second[4])
     if not marked and bool(first[3]) == bool(second[3]) and "00" not in (first[2], second[2]):
         return None
-    if _seconds(first, first[4]) == _seconds(second, second[4]):
-        return True
-    return marked == 1 and _seconds(first, None) == _seconds(second, None)
+    same = _seconds(first, first[4]) == _seconds(second, second[4])
+    return same or (marked == 1 and _seconds(first, None) == _seconds(second, None))
 
 
 def _seconds(time: "re.Match[str]", half: str | None) -> int:

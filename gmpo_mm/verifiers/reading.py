@@ -38,7 +38,7 @@ _SAYS_MORE = re.compile(
     r"|incorrect|false|unless|instead|isn't|aren't)(?![A-Za-z])"
 )
 _TOKEN = re.compile(r"[A-Za-z]+(?:'s)?|\\[A-Za-z]+(?: ?_ ?\{? ?\w+ ?\}?)?|\S")
-_COPULAS = frozenset(str.split("is are was be equals equal :"))
+_COPULAS = set(str.split("is are was be equals equal :"))
 _SAYS = _COPULAS.union(str.split("get have find obtain gives give thus so hence therefore then that answer"))
 _NAMED_BY = set(str.split("of to by from for in triangle angle segment line point circle number and side"))
 _OF_AN_ANSWER = re.compile(r"(?i)\bof (?:(?:the|my|our|this|a) )?(?:\w+ )?(?:answer|result|solution|value)\b")
@@ -73,22 +73,23 @@ _RELATION = re.compile(r"<=|>=|!=|<|>|\\in(?![A-Za-z])")
 def read(text: str) -> Reading:
     """The one reading of an answer's text, as it was written (not canonical)."""
     said = canonical(_boxed(text))
-    if choice := _CHOICE.fullmatch(said):
-        in_brackets, letter, option = choice.groups()
-        if option is None:
-            letter = in_brackets or letter
-            return Reading(letter, letter=letter.upper())
-        one_thing = len(re.findall(r"\d+(?:[.,]\d+)*", option)) <= 1 or not has_words(option)
-        letter = in_brackets or letter
-        letters = re.sub(r"\\[A-Za-z]+|[^A-Za-z]", "", option)  # `(b) h` is a product
-        is_product = len(letters) == len(option) == 1 or (letter.islower() and letters and not has_words(option))
-        if one_thing and not is_product and not _SAYS_MORE.search(option) and (in_brackets or letter.isupper()):
-            return Reading(said, letter=letter.upper())
+    choice = _CHOICE.fullmatch(said)
+    if choice and choice[3] is not None and _is_option(choice[1] or choice[2], choice[3], bool(choice[1])):
+        return Reading(said, letter=(choice[1] or choice[2]).upper())
     if has_words(said):
         said = canonical(_value_in_prose(said))
-        if (choice := _CHOICE.fullmatch(said)) and choice[3] is None:
-            return Reading(said, letter=(choice[1] or choice[2]).upper())
+    if (choice := _CHOICE.fullmatch(said)) and choice[3] is None:
+        return Reading(choice[1] or choice[2], letter=(choice[1] or choice[2]).upper())
     return _without_conditions(said)
+
+
+def _is_option(letter: str, option: str, in_brackets: bool) -> bool:
+    """Whether a text behind a letter is that option's; `(b) h` is a product."""
+    letters = re.sub(r"\\[A-Za-z]+|[^A-Za-z]", "", option)
+    is_product = len(letters) == len(option) == 1 or (letter.islower() and letters and not has_words(option))
+    one_thing = len(re.findall(r"\d+(?:[.,]\d+)*", option)) <= 1 or not has_words(option)
+    is_letter = in_brackets or letter.isupper()
+    return is_letter and one_thing and not is_product and not _SAYS_MORE.search(option)
 
 
 def _boxed(text: str) -> str:
@@ -103,10 +104,8 @@ def _boxed(text: str) -> str:
         items = parse(canonical(text)).items
         if items and not any(has_words(split_unit(item.text)[0]) for item in items):
             return text  # `y_1 = \\boxed{2} and y_2 = \\boxed{3}`, `\\boxed{1} papers and \\boxed{2} bins`
-    start, end = spans[-1]
-    behind = canonical(text[end + 1 :])
-    is_unit = behind and split_unit(f"1 {behind}")[0] == "1"
-    return f"{text[start:end]} {behind}" if is_unit else text[start:end]
+    (start, end), behind = spans[-1], canonical(text[spans[-1][1] + 1 :])
+    return text[start:end] + (f" {behind}" if split_unit(f"1 {behind}")[0] == "1" else "")
 
 
 def _value_in_prose(text: str) -> str:
@@ -134,31 +133,26 @@ def _value_in_prose(text: str) -> str:
 def _without_conditions(text: str) -> Reading:
     r"""Conditions behind a value with a name that they restrict: `x + 1, x != 2`; `n\pi, n \in \integers`."""
     text = _IN_BRACKETS.sub(r"\1, \2", text)
-    whole = Reading(text)
     if has_words(text) and (found := _CONDITION.search(text, 1)):
         value, behind = text[: found.start()].strip(" ,;."), text[found.end() :]
     else:
         pieces = split(text, "comma")[0]
-        first = len(pieces)
-        while first and _is_condition(pieces[first - 1]):
-            first -= 1
-        value, behind = ",".join(pieces[:first]).strip(), ",".join(pieces[first:])
+        of_value = list(itertools.dropwhile(_is_condition, reversed(pieces)))[::-1]
+        value, behind = ",".join(of_value).strip(), ",".join(pieces[len(of_value) :])
         if not behind or _RELATION.search(pieces[0]):
-            return whole
+            return Reading(text)
     conditions: list[str] = []
     indices: frozenset[str] = frozenset()
     for piece in filter(None, map(str.strip, re.split(r",| and (?=[a-zA-Z] )|;", behind))):
-        if declared := _declared(piece):
-            indices |= declared
-        elif any_of := _ANY.fullmatch(piece):
-            if not _has_name(value, filter(None, any_of.groups())):
-                return whole
-        elif _is_condition(piece) and _has_name(value, re.findall(r"[A-Za-z]+", piece)):
-            conditions.append(piece)
-        else:
-            return whole
+        declared, any_of = _declared(piece), _ANY.fullmatch(piece)
+        is_condition = not declared and not any_of and _is_condition(piece)
+        names = declared or (filter(None, any_of.groups()) if any_of else re.findall(r"[A-Za-z]+", piece))
+        if not (declared or any_of or is_condition) or not (declared or _has_name(value, names)):
+            return Reading(text)
+        indices |= declared
+        conditions += [piece] * is_condition
     if not value or (indices and not _has_name(value, indices)):
-        return whole
+        return Reading(text)
     return Reading(value, tuple(conditions), indices)
 
 

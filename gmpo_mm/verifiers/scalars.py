@@ -40,14 +40,11 @@ def compare_scalars(a: str, b: str, rules: Rules = EXACT) -> bool | None:
     x, y = quantity(a, rules.bare_units), quantity(b, rules.bare_units)
     if x is not None and y is not None:
         return quantities_equal(x, y) or _within_tolerance(x, y, rules.decimal_tolerance)
-    if not (has_words(a) or has_words(b)):
-        verdict = _same_formula(a.replace(DOLLAR, ""), b.replace(DOLLAR, ""), rules)
-        if verdict is not False:
-            return verdict
+    verdict = _same_formula(a.replace(DOLLAR, ""), b.replace(DOLLAR, ""), rules)
+    if verdict is not False:
+        return verdict
     (a, unit), (b, other) = split_unit(a, rules.bare_units), split_unit(b, rules.bare_units)
-    if not (unit or other) or not same_unit(unit, other) or has_words(a) or has_words(b):
-        return False
-    return _same_formula(a.strip(), b.strip(), rules)
+    return bool(unit or other) and same_unit(unit, other) and _same_formula(a.strip(), b.strip(), rules)
 
 
 def _readings(x: Quantity | None, y: Quantity | None) -> list[tuple[Decimal, Decimal]]:
@@ -70,6 +67,8 @@ def within_share(a: Node, b: Node, rules: Rules, share: Decimal) -> bool:
 
 
 def _same_formula(a: str, b: str, rules: Rules) -> bool | None:
+    if has_words(a) or has_words(b):
+        return False
     try:
         first, second = parse_expression(a), parse_expression(b)
     except NotExpression:  # what is not read whole is equal as text only

@@ -39,7 +39,7 @@ _WRITTEN_MATRIX = re.compile(
 )
 _JOINT = re.compile(r"(?:([+-])|\*)? ?([^+\-&^_=<>]*?) ?\*?")
 _CASES = re.compile(r"\\begin ?\{ ?(?:cases|aligned) ?\}(.*)\\end ?\{ ?(?:cases|aligned) ?\}", re.DOTALL)
-_PLUS_MINUS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
+_PLUS, _MINUS = (re.compile(rf"\\{sign}(?![A-Za-z])") for sign in ("pm", "mp"))
 _NAME = re.compile(
     r"(?:\\?[A-Za-z]+'?(?: ?_ ?\{? ?\\?\w{1,6} ?\}?)?'? ?){1,3}(?:\( ?[A-Za-z\\]+(?: ?, ?[A-Za-z]+)* ?\))?"
 )
@@ -111,13 +111,11 @@ def enclosed(text: str) -> tuple[str, str, str] | None:
 def parse(text: str, depth: int = 0) -> Node:
     """The structure of a canonical text; a scalar where nothing else is seen."""
     text = text.strip()
-    if depth <= MAX_DEPTH and text:
-        if special := _SPECIAL_SETS.get(text.lower()):
-            return Node("special", text, connector=special)
-        for attempt in (_list, _relation, _set_algebra, _bracketed, _matrix, _plus_minus):
-            if node := attempt(text, depth + 1):
-                return node
-    return Node("scalar", text)
+    if special := _SPECIAL_SETS.get(text.lower()):
+        return Node("special", text, connector=special)
+    attempts = (_list, _relation, _set_algebra, _bracketed, _matrix, _plus_minus)
+    found = (attempt(text, depth + 1) for attempt in (attempts if depth <= MAX_DEPTH else ()))
+    return next(filter(None, found), Node("scalar", text))
 
 
 def _parts(pieces: Iterable[str], depth: int) -> tuple[Node, ...]:
@@ -145,11 +143,9 @@ def _list(text: str, depth: int) -> Node | None:
     names = [assigned_name(item) for item in items]
     period = len(set(names))
     if None not in names and 1 < period < len(items) and names == names[:period] * (len(items) // period):
-        values = [item.items[-1] for item in items]
-        rows = [tuple(values[i : i + period]) for i in range(0, len(items), period)]
-        items = tuple(
-            Node("sequence", f"({', '.join(value.text for value in row)})", row, "()") for row in rows
-        )
+        values = [item.items[-1].text for item in items]
+        rows = (values[i : i + period] for i in range(0, len(items), period))
+        items = _parts((f"({', '.join(row)})" for row in rows), depth)
     return Node("list", text, items, connector=connector)
 
 
@@ -199,8 +195,8 @@ def _bracketed(text: str, depth: int) -> Node | None:
         return None
     if opening == "{":
         return Node("list", text, _flat(pieces, depth), connector=",")
-    if opening == "(" and _PLUS_MINUS.search(text):
-        return _plus_minus(text, depth)
+    if opening == "(" and (both := _plus_minus(text, depth)):
+        return both
     return Node("sequence", text, _parts(pieces, depth), "()" if opening == "⟨" else brackets)
 
 
@@ -212,9 +208,9 @@ def _matrix(text: str, depth: int) -> Node | None:
         lines = _parts(split(joined, "row")[0], depth)
         return lines[0] if len(lines) == 1 else Node("list", text, lines, connector="and")
     match = _MATRIX.fullmatch(text)
-    if match is None or "\\begin" in match.group(2):
+    if match is None or "\\begin" in match[2]:
         return None
-    rows = [row for row in split(match.group(2), "row")[0] if row.strip() not in ("", "\\hline")]
+    rows = [row for row in split(match[2], "row")[0] if row.strip() not in ("", "\\hline")]
     cells = [tuple(parse(cell, depth) for cell in split(row, "cell")[0]) for row in rows]
     return Node("matrix", text, tuple(Node("sequence", *row, "[]") for row in zip(rows, cells, strict=True)))
 
@@ -222,44 +218,35 @@ def _matrix(text: str, depth: int) -> Node | None:
 def matrix_sum(node: Node) -> Node | None:
     """The matrix that `A + 2 B`, `A B` or `-A` stands for, its entries as formulas; or None."""
     *pieces, end = _WRITTEN_MATRIX.split(node.text)
-    if not 1 <= len(pieces) // 2 <= MAX_MATRICES or end.strip():
+    matrices = [parse(text).items for text in pieces[1::2]]
+    sizes = {len(rows) for matrix in matrices for rows in (matrix, *(row.items for row in matrix))}
+    fit = 1 <= min(sizes, default=0) <= max(sizes, default=0) <= MAX_ROWS
+    if len(matrices) > MAX_MATRICES or end.strip() or not fit:
         return None
     terms: list[list[list[str]]] = []
-    for between, text in zip(pieces[::2], pieces[1::2], strict=True):
-        joint, matrix = _JOINT.fullmatch(between.strip()), parse(text)
-        widths = {len(row.items) for row in matrix.items}
-        if joint is None or len(widths) != 1 or max(len(matrix.items), *widths) > MAX_ROWS:
-            return None
-        sign, factor = joint.group(1), joint.group(2).strip()
-        rows = [[cell.text for cell in row.items] for row in matrix.items]
-        if sign == "-" or factor:
-            scale = f"{'-' if sign == '-' else ''}({factor or 1})"
-            rows = [[f"{scale} * ({cell})" for cell in row] for row in rows]
-        if sign or not terms:
-            terms.append(rows)
-            continue
-        if len(terms[-1][0]) != len(rows):
-            return None
-        columns = list(zip(*rows, strict=True))
-        terms[-1] = [
-            [" + ".join(f"({x}) * ({y})" for x, y in zip(row, column, strict=True)) for column in columns]
-            for row in terms[-1]
-        ]
-    if len({(len(term), len(term[0])) for term in terms}) != 1:
+    try:
+        for between, matrix in zip(pieces[::2], matrices, strict=True):
+            sign, factor = _JOINT.fullmatch(between.strip()).groups("")  # type: ignore[union-attr]
+            rows = [[f"{sign}({factor or 1}) * ({cell.text})" for cell in row.items] for row in matrix]
+            columns = list(zip(*rows, strict=True))
+            if sign or not terms:
+                terms.append(rows)
+                continue
+            terms[-1] = [
+                [" + ".join(f"({x}) * ({y})" for x, y in zip(row, column, strict=True)) for column in columns]
+                for row in terms[-1]
+            ]
+        sums = [zip(*rows_at_once, strict=True) for rows_at_once in zip(*terms, strict=True)]
+        lines = [[" + ".join(map("({})".format, entries)) for entries in row] for row in sums]
+    except (AttributeError, ValueError):  # what stands between is no sign or factor; sizes don't fit
         return None
-    lines = []
-    for rows_at_once in zip(*terms, strict=True):
-        cells = [" + ".join(map("({})".format, entries)) for entries in zip(*rows_at_once, strict=True)]
-        lines.append(Node("sequence", " & ".join(cells), tuple(map(parse, cells)), "[]"))
-    return Node("matrix", node.text, tuple(lines))
+    rows_of_nodes = (Node("sequence", " & ".join(row), tuple(map(parse, row)), "[]") for row in lines)
+    return Node("matrix", node.text, tuple(rows_of_nodes))
 
 
 def _plus_minus(text: str, depth: int) -> Node | None:
-    if not _PLUS_MINUS.search(text):
-        return None
-    upper = _PLUS_MINUS.sub(lambda sign: "+" if sign[1] == "pm" else "-", text)
-    lower = _PLUS_MINUS.sub(lambda sign: "-" if sign[1] == "pm" else "+", text)
-    return Node("list", text, _parts([upper, lower], depth), connector=",")
+    versions = [_MINUS.sub(minus, _PLUS.sub(plus, text)) for plus, minus in ("+-", "-+")]
+    return Node("list", text, _parts(versions, depth), connector=",") if versions[0] != text else None
 
 
 def is_variable(text: str) -> bool:
@@ -281,10 +268,10 @@ def is_name(text: str) -> bool:
         return True
     if re.fullmatch("[A-Za-z' ]+", text) and has_words(text):  # `Area of triangle ABC`
         return all(len(word) == 1 or word.isupper() or word.lower() in AROUND for word in text.split())
-    if not _NAME.fullmatch(text) or _NOT_IN_NAMES.search(text) or text in ("e", "i"):
-        return False
-    words = re.findall(r"(?<!\\)[A-Za-z]{3,}", text)
-    return all(word.isupper() or word.lower() in AROUND or not has_words(f"{word}+1") for word in words)
+    fits = _NAME.fullmatch(text) and not _NOT_IN_NAMES.search(text) and text not in ("e", "i")
+    words = re.findall(r"(?<!\\)[A-Za-z]{3,}", text) if fits else []
+    known = (word.isupper() or word.lower() in AROUND or not has_words(f"{word}+1") for word in words)
+    return bool(fits) and all(known)
 
 
 def asks_for(text: str) -> bool:
@@ -295,22 +282,20 @@ def asks_for(text: str) -> bool:
     if is_name(text) or has_words(text):
         return is_name(text)
     try:
-        tree = parse_expression(text)
+        return _is_asked(parse_expression(text))
     except NotExpression:
         return False
-    return bool(variables(tree)) and _is_asked(tree)
 
 
 def _is_asked(tree: Tree, in_sum: bool = False) -> bool:
-    if tree[0] in ("add", "neg"):
-        return all(_is_asked(part, True) for part in tree[1:])
-    if tree[0] in ("fn", "log", "root"):
-        return bool(variables(tree))
-    if tree[0] in ("mul", "div") and not in_sum:
-        return all(map(_is_asked, tree[1:]))
-    if tree[0] == "pow" and not in_sum:
-        return _is_asked(tree[1]) and not variables(tree[2])
-    return tree[0] in ("var", "call")
+    match tree:
+        case ("add" | "neg", *terms):
+            return all(_is_asked(term, True) for term in terms)
+        case ("mul" | "div", *factors) if not in_sum:
+            return all(map(_is_asked, factors))
+        case ("pow", base, exponent) if not in_sum:
+            return _is_asked(base) and not variables(exponent)
+    return tree[0] in ("var", "call") or (tree[0] in ("fn", "log", "root") and bool(variables(tree)))
 
 
 def assigned_name(node: Node) -> str | None:

@@ -1,8 +1,7 @@
-"""The slow stage of equivalence: computer algebra by sympy. Runs in worker processes only.
+"""The slow stage of equivalence: computer algebra by sympy, in worker processes, which can be killed.
 
-Two formulas are equal where sympy proves that their difference is 0 and where, in addition, their values
-agree at a point at which every denominator is not 0. The proof alone is not enough: `(y - y)(x + 1)/(y - y)`
-reduces to anything. A worker that overruns its time or its memory is killed, so nothing is bounded here.
+Two formulas are equal where sympy proves that their difference is 0 and their values agree at a point where
+no denominator is 0. The proof alone is not enough: `(y - y)(x + 1)/(y - y)` reduces to anything.
 """
 
 import operator
@@ -70,9 +69,8 @@ class _Converter:
             case ("const", name):
                 return _CONSTANTS[name]
             case ("fn", name, argument):
-                return getattr(sympy, _FUNCTIONS.get(name, str(name).replace("arc", "a")))(
-                    self.convert(argument)
-                )
+                function = getattr(sympy, _FUNCTIONS.get(name, str(name).replace("arc", "a")))
+                return function(self.convert(argument))
             case ("call" | "index" as kind, name, *arguments):
                 return sympy.Function(f"{kind} {name}")(*map(self.convert, arguments))
             case ("div", top, bottom):

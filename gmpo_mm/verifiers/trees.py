@@ -13,6 +13,7 @@ Trees are nested tuples, the kind first:
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import lru_cache
+from itertools import repeat
 from typing import Any
 
 Tree = tuple[Any, ...]
@@ -50,9 +51,9 @@ def variables(tree: Tree) -> frozenset[str]:
     return frozenset(names)
 
 
-def depth(tree: Tree) -> int:
-    """How many nodes are within each other."""
-    return 1 + max(map(depth, children(tree)), default=0)
+def depth(tree: Tree, kinds: frozenset[str] = frozenset()) -> int:
+    """How many nodes, of these kinds or of all, are within each other."""
+    return (not kinds or tree[0] in kinds) + max(map(depth, children(tree), repeat(kinds)), default=0)
 
 
 def subtrees(tree: Tree) -> Iterator[Tree]:
@@ -65,9 +66,7 @@ def subtrees(tree: Tree) -> Iterator[Tree]:
 
 def contains(tree: Tree, kinds: frozenset[str]) -> bool:
     """Whether a node of one of these kinds, functions or constants is in the tree."""
-    return any(
-        node[0] in kinds or (node[0] in ("fn", "const") and node[1] in kinds) for node in subtrees(tree)
-    )
+    return any((node[1] if node[0] in ("fn", "const") else node[0]) in kinds for node in subtrees(tree))
 
 
 def replaced(tree: Tree, values: dict[str, Tree]) -> Tree:
@@ -92,7 +91,7 @@ def canonical_tree(tree: Tree) -> Tree:
     if kind in ("add", "mul"):
         return _joined(kind, [canonical_tree(part) for part in parts(tree, kind)])
     if kind in BINDERS:
-        name = f"#{_nesting(tree)}"
+        name = f"#{depth(tree, BINDERS)}"
         tree = (kind, replaced(tree[1], {tree[2]: ("var", name)}), name, *tree[3:])
     tree = with_children(tree, canonical_tree)
     if kind == "neg":
@@ -113,10 +112,6 @@ def parts(tree: Tree, kind: str) -> list[Tree]:
     return [part for child in tree[1:] for part in parts(child, kind)] if tree[0] == kind else [tree]
 
 
-def _nesting(tree: Tree) -> int:
-    return (tree[0] in BINDERS) + max(map(_nesting, children(tree)), default=0)
-
-
 def _joined(kind: str, operands: list[Tree]) -> Tree:
     """The sum or product of canonical trees."""
     every = [part for operand in operands for part in parts(operand, kind)]
@@ -128,13 +123,11 @@ def _joined(kind: str, operands: list[Tree]) -> Tree:
 
 def _inverted(tree: Tree) -> list[Tree]:
     """The factors of 1 over a canonical tree; `1/(1/0)` is not 0."""
-    factors = parts(tree, "mul")
-    for place, factor in enumerate(factors):
-        if factor[0] == "inverse" and factor[1] != ZERO:
-            factors[place] = factor[1]
-        elif factor not in (ONE, MINUS_ONE):
-            factors[place] = ("inverse", factor)
-    return factors
+    return [
+        factor[1] if factor[0] == "inverse" and factor[1] != ZERO
+        else factor if factor in (ONE, MINUS_ONE) else ("inverse", factor)
+        for factor in parts(tree, "mul")
+    ]  # fmt: skip
 
 
 def _power(base: Tree, exponent: Tree) -> Tree:

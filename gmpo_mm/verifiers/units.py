@@ -109,12 +109,10 @@ def split_unit(text: str, bare: bool = False) -> tuple[str, Unit | None]:
         tail = [] if token["other"] else [*tail, token]
     for k, token in enumerate(tail):  # the longest tail that is a unit
         rest = text[: token.start()].rstrip(" *·~")
-        if not token["word"] or not _ENDS_VALUE.search(rest):
-            continue
-        if token["word"] == "°" and _OF_AN_ANGLE.search(rest):  # `\\sin 30°` is one number
-            continue
+        is_angle = token["word"] == "°" and _OF_AN_ANGLE.search(rest)  # `\\sin 30°` is one number
         plain = text[token.start() - 1] == " " and _PLAIN_NUMBER.fullmatch(rest) is not None
-        if (unit := _read(tail[k:], plain, bare)) is not None:
+        unit = _read(tail[k:], plain, bare) if token["word"] and _ENDS_VALUE.search(rest) else None
+        if unit is not None and not is_angle:
             return rest, unit
     return text, None
 
@@ -146,9 +144,8 @@ def _read(tokens: "list[re.Match[str]]", plain: bool, bare: bool) -> Unit | None
             for last, factor in _COMPOUND.get(name, ((name, 1),)):
                 exponents[last] = exponents.get(last, 0) + sign * size * factor * (power or 1)
             power = 0
-    if depth or power or not exponents or ("unit" in exponents and len(exponents) > 1):
-        return None
-    if not certain and not (plain and (bare or sign < 0)):
+    certain |= plain and (bare or sign < 0)
+    if depth or power or not exponents or ("unit" in exponents and len(exponents) > 1) or not certain:
         return None
     return tuple(sorted((name, size) for name, size in exponents.items() if size))
 

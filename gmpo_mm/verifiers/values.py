@@ -7,7 +7,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from gmpo_mm.verifiers.evaluation import FIRST_BITS, Environment, Evaluator, OutsideDomain, TooLarge, context
+from gmpo_mm.verifiers.evaluation import FIRST_BITS, Environment, Evaluator, OutsideDomain, TooLarge
 from gmpo_mm.verifiers.trees import Tree, contains, variables
 
 MAX_PRECISION = 1 << 15  # bits; formulas that need more are different
@@ -21,9 +21,7 @@ class OneSided(OutsideDomain):
 
 def _precision(spread: int, environment: Environment) -> int:
     r"""Bits at which a difference of the smallest size that occurs, or of its square, is no rounding error.
-
-    Of constants, which are compared once, of its cube: `\sin 10^{-100}` is not `10^{-100}`.
-    """
+    Of constants, which are compared once, of its cube: `\sin 10^{-100}` is not `10^{-100}`."""
     bits = 2 * FIRST_BITS + (6 if environment else 12) * spread
     if bits > MAX_PRECISION:
         raise TooLarge("too many digits")
@@ -31,19 +29,13 @@ def _precision(spread: int, environment: Environment) -> int:
 
 
 def values_equal(
-    first: Tree,
-    second: Tree,
-    environment: Environment,
-    in_complex: bool,
-    careful: bool = True,
-    branches: dict[int, set[Any]] | None = None,
-    bits: int = FIRST_BITS,
+    first: Tree, second: Tree, environment: Environment, in_complex: bool, careful: bool = True,
+    branches: dict[int, set[Any]] | None = None, bits: int = FIRST_BITS,
 ) -> bool:
     """Whether both have the same value at a point, or are no further apart than rounding can bring them.
 
     TooLarge where one is, OneSided where only one has no value, else OutsideDomain where one has none.
-    `careful` asks for a second precision even where the values are of ordinary size; `branches` gathers the
-    cases that were taken where the values are equal.
+    `careful` asks always for a second precision; `branches` gathers the cases taken where both are equal.
     """
     one, other = evaluators = [Evaluator(environment, in_complex, bits) for _ in range(2)]
     values: list[Any] = []
@@ -59,10 +51,7 @@ def values_equal(
     x, y = values
     exact = isinstance(x, Fraction) and isinstance(y, Fraction)
     spread = max(one.spread, other.spread)
-    if exact:
-        equal = x == y
-    else:
-        equal = abs(one.number(x) - other.number(y)) <= one.noise() * context(64).mpf(2) ** spread
+    equal = x == y if exact else abs(one.number(x) - other.number(y)) <= one.noise(spread)
     doubtful = equal and not exact and (careful or spread > _ORDINARY_SPREAD)
     if bits == FIRST_BITS and (doubtful or one.unsure or other.unsure):
         more = _precision(spread, environment)
@@ -81,8 +70,8 @@ def constant_of(tree: Tree) -> Any | None:
     try:
         first = Evaluator({}, False, FIRST_BITS)
         value = first.evaluate(tree)
-        if first.unsure or not (isinstance(value, Fraction) or first.spread <= _ORDINARY_SPREAD):
-            value = Evaluator({}, False, _precision(first.spread, {})).evaluate(tree)
+        if not first.unsure and (isinstance(value, Fraction) or first.spread <= _ORDINARY_SPREAD):
+            return value
+        return Evaluator({}, False, _precision(first.spread, {})).evaluate(tree)
     except OutsideDomain:
         return None
-    return value

@@ -10,12 +10,9 @@ _LETTERS = re.compile(
     r"(?i)[A-Z]{3,}|(?<![A-Z\\])(?:and|or|no|is|of|to|at|in|if|by|not|as|on|an|be|it|we|so)(?![A-Z])"
 )
 _GEOMETRY = re.compile(r"\\(?:angle|cong|parallel|perp|triangle|sim)(?![A-Za-z])")
-_FUNCTIONS = frozenset(
-    str.split(
-        "sin cos tan cot sec csc arcsin arccos arctan log exp sinh cosh tanh min max lim mod gcd lcm det "
-        "floor ceil binom sqrt coth sech csch arcsec arccsc arccot arcsinh arccosh arctanh arsinh arcosh "
-        "artanh"
-    )
+_FUNCTIONS = str.split(
+    "sin cos tan cot sec csc arcsin arccos arctan log exp sinh cosh tanh min max lim mod gcd lcm det floor "
+    "ceil binom sqrt coth sech csch arcsec arccsc arccot arcsinh arccosh arctanh arsinh arcosh artanh"
 )
 _NEXT_TO_LETTERS = frozenset("{}()[]^_+-*/=|<>,")
 
@@ -39,21 +36,20 @@ AROUND = frozenset(
     )
 )
 
-_ONES = (
+_ONES = str.split(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen nineteen"
 )
-_NUMBERS = {word: n for n, word in enumerate(_ONES.split())}
+_NUMBERS = {word: n for n, word in enumerate(_ONES)}
 for _i, _ten in enumerate(str.split("twenty thirty forty fifty sixty seventy eighty ninety"), 2):
     _NUMBERS |= {f"{_ten} {word}": 10 * _i + n for word, n in _NUMBERS.items() if 0 < n < 10}
     _NUMBERS[_ten] = 10 * _i
-_PARTS = str.split("half third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth")
+_PART_WORDS = str.split("half third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth")
+_PARTS = [*enumerate(_PART_WORDS, 2), (4, "quarter"), (100, "hundredth"), (1000, "thousandth")]
 # What a word behind a number multiplies it by: `3 fourths`, `5 million`, `2 dozens`.
 _MULTIPLIERS = {
-    **{part + plural: Fraction(1, n) for n, part in enumerate(_PARTS, 2) for plural in ("", "s")},
-    "halves": Fraction(1, 2), "quarter": Fraction(1, 4), "quarters": Fraction(1, 4),
-    "hundredth": Fraction(1, 100), "hundredths": Fraction(1, 100), "thousandth": Fraction(1, 1000),
-    "thousandths": Fraction(1, 1000), "dozen": Fraction(12), "dozens": Fraction(12), "hundred": Fraction(100),
+    **{part + plural: Fraction(1, n) for n, part in _PARTS for plural in ("", "s")},
+    "halves": Fraction(1, 2), "dozen": Fraction(12), "dozens": Fraction(12), "hundred": Fraction(100),
     "thousand": Fraction(10**3), "million": Fraction(10**6), "billion": Fraction(10**9),
     "trillion": Fraction(10**12),
 }  # fmt: skip
@@ -73,9 +69,8 @@ def _is_word(text: str, run: "re.Match[str]") -> bool:
     letters = run.group().lower()
     if letters in ("and", "not", "or", "no"):
         return True
-    if letters in _FUNCTIONS or (len(letters) == 2 and run.group().isupper()):  # the segment BE
-        return False
-    if len(letters) > 2 and (set(letters).isdisjoint("aeiou") or "".join(sorted(letters)) in ascii_lowercase):
+    in_a_row = set(letters).isdisjoint("aeiou") or "".join(sorted(letters)) in ascii_lowercase
+    if letters in _FUNCTIONS or (in_a_row if len(letters) > 2 else run.group().isupper()):  # the segment BE
         return False
     around = [piece for piece in (text[: run.start()].rstrip()[-1:], text[run.end() :].lstrip()[:1]) if piece]
     return len(letters) > 5 or not around or not _NEXT_TO_LETTERS.issuperset(around)

@@ -13,6 +13,8 @@ SOLUTIONS = {
     "He has 5 left. #### 5": "5",
     "She has 5.\n#### 5\nThe answer is: 5": "5",
     "<answer> 145° </answer>": "145",
+    "We add.\n<Final_Answer>145</Final_Answer>": "145",
+    "< ans > 145 </ ans >": "145",
     "<think> Either \\boxed{3} or 5. </think> <answer> \\boxed{5} </answer>": "5",
     "First 1 + 1 = 2.\nSo we get $\\boxed{\\frac{1}{2}}$.": "\\frac12",
     "From \\boxed{7} we see that it fails.\nThus the length is \\boxed{5} cm. As required.": "5 cm",
