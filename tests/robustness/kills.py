@@ -23,7 +23,7 @@ from typing import Any
 from tests.engine.runs import ROOT, SMALL, write_data
 from tests.robustness.forked import Commands, Ended, Request
 
-_CLOCKED = ("timing", "perf", "time", "seconds", "updated", "created", "command", "environment")
+_CLOCKED = ("timing", "perf", "time", "seconds", "updated", "created", "command", "environment", "git_")
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ def _merge(inputs: Path, out: Path) -> list[str]:
 
 def _train_adapter(inputs: Path, run: Callable[[list[str]], None]) -> None:
     run([*_train(inputs, inputs / "run"), "trainer.max_steps=1", "worker.actor.model.lora.rank=2"])
+    run(["merge", str(inputs / "run")])  # of another folder, so that the copy's merge replaces it
 
 
 def _copy_run(inputs: Path, out: Path) -> None:
@@ -233,6 +234,8 @@ def main(arguments: Iterable[str]) -> int:
                 total, borne = total + 1, borne + (result is None)
                 if result is not None:
                     print(f"  {result}", flush=True)
+                elif total % 20 == 0:
+                    print(f"  {name}: {borne} of {total} so far", flush=True)
             wrong += total - borne
             print(f"{name}: {borne} of {total} kills borne; {len(trials.operations)} file operations", flush=True)
     return int(wrong > 0)
