@@ -128,9 +128,10 @@ def _is_merged(target: Path, origin: dict[str, Any]) -> bool:
         made_from = read_json(target / ORIGIN_FILE, _Origin, "")
     except DataError:
         return False
-    written = made_from.pop("files")
-    there = {file.name for file in target.iterdir()} - {ORIGIN_FILE}
-    return made_from == origin and there >= written.keys() and all(sha256(target / name) == written[name] for name in written)
+    written = made_from["files"]
+    if made_from != {**origin, "files": written} or any(not (target / name).is_file() for name in written):
+        return False
+    return all(sha256(target / name) == digest for name, digest in written.items())
 
 
 def _merge(path: str, target: Path, origin: dict[str, Any]) -> None:

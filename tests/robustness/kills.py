@@ -122,7 +122,7 @@ def picture(folder: Path) -> dict[str, Any]:
         name = path.relative_to(folder).as_posix()
         if path.is_dir():
             files[f"{name}/"] = None
-        elif path.name.startswith("events.out.tfevents") or path.name == ".lock" or path.suffix == ".log" or "/logs/" in f"/{name}":
+        elif path.name.startswith("events.out.tfevents") or path.name == ".lock" or path.suffix == ".log":
             continue
         elif path.name == "metrics.jsonl":
             files[name] = _metric_lines(path)
