@@ -186,7 +186,7 @@ class SweepDirectory:
         old = {(run["variant"], run["seed"]): run for run in self._former_runs()}
         for run in self.planned:
             record = RunRecord(run.variant.name, run.seed)
-            there = old.get((record.variant, record.seed), {})
+            there: Mapping[str, Any] = old.get((record.variant, record.seed), {})
             record.seconds, record.evaluation_seconds = there.get("seconds"), there.get("evaluation_seconds")
             record.evaluations = self.finished_evaluations(record)
             self.records[record.variant, record.seed] = record
