@@ -87,6 +87,8 @@ class SweepDirectory:
     tasks: Sequence[Task]
     command: Sequence[str]
     records: dict[tuple[str, int], RunRecord] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """Lines for the user."""
 
     @classmethod
     def look(
@@ -181,10 +183,10 @@ class SweepDirectory:
             )  # fmt: skip
 
     def _read_records(self) -> None:
-        old = {(run["variant"], run["seed"]): run for run in read_sweep_json(self.path).get("runs", [])}
+        old = {(run["variant"], run["seed"]): run for run in self._former_runs()}
         for run in self.planned:
             record = RunRecord(run.variant.name, run.seed)
-            there = old.get((record.variant, record.seed), {})
+            there: Mapping[str, Any] = old.get((record.variant, record.seed), {})
             record.seconds, record.evaluation_seconds = there.get("seconds"), there.get("evaluation_seconds")
             record.evaluations = self.finished_evaluations(record)
             self.records[record.variant, record.seed] = record
@@ -193,6 +195,15 @@ class SweepDirectory:
                 self._compare_evaluation(task_of(task, self.path / record.evaluation_folder))
             if trained and len(record.evaluations) == len(self.tasks):
                 record.state = "finished"
+
+    def _former_runs(self) -> Sequence[_Run]:
+        """The entries of sweep.json. Of a damaged one only wall times are lost: how runs stand is read from their folders."""
+        file = self.path / "sweep.json"
+        try:
+            return read_json(file, _SweepState, "", ConfigError).get("runs", []) if os.path.lexists(file) else []
+        except ConfigError as error:
+            self.notes.append(f"{str(error).removesuffix('; ')}: it is made anew, without the wall times of former attempts")
+            return []
 
     def _compare_evaluation(self, task: Task) -> None:
         """The problems, protocol and grader are those that the results on the disk were made with."""
@@ -249,13 +260,10 @@ class _RunState(TypedDict):
     exit_reason: NotRequired[str | None]
 
 
-def read_sweep_json(path: Path) -> Mapping[str, Any]:
-    """sweep.json, {} where there is none. Raises ConfigError for a damaged one."""
-    file = path / "sweep.json"
-    return read_json(file, _SweepState, RESTORE, ConfigError) if os.path.lexists(file) else {}
-
-
 def read_run_json(run_directory: Path) -> Mapping[str, Any]:
-    """run.json of a run directory, {} where no run has begun. Raises ConfigError for a damaged one."""
+    """run.json of a run directory, {} where no run has begun. A damaged one says nothing either: the run makes it anew."""
     file = run_directory / "run.json"
-    return read_json(file, _RunState, RESTORE, ConfigError) if os.path.lexists(file) else {}
+    try:
+        return read_json(file, _RunState, "", ConfigError) if os.path.lexists(file) else {}
+    except ConfigError:
+        return {}

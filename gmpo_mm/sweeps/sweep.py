@@ -57,6 +57,8 @@ def sweep(
         directory.begin()
         with SweepDisplay(directory, chosen) as display:
             kept = sum(record.state == "finished" for record in directory.records.values())
+            for note in directory.notes:
+                display.say(note, "yellow")
             display.say(f"{len(planned)} runs in {path}, {chosen} at once; {kept} are finished and kept")
             code = SweepRunner(directory, launcher, chosen, display).run()
             display.say(_summary(directory))

@@ -38,6 +38,8 @@ from gmpo_mm.training.safetensors_file import SafetensorsWriter
 STATE_FILE = "trainer_state.json"
 FORMAT = 1
 
+_IS_MERGED = re.compile(rf"{MODEL_FOLDER}/(merged|\.merged-\d+)/")
+"""What `gmpo-mm merge` writes into a checkpoint afterwards, and what it leaves there when it is killed."""
 _LEFTOVER_NAME = re.compile(r"\.step_(\d+)\.(tmp|old|removing)-\d+\Z")
 
 
@@ -301,7 +303,7 @@ def check_files(path: Path, below: str = "") -> None:
     unknown = sorted(name for name in there - files.keys() if name.endswith((".safetensors", ".json")))
     if STATE_FILE not in files or not any(name.startswith(f"{MODEL_FOLDER}/") for name in files):
         raise _damaged(path, f"{MANIFEST_FILE} does not name all of its files")
-    if unknown := [name for name in unknown if not name.startswith(f"{MODEL_FOLDER}/merged/")]:
+    if unknown := [name for name in unknown if not _IS_MERGED.match(name)]:
         raise _damaged(path, f"{MANIFEST_FILE} does not name {', '.join(unknown[:3])}")
     for name, facts in files.items():
         if not name.startswith(below):

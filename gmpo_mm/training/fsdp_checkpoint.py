@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from gmpo_mm.config.checkpoint_paths import shard_files
 from gmpo_mm.errors import ConfigError, TrainingError
 from gmpo_mm.training.files import fsync, remove_tree
+from gmpo_mm.training.lock import DirectoryLock
 
 MAX_FILE_BYTES = 5 * 10**9
 _MERGER = (
@@ -56,15 +57,19 @@ def merged_model(checkpoint: Path, note: Callable[[str], None] = lambda text: No
     """
     actor = checkpoint / "actor"
     target = actor / "huggingface"
-    if any(target.glob("*.safetensors")) and not _is_unfinished(target):
+    if _is_merged(target) and not any(target.glob(".merging-*")):
         return target
     if not (target / "config.json").is_file():
         raise ConfigError(f"{target} has no config.json; the checkpoint is not whole")
-    shards = shard_files(actor)
-    note(f"merging {len(shards)} shards of {actor} into {target}")
-    with torch.no_grad():
-        tensors = _merged_tensors(actor, [_load(path) for path in shards], _tied(target))
-        _write(tensors, target)
+    with DirectoryLock(target / ".lock", wait=True):
+        for leftover in target.glob(".merging-*"):  # of a merge that was killed: the lock is ours
+            remove_tree(leftover)
+        if not _is_merged(target):
+            shards = shard_files(actor)
+            note(f"merging {len(shards)} shards of {actor} into {target}")
+            with torch.no_grad():
+                tensors = _merged_tensors(actor, [_load(path) for path in shards], _tied(target))
+                _write(tensors, target)
     return target
 
 
@@ -125,10 +130,11 @@ def _tied(folder: Path) -> bool:
     return bool(config.get("tie_word_embeddings") or config.get("text_config", {}).get("tie_word_embeddings"))
 
 
-def _is_unfinished(folder: Path) -> bool:
-    """Several files without their index: a merge was killed between the two."""
+def _is_merged(folder: Path) -> bool:
+    """Whether the weights are there; several files without their index are those of a merge that was killed."""
     several = any(folder.glob("model-*-of-*.safetensors"))
-    return several and not (folder / "model.safetensors.index.json").is_file()
+    unfinished = several and not (folder / "model.safetensors.index.json").is_file()
+    return any(folder.glob("*.safetensors")) and not unfinished
 
 
 def _files(tensors: dict[str, Callable[[], torch.Tensor]]) -> Iterator[dict[str, torch.Tensor]]:
@@ -150,8 +156,6 @@ def _write(tensors: dict[str, Callable[[], torch.Tensor]], target: Path) -> None
     """Written aside, flushed, renamed; the index comes last, so that a killed merge is told from a whole one."""
     aside = target / f".merging-{os.getpid()}"
     try:
-        for leftover in target.glob(".merging-*"):
-            remove_tree(leftover)
         aside.mkdir()
         places: dict[str, int] = {}
         total = count = 0

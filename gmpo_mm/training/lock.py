@@ -7,24 +7,30 @@ import fcntl
 import os
 import weakref
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.machine_errors import writing
 from gmpo_mm.training.files import open_own
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 class DirectoryLock:
-    """An advisory lock on a file, held by this process alone; freed by the system when the process dies."""
+    """An advisory lock on a file, held by this process alone; freed by the system when the process dies.
+
+    ConfigError where another process holds it, unless `wait` is given.
+    """
 
     held: ClassVar[weakref.WeakSet[DirectoryLock]] = weakref.WeakSet()
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, wait: bool = False) -> None:
         self.descriptor = -1
         with writing(path, kind=ConfigError):
             self.descriptor = open_own(path, os.O_RDWR)
         try:
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             holder = os.pread(self.descriptor, 32, 0).decode(errors="replace").strip()
             os.close(self.descriptor)
@@ -42,6 +48,12 @@ class DirectoryLock:
             os.ftruncate(self.descriptor, 0)
             os.pwrite(self.descriptor, f"process {os.getpid()}".encode(), 0)
         DirectoryLock.held.add(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def release(self) -> None:
         """Free the lock; a second call does nothing."""

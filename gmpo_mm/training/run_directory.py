@@ -318,6 +318,8 @@ class RunDirectory:
         self._compare(read_yaml(self.path / "config.yaml", RESTORE, ConfigError))
         self.resuming = True
         self.checkpoint = own
+        if own is not None:  # a kill right after a checkpoint got its name leaves it unwritten
+            self._run["last_checkpoint"] = step_of(own)
         if own is None and self._run.get("start_checkpoint"):
             self.checkpoint = self._find_checkpoint(Path(self._run["start_checkpoint"]))
         self.from_step = 0 if self.checkpoint is None else step_of(self.checkpoint)

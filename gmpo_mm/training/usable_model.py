@@ -7,8 +7,10 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from typing_extensions import TypedDict
 
 from gmpo_mm.config.checkpoint_paths import MODEL_FOLDER, is_fsdp_checkpoint
 from gmpo_mm.config.hub import check_hub_model
@@ -21,16 +23,26 @@ from gmpo_mm.config.paths import (
     resolve_model_path,
 )
 from gmpo_mm.config.schema import Config
-from gmpo_mm.errors import TrainingError
+from gmpo_mm.errors import DataError, TrainingError
 from gmpo_mm.models.adapters import WEIGHTS_FILE, is_adapter, lineage, tokenizer_source, write_merged
 from gmpo_mm.models.loading import check_lora, load_model, read_config
 from gmpo_mm.models.processing import PROCESSOR_FILES, find_files
 from gmpo_mm.training.checkpoint import MANIFEST_FILE, check_files
 from gmpo_mm.training.files import fsync, remove_tree, sha256
 from gmpo_mm.training.fsdp_checkpoint import merged_model
+from gmpo_mm.training.lock import DirectoryLock
+from gmpo_mm.training.reading import read_json
 
 MERGED_FOLDER = "merged"
 ORIGIN_FILE = "merged_from.json"
+ASIDE = f".{MERGED_FOLDER}-"
+"""How the names of folders begin in which a merge is written."""
+
+
+class _Origin(TypedDict):
+    models: list[str]
+    sha256: list[str]
+    files: dict[str, str]
 
 
 def usable_model(
@@ -88,30 +100,55 @@ def _hub_adapter(name: str) -> str:
 
 
 def merged_adapter(path: str, note: Callable[[str], None] = lambda text: None) -> str:
-    """The folder with an adapter merged into its base; made when it is missing or of another adapter.
+    """The folder with an adapter merged into its base; made when it is missing, damaged or of another adapter.
 
-    Written aside and renamed: complete or absent. The whole model in float32 is in host memory meanwhile.
+    Written aside and renamed: complete or absent. The whole model in float32 is in host memory meanwhile. A second process
+    waits for the first one and takes what it made.
     """
     models = lineage(path)
     files = [Path(each) / name for each in models[:-1] for name in (WEIGHTS_FILE, ADAPTER_FILE)]
     origin = {"models": models, "sha256": [sha256(file) for file in files if file.is_file()]}
     target = Path(path) / MERGED_FOLDER
-    made_from = target / ORIGIN_FILE
-    if made_from.is_file() and json.loads(made_from.read_text(encoding="utf-8")) == origin:
+    if _is_merged(target, origin):
         return str(target)
-    note(f"merging the adapter {path} into its base, as a whole model in {target}")
-    aside = target.with_name(f".{MERGED_FOLDER}-{os.getpid()}")
+    with DirectoryLock(Path(path) / ".lock", wait=True):
+        for leftover in target.parent.glob(f"{ASIDE}*"):  # of a merge that was killed: the lock is ours
+            remove_tree(leftover)
+        if not _is_merged(target, origin):
+            note(f"merging the adapter {path} into its base, as a whole model in {target}")
+            _merge(path, target, origin)
+    return str(target)
+
+
+def _is_merged(target: Path, origin: dict[str, Any]) -> bool:
+    """Whether the folder holds what was merged from `origin`, unchanged since."""
+    if not (target / ORIGIN_FILE).is_file():
+        return False
     try:
-        remove_tree(aside)
+        made_from = read_json(target / ORIGIN_FILE, _Origin, "")
+    except DataError:
+        return False
+    written = made_from["files"]
+    if made_from != {**origin, "files": written} or any(not (target / name).is_file() for name in written):
+        return False
+    return all(sha256(target / name) == digest for name, digest in written.items())
+
+
+def _merge(path: str, target: Path, origin: dict[str, Any]) -> None:
+    aside = target.with_name(f"{ASIDE}{os.getpid()}")
+    try:
         aside.mkdir()
         with torch.no_grad():
             dtype = getattr(read_config(path), "dtype", None) or torch.float32
             write_merged(path, aside, load_model(path), dtype)
-        (aside / ORIGIN_FILE).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
-        for file in aside.iterdir():
+        written = {file.name: sha256(file) for file in sorted(aside.iterdir())}
+        (aside / ORIGIN_FILE).write_text(json.dumps({**origin, "files": written}, indent=2) + "\n", encoding="utf-8")
+        for file in (*aside.iterdir(), aside):
             fsync(file)
+        (target / ORIGIN_FILE).unlink(missing_ok=True)  # first: a half removed folder is not taken for a whole one
         remove_tree(target)
         aside.rename(target)
+        fsync(target.parent)
     except OSError as error:
         raise TrainingError(
             f"could not write the merged model {target} ({error}); free some space or make the folder writable, then run "
@@ -119,4 +156,3 @@ def merged_adapter(path: str, note: Callable[[str], None] = lambda text: None) -
         ) from error
     finally:
         remove_tree(aside)
-    return str(target)

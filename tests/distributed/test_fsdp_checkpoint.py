@@ -144,9 +144,12 @@ def test_weights_over_several_files_load_and_a_merge_without_its_index_is_done_a
     assert len(list(folder.glob("model-*.safetensors"))) > 2
     assert_same_weights(folder, build())
     (folder / "model.safetensors.index.json").unlink()  # a kill between the last file and the index
+    (folder / ".merging-7").mkdir()
     assert_same_weights(merged_model(run / "global_step_3"), build())
     assert (folder / "model.safetensors.index.json").is_file()
     assert not list(folder.glob(".merging-*"))
+    (folder / ".merging-7").mkdir()  # a kill after the index
+    assert merged_model(run / "global_step_3") == folder and not list(folder.glob(".merging-*"))
 
 
 class _Hostile:
@@ -198,7 +201,8 @@ def test_weights_that_can_not_be_written_leave_no_half(run: Path, monkeypatch: p
     monkeypatch.setattr(fsdp_checkpoint, "save_file", full)
     with pytest.raises(TrainingError, match=r"could not write the merged weights .* free some space"):
         merged_model(run / "global_step_3")
-    assert [file.name for file in (run / "global_step_3" / "actor" / "huggingface").iterdir()] == ["config.json"]
+    left = {file.name for file in (run / "global_step_3" / "actor" / "huggingface").iterdir()}
+    assert left == {"config.json", ".lock"}
 
 
 def open_run(path: Path, resume: str = "auto", processes: int = 2, lr: float = 1.0) -> RunDirectory:

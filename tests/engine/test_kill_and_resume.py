@@ -1,4 +1,7 @@
-"""Kill -9 anywhere, run the same command again: the same metrics and the same bytes as the run that was not killed."""
+"""Kill -9 anywhere, run the same command again: the same metrics and the same bytes as the run that was not killed.
+
+(tests/robustness/test_kills.py kills before file operations: inside a checkpoint, before the first one, at the end.)
+"""
 
 from __future__ import annotations
 
@@ -44,11 +47,6 @@ def has_line(run_dir: Path, kind: str, step: int) -> bool:
     return file.exists() and any(f'"step": {step}, "kind": "{kind}"' in line for line in file.read_text().splitlines())
 
 
-def writes_checkpoint(run_dir: Path, step: int) -> bool:
-    folder = run_dir / "checkpoints"
-    return folder.exists() and any(p.name.startswith(f".step_{step}.tmp") for p in folder.iterdir())
-
-
 def kill_when(args: list[str], is_time: Callable[[], bool]) -> None:
     process = start_process(args)
     while not is_time():
@@ -76,28 +74,10 @@ def test_killed_in_the_middle_of_a_step(data: Path, straight: Path, tmp_path: Pa
     assert_same_end(tmp_path / "run", straight)
 
 
-def test_killed_in_the_middle_of_a_checkpoint_write(data: Path, straight: Path, tmp_path: Path) -> None:
-    args = arguments(data, tmp_path / "run", *OPTIONS)
-    kill_when(args, lambda: writes_checkpoint(tmp_path / "run", 4))
-    assert writes_checkpoint(tmp_path / "run", 4) and not (tmp_path / "run/checkpoints/step_4").exists()
-    code, output = run_process(args)
-    assert code == 0, output
-    assert read_events(tmp_path / "run/metrics.jsonl")[0]["from_step"] == 2  # steps 3 and 4 were done again
-    assert_same_end(tmp_path / "run", straight)
-
-
 def test_killed_in_the_middle_of_a_validation(data: Path, straight: Path, tmp_path: Path) -> None:
     args = arguments(data, tmp_path / "run", *OPTIONS)
     kill_when(args, lambda: has_line(tmp_path / "run", "train", 3))
     assert not has_line(tmp_path / "run", "validation", 3)
-    code, output = run_process(args)
-    assert code == 0, output
-    assert_same_end(tmp_path / "run", straight)
-
-
-def test_killed_before_the_first_checkpoint_starts_over(data: Path, straight: Path, tmp_path: Path) -> None:
-    args = arguments(data, tmp_path / "run", *OPTIONS)
-    kill_when(args, lambda: (tmp_path / "run/metrics.jsonl").exists() or (tmp_path / "run/samples").exists())
     code, output = run_process(args)
     assert code == 0, output
     assert_same_end(tmp_path / "run", straight)

@@ -116,10 +116,14 @@ def test_whole_weights_for_other_loaders_are_merged_once_and_anew_for_another_ad
     assert usable_model(str(tmp_path / "a"), "model") == str(tmp_path / "a"), (
         "loaders of ours merge in memory"
     )
+    (folder / "config.json").write_text("{}")
+    usable_model(str(tmp_path / "a"), "model", notes.append, whole=True)
+    assert len(notes) == 2, "a file that was changed since"
+    assert_same(load_model(str(folder)).state_dict(), trained)
     other = trained_adapter(tmp_path / "b", seed=5)
     shutil.copyfile(tmp_path / "b/adapter_model.safetensors", tmp_path / "a/adapter_model.safetensors")
     usable_model(str(tmp_path / "a"), "model", notes.append, whole=True)
-    assert len(notes) == 2
+    assert len(notes) == 3
     assert_same(load_model(str(folder)).state_dict(), other)
 
 

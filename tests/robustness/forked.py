@@ -2,31 +2,48 @@
 
     python -m tests.robustness.forked < requests
 
-A fork takes a hundredth of a second where a start takes five, so that every file operation of a command can be its last. A
-request is a line of JSON with the fields of `Request`; the reply is a line with the fields of `Ended`.
+A fork takes a hundredth of a second where a start takes five, so that every file operation of a command can be its last. The
+runs of a sweep are forked too, and their file operations are counted with the sweep's own. What a command imports later is
+imported here after its first run. Templates are rendered without a process of their own. A request is a line of JSON with
+the fields of `Request`; the reply is a line with the fields of `Ended`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import importlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+from gmpo_mm.data import template_process, templates
+from gmpo_mm.sweeps import processes
+from gmpo_mm.verifiers.supervisor import die_with_parent
+
+PR_SET_CHILD_SUBREAPER = 36
+_watched: set[int] = set()
+"""Processes whose file operations count: the command's and a sweep's runs', not those of their workers."""
 
 _CHANGES_A_FILE = frozenset({"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink"})
 
 
 @dataclass(frozen=True)
 class Request:
-    """`kill_before`: the number, from 1, of the file operation below `below` that is never done. `seconds`: killed then."""
+    """`kill_before`: the number, from 1, of the file operation below `below` that is never done. `seconds`: killed then.
+
+    What dies is the process that would have done the operation, or after some time the command itself.
+    """
 
     argv: Sequence[str]
     cwd: str
@@ -82,9 +99,11 @@ def _serve() -> None:
     import gmpo_mm.engines.local
     import gmpo_mm.evaluation.evaluate
     import gmpo_mm.evaluation.grade_file
-    import gmpo_mm.reports.report  # noqa: F401
+    import gmpo_mm.reports.report
+    import gmpo_mm.sweeps.sweep  # noqa: F401
 
     torch.set_num_threads(1)
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     for line in sys.stdin:
         request = Request(**json.loads(line))
         operations = Path(f"{request.log}.operations")
@@ -99,6 +118,8 @@ def _serve() -> None:
         killer.cancel()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)  # workers of a killed command notice it by themselves, a moment later
+        _wait_for_orphans()
+        _import_the_same(Path(f"{request.log}.modules"))
         done = operations.read_text().splitlines() if operations.exists() else []
         print(json.dumps({"status": os.waitstatus_to_exitcode(status), "operations": done}), file=answers, flush=True)
 
@@ -108,16 +129,84 @@ def _kill_group(leader: int) -> None:
         os.kill(leader, signal.SIGKILL)
 
 
+def _import_the_same(list_of_modules: Path) -> None:
+    """What a command has imported, for the next one's fork; once for each list."""
+    if list_of_modules.exists():
+        names = [name for name in list_of_modules.read_text().split() if name not in sys.modules]
+        list_of_modules.unlink()
+        for name in names:
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+
+
+def _wait_for_orphans() -> None:
+    """Until the processes that a command left behind have ended, as they do by themselves."""
+    until = time.monotonic() + 30
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < until:
+            if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                time.sleep(0.005)
+
+
 def _in_child(request: Request, operations: Path) -> int:
     os.setsid()
-    log = os.open(request.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(log, stream)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    _redirect(os.open(request.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
     os.chdir(request.cwd)
     if request.below is not None:
         _watch_files(Path(request.below), request.kill_before, operations)
-    sys.argv = ["gmpo-mm", *request.argv]
+    processes.subprocess = SimpleNamespace(Popen=_ForkedRun, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT)
+    templates._ask = lambda question: template_process._answer(question, templates.MAX_CHARACTERS)
+    before = set(sys.modules)
+    status = _command(request.argv)
+    if later := set(sys.modules) - before:
+        Path(f"{request.log}.modules").write_text("\n".join(sorted(later)))
+    return status
+
+
+def _redirect(log: int) -> None:
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+
+
+class _ForkedRun:
+    """`subprocess.Popen` of a sweep's run, as a fork of the sweep's process, which has no other threads then."""
+
+    def __init__(self, argv: Sequence[str], *, stdout: Any, env: Mapping[str, str], **_: Any) -> None:
+        _python, _module, child, parent, *arguments = argv
+        assert child == processes.CHILD and threading.active_count() == 1
+        self._status: int | None = None
+        self.pid = os.fork()
+        if self.pid:
+            return
+        try:
+            os.setsid()
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            die_with_parent(int(parent))
+            _redirect(stdout.fileno())
+            os.environ.update(env)
+            _watched.add(os.getpid())
+            os._exit(_command(arguments))
+        finally:
+            os._exit(70)
+
+    def poll(self) -> int | None:
+        if self._status is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            self._status = os.waitstatus_to_exitcode(status) if ended else None
+        return self._status
+
+    def wait(self) -> None:
+        while self.poll() is None:
+            time.sleep(0.01)
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+
+def _command(argv: Sequence[str]) -> int:
+    sys.argv = ["gmpo-mm", *argv]
     from gmpo_mm.cli import main
 
     try:
@@ -136,24 +225,26 @@ def _in_child(request: Request, operations: Path) -> int:
 
 
 def _watch_files(below: Path, kill_before: int | None, operations: Path) -> None:
-    """Count what changes files below a folder, and die right before operation `kill_before`."""
-    me, written, count, lock = os.getpid(), operations.open("w"), 0, threading.RLock()
+    """Count what this process and the runs that it starts change below a folder, and die right before `kill_before`."""
+    count, threads = multiprocessing.get_context("fork").Value("l"), threading.RLock()
+    listed = os.open(operations, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    _watched.add(os.getpid())
 
     def note(name: str, path: Any) -> None:
-        nonlocal count
         try:
             text = os.path.abspath(os.fsdecode(path))
         except (TypeError, ValueError):
             return
-        if os.getpid() != me or not (text == str(below) or text.startswith(f"{below}/")):
+        if os.getpid() not in _watched or not (text == str(below) or text.startswith(f"{below}/")):
             return
-        with lock:
-            count += 1
-            if count == kill_before:
-                os.kill(me, signal.SIGKILL)
+        with threads:  # no other thread does anything between the count and the kill
+            with count.get_lock():
+                count.value += 1
+                number = count.value
+            if number == kill_before:
+                os.kill(os.getpid(), signal.SIGKILL)
                 time.sleep(60)
-            written.write(f"{name} {os.path.relpath(text, below)}\n")
-            written.flush()
+            os.write(listed, f"{name} {os.path.relpath(text, below)}\n".encode())
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":

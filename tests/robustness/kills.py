@@ -23,23 +23,27 @@ from typing import Any
 from tests.engine.runs import ROOT, SMALL, write_data
 from tests.robustness.forked import Commands, Ended, Request
 
-_CLOCKED = ("timing", "perf", "time", "seconds", "updated", "created", "command", "environment")
+_CLOCKED = ("timing", "perf", "time", "seconds", "updated", "created", "command", "environment", "git_")
 
 
 @dataclass(frozen=True)
 class Command:
-    """`argv(inputs, out)` is the command line; `prepare(inputs, run)` makes what it reads, `run` being `Commands.run`."""
+    """`argv(inputs, out)` is the command line; `prepare(inputs, run)` makes what it reads, `run(argv)` being another command.
+
+    `begin(inputs, out)` makes what is in the output folder before the command's first start.
+    """
 
     name: str
     argv: Callable[[Path, Path], list[str]]
     prepare: Callable[[Path, Callable[[list[str]], None]], None] = lambda inputs, run: None
+    begin: Callable[[Path, Path], None] = lambda inputs, out: None
 
 
 def _train(inputs: Path, out: Path) -> list[str]:
     return [
         "train", str(ROOT / "configs/quickstart.yaml"), f"data.train_files={inputs}/data/train.parquet",
         f"data.val_files={inputs}/data/test_pictures.parquet", *SMALL, "trainer.save_freq=1", "trainer.save_limit=1",
-        "trainer.val_freq=1", "trainer.max_steps=3", f"trainer.run_dir={out}",
+        "trainer.val_freq=1", "trainer.max_steps=2", f"trainer.run_dir={out}",
     ]  # fmt: skip
 
 
@@ -85,6 +89,19 @@ def _make_sweep(inputs: Path, run: Callable[[list[str]], None]) -> None:
     run(_sweep(inputs, inputs / "sweep"))
 
 
+def _merge(inputs: Path, out: Path) -> list[str]:
+    return ["merge", str(out)]
+
+
+def _train_adapter(inputs: Path, run: Callable[[list[str]], None]) -> None:
+    run([*_train(inputs, inputs / "run"), "trainer.max_steps=1", "worker.actor.model.lora.rank=2"])
+    run(["merge", str(inputs / "run")])  # of another folder, so that the copy's merge replaces it
+
+
+def _copy_run(inputs: Path, out: Path) -> None:
+    shutil.copytree(inputs / "run", out)
+
+
 COMMANDS = {
     command.name: command
     for command in (
@@ -93,6 +110,7 @@ COMMANDS = {
         Command("sweep", _sweep, _write_sweep),
         Command("grade", _grade, _write_responses),
         Command("report", _report, _make_sweep),
+        Command("merge", _merge, _train_adapter, _copy_run),
     )
 }
 
@@ -104,7 +122,7 @@ def picture(folder: Path) -> dict[str, Any]:
         name = path.relative_to(folder).as_posix()
         if path.is_dir():
             files[f"{name}/"] = None
-        elif path.name.startswith("events.out.tfevents") or path.name in (".lock", "log.txt") or "/logs/" in f"/{name}":
+        elif path.name.startswith("events.out.tfevents") or path.name == ".lock" or path.suffix == ".log":
             continue
         elif path.name == "metrics.jsonl":
             files[name] = _metric_lines(path)
@@ -144,6 +162,7 @@ class Trials:
         if not (self.work / "inputs/data").exists():
             write_data(self.work / "inputs/data", train_size=24, test_size=4)
         self.command.prepare(self.work / "inputs", self._prepare)
+        self.command.begin(self.work / "inputs", self.out)
         started = time.monotonic()
         ended = self._start(self.out, below=True)
         self.seconds = time.monotonic() - started
@@ -164,9 +183,10 @@ class Trials:
         return self._trial(f"after {seconds:.3f} s", seconds=seconds)
 
     def _trial(self, moment: str, **kill: Any) -> str | None:
-        shutil.rmtree(self.out)
+        shutil.rmtree(self.out, ignore_errors=True)
+        self.command.begin(self.work / "inputs", self.out)
         first = self._start(self.out, below=True, **kill)
-        if first.status not in (-9, 0):
+        if first.status not in (-9, 0, 1) or (first.status == 1 and self.command.name != "sweep"):  # it tells of a killed run
             return f"{self.command.name} killed {moment}: ended with {first.status} before: {self._log()}"
         second = self._start(self.out)
         if second.status != 0:
@@ -214,6 +234,8 @@ def main(arguments: Iterable[str]) -> int:
                 total, borne = total + 1, borne + (result is None)
                 if result is not None:
                     print(f"  {result}", flush=True)
+                elif total % 20 == 0:
+                    print(f"  {name}: {borne} of {total} so far", flush=True)
             wrong += total - borne
             print(f"{name}: {borne} of {total} kills borne; {len(trials.operations)} file operations", flush=True)
     return int(wrong > 0)

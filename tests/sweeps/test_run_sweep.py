@@ -145,6 +145,21 @@ def refusal(file: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.parametrize(
+    ("name", "state"), [("sweep.json", "finished"), ("runs/gmpo/seed_1/run.json", "waiting")], ids=["sweep", "run"]
+)
+def test_a_state_file_that_a_power_cut_left_empty_stops_no_sweep(
+    done: tuple[Path, str], file: Path, name: str, state: str
+) -> None:
+    whole, told = (done[0] / name).read_bytes(), []
+    (done[0] / name).write_bytes(b"")
+    try:
+        sweep(str(file), [], jobs=1, out=str(done[0]), dry_run=True, command=["x"], tell=told.append)
+    finally:
+        (done[0] / name).write_bytes(whole)
+    assert {run["variant"]: run["state"] for run in told[0]["runs"]} == {"gmpo": state, "bad": "waiting", "no_clip": "finished"}
+
+
+@pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"seeds": [2]}, "seeds: [1] there, [2] now"),
