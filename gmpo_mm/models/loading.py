@@ -314,7 +314,9 @@ def read_chat_template(path: str | None) -> str | None:
         text = Path(path).read_text(encoding="utf-8")
         _compile_jinja_template(text)
     except (OSError, ValueError, jinja2.TemplateError) as error:
-        raise ConfigError(f"data.override_chat_template={path}: no chat template could be read ({error}); correct the file") from error
+        raise ConfigError(
+            f"data.override_chat_template={path}: no chat template could be read ({error}); correct the file"
+        ) from error
     if not text.strip():
         raise ConfigError(f"data.override_chat_template={path}: the file is empty; write a template, or leave the key out")
     return text

@@ -39,7 +39,8 @@ SECONDS = 60
 """A dry run that takes longer hangs."""
 MEND = re.compile(
     r"did you mean|\b(set|use|remove|give|name|write|choose|keep|put|add|quote|lower|raise|exchange|restore|correct|check|"
-    r"make|train|there are|there is|known|shipped:|expected|not readable YAML|leave|must be|instead|fill|pip install|need|fetch|convert|one object a line)",
+    r"make|train|there are|there is|known|shipped:|expected|not readable YAML|leave|must be|instead|fill|pip install|need|"
+    r"fetch|convert|one object a line)",
     re.IGNORECASE,
 )  # fmt: skip
 ANY = ""

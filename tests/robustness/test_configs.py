@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.robustness.configs import KINDS, Bench, all_cases, judge, make_bench
 
-QUICK, WHOLE = 6, 2000
+QUICK, WHOLE = 4, 2000
 """Cases of each kind in a quick run, and cases of a whole one."""
 
 
