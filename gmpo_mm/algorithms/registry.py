@@ -168,7 +168,10 @@ def load_policy_loss(spec: str) -> RegisteredLoss:
     module = _FILES.get(path) or _run_file(path, spec)
     if not hasattr(module, name):
         found = sorted(key for key, value in vars(module).items() if hasattr(value, _ATTRIBUTE))
-        raise ValueError(f"loss_type: {spec!r}: {path.name} has no {name!r}; policy losses in it: {found or 'none'}.")
+        raise ValueError(
+            f"loss_type: {spec!r}: {path.name} has no {name!r}; policy losses in it: {found or 'none'}; "
+            "correct the name or the file."
+        )
     function = getattr(module, name)
     loss = getattr(function, _ATTRIBUTE, None)
     if loss is None:

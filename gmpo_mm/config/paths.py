@@ -173,7 +173,7 @@ def top_level_names(path: Path) -> set[str] | None:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError, ValueError) as error:
-        raise ConfigError(f"{path} is not readable Python: {error}") from error
+        raise ConfigError(f"{path} is not readable Python: {error}; correct the file") from error
     names: set[str] = set()
     for node in _module_level(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):

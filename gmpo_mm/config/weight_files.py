@@ -51,6 +51,18 @@ def check_weight_files(folder: Path, key: str) -> None:
             raise ConfigError(f"{key}: {folder / name} lacks {tensor}, which {INDEX_FILE} says it holds; {_ADVICE}")
 
 
+def check_has_weights(folder: Path, key: str) -> None:
+    """ConfigError unless a folder of a model or an adapter holds weights in safetensors format, the only one that is read."""
+    if any(folder.glob("*.safetensors")) or (folder / INDEX_FILE).is_file():
+        return
+    others = sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".gguf"))
+    found = f" (but {', '.join(others[:3])}, which is not read)" if others else ""
+    raise ConfigError(
+        f"{key}: {folder} holds no weights in safetensors format{found}; {_ADVICE}, or convert it with "
+        "model.save_pretrained(folder)"
+    )
+
+
 def _shards(index: Path) -> dict[str, str]:
     """Tensor -> file. ValueError for an index of another form."""
     content = json.loads(index.read_bytes())

@@ -21,6 +21,8 @@ DEEPEST = 100
 _SIXTIES = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
 _UNREADABLE = (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError)
 """AttributeError: OmegaConf on a key that is no text."""
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""OmegaConf's own choice; the two disagree on a tab after a value."""
 
 
 def read_file(path: Path, what: str) -> Any:
@@ -59,7 +61,7 @@ def parse_override(text: str, example: str) -> dict[str, Any]:
 def _check_events(text: str) -> str | None:
     """ValueError for a number to the base 60 and for more than `DEEPEST` levels; the text where it is a single scalar."""
     depth, deepest, last = 0, 0, None
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for event in yaml.parse(text, Loader=_LOADER):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             deepest = max(depth, deepest)
@@ -67,7 +69,7 @@ def _check_events(text: str) -> str | None:
             depth -= 1
         elif isinstance(event, yaml.ScalarEvent):
             last = event.value
-            if event.implicit[0] and event.style is None and _SIXTIES.fullmatch(event.value):
+            if event.implicit[0] and not event.style and _SIXTIES.fullmatch(event.value):
                 number = yaml.safe_load(event.value)
                 raise ValueError(f"{event.value} is the number {number} to YAML; write {number}, or '{event.value}' for a text")
         if depth > DEEPEST:

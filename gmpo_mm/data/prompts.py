@@ -75,7 +75,7 @@ def load_format_prompt(path: str | Path | None) -> str | None:
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")
     except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"data.format_prompt={path}: can't read the template: {error}") from error
+        raise DataError(f"data.format_prompt={path}: can't read the template: {error}; correct the file") from error
     _check_template(text)
     return text
 

@@ -20,6 +20,7 @@ from gmpo_mm.errors import DataError
 from gmpo_mm.machine_errors import is_out_of_memory
 
 SUFFIXES = (".parquet", ".jsonl", ".json")
+_MEND = "make or copy the file again, in the format that its name tells and JSON in UTF-8"
 SPLIT_NAMES = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
 SPLIT_NAMES["dev"] = "validation"
 MAX_LINE = 64 << 20
@@ -116,7 +117,7 @@ def first_rows(spec: str, count: int = 100) -> Rows:
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, DataError) or is_out_of_memory(error):
             raise
-        raise DataError(f"{spec}: can't be read: {_first_line(error)}") from error
+        raise DataError(f"{spec}: can't be read: {_first_line(error)}; {_MEND}") from error
     return read_rows(spec)
 
 
@@ -144,8 +145,8 @@ def _files_of_split(folder: Path, split: str) -> list[Path]:
     files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
     if not files:
         below = sorted({str(path.parent) for path in folder.glob("*/*") if path.suffix in SUFFIXES})
-        mend = f"; name the folder that holds them: {', '.join(below)}" if below else ""
-        raise DataError(f"{folder}: no {', '.join(SUFFIXES)} file in this folder{mend}")
+        mend = f"name the folder that holds them: {', '.join(below)}" if below else "name a data file, or a folder with one"
+        raise DataError(f"{folder}: no {', '.join(SUFFIXES)} file in this folder; {mend}")
     named = {path: _split_in_name(path) for path in files}
     if not any(named.values()):
         if split != "train":
@@ -207,7 +208,7 @@ def _read_parquet(files: list[Path]) -> Rows:
     except (pa.ArrowException, OSError, ValueError) as error:
         if is_out_of_memory(error):
             raise
-        raise DataError(f"{_names(files)}: can't read as Parquet: {_first_line(error)}") from error
+        raise DataError(f"{_names(files)}: can't read as Parquet: {_first_line(error)}; {_MEND}") from error
     return Rows(table, tuple(parts))
 
 
@@ -222,7 +223,7 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
                 file.seek(0)
                 rows = [_parse_json(line, path, number) for number, line in _bounded_lines(file, path) if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: can't read as UTF-8 text: {error}") from error
+        raise DataError(f"{path}: can't read as UTF-8 text: {error}; {_MEND}") from error
     for index, row in enumerate(rows):
         if not isinstance(row, dict):
             raise DataError(f"row {index} of {path.name}: expected an object with columns, got {type(row).__name__}")

@@ -55,7 +55,7 @@ def _base_of(folder: Path) -> str:
     try:
         name = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (ValueError, AttributeError) as error:
-        raise ConfigError(f"{file} can't be read ({error})") from error
+        raise ConfigError(f"{file} can't be read ({error}); fetch or copy the adapter again") from error
     if not name:
         raise ConfigError(
             f"{file} names no base model; write its folder or hub name as base_model_name_or_path into it"

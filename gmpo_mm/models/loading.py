@@ -50,6 +50,9 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     return known[name]
 
 
+_FETCH = "correct the path or the file, or fetch or copy the model again"
+
+
 def read_config(path: str, trust_remote_code: bool = False, override_config: dict[str, Any] | None = None) -> Any:
     """transformers' configuration of a model's folder, adapter or hub name. Raises ConfigError."""
     from transformers import AutoConfig
@@ -57,12 +60,12 @@ def read_config(path: str, trust_remote_code: bool = False, override_config: dic
     source = config_source(path)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         if own := _own_code(path, error):
             raise own from None
         what = "the folder has no usable config.json" if Path(source).is_dir() else "no such folder, and the hub gave nothing"
         shown = path if source == path else f"{path} (its base {source})"
-        raise ConfigError(f"worker.actor.model.model_path={shown}: {what} ({error})") from error
+        raise ConfigError(f"worker.actor.model.model_path={shown}: {what} ({error}); {_FETCH}") from error
     for key, value in (override_config or {}).items():
         holder = config if hasattr(config, key) else config.get_text_config()
         if not hasattr(holder, key):
@@ -311,7 +314,9 @@ def read_chat_template(path: str | None) -> str | None:
         text = Path(path).read_text(encoding="utf-8")
         _compile_jinja_template(text)
     except (OSError, ValueError, jinja2.TemplateError) as error:
-        raise ConfigError(f"data.override_chat_template={path}: no chat template could be read ({error})") from error
+        raise ConfigError(
+            f"data.override_chat_template={path}: no chat template could be read ({error}); correct the file"
+        ) from error
     if not text.strip():
         raise ConfigError(f"data.override_chat_template={path}: the file is empty; write a template, or leave the key out")
     return text

@@ -14,7 +14,7 @@ from gmpo_mm.config.paths import data_is_local
 from gmpo_mm.config.preparations import missing_preparations, preparing_command
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.planning.counts import RunPlan, describe_plan, plan_run
-from gmpo_mm.planning.model_files import check_adapter
+from gmpo_mm.planning.model_files import check_adapter, check_weights_there
 from gmpo_mm.planning.report import CardPlan, make_plan, print_plan, summary
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def print_dry_run(loaded: LoadedConfig, *, print_config: bool = False, overwrite
     config = loaded.config
     check_trackers(config.trainer.logger)
     unchecked = check_adapter(config)
+    if config.engine in ("auto", "local"):
+        check_weights_there(config)
     _check_directory(config, overwrite)
     train = None if config.trainer.val_only else open_records(config, config.data.train_files)
     val = open_records(config, config.data.val_files) if config.data.val_files else None

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from gmpo_mm.config import Config, resolve_model_path
+from gmpo_mm.config.weight_files import check_has_weights
 from gmpo_mm.errors import ConfigError
-from gmpo_mm.models.adapters import config_source
+from gmpo_mm.models.adapters import config_source, lineage
 from gmpo_mm.models.loading import check_lora
 
 SHIPPED = Path(__file__).parent / "model_configs"
@@ -48,13 +49,22 @@ def read_model_config(config: Config) -> Any | None:
         return None
     try:
         found = AutoConfig.from_pretrained(folder, trust_remote_code=options.trust_remote_code)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
-            f"worker.actor.model.model_path={name}: {folder} has no usable config.json ({error})"
+            f"worker.actor.model.model_path={name}: {folder} has no usable config.json ({error}); correct it, or "
+            "fetch or copy the model again"
         ) from error
     for key, value in (options.override_config or {}).items():
         setattr(found if hasattr(found, key) else found.get_text_config(), key, value)
     return found
+
+
+def check_weights_there(config: Config) -> None:
+    """ConfigError where a model's folder, an adapter's or its base's is on this machine and holds no weights."""
+    name = config.worker.actor.model.model_path or ""
+    for part in lineage(resolve_model_path(name)):
+        if Path(part).is_dir():
+            check_has_weights(Path(part), f"worker.actor.model.model_path = {name!r}")
 
 
 def check_adapter(config: Config) -> str | None:

@@ -204,7 +204,7 @@ def _load_module(path: Path) -> ModuleType:
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ConfigError(
-            f"{KEY}: {path} can't be loaded: {_brief(error)}\n{traceback.format_exc()}"
+            f"{KEY}: {path} can't be loaded: {_brief(error)}; correct the file\n{traceback.format_exc()}"
         ) from error
     return module
 

@@ -56,6 +56,10 @@ class CheckpointData:
         """The folder for `from_pretrained`."""
         return self.path / MODEL_FOLDER
 
+    def damaged(self, what: str) -> TrainingError:
+        """The error for a trainer state that is whole, and yet can't be gone on from."""
+        return _damaged(self.path, f"{STATE_FILE}: {what}")
+
     def has_tensors(self, name: str) -> bool:
         """Whether the group was saved (`trainer.save_model_only` leaves the optimizer out)."""
         return (self.path / f"{name}.safetensors").is_file()

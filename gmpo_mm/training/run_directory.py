@@ -19,6 +19,7 @@ import contextlib
 import errno
 import json
 import os
+import tempfile
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -416,7 +417,7 @@ def _create(path: Path) -> None:
 
 
 def check_usable(path: Path) -> None:
-    """ConfigError unless `path` is a folder that can be written to, or one can be made there. Changes nothing."""
+    """ConfigError unless `path` is a folder that can be written to, or one can be made there. Leaves nothing behind."""
     try:
         above = path
         while not os.path.lexists(above):
@@ -430,6 +431,8 @@ def check_usable(path: Path) -> None:
         writable = os.access(above, os.W_OK | os.X_OK)
         if os.statvfs(above).f_flag & os.ST_RDONLY:
             raise OSError(errno.EROFS, "Read-only file system")
+        if writable and above != path:  # /proc and full disks show themselves only now
+            os.rmdir(tempfile.mkdtemp(prefix=".gmpo_", dir=above))
     except (OSError, ValueError) as error:  # ValueError: a zero character
         raise _unusable(path, getattr(error, "strerror", None) or str(error)) from error
     if not writable:

@@ -383,10 +383,13 @@ class Trainer:
         weights = load_weights(self.policy, data.model_dir)
         named = list(self.policy.module.named_parameters())
         load_optimizer_tensors(self.actor.optimizer, named, data.tensors("optimizer"), weights)
-        self.order.load_state_dict(data.state["order"])
-        self.kl.load_state_dict(data.state["kl"])
-        self.best_score, self.best_step = data.state["best_score"], data.state["best_step"]
-        self.actor.skipped_in_a_row = data.state["skipped_in_a_row"]
+        try:
+            self.order.load_state_dict(data.state["order"])
+            self.kl.load_state_dict(data.state["kl"])
+            self.best_score, self.best_step = data.state["best_score"], data.state["best_step"]
+            self.actor.skipped_in_a_row = data.state["skipped_in_a_row"]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise data.damaged(f"it is whole, but no state of a run ({error!r})") from error
         self._validation_is_due = data.state.get("validation_due", False)
 
     @contextmanager

@@ -6,8 +6,9 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,13 @@ from tests.engine.runs import arguments, run_here, write_data
 
 REWARD = "worker.reward.reward_function"
 KWARGS = f"{REWARD}_kwargs"
+
+
+def quick(count: int, cases: Sequence[Any]) -> list[Any]:
+    """The first `count` cases as they are, the others marked slow."""
+    slow = pytest.mark.slow
+    rest = [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=slow) for case in cases[count:]]
+    return [*cases[:count], *rest]
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +93,11 @@ def with_a_file_for_samples(folder: Path) -> Path:
 
 @pytest.mark.parametrize(
     "place",
-    [
+    quick(3, [
         a_file, lambda folder: a_file(folder) / "run", lambda folder: folder / ("x" * 300),
         lambda folder: folder / "new" / ("é" * 200) / "run", a_dangling_link, a_circle, with_a_file_for_samples,
         lambda folder: Path("/dev/null/run"),
-    ],
+    ]),
     ids=["file", "below a file", "long name", "long name in bytes", "dangling link", "circle", "samples", "device"],
 )  # fmt: skip
 def test_run_directory_that_can_not_be(data: Path, tmp_path: Path, place: Callable[[Path], Path]) -> None:
@@ -136,12 +144,12 @@ def test_damaged_run_files(data: Path, begun: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kwargs", "words"),
-    [
+    quick(2, [
         ("nonsense=1", ("nonsense", "known")), ("format_weight=abc", ("format_weight",)),
         ("format_weight=[1]", ("format_weight",)), ("format_weight=true", ("format_weight",)), ("timeout=-1", ("timeout",)),
         ("grader=5", ("grader",)), ("grader=nobody", ("grader",)), ("format={a: 1}", ("format",)),
         ("format_weight=null", ("format_weight",)),
-    ],
+    ]),
 )  # fmt: skip
 def test_reward_arguments(data: Path, tmp_path: Path, kwargs: str, words: tuple[str, ...]) -> None:
     own = arguments(data, tmp_path / "run", f"{REWARD}=gmpo_mm/rewards/math.py:compute_score", f"{KWARGS}.{kwargs}")
@@ -150,13 +158,13 @@ def test_reward_arguments(data: Path, tmp_path: Path, kwargs: str, words: tuple[
 
 @pytest.mark.parametrize(
     ("signature", "kwargs", "word"),
-    [
+    quick(3, [
         ("rows, scale=1.0", "scale=abc", "scale"), ("rows, flag=False", "flag=[1]", "flag"), ("rows, *, scale", None, "scale"),
         ("rows, scale: 'Missing' = 1.0", "scale={a: 1}", "scale"), ("rows, names: list[int] = ()", "names=[a]", "names"),
         ("rows, **more", None, None), ("rows, scale: float = 1.0", "scale=2", None),
         ("rows, pair: tuple = ()", "pair=[1]", None),
         ("rows, scale=1.0, **more", "other=abc", None), ("rows, scale: float | None = None", "scale=null", None),
-    ],
+    ]),
 )  # fmt: skip
 def test_arguments_of_a_reward_of_the_users(
     data: Path, tmp_path: Path, signature: str, kwargs: str | None, word: str | None
@@ -178,7 +186,8 @@ def test_reward_whose_prepare_raises(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "template", ["{% for", "{{ messages[7].content }}", "{{ raise_exception('no') }}", "", "{{ 1 // 0 }}", "{{ x() }}", "hello"]
+    "template",
+    quick(2, ["{% for", "{{ messages[7].content }}", "{{ raise_exception('no') }}", "", "{{ 1 // 0 }}", "{{ x() }}", "hello"]),
 )
 def test_chat_template(data: Path, tmp_path: Path, template: str) -> None:
     (tmp_path / "chat.jinja").write_text(template)
@@ -193,7 +202,7 @@ def test_chat_template_of_the_model(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "template", ["{% for", "{{ content.nothing.more }}", "{{ content[0] }}", "{{ content }}{{ other }}", "x"]
+    "template", quick(2, ["{% for", "{{ content.nothing.more }}", "{{ content[0] }}", "{{ content }}{{ other }}", "x"])
 )
 def test_format_prompt(data: Path, tmp_path: Path, template: str) -> None:
     (tmp_path / "format.jinja").write_text(template)

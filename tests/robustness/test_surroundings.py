@@ -23,7 +23,7 @@ EVALUATION = [
     "evaluate", "--model", "bundled:qwen2_5_vl_tiny", "--benchmark", "synthetic_pictures", "limit=6", "n=16", "batch=32",
     "threads=1",
 ]  # fmt: skip
-FULL_QUICK, FULL_SLOW = (8, 44), (4, 12, 16, 20, 24, 28, 32, 36, 40, 48, 52, 56, 60, 64, 72, 80, 96, 128)
+FULL_QUICK, FULL_SLOW = (44,), (4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 48, 52, 56, 60, 64, 72, 80, 96, 128)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,9 @@ def test_evaluation_on_a_full_disk_goes_on_when_there_is_room(
     assert files(place / "out") == evaluated
 
 
-@pytest.mark.parametrize("command", ["evaluate", "grade", "sweep", "report", "train"])
+@pytest.mark.parametrize(
+    "command", ["evaluate", "grade", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sweep", "report", "train"))]
+)
 def test_read_only_disk(
     commands: Commands, data: Path, tmp_path: Path, disk: Callable[[str], Path], command: str
 ) -> None:
@@ -131,7 +133,7 @@ OUT_OF_MEMORY = {
 }
 
 
-@pytest.mark.parametrize("phase", OUT_OF_MEMORY)
+@pytest.mark.parametrize("phase", ["update", pytest.param("sampling", marks=pytest.mark.slow)])
 def test_memory_that_runs_out_names_the_key_and_saves_the_last_step(data: Path, tmp_path: Path, phase: str) -> None:
     """Torch's own allocator refuses a tensor of 2^50 bytes in step 2."""
     import importlib
@@ -245,7 +247,7 @@ def test_only_the_first_signal_stops_and_the_rest_pass(monkeypatch: pytest.Monke
     assert ended == [130]
 
 
-@pytest.mark.parametrize("mib", [60, 130])
+@pytest.mark.parametrize("mib", [60, pytest.param(130, marks=pytest.mark.slow)])
 def test_verifier_without_memory_says_so_and_does_not_hang(tmp_path: Path, mib: int) -> None:
     """The verifier's process gets too little address space for computer algebra, or for a worker."""
     program = (
