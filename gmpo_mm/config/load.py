@@ -28,7 +28,7 @@ from gmpo_mm.config.paths import pinned_model
 from gmpo_mm.config.schema import Config
 from gmpo_mm.config.words import MAPPINGS, settings_for_key, settings_for_value
 from gmpo_mm.config.yaml_text import parse_override, read_file
-from gmpo_mm.credentials import HIDDEN, clean, hide, hide_argument, hide_written, is_hidden, remember, texts_of
+from gmpo_mm.credentials import HIDDEN, clean, hide, hide_argument, hide_written, is_credential, is_hidden, remember, texts_of
 from gmpo_mm.errors import ConfigError
 
 OFFLOAD = "worker.actor.offload"
@@ -230,7 +230,7 @@ def _leaves(content: Any, prefix: str, origin: str, problems: list[str]) -> Iter
 
 def _foreign_leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Every whole key that was written below an unknown one; the keywords of a reward function stay together."""
-    if isinstance(value, dict) and value and not key.endswith(MAPPINGS):
+    if isinstance(value, dict) and value and not key.endswith(MAPPINGS) and not is_credential(key):
         for name, inner in value.items():
             yield from _foreign_leaves(f"{key}.{name}", inner)
     else:

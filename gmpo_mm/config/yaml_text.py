@@ -20,7 +20,7 @@ from gmpo_mm.errors import ConfigError
 DEEPEST = 100
 """Levels of a file; no key of ours has a tenth of that."""
 _SIXTIES = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
-_PAIR = re.compile(r"""([\w-]+)(["']?\s*[:=]\s*)([^\n]+)""")
+_PAIR = re.compile(r"""([\w-]+)(["']?[ \t]*[:=][ \t]*)([^\n]+)""")
 """A key and its value in the piece of a file that an error of YAML's shows."""
 _UNREADABLE = (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError)
 """AttributeError: OmegaConf on a key that is no text."""
