@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from gmpo_mm.credentials import fingerprint, hide, is_credential, is_hidden
+from gmpo_mm.errors import ConfigError
 
 FREE_KEYS = (
     "trainer.resume",
@@ -124,7 +125,8 @@ def schedule_needs_step_count(config: dict[str, Any], values: Mapping[str, Any])
 def parse_config(config: Any) -> dict[str, Any]:
     """A configuration as nested dicts, from YAML text or mappings."""
     parsed = yaml.safe_load(config) if isinstance(config, str) else plain(config)
-    assert isinstance(parsed, dict) or parsed is None
+    if not isinstance(parsed, dict) and parsed is not None:
+        raise ConfigError(f"the configuration is a {type(parsed).__name__}; a mapping of sections is expected")
     return parsed or {}
 
 

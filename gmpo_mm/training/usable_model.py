@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,13 +22,14 @@ from gmpo_mm.config.paths import (
     resolve_model_path,
 )
 from gmpo_mm.config.schema import Config
-from gmpo_mm.errors import TrainingError
+from gmpo_mm.errors import DataError, TrainingError
 from gmpo_mm.models.adapters import WEIGHTS_FILE, is_adapter, lineage, tokenizer_source, write_merged
 from gmpo_mm.models.loading import check_lora, load_model, read_config
 from gmpo_mm.models.processing import PROCESSOR_FILES, find_files
 from gmpo_mm.training.checkpoint import MANIFEST_FILE, check_files
 from gmpo_mm.training.files import fsync, remove_tree, sha256
 from gmpo_mm.training.fsdp_checkpoint import merged_model
+from gmpo_mm.training.reading import read_json
 
 MERGED_FOLDER = "merged"
 ORIGIN_FILE = "merged_from.json"
@@ -87,6 +89,14 @@ def _hub_adapter(name: str) -> str:
     return str(found[0].parent)
 
 
+def _made_from(file: Path) -> dict[str, Any]:
+    """What was merged; {} for a damaged file: it is merged again."""
+    try:
+        return read_json(file, dict[str, Any], "merge again")
+    except DataError:
+        return {}
+
+
 def merged_adapter(path: str, note: Callable[[str], None] = lambda text: None) -> str:
     """The folder with an adapter merged into its base; made when it is missing or of another adapter.
 
@@ -97,7 +107,7 @@ def merged_adapter(path: str, note: Callable[[str], None] = lambda text: None) -
     origin = {"models": models, "sha256": [sha256(file) for file in files if file.is_file()]}
     target = Path(path) / MERGED_FOLDER
     made_from = target / ORIGIN_FILE
-    if made_from.is_file() and json.loads(made_from.read_text(encoding="utf-8")) == origin:
+    if made_from.is_file() and _made_from(made_from) == origin:
         return str(target)
     note(f"merging the adapter {path} into its base, as a whole model in {target}")
     aside = target.with_name(f".{MERGED_FOLDER}-{os.getpid()}")
