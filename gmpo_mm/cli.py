@@ -122,7 +122,7 @@ def train(
         print_dry_run(loaded, print_config=print_config, overwrite=overwrite)
         return
     if print_config:
-        typer.echo(to_yaml(loaded.config))
+        typer.echo(to_yaml(loaded.config, loaded.written))
         return
     from gmpo_mm.training.run_results import run_results
 

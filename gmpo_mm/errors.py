@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from gmpo_mm.credentials import clean
+
 
 class GMPOError(Exception):
     """Base of every error that this package raises on purpose; the command line prints it without a traceback."""
@@ -34,6 +36,7 @@ class StoppedRun(GMPOError):
 
 def print_error(message: str) -> None:
     """Print an error that a user can correct, in red, on the standard error; what it quotes moves no cursor."""
+    message = clean(message)
     message = "".join(c if c.isprintable() or c == "\n" else " " for c in message)
     try:
         from rich.console import Console

@@ -67,7 +67,7 @@ def latest_fsdp_checkpoint(run: Path) -> Path | None:
     try:
         text = tracker.read_text(encoding="utf-8")
         step = int(json.loads(text)["last_global_step"] if engine == "easyr1" else text)
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ConfigError(
             f"{tracker} can't be read ({error}), as after a kill while it was written; {mend}"
         ) from None

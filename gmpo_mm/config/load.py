@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -27,9 +28,11 @@ from gmpo_mm.config.paths import pinned_model
 from gmpo_mm.config.schema import Config
 from gmpo_mm.config.words import MAPPINGS, settings_for_key, settings_for_value
 from gmpo_mm.config.yaml_text import parse_override, read_file
+from gmpo_mm.credentials import HIDDEN, clean, hide, hide_argument, hide_written, is_credential, is_hidden, remember, texts_of
 from gmpo_mm.errors import ConfigError
 
 OFFLOAD = "worker.actor.offload"
+_INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 OFFLOAD_WORDS: dict[str, dict[str, bool]] = {
     "none": {"offload_params": False, "offload_optimizer": False},
     "optimizer": {"offload_params": False, "offload_optimizer": True},
@@ -40,10 +43,26 @@ OFFLOAD_WORDS: dict[str, dict[str, bool]] = {
 
 @dataclass(frozen=True)
 class LoadedConfig:
-    """A config and the dotted keys that the file or an override set; defaults are not in `explicit_keys`."""
+    """A config and the dotted keys that the file or an override set; defaults are not in `explicit_keys`.
+
+    `written`: dotted key -> the value as it was written, of those with a `${...}` in them; keys of mappings count.
+    """
 
     config: Config
     explicit_keys: frozenset[str]
+    written: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def interpolated(self) -> dict[str, Any]:
+        """What the keys of `written` have as values now. For a run's hashes, and nothing else that is saved or shown."""
+        if not self.written:
+            return {}
+        return {
+            key: value
+            for leaf, content in flatten(self.config).items()
+            for key, value in _nodes(leaf, content)
+            if key in self.written and not is_hidden(hide_written(key, self.written[key]))
+        }
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> LoadedConfig:
@@ -58,8 +77,11 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Loade
     layers: list[tuple[str, Any]] = []
     if path is not None:
         layers.append((str(path), _read_yaml(Path(path))))
-    layers.extend((f"override {text}", parse_override(text, "worker.rollout.n=8")) for text in overrides)
+    layers.extend(
+        (f"override {hide_argument(text)}", parse_override(text, "worker.rollout.n=8")) for text in overrides
+    )
     for origin, content in layers:
+        remember("", content)
         for key, value in _leaves(content, "", origin, problems):
             try:
                 _set(merged, key, value, origin)
@@ -67,13 +89,46 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Loade
                 problems.append(str(error))
             explicit.add(key)
     if problems:
-        raise ConfigError("\n\n".join(dict.fromkeys(problems)))
+        raise ConfigError(clean("\n\n".join(dict.fromkeys(problems))))
     config = _to_config(merged)
+    _check_nothing_hidden(config)
+    for key, value in flatten(config).items():
+        remember(key, value)
     for model in (config.worker.actor.model, config.worker.critic.model):
         model.model_path, model.tokenizer_path = pinned_model(model.model_path), pinned_model(model.tokenizer_path)
     if path is not None:
         _name_after_file(config, Path(path), explicit)
-    return LoadedConfig(config, frozenset(explicit))
+    return LoadedConfig(config, frozenset(explicit), _written(merged))
+
+
+def _written(merged: DictConfig) -> dict[str, Any]:
+    """Dotted key -> text, list or mapping with `${...}` in it, as it was written."""
+    found: dict[str, Any] = {}
+
+    def walk(content: Any, prefix: str) -> None:
+        for name, value in content.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{name}.")
+            elif any(_INTERPOLATION.search(text) for text in texts_of(value)):
+                found[f"{prefix}{name}"] = value
+
+    walk(OmegaConf.to_container(merged, resolve=False), "")
+    return found
+
+
+def _nodes(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of a value and of everything in it, if it is a mapping."""
+    yield key, value
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _nodes(f"{key}.{name}", inner)
+
+
+def _check_nothing_hidden(config: Config) -> None:
+    for key, value in flatten(config).items():
+        if is_hidden(value):
+            inside = f"{key}.NAME" if isinstance(value, dict) else key
+            raise ConfigError(f"{key}: a value in it was hidden when the file was saved ({HIDDEN}); give it anew, {inside}=...")
 
 
 def _name_after_file(config: Config, path: Path, explicit: set[str]) -> None:
@@ -86,8 +141,11 @@ def _name_after_file(config: Config, path: Path, explicit: set[str]) -> None:
         trainer.run_dir = f"runs/{path.stem}"
 
 
-def to_yaml(config: Config) -> str:
+def to_yaml(config: Config, written: Mapping[str, Any] | None = None) -> str:
     """The whole config as YAML that `load_config` reads back to an equal config.
+
+    `written` are the keys with a `${...}`, which stay as they were written. Values of keys that look like credentials are
+    `<hidden>`, and `load_config` asks for them.
 
     Loss keys that the configured loss does not read are left out while they hold their defaults, so that the
     resolved file of a run also passes `validate_for_training`.
@@ -104,8 +162,16 @@ def to_yaml(config: Config) -> str:
         node = tree
         for section in sections:
             node = node.setdefault(section, {})
-        node[last] = value
-    return OmegaConf.to_yaml(OmegaConf.create(_escape(tree)))
+        node[last] = _as_saved(key, value, written or {})
+    return OmegaConf.to_yaml(OmegaConf.create(tree))
+
+
+def _as_saved(key: str, value: Any, written: Mapping[str, Any]) -> Any:
+    if key in written:
+        return hide_written(key, written[key])
+    if isinstance(value, dict) and any(name.startswith(f"{key}.") for name in written):
+        return {name: _as_saved(f"{key}.{name}", inner, written) for name, inner in value.items()}
+    return _escape(hide(key, value))
 
 
 def config_differences(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
@@ -159,12 +225,12 @@ def _leaves(content: Any, prefix: str, origin: str, problems: list[str]) -> Iter
             yield from _leaves(value, f"{key}.", origin, problems)
         else:
             inside = ", ".join(known_children(key))
-            problems.append(f"{key} = {_show(value)} ({origin}): {key} is a section; set the keys inside it: {inside}.")
+            problems.append(f"{key} = {_show(value, key)} ({origin}): {key} is a section; set the keys inside it: {inside}.")
 
 
 def _foreign_leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Every whole key that was written below an unknown one; the keywords of a reward function stay together."""
-    if isinstance(value, dict) and value and not key.endswith(MAPPINGS):
+    if isinstance(value, dict) and value and not key.endswith(MAPPINGS) and not is_credential(key):
         for name, inner in value.items():
             yield from _foreign_leaves(f"{key}.{name}", inner)
     else:
@@ -173,7 +239,7 @@ def _foreign_leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def _unknown_key_message(key: str, value: Any, origin: str) -> str:
     """The key of another project first, unless it is a slip for its neighbour; then what looks like it."""
-    message = f"{key} = {_show(value)} ({origin}): there is no such key."
+    message = f"{key} = {_show(value, key)} ({origin}): there is no such key."
     meant = nearest_key(key)
     theirs = None if meant is not None and is_close(key, meant) else settings_for_key(key, value)
     if theirs is not None:
@@ -211,10 +277,10 @@ def _set(merged: DictConfig, key: str, value: Any, origin: str) -> None:
     expected = describe_type(hint)
     settings = settings_for_value(key, _show(value).strip("'"))
     mend = f" Write {settings}." if settings else ""
-    wrong = ConfigError(f"{key} = {_show(value)} ({origin}): {expected} is expected, not {_kind(value)}.{mend}")
+    wrong = ConfigError(f"{key} = {_show(value, key)} ({origin}): {expected} is expected, not {_kind(value)}.{mend}")
     if isinstance(value, bool) and is_text(hint):  # OmegaConf would turn YAML's `no` into the text "False"
         raise ConfigError(
-            f"{key} = {_show(value)} ({origin}): a text is expected; put it in quotes if it is one.{mend}"
+            f"{key} = {_show(value, key)} ({origin}): a text is expected; put it in quotes if it is one.{mend}"
         )
     if hint is bool and isinstance(value, (int, float)) and value not in (0, 1):  # OmegaConf takes every number for true
         raise wrong
@@ -224,12 +290,12 @@ def _set(merged: DictConfig, key: str, value: Any, origin: str) -> None:
         item_types = (int, float) if get_args(hint)[0] is float else (str, int, float)
         bad = [item for item in value if isinstance(item, bool) or not isinstance(item, item_types)]
         if bad:
-            raise ConfigError(f"{key} = {_show(value)} ({origin}): {expected} is expected; {_show(bad[0])} is none.")
+            raise ConfigError(f"{key} = {_show(value, key)} ({origin}): {expected} is expected; {_show(bad[0])} is none.")
     try:
         OmegaConf.update(merged, key, value, merge=True)
     except (OmegaConfBaseException, OverflowError) as error:  # OverflowError: an integer that no float can hold
         if "${" in str(value):
-            raise ConfigError(f"{key} = {_show(value)} ({origin}): {str(error).splitlines()[0]}") from error
+            raise ConfigError(f"{key} = {_show(value, key)} ({origin}): {str(error).splitlines()[0]}") from error
         raise wrong from error
 
 
@@ -238,7 +304,7 @@ def _to_config(merged: DictConfig) -> Config:
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere or to another type
         key = getattr(error, "full_key", None) or "the config"
-        reason = str(error).splitlines()[0]
+        reason = clean(str(error).splitlines()[0])
         raise ConfigError(f"{key}: {reason}; correct the interpolation, or write the value itself.") from error
     assert isinstance(config, Config)
     return config
@@ -253,7 +319,8 @@ def _escape(tree: Any) -> Any:
     return tree.replace("${", "\\${") if isinstance(tree, str) else tree
 
 
-def _show(value: Any) -> str:
+def _show(value: Any, key: str = "") -> str:
+    value = hide(key, value)
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 120 else text[:117] + "..."
 

@@ -14,11 +14,14 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gmpo_mm.credentials import HIDDEN, clean, hide_argument, is_credential
 from gmpo_mm.errors import ConfigError
 
 DEEPEST = 100
 """Levels of a file; no key of ours has a tenth of that."""
 _SIXTIES = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
+_PAIR = re.compile(r"""([\w-]+)(["']?[ \t]*[:=][ \t]*)([^\n]+)""")
+"""A key and its value in the piece of a file that an error of YAML's shows."""
 _UNREADABLE = (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError)
 """AttributeError: OmegaConf on a key that is no text."""
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -48,14 +51,16 @@ def parse_override(text: str, example: str) -> dict[str, Any]:
     """`a.b=1` as {"a": {"b": 1}}; ConfigError when it is no key=value."""
     key, separator, value = text.partition("=")
     if not separator or not key.strip():
-        raise ConfigError(f"override {text[:120]!r}: write it as key=value, for example {example}.")
+        raise ConfigError(f"override {hide_argument(text)[:120]!r}: write it as key=value, for example {example}.")
     try:
         _check_events(value)
         made = OmegaConf.to_container(OmegaConf.from_dotlist([text]), resolve=False)
         assert isinstance(made, dict)
         return {str(name): part for name, part in made.items()}
     except _UNREADABLE as error:
-        raise ConfigError(f"override {text[:120]!r}: the value is not readable YAML ({_reason(error)}); quote it.") from error
+        reason = "" if is_credential(key) else f" ({_reason(error)})"
+        shown = hide_argument(text)[:120]
+        raise ConfigError(f"override {shown!r}: the value is not readable YAML{reason}; quote it.") from error
 
 
 def _check_events(text: str) -> str | None:
@@ -78,4 +83,6 @@ def _check_events(text: str) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    return "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    return _PAIR.sub(lambda pair: f"{pair[1]}{pair[2]}{HIDDEN}" if is_credential(pair[1]) else pair[0], clean(str(error)))

@@ -58,14 +58,15 @@ def train(
     """
     validate_for_training(loaded)
     notes: list[str] = []
-    config = with_columns(loaded, notes.append).config
+    loaded = with_columns(loaded, notes.append)
+    config = loaded.config
     check_trackers(config.trainer.logger)
     device, dtype = _prepare_device(config)
     with (
         progress or Progress() as progress,
         RunDirectory.open(
-            run_directory(config), resume=resume_choice(config), config=to_yaml(config), command=list(command), device=device,
-            overwrite=overwrite,
+            run_directory(config), resume=resume_choice(config), config=to_yaml(config, loaded.written),
+            command=list(command), device=device, overwrite=overwrite, interpolated=loaded.interpolated,
         ) as run,
     ):
         progress.log_to(run.path / LOG_NAME, command)

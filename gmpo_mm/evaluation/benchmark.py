@@ -233,8 +233,9 @@ def _read(path: Path, kind: type, required: tuple[str, ...]) -> dict[str, Any]:
 def _load_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise ConfigError(f"{path}: not readable as YAML: {reason}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a mapping of keys to values is expected")
     return values

@@ -6,8 +6,6 @@ policy forbids it to load anything. Problems, answers, responses and names are u
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
 import json
 from pathlib import Path
@@ -21,6 +19,7 @@ from PIL import Image
 import gmpo_mm
 from gmpo_mm.evaluation.page_data import page_data
 from gmpo_mm.evaluation.paper import paper_numbers
+from gmpo_mm.evaluation.policy import content_policy
 from gmpo_mm.evaluation.results import Result, Spec, read_result
 from gmpo_mm.evaluation.statistics import summarise
 from gmpo_mm.training.files import write_atomically
@@ -86,7 +85,7 @@ def make_page(result: Result) -> str:
         chunks=chunks,
         style=_unescaped((TEMPLATES / "page.css").read_text(encoding="utf-8")),
         script=_unescaped(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        policy=content_policy(script),
     )
     return page.encode("utf-8", "replace").decode()  # a half of a surrogate pair can't be written
 

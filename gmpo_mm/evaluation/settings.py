@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gmpo_mm.config.keys import describe_type, is_text, nearest
 from gmpo_mm.config.ranges import LARGEST_SEED, Range, count, number, ranges_of, unlimited
 from gmpo_mm.config.yaml_text import parse_override, read_file
+from gmpo_mm.credentials import clean, hide, hide_argument, remember
 from gmpo_mm.errors import ConfigError, GMPOError
 
 BACKENDS = ("auto", "hf", "vllm", "server")
@@ -86,12 +87,13 @@ def load_settings(path: str | None, overrides: Sequence[str], options: dict[str,
     if path is not None:
         layers.append((path, _read_file(path)))
     for text in overrides:
-        layers.append((f"override {text}", _parse(text)))
+        layers.append((f"override {hide_argument(text)}", _parse(text)))
     layers.append(("option", options))
     merged = OmegaConf.structured(EvaluateSettings)
     hints = get_type_hints(EvaluateSettings)
     unknown: list[str] = []
     for origin, values in layers:
+        remember("", values)
         for key, value in values.items():
             if key not in hints:
                 unknown.append(_unknown(key, value, origin))
@@ -105,14 +107,14 @@ def load_settings(path: str | None, overrides: Sequence[str], options: dict[str,
                     raise ValueError("OmegaConf takes every number for true")
                 OmegaConf.update(merged, key, value, merge=True)
             except (OmegaConfBaseException, OverflowError, ValueError) as error:
-                raise ConfigError(f"{key}={value!r} ({origin}): {describe_type(hints[key])} is expected") from error
+                raise ConfigError(f"{key}={hide(key, value)!r} ({origin}): {describe_type(hints[key])} is expected") from error
     if unknown:
         raise ConfigError("\n\n".join(unknown))
     try:
         settings = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere, or a value that is missing
         key = getattr(error, "full_key", None) or "the evaluation"
-        raise ConfigError(f"{key}: {str(error).splitlines()[0]}; write the value itself") from error
+        raise ConfigError(f"{key}: {clean(str(error).splitlines()[0])}; write the value itself") from error
     assert isinstance(settings, EvaluateSettings)
     _check(settings)
     return settings
@@ -161,7 +163,7 @@ def _unknown(key: str, value: Any, origin: str) -> str:
     known = [item.name for item in fields(EvaluateSettings)]
     meant = OTHER_NAMES.get(key.lower().replace("-", "_")) or nearest(key, known)
     hint = f" Did you mean {meant}?" if meant else ""
-    return f"{key}={value!r} ({origin}): there is no such key.{hint} Known: {', '.join(known)}"
+    return f"{key}={hide(key, value)!r} ({origin}): there is no such key.{hint} Known: {', '.join(known)}"
 
 
 def _check(settings: EvaluateSettings) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gmpo_mm.config import resolve_model_path
+from gmpo_mm.credentials import hide_command
 from gmpo_mm.data.gold_check import check_golds
 from gmpo_mm.data.records import Record, check_records
 from gmpo_mm.errors import ConfigError, DataError
@@ -72,7 +73,7 @@ def make_task(
         seed=settings.seed,
         problems=len(records),
         problem_set=problem_set_hash(records),
-        command=tuple(command),
+        command=tuple(hide_command(command)),
     )
     return Task(benchmark, template, records, spec, output_folder(settings, model) / _slug(label))
 
@@ -169,12 +170,12 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def without_secrets(command: Sequence[str], server: str | None) -> list[str]:
-    """The command line as a result may show it: without the user, password and query of the server's URL."""
+    """The command line as a result may show it: of the server's URL without user, password and query."""
     if server is None:
-        return list(command)
+        return hide_command(command)
     from gmpo_mm.evaluation.server import without_credentials
 
-    return [argument.replace(server, without_credentials(server)) for argument in command]
+    return hide_command(argument.replace(server, without_credentials(server)) for argument in command)
 
 
 def model_hash(model: str, progress: Progress) -> str:

@@ -7,7 +7,6 @@ Configuration and tokenizer are the adapter's own where its folder holds them, e
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from gmpo_mm.config.json_text import read_mapping
 from gmpo_mm.config.paths import (
     ADAPTER_FILE,
     BUNDLED_PREFIX,
@@ -52,11 +52,8 @@ def lineage(path: str) -> list[str]:
 
 def _base_of(folder: Path) -> str:
     file = folder / ADAPTER_FILE
-    try:
-        name = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (ValueError, AttributeError) as error:
-        raise ConfigError(f"{file} can't be read ({error}); fetch or copy the adapter again") from error
-    if not name:
+    name = read_mapping(file, "restore it, or give another adapter").get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
         raise ConfigError(
             f"{file} names no base model; write its folder or hub name as base_model_name_or_path into it"
         )

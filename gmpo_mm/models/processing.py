@@ -6,7 +6,6 @@ tokenizer and the image processor are loaded on their own and the placeholder of
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
+from gmpo_mm.config.json_text import read_mapping
 from gmpo_mm.data import templates
 from gmpo_mm.data.patches import LEVELS, ImagePatches
 from gmpo_mm.errors import ConfigError, DataError
@@ -175,7 +175,12 @@ def find_files(path: str, names: Sequence[str]) -> list[Path]:
 def _legacy_chat_template(files: Sequence[Path]) -> str | None:
     """The template of `chat_template.json`, where older vision-language checkpoints keep it."""
     legacy = [file for file in files if file.name == "chat_template.json"]
-    return json.loads(legacy[0].read_text(encoding="utf-8"))["chat_template"] if legacy else None
+    if not legacy:
+        return None
+    template = read_mapping(legacy[0], "restore it, or set data.override_chat_template").get("chat_template")
+    if not isinstance(template, str):
+        raise ConfigError(f"{legacy[0]}: chat_template is missing or no text; restore it, or set data.override_chat_template")
+    return template
 
 
 def load_processor(

@@ -12,6 +12,7 @@ import typer
 from gmpo_mm.config import Config, LoadedConfig, notes, resolve_model_path, resume_choice, run_directory, to_yaml
 from gmpo_mm.config.paths import data_is_local
 from gmpo_mm.config.preparations import missing_preparations, preparing_command
+from gmpo_mm.credentials import clean
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.planning.counts import RunPlan, describe_plan, plan_run
 from gmpo_mm.planning.model_files import check_adapter, check_weights_there
@@ -47,7 +48,7 @@ def print_dry_run(loaded: LoadedConfig, *, print_config: bool = False, overwrite
     unchecked = check_adapter(config)
     if config.engine in ("auto", "local"):
         check_weights_there(config)
-    _check_directory(config, overwrite)
+    _check_directory(loaded, overwrite)
     train = None if config.trainer.val_only else open_records(config, config.data.train_files)
     val = open_records(config, config.data.val_files) if config.data.val_files else None
     counts = plan_run(config, None if train is None else len(train), None if val is None else len(val))
@@ -67,13 +68,13 @@ def print_dry_run(loaded: LoadedConfig, *, print_config: bool = False, overwrite
     if details is not None:
         console.print(table("Memory and time", summary(details)))
     for line in notes(loaded):
-        typer.echo(line)
+        typer.echo(clean(line))
     if isinstance(details, CardPlan):
         print_plan(details, console)
     if config.engine == "verl":
         _print_translation(config, counts.steps)
     if print_config:
-        typer.echo(to_yaml(config))
+        typer.echo(to_yaml(config, loaded.written))
     for line in (*missing_lines([config]), *filter(None, [unchecked])):
         typer.echo(line)
     console.print("Dry run: no weights were loaded, nothing was sampled or written.")
@@ -95,7 +96,7 @@ def table(title: str, rows: Iterable[tuple[str, ...]]) -> Any:
 
     made = Table(title=title, title_justify="left", show_header=False)
     for row in rows:
-        made.add_row(*map(Text, row))
+        made.add_row(*(Text(clean(cell)) for cell in row))
     return made
 
 
@@ -106,16 +107,18 @@ def open_records(config: Config, spec: str) -> Any | None:
     return load_records(spec, RecordKeys.from_data_config(config.data)) if data_is_local(spec) else None
 
 
-def _check_directory(config: Config, overwrite: bool) -> None:
+def _check_directory(loaded: LoadedConfig, overwrite: bool) -> None:
     """ConfigError unless the run could begin, or go on, in its directory."""
+    config = loaded.config
     from gmpo_mm.training.checkpoint_layout import LOCAL_LAYOUT, fsdp_layout
     from gmpo_mm.training.run_directory import RunDirectory
 
     processes = config.trainer.nnodes * config.trainer.n_gpus_per_node
     layout = LOCAL_LAYOUT if config.engine == "local" else fsdp_layout(processes)
     RunDirectory.check(
-        run_directory(config), resume=resume_choice(config), config=to_yaml(config), layout=layout, overwrite=overwrite
-    )
+        run_directory(config), resume=resume_choice(config), config=to_yaml(config, loaded.written), layout=layout,
+        overwrite=overwrite, interpolated=loaded.interpolated,
+    )  # fmt: skip
 
 
 def check_templates(config: Config, records: Sequence[Record]) -> None:

@@ -11,6 +11,7 @@ import markupsafe
 
 import gmpo_mm
 from gmpo_mm.evaluation.page import breakable
+from gmpo_mm.evaluation.policy import content_policy
 from gmpo_mm.reports.algorithm import series_of
 from gmpo_mm.reports.curves import MAX_POINTS
 from gmpo_mm.reports.figure_style import FULL_PAGE, LIGHT, dash_array, page_variables, to_svg
@@ -64,6 +65,7 @@ def make_page(
         thinned=MAX_POINTS if longest > MAX_POINTS else None,
         version=gmpo_mm.__version__,
         style=markupsafe.Markup(style),
+        policy=content_policy(),
     )
     return page.encode("utf-8", "replace").decode()  # a half of a surrogate pair can't be written
 

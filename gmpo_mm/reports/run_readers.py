@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gmpo_mm.credentials import hide_command
 from gmpo_mm.errors import DataError
 from gmpo_mm.reports.study import CLIP_SHARE, UNKNOWN, Run, Series
 from gmpo_mm.training.metrics_file import FILE_NAME as METRICS_FILE
@@ -23,6 +25,7 @@ LEAVE_OUT = "restore it, or leave this run out"
 SEED_KEYS = (("worker", "rollout", "seed"), ("data", "seed"))
 
 
+_OTHER_KEY = re.compile(r"\$\{([\w.]+)\}")
 _STATES = {"waiting": "waiting", "created": "not begun", "running": "running or killed"}
 """States of run.json that tell a reader too little: a killed run can't write down that it was."""
 
@@ -35,15 +38,32 @@ def is_run_directory(path: Path) -> bool:
 def read_run(path: Path, **known: Any) -> Run:
     """A run directory; `known` are fields of `Run` that a sweep knows better. A run that has not begun has no series."""
     state = read_json(path / "run.json", dict[str, Any], LEAVE_OUT) if (path / "run.json").exists() else {}
-    config = read_yaml(path / "config.yaml", LEAVE_OUT) if (path / "config.yaml").exists() else None
+    config = _resolved(read_yaml(path / "config.yaml", LEAVE_OUT)) if (path / "config.yaml").exists() else None
     lines = read_metrics(path) if (path / METRICS_FILE).is_file() else []
     fields: dict[str, Any] = {
         "path": path, "seed": seed_of(config), "source": "gmpo-mm", "config": config,
         "series": _series((line["step"], line) for line in lines if line["kind"] in ("train", "validation")),
         "state": _STATES.get(str(state.get("state", "waiting")), state.get("state")), "reason": state.get("exit_reason"),
-        "command": tuple(map(str, state.get("command") or ())),
+        "command": tuple(hide_command(map(str, state.get("command") or ()))),
     }  # fmt: skip
     return Run(**(fields | known))
+
+
+def _resolved(config: dict[str, Any]) -> dict[str, Any]:
+    """With the values of `${another.key}`; what came from the environment stays as it is written."""
+
+    def value_of(value: Any, depth: int) -> Any:
+        if isinstance(value, dict):
+            return {name: value_of(inner, depth) for name, inner in value.items()}
+        found = _OTHER_KEY.fullmatch(value) if isinstance(value, str) and depth < 10 else None
+        if found is None:
+            return value
+        node: Any = config
+        for part in found[1].split("."):
+            node = node.get(part, value) if isinstance(node, dict) else value
+        return value if node is value else value_of(node, depth + 1)
+
+    return {name: value_of(inner, 0) for name, inner in config.items()}
 
 
 def read_easyr1_log(file: Path) -> Run:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gmpo_mm.credentials import hide, hide_command
 from gmpo_mm.errors import DataError
 from gmpo_mm.reports.run_readers import (
     EASYR1_LOG,
@@ -119,7 +120,8 @@ def _read_sweep(path: Path) -> Study:
         study = Study(
             title=str(data.get("title") or data["name"]), variants=variants, sources=(str(path),),
             target_score=None if data.get("target_score") is None else float(data["target_score"]),
-            paper=data.get("paper"), commands=tuple(filter(None, [as_typed(data.get("command") or ())])),
+            paper=data.get("paper"),
+            commands=tuple(filter(None, [as_typed(hide_command(map(str, data.get("command") or ())))])),
             notes=_left_out(variants),
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -136,7 +138,8 @@ def _sweep_variant(path: Path, variant: Mapping[str, Any], runs: Sequence[Mappin
         name=str(variant["name"]),
         label=str(variant.get("label") or variant["name"]),
         runs=tuple(_sweep_run(path, run) for run in runs if run["variant"] == variant["name"]),
-        settings=(*([f"base: {variant['base']}"] if variant.get("base") else []), *map(str, variant.get("overrides") or ())),
+        settings=(*([f"base: {variant['base']}"] if variant.get("base") else []),
+            *hide_command(map(str, variant.get("overrides") or ()))),
         paper_line=variant.get("paper_line"),
     )
 
@@ -213,7 +216,7 @@ def _settings(firsts: Sequence[Run]) -> list[tuple[str, ...]]:
 
 
 def _values(config: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ...]:
-    found = {key: old for key, (old, _) in yaml_differences(config, {}).items()}
+    found = {key: hide(key, old) for key, (old, _) in yaml_differences(config, {}).items()}
     shown = [f"{key}={json.dumps(found[key], ensure_ascii=False, default=str)}" for key in keys if key in found]
     rest = len(shown) - MAX_SETTINGS
     return (*shown[:MAX_SETTINGS], f"and {rest} more") if rest > 0 else tuple(shown)

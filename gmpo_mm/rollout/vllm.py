@@ -162,7 +162,8 @@ class VLLMRollout:
                 for sample in output.outputs:
                     found[request.prompt][request.first + sample.index] = _response(sample)
         complete = [[response for response in responses if response is not None] for responses in found]
-        assert all(len(responses) == n for responses in complete)
+        if any(len(responses) != n for responses in complete):
+            raise TrainingError(f"vLLM answered with another number of responses than the {n} a prompt that were asked for")
         return complete if n == params.n else [responses * params.n for responses in complete]
 
     def _check(self, prompts: Sequence[EncodedPrompt], params: SamplingParams) -> None:

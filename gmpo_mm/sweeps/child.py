@@ -6,6 +6,7 @@ a thread looks twice a second.
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import signal
@@ -15,6 +16,9 @@ import time
 
 from gmpo_mm.verifiers.supervisor import die_with_parent
 
+ARGUMENTS = "GMPO_MM_ARGUMENTS"
+"""The command line, in an environment variable, where the one that everybody may read has secrets left out."""
+
 
 def main() -> None:
     """Run the command line that follows the parent's process id."""
@@ -22,7 +26,8 @@ def main() -> None:
     die_with_parent(parent)
     if sys.platform != "linux":
         threading.Thread(target=_watch, args=(parent,), name="parent-watch", daemon=True).start()
-    sys.argv = ["gmpo-mm", *sys.argv[2:]]
+    given = os.environ.pop(ARGUMENTS, None)
+    sys.argv = ["gmpo-mm", *(sys.argv[2:] if given is None else json.loads(given))]
     runpy.run_module("gmpo_mm.cli", run_name="__main__")
 
 

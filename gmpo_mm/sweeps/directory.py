@@ -23,6 +23,7 @@ from pydantic import with_config
 from typing_extensions import NotRequired, TypedDict
 
 from gmpo_mm.config import to_yaml
+from gmpo_mm.credentials import hide_command
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.evaluation.results import read_spec
 from gmpo_mm.evaluation.task import Task, spec_differences
@@ -31,8 +32,8 @@ from gmpo_mm.sweeps.planning import PlannedRun, task_of
 from gmpo_mm.sweeps.sweep_file import Sweep
 from gmpo_mm.training.files import make_own_folder, write_atomically
 from gmpo_mm.training.lock import DirectoryLock
-from gmpo_mm.training.reading import read_json, read_yaml
-from gmpo_mm.training.run_config import FREE_KEYS, yaml_differences
+from gmpo_mm.training.reading import read_json, read_text, read_yaml
+from gmpo_mm.training.run_config import FREE_KEYS, saved_differences
 
 FORMAT = 1
 State = Literal["waiting", "running", "finished", "failed", "interrupted", "out_of_budget"]
@@ -132,15 +133,18 @@ class SweepDirectory:
         sweep = self.sweep
         variants = [
             {
-                "name": variant.name, "label": variant.label, "base": variant.base, "overrides": list(variant.overrides),
+                "name": variant.name, "label": sweep.saved(f"variants.{variant.name}.label", variant.label),
+                "base": sweep.saved(f"variants.{variant.name}.base", variant.base),
+                "overrides": hide_command(variant.overrides),
                 "paper_line": variant.paper_line,
             }
             for variant in sweep.variants
         ]  # fmt: skip
         content = {
-            "format": FORMAT, "name": sweep.name, "title": sweep.title, "base": sweep.base, "command": list(self.command),
-            "overrides": list(sweep.overrides), "seeds": list(sweep.seeds), "target_score": sweep.target_score,
-            "paper": None if sweep.paper is None else dict(sweep.paper), "variants": variants,
+            "format": FORMAT, "name": sweep.name, "title": sweep.saved("title", sweep.title),
+            "base": sweep.saved("base", sweep.base), "command": hide_command(self.command),
+            "overrides": hide_command(sweep.overrides), "seeds": list(sweep.seeds), "target_score": sweep.target_score,
+            "paper": None if sweep.paper is None else sweep.saved("paper", dict(sweep.paper)), "variants": variants,
             "runs": [record.to_json() for record in self.records.values()],
         }  # fmt: skip
         write_atomically(self.path / "sweep.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n", durable)
@@ -174,7 +178,9 @@ class SweepDirectory:
         file = self.path / "runs" / run.variant.name / f"seed_{run.seed}" / "config.yaml"
         if not file.is_file():
             return
-        changed = yaml_differences(read_yaml(file, RESTORE, ConfigError), to_yaml(run.config))
+        read_yaml(file, RESTORE, ConfigError)  # is it one?
+        now = to_yaml(run.config, run.loaded.written)
+        changed = saved_differences(read_text(file, RESTORE, ConfigError), now, run.loaded.interpolated)
         lines = [f"  {key}: {old!r} there, {new!r} now" for key, (old, new) in changed.items() if key not in FREE_KEYS]
         if lines:
             raise ConfigError(

@@ -16,6 +16,8 @@ from rich.text import Text
 from gmpo_mm.config.cautions import cautions
 from gmpo_mm.config.keys import get_key
 from gmpo_mm.config.loss import unread_loss_keys
+from gmpo_mm.credentials import clean as without_secrets
+from gmpo_mm.credentials import hide
 from gmpo_mm.errors import DataError
 from gmpo_mm.planning.dry_run import missing_lines
 from gmpo_mm.sweeps.directory import RunRecord, SweepDirectory
@@ -236,9 +238,13 @@ def _differences(directory: SweepDirectory) -> Table:
     keys = dict.fromkeys(key for run in runs[1:] for key, _, _ in variant_differences(runs[0], run))
     table = _new_table("In what the variants differ", ("key", *(run.variant.name for run in runs)))
     for key in keys:
-        values = ["" if key in skipped else str(get_key(run.config, key)) for run, skipped in zip(runs, unread, strict=True)]
+        values = ["" if key in skipped else _shown(run, key) for run, skipped in zip(runs, unread, strict=True)]
         table.add_row(key, *values)
     return table
+
+
+def _shown(run: PlannedRun, key: str) -> str:
+    return without_secrets(str(hide(key, get_key(run.config, key))))
 
 
 def _remarks(directory: SweepDirectory) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 from gmpo_mm.config import Config, LoadedConfig, config_differences, load_config, resume_choice, validate_for_training
 from gmpo_mm.config.keys import flatten
 from gmpo_mm.config.loss import ACTOR, loss_unit_of, unread_loss_keys
+from gmpo_mm.credentials import clean, hide
 from gmpo_mm.errors import ConfigError, DataError, GMPOError
 from gmpo_mm.evaluation.benchmark import load_benchmark
 from gmpo_mm.evaluation.settings import EvaluateSettings, load_settings
@@ -146,7 +147,7 @@ def beyond_the_loss(runs: Sequence[PlannedRun]) -> dict[str, dict[str, list[str]
     for key in seen[0]:
         by_value: dict[str, list[str]] = {}
         for run, values in zip(runs, seen, strict=True):
-            by_value.setdefault(str(values[key]), []).append(run.variant.name)
+            by_value.setdefault(clean(str(hide(key, values[key]))), []).append(run.variant.name)
         if len(by_value) > 1:
             found[key] = by_value
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Protocol
 
 from gmpo_mm.config import Config
+from gmpo_mm.credentials import hide_command
 from gmpo_mm.engines.ray_cluster import RAY_ENGINES
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.machine_errors import writing
+from gmpo_mm.sweeps.child import ARGUMENTS
 from gmpo_mm.training.files import open_appending
 
 CHILD = "gmpo_mm.sweeps.child"
@@ -46,7 +49,10 @@ class LocalProcess:
     """A child process in a group of its own, so that a Ctrl-C at the terminal reaches it through the sweep, once."""
 
     def __init__(self, arguments: Sequence[str], log: Path, environment: dict[str, str]) -> None:
-        command = [sys.executable, "-m", CHILD, str(os.getpid()), *arguments]
+        shown = hide_command(arguments)
+        if shown != list(arguments):  # everybody may read a process's arguments, and only its owner its environment
+            environment = environment | {ARGUMENTS: json.dumps(list(arguments))}
+        command = [sys.executable, "-m", CHILD, str(os.getpid()), *shown]
         begin_log(log, arguments)
         with writing(log), open_appending(log, "ab") as output:
             self._process = subprocess.Popen(
@@ -82,7 +88,7 @@ class LocalLauncher:
 def begin_log(log: Path, arguments: Sequence[str]) -> None:
     """A line in the log that says when which command began; several attempts share a file."""
     with writing(log), open_appending(log, encoding="utf-8") as file:
-        file.write(f"==== {time.strftime('%Y-%m-%d %H:%M:%S')}  gmpo-mm {' '.join(arguments)}\n")
+        file.write(f"==== {time.strftime('%Y-%m-%d %H:%M:%S')}  gmpo-mm {' '.join(hide_command(arguments))}\n")
 
 
 def log_tail(log: Path, lines: int) -> list[str]:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from gmpo_mm.config import Config
+from gmpo_mm.credentials import hide_argument
 from gmpo_mm.engines.local import configured_reward
+from gmpo_mm.errors import ConfigError
 from gmpo_mm.planning.dry_run import open_records, reward_words
 from gmpo_mm.sweeps.directory import SweepDirectory
 from gmpo_mm.sweeps.display import Estimator, SweepDisplay, all_seconds_left, print_dry_run
-from gmpo_mm.sweeps.planning import plan_evaluation, plan_sweep
+from gmpo_mm.sweeps.planning import PlannedRun, plan_evaluation, plan_sweep
 from gmpo_mm.sweeps.processes import Launcher, LocalLauncher, choose_jobs, visible_gpus
 from gmpo_mm.sweeps.ray_jobs import RayLauncher, check_for_ray, cluster_address
 from gmpo_mm.sweeps.runner import SweepRunner
@@ -38,6 +40,7 @@ def sweep(
     gpus = visible_gpus() if address is None else ()
     if address is not None:
         check_for_ray(address, configs)
+        _check_nothing_secret(planned)
         chosen = jobs or 1
     else:
         chosen = choose_jobs(jobs, configs, gpus)
@@ -67,6 +70,16 @@ def sweep(
         return code
     finally:
         lock.release()
+
+
+def _check_nothing_secret(planned: Sequence[PlannedRun]) -> None:
+    """A cluster shows the command lines of its jobs to everybody who can reach it."""
+    for text in (text for run in planned for text in run.overrides):
+        if hide_argument(text) != text:
+            raise ConfigError(
+                f"overrides: {hide_argument(text)}: a Ray cluster would show this value with its jobs; set it in the "
+                "environment of the cluster and write KEY=${oc.env:NAME}, or put it into the base file"
+            )
 
 
 def _try_rewards(configs: Sequence[Config]) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from gmpo_mm.config.keys import nearest, schema_keys, section_names
 from gmpo_mm.config.ranges import LARGEST_SEED
 from gmpo_mm.config.words import settings_for_key
 from gmpo_mm.config.yaml_text import parse_override, read_file
+from gmpo_mm.credentials import clean, hide, hide_argument, hide_command, hide_written, remember, texts_of
 from gmpo_mm.errors import ConfigError
 
 KEYS = (
@@ -41,6 +42,8 @@ SET_BY_THE_SWEEP = {
 }
 """Keys that no override may set, and why."""
 
+_RESOLVER = re.compile(r"(?<!\\)\$\{\s*[\w.]+\s*:")
+"""`${oc.env:NAME}`, and what else is no name of a key."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _NAME_RULE = "letters, digits, _ and -, at most 64 (it names folders)"
 
@@ -71,20 +74,31 @@ class Sweep:
     budget_hours: float | None = None
     paper: Mapping[str, Any] | None = None
     ray_address: str | None = None
+    written: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Dotted key -> the value as it was written, of those that come from the environment; overrides always are as written."""
+
+    def saved(self, key: str, value: Any) -> Any:
+        """The value of a key as it may be saved and shown."""
+        return hide_written(key, self.written[key]) if key in self.written else hide(key, value)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `load_sweep` reads back; keys that are not set are left out."""
+        """What `load_sweep` reads back; keys that are not set are left out, and secret values are `<hidden>`."""
         variants = {
             variant.name: _set_keys(
-                label=variant.label, base=variant.base, overrides=list(variant.overrides), paper_line=variant.paper_line
+                label=self.saved(f"variants.{variant.name}.label", variant.label),
+                base=self.saved(f"variants.{variant.name}.base", variant.base),
+                overrides=hide_command(variant.overrides), paper_line=variant.paper_line
             )
             for variant in self.variants
         }
         return _set_keys(
-            name=self.name, title=self.title, base=self.base, overrides=list(self.overrides), variants=variants,
-            seeds=list(self.seeds), evaluation=self.evaluation, target_score=self.target_score,
+            name=self.name, title=self.saved("title", self.title), base=self.saved("base", self.base),
+            overrides=hide_command(self.overrides), variants=variants,
+            seeds=list(self.seeds), evaluation=self.saved("evaluation", self.evaluation),
+            target_score=self.target_score,
             budget=None if self.budget_hours is None else {"hours": self.budget_hours},
-            paper=None if self.paper is None else dict(self.paper), ray_address=self.ray_address,
+            paper=None if self.paper is None else self.saved("paper", dict(self.paper)),
+            ray_address=self.saved("ray_address", self.ray_address),
         )  # fmt: skip
 
 
@@ -98,11 +112,32 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     for text in overrides:
         layers.append(OmegaConf.create(parse_override(text, "seeds=[1] or budget.hours=1")))
     try:
-        content = OmegaConf.to_container(OmegaConf.merge(*layers), resolve=True)
+        merged = OmegaConf.merge(*layers)
+        written: Any = OmegaConf.to_container(merged, resolve=False)
+        remember("", written)
+        content: Any = OmegaConf.to_container(merged, resolve=True)
     except (OmegaConfBaseException, TypeError) as error:
-        raise ConfigError(f"sweep file {path}: {str(error).splitlines()[0]}") from error
-    assert isinstance(content, dict)
-    return _to_sweep({str(key): value for key, value in content.items()}, Path(path))
+        raise ConfigError(clean(f"sweep file {path}: {str(error).splitlines()[0]}")) from error
+    outside: dict[str, Any] = {}
+    content = _as_written(content, written, "", outside)
+    return replace(_to_sweep({str(key): value for key, value in content.items()}, Path(path)), written=outside)
+
+
+def _as_written(content: Any, written: Any, key: str, outside: dict[str, Any]) -> Any:
+    """`content` with what overrides take from the environment unresolved: each run looks it up itself, and none is saved.
+
+    `outside` gets the values of other keys that come from there.
+    """
+    if isinstance(content, dict) and isinstance(written, dict):
+        return {
+            name: _as_written(value, written.get(name), f"{key}.{name}".lstrip("."), outside) for name, value in content.items()
+        }
+    from_outside = any(_RESOLVER.search(text) for text in texts_of(written))
+    if from_outside and key.rpartition(".")[2] == "overrides" and isinstance(content, list) and isinstance(written, list):
+        return [raw if _RESOLVER.search(str(raw)) else value for value, raw in zip(content, written, strict=True)]
+    if from_outside:
+        outside[key] = written
+    return content
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -171,12 +206,12 @@ def _overrides(content: Mapping[str, Any], where: str) -> tuple[str, ...]:
     for text in found:
         if not isinstance(text, str) or "=" not in text:
             raise ConfigError(
-                f"{where}overrides: {text!r} is no key=value; write each as one text, in quotes where it holds a colon, comma "
-                "or brace: 'worker.rollout.n=8'"
+                f"{where}overrides: {hide_argument(str(text))!r} is no key=value; write each as one text, in quotes "
+                "where it holds a colon, comma or brace: 'worker.rollout.n=8'"
             )
         key = text.partition("=")[0].strip()
         if key in SET_BY_THE_SWEEP:
-            raise ConfigError(f"{where}overrides: {text}: {SET_BY_THE_SWEEP[key]}; remove it")
+            raise ConfigError(f"{where}overrides: {hide_argument(text)}: {SET_BY_THE_SWEEP[key]}; remove it")
     return tuple(found)
 
 
@@ -200,10 +235,11 @@ def _check_keys(content: Mapping[str, Any], known: Sequence[str], what: str, pre
     for key, value in content.items():
         if key in known:
             continue
-        message = f"{prefix}{key} = {value!r} ({what}): there is no such key."
+        message = f"{prefix}{key} = {hide(str(key), value)!r} ({what}): there is no such key."
         meant = nearest(str(key), known)
         if prefix == "" and (key in schema_keys() or key in section_names()):
-            message = f"{key} = {value!r} ({what}): a key of the runs; it goes into a list, overrides=[{key}...=...]"
+            message = f"{key} = {hide(str(key), value)!r} ({what}): a key of the runs; it goes into a list, "
+            message += f"overrides=[{key}...=...]"
         elif meant is not None:
             message += f" Did you mean {prefix}{meant}? Known: {', '.join(known)}"
         else:

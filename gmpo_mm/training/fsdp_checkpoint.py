@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from gmpo_mm.config.checkpoint_paths import shard_files
+from gmpo_mm.config.json_text import read_mapping
 from gmpo_mm.errors import ConfigError, TrainingError
 from gmpo_mm.training.files import fsync, remove_tree
 from gmpo_mm.training.lock import DirectoryLock
@@ -97,6 +98,9 @@ def _merge(name: str, parts: list[Any]) -> torch.Tensor:
     return whole
 
 
+_ANOTHER = "restore it, or give another checkpoint"
+
+
 def _merged_tensors(actor: Path, shards: list[dict[str, Any]], tied: bool) -> dict[str, Callable[[], torch.Tensor]]:
     """Name in the model's own checkpoint -> a function that builds the weight."""
     names = [name for name in shards[0] if ".lora_" not in name]
@@ -106,8 +110,12 @@ def _merged_tensors(actor: Path, shards: list[dict[str, Any]], tied: bool) -> di
 
     if not any(".lora_" in name for name in shards[0]):
         return {name: build(name) for name in names if not (tied and name == "lm_head.weight")}
-    adapter = json.loads((actor / "lora_adapter" / "adapter_config.json").read_text(encoding="utf-8"))
-    scale = adapter["lora_alpha"] / adapter["r"]
+    file = actor / "lora_adapter" / "adapter_config.json"
+    adapter = read_mapping(file, _ANOTHER)
+    try:
+        scale = adapter["lora_alpha"] / adapter["r"]
+    except (KeyError, TypeError, ZeroDivisionError):
+        raise ConfigError(f"{file}: lora_alpha and r have to be numbers, r above 0; {_ANOTHER}") from None
 
     def build_lora(name: str) -> Callable[[], torch.Tensor]:
         stem = name.removesuffix("base_layer.weight")
@@ -126,8 +134,9 @@ def _merged_tensors(actor: Path, shards: list[dict[str, Any]], tied: bool) -> di
 
 
 def _tied(folder: Path) -> bool:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return bool(config.get("tie_word_embeddings") or config.get("text_config", {}).get("tie_word_embeddings"))
+    config = read_mapping(folder / "config.json", _ANOTHER)
+    of_text = config.get("text_config")
+    return bool(config.get("tie_word_embeddings") or (isinstance(of_text, dict) and of_text.get("tie_word_embeddings")))
 
 
 def _is_merged(folder: Path) -> bool:

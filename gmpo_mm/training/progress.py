@@ -27,6 +27,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from gmpo_mm.credentials import clean as without_secrets
+from gmpo_mm.credentials import hide_command
 from gmpo_mm.errors import GMPOError, StoppedRun
 from gmpo_mm.training import third_party
 from gmpo_mm.training.files import open_appending
@@ -148,7 +150,7 @@ class Progress:
         with self._lock:
             try:
                 self._log = log = open_appending(path, encoding="utf-8", errors="backslashreplace")
-                log.write(f"==== {time.strftime('%Y-%m-%d %H:%M:%S')}  {' '.join(command)}\n")
+                log.write(f"==== {time.strftime('%Y-%m-%d %H:%M:%S')}  {' '.join(hide_command(command))}\n")
             except OSError as error:
                 self.warn(f"{path} can't be written ({error.strerror}); the run goes on without a log")
             unlogged, self._unlogged = self._unlogged or [], None
@@ -158,7 +160,7 @@ class Progress:
 
     def log_only(self, text: str) -> None:
         """Write something into the log that the terminal is spared: other packages' warnings, the end of a traceback."""
-        self._write_log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {clean(text, newlines=True)}")
+        self._write_log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {clean(without_secrets(text), newlines=True)}")
 
     def _write_log(self, line: str) -> None:
         with self._lock:
@@ -182,11 +184,11 @@ class Progress:
 
     def log(self, text: str) -> None:
         """Print a note."""
-        self._print(clean(text, newlines=True))
+        self._print(clean(without_secrets(text), newlines=True))
 
     def warn(self, text: str) -> None:
         """Print a warning."""
-        self._print(f"warning: {clean(text, newlines=True)}", style="yellow")
+        self._print(f"warning: {clean(without_secrets(text), newlines=True)}", style="yellow")
 
     def step(self, step: int, total_steps: int, metrics: Mapping[str, Any]) -> None:
         """Print a step's numbers and what is left of the run."""
@@ -262,7 +264,7 @@ class Progress:
         stages = list(self._stages)
         if not stages:
             return f"working for {format_seconds(now - self._waiting_since)}"
-        return clean(" > ".join(stage.describe(now) for stage in stages))
+        return clean(without_secrets(" > ".join(stage.describe(now) for stage in stages)))
 
     def _status(self) -> RenderableType:
         # Without our lock: rich calls this under its own, and printing takes the two in the other order.

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
+import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from gmpo_mm.credentials import fingerprint, hide, is_credential, is_hidden
+from gmpo_mm.errors import ConfigError
 
 FREE_KEYS = (
     "trainer.resume",
@@ -41,6 +48,58 @@ STEP_COUNT_KEYS = ("trainer.max_steps", "trainer.total_epochs")
 
 SCHEDULE = "worker.actor.optim."
 _ABSENT = "(not set)"
+_SALT = re.compile(r"^# salt: ([0-9a-f]+)$", re.MULTILINE)
+_HASH = re.compile(r'^# sha256 ("(?:[^"\\]|\\.)*"): ([0-9a-f]{64})$', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Hashes:
+    """Of the values that `${...}` had when config.yaml was written, with which they are compared and not told."""
+
+    salt: str = ""
+    of: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, text: str) -> Hashes:
+        """From the end of a config.yaml."""
+        salt = _SALT.search(text)
+        return cls(salt[1] if salt else "", {json.loads(key): value for key, value in _HASH.findall(text)})
+
+    @classmethod
+    def make(cls, values: Mapping[str, Any], salt: str | None = None) -> Hashes:
+        """Of these values, with a new salt unless one is given."""
+        salt = salt or secrets.token_hex(16)
+        return cls(salt, {key: fingerprint(value, salt) for key, value in values.items()})
+
+    def lines(self) -> str:
+        """Comments for the end of config.yaml; nothing where nothing is interpolated."""
+        if not self.of:
+            return ""
+        head = "# Hashes of what the interpolations above stood for; a run that goes on compares them.\n"
+        return head + f"# salt: {self.salt}\n" + "".join(f"# sha256 {json.dumps(key)}: {self.of[key]}\n" for key in self.of)
+
+
+def saved_differences(old: str, new: str, values: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (old, new) where a configuration differs from a run's config.yaml.
+
+    `values` are what the `${...}` of the new one stand for. An interpolation is compared by its hash, so that neither how it
+    is written matters nor its value is told. A credential that was given as it is (`<hidden>`) is no part of the comparison:
+    keys are exchanged while a run goes on, and the hash of a short one could be guessed.
+    """
+    hashes, found = Hashes.read(old), {}
+    plain_new = flatten(parse_config(new))
+    for key, (there, now) in yaml_differences(old, new).items():
+        if key in hashes.of or is_hidden(there) or is_hidden(now):
+            continue
+        if key in values and (values[key] == there or is_credential(key)):  # there it was saved as a value
+            continue
+        found[key] = hide(key, there), hide(key, now)
+    for key, hashed in hashes.of.items():
+        if key not in values and key not in plain_new:
+            found[key] = "an interpolation", _ABSENT
+        elif not is_hidden(plain_new.get(key)) and fingerprint(values.get(key, plain_new.get(key)), hashes.salt) != hashed:
+            found[key] = "another value (only its hash is kept)", plain_new.get(key)
+    return found
 
 
 def yaml_differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
@@ -56,9 +115,9 @@ def yaml_differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def schedule_needs_step_count(config: dict[str, Any]) -> bool:
-    """Whether EasyR1's schedule depends on the total: cosine, or a warm-up given as a ratio."""
-    flat = flatten(config)
+def schedule_needs_step_count(config: dict[str, Any], values: Mapping[str, Any]) -> bool:
+    """Whether EasyR1's schedule depends on the total: cosine, or a warm-up given as a ratio. `values`: of interpolations."""
+    flat = flatten(config) | dict(values)
     warmup_by_ratio = bool(flat.get(SCHEDULE + "lr_warmup_ratio")) and flat.get(SCHEDULE + "lr_warmup_steps") is None
     return warmup_by_ratio or flat.get(SCHEDULE + "lr_scheduler_type", "constant") != "constant"
 
@@ -66,7 +125,8 @@ def schedule_needs_step_count(config: dict[str, Any]) -> bool:
 def parse_config(config: Any) -> dict[str, Any]:
     """A configuration as nested dicts, from YAML text or mappings."""
     parsed = yaml.safe_load(config) if isinstance(config, str) else plain(config)
-    assert isinstance(parsed, dict) or parsed is None
+    if not isinstance(parsed, dict) and parsed is not None:
+        raise ConfigError(f"the configuration is a {type(parsed).__name__}; a mapping of sections is expected")
     return parsed or {}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gmpo_mm.config import LoadedConfig
@@ -60,7 +60,7 @@ def with_columns(loaded: LoadedConfig, note: Callable[[str], None], *, download:
     config = copy.deepcopy(loaded.config)
     for key, name in changes.items():
         setattr(config.data, key, name)
-    return LoadedConfig(config, loaded.explicit_keys)
+    return replace(loaded, config=config)
 
 
 def _is_missing(spec: str) -> bool:

@@ -32,6 +32,7 @@ import yaml
 from pydantic import with_config
 from typing_extensions import NotRequired, TypedDict
 
+from gmpo_mm.credentials import clean, hide_command
 from gmpo_mm.errors import ConfigError, TrainingError
 from gmpo_mm.training import checkpoint as checkpoints
 from gmpo_mm.training.checkpoint_layout import LOCAL_LAYOUT, CheckpointLayout, step_of
@@ -41,15 +42,17 @@ from gmpo_mm.training.lock import DirectoryLock
 from gmpo_mm.training.metrics_file import FILE_NAME as METRICS_FILE
 from gmpo_mm.training.metrics_file import MetricsFile, read_events, read_metrics
 from gmpo_mm.training.overwrite import ASIDE, FOLDERS, FormerRun, recover
-from gmpo_mm.training.reading import read_json, read_yaml
+from gmpo_mm.training.reading import read_json, read_text, read_yaml
 from gmpo_mm.training.run_config import (
     FREE_KEYS,
     SCHEDULE,
     STEP_COUNT_KEYS,
+    Hashes,
+    flatten,
     parse_config,
     plain,
+    saved_differences,
     schedule_needs_step_count,
-    yaml_differences,
 )
 
 if TYPE_CHECKING:
@@ -78,12 +81,15 @@ class RunDirectory:
 
     `resuming`: it continues a run that is here. `checkpoint`: what to load before training (None: start from the model).
     `from_step`: steps already done. `notes`: lines for the user. Nothing of the run is changed until `begin`.
+    `config` has the interpolations as they are written; `interpolated`: dotted key -> what each stands for, of which only
+    hashes are saved.
     """
 
     path: Path
     config: dict[str, Any]
     config_text: str
     command: list[str]
+    interpolated: Mapping[str, Any] = field(default_factory=dict, repr=False)
     resuming: bool = False
     checkpoint: Path | None = None
     from_step: int = 0
@@ -108,6 +114,7 @@ class RunDirectory:
         resume: str,
         config: Mapping[str, Any] | str,
         command: list[str],
+        interpolated: Mapping[str, Any] | None = None,
         device: Any = None,
         layout: CheckpointLayout = LOCAL_LAYOUT,
         overwrite: bool = False,
@@ -127,7 +134,8 @@ class RunDirectory:
             path=path,
             config=parse_config(text),
             config_text=text,
-            command=list(command),
+            command=hide_command(command),
+            interpolated=interpolated or {},
             layout=layout,
             _lock=DirectoryLock(path / ".lock"),
         )
@@ -144,12 +152,13 @@ class RunDirectory:
 
     @classmethod
     def check(
-        cls, path: str | Path, *, resume: str, config: str, layout: CheckpointLayout = LOCAL_LAYOUT, overwrite: bool = False
-    ) -> None:
+        cls, path: str | Path, *, resume: str, config: str, layout: CheckpointLayout = LOCAL_LAYOUT, overwrite: bool = False,
+        interpolated: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         """Raise ConfigError wherever `open` would for the same arguments, and change nothing: for a dry run."""
         path = Path(path)
         check_usable(path)
-        run = cls(path, parse_config(config), config, [], layout=layout, _only_looks=True)
+        run = cls(path, parse_config(config), config, [], interpolated or {}, layout=layout, _only_looks=True)
         for folder in (path / "samples", run.checkpoints_dir):
             check_usable(folder)
         if (path / ASIDE).is_dir():  # what a killed --overwrite left is put in order by the start
@@ -192,7 +201,7 @@ class RunDirectory:
             self.metrics.log_event("resume", from_step=self.from_step, time=_now(), command=self.command, **extra)
         else:
             write_atomically(self.path / "environment.json", json.dumps(self.environment, indent=2) + "\n")
-        write_atomically(self.path / "config.yaml", self.config_text)
+        write_atomically(self.path / "config.yaml", self.config_text + Hashes.make(self.interpolated).lines())
         self._write_run(state="running", begun=True, step=self.from_step, total_steps=total_steps, exit_reason=None)
         if self._former is not None:
             former, self._former = self._former, None
@@ -228,7 +237,7 @@ class RunDirectory:
     def finish(self, state: str = "finished", reason: str | None = None) -> None:
         """Write down how the run ended: finished, interrupted or failed."""
         assert state in ("finished", "interrupted", "failed"), state
-        self._write_run(state=state, exit_reason=reason)
+        self._write_run(state=state, exit_reason=reason and clean(reason))
         self._ended = True
 
     def close(self) -> None:
@@ -316,7 +325,8 @@ class RunDirectory:
 
     def _continue(self, own: Path | None) -> None:
         """The run that is here goes on from its latest checkpoint, or from where it started when it has none."""
-        self._compare(read_yaml(self.path / "config.yaml", RESTORE, ConfigError))
+        file = self.path / "config.yaml"
+        self._compare(read_yaml(file, RESTORE, ConfigError), read_text(file, RESTORE, ConfigError))
         self.resuming = True
         self.checkpoint = own
         if own is not None:  # a kill right after a checkpoint got its name leaves it unwritten
@@ -333,18 +343,22 @@ class RunDirectory:
             origin = "from the beginning: no checkpoint was complete" if self.checkpoint is None else f"from {self.checkpoint}"
             self.notes.append(f"resuming the run in {self.path} ({self._describe_run()}) {origin}; {START_OVER} starts over")
 
-    def _compare(self, old: dict[str, Any]) -> None:
+    def _compare(self, old: dict[str, Any], old_text: str) -> None:
         free: tuple[str, ...] = FREE_KEYS
-        scheduled = schedule_needs_step_count(self.config) or schedule_needs_step_count(old)
+        now = flatten(self.config) | dict(self.interpolated)
+        there = {key: now.get(key) for key in Hashes.read(old_text).of}  # other values are refused below
+        scheduled = schedule_needs_step_count(self.config, self.interpolated) or schedule_needs_step_count(old, there)
         if not scheduled:
             free += STEP_COUNT_KEYS
-        self._changed = yaml_differences(old, self.config_text)
+        self._changed = saved_differences(old_text, self.config_text, self.interpolated)
         fatal = {key: pair for key, pair in self._changed.items() if key not in free}
         if not fatal:
             return
         lines = [f"  {key}: {old!r} there, {new!r} now" for key, (old, new) in fatal.items()]
         if scheduled and any(key in STEP_COUNT_KEYS for key in fatal):
             lines.append(f"  (the learning-rate schedule of {SCHEDULE}* is computed from the number of steps)")
+        if self.interpolated:
+            lines.append("  (an interpolation has to stand for what it stood for when the run began)")
         raise ConfigError(
             f"{self.path} holds a run of another configuration ({self._describe_run()}):\n" + "\n".join(lines) + "\n"
             f"To go on with that run, give its values. To train this configuration, start over with {START_OVER} "

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from gmpo_mm.training.metrics_file import FILE_NAME, read_metrics
+from gmpo_mm.training.reading import read_json
 
 
 def run_results(path: Path) -> dict[str, Any]:
     """State, steps, the last checkpoint, and the last metrics of training and validation (null where there are none)."""
-    run = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    run = read_json(path / "run.json", dict[str, Any], "restore it; `gmpo-mm train` with the run's configuration goes on")
     lines = read_metrics(path) if (path / FILE_NAME).is_file() else []
     last = {line["kind"]: line for line in lines}
     saved = run.get("last_checkpoint")

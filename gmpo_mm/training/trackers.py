@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
+from gmpo_mm.credentials import clean
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.training.files import write_atomically
 from gmpo_mm.training.reading import read_json
@@ -142,7 +143,7 @@ class Trackers:
     def _failed(self, name: str, step: int | None, error: Exception) -> None:
         self._failures[name] += 1
         if self._failures[name] == 1:
-            text = f"{type(error).__name__}: {error}"
+            text = clean(f"{type(error).__name__}: {error}")
             when = "while closing" if step is None else f"at step {step}"
             self._warn(
                 f"{name} failed {when} ({text}); the run goes on, metrics.jsonl has every number, later failures are counted"
@@ -182,8 +183,8 @@ class _Wandb:
 
         identity = _identity(run, "wandb") or secrets.token_hex(4)
         self.run = wandb.init(
-            project=_trainer(config, "project_name"),
-            name=_trainer(config, "experiment_name"),
+            project=_trainer(config, run, "project_name"),
+            name=_trainer(config, run, "experiment_name"),
             config=dict(config),
             dir=str(run.path),
             id=identity,
@@ -215,9 +216,9 @@ class _Mlflow:
         if not os.environ.get("MLFLOW_TRACKING_URI"):
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # mlflow 3 asks for it; a database would need SQL drivers
             mlflow.set_tracking_uri((run.path / "mlflow").absolute().as_uri())
-        mlflow.set_experiment(_trainer(config, "project_name"))
+        mlflow.set_experiment(_trainer(config, run, "project_name"))
         self.mlflow = mlflow
-        active = mlflow.start_run(run_id=_identity(run, "mlflow"), run_name=_trainer(config, "experiment_name"))
+        active = mlflow.start_run(run_id=_identity(run, "mlflow"), run_name=_trainer(config, run, "experiment_name"))
         _remember(run, "mlflow", active.info.run_id)
         self._tables: list[dict[str, str]] = json.loads(active.data.tags.get("mlflow.loggedArtifacts", "[]"))
         # As a file: a parameter can't change when a run is extended, and servers bound its length and number.
@@ -258,8 +259,8 @@ class _Swanlab:
         identity = _identity(run, "swanlab") or secrets.token_hex(8)
         self.swanlab = swanlab
         swanlab.init(
-            project=_trainer(config, "project_name"),
-            experiment_name=_trainer(config, "experiment_name"),
+            project=_trainer(config, run, "project_name"),
+            experiment_name=_trainer(config, run, "experiment_name"),
             config=dict(config),
             logdir=str(folder),
             mode=os.environ.get("SWANLAB_MODE", "cloud"),
@@ -312,8 +313,9 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def _trainer(config: Mapping[str, Any], key: str) -> str:
-    return str(config.get("trainer", {}).get(key) or "gmpo_mm")
+def _trainer(config: Mapping[str, Any], run: RunDirectory, key: str) -> str:
+    """A name that the run has in a tracker, its interpolations resolved."""
+    return clean(str(run.interpolated.get(f"trainer.{key}") or config.get("trainer", {}).get(key) or "gmpo_mm"))
 
 
 def _identity(run: RunDirectory, tracker: str) -> str | None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-import gmpo_mm
 from gmpo_mm.config.paths import resolve_model_path
 from gmpo_mm.data import sources
 from gmpo_mm.errors import ConfigError, DataError
@@ -64,11 +62,3 @@ def test_a_model_with_code_of_its_own_is_refused_in_one_sentence(tmp_path: Path)
     with pytest.raises(ConfigError, match=r"brings Python code of its own, which is not run.*trust_remote_code=true") as caught:
         read_config(str(folder))
     assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize("name", ["evaluation/templates/page.html", "reports/templates/report.html"])
-def test_a_page_has_one_policy_one_style_element_and_no_inline_handler(name: str) -> None:
-    text = (Path(gmpo_mm.__file__).parent / name).read_text()
-    assert len(re.findall(r"<meta[^>]*Content-Security-Policy", text)) == 1 and "default-src 'none'" in text
-    assert text.count("<style") == 1
-    assert not re.search(r"<[^>]*\son[a-z]+\s*=", text) and "javascript:" not in text

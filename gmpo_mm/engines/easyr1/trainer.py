@@ -15,6 +15,7 @@ from verl.utils.logger.logger import LOGGERS
 
 from gmpo_mm.engines.easyr1.actor import UPDATES
 from gmpo_mm.engines.finished_step import FinishedStep
+from gmpo_mm.errors import TrainingError
 from gmpo_mm.training.accuracy import not_0_or_1
 from gmpo_mm.training.learning_watch import LearningWatch
 from gmpo_mm.training.progress import Progress
@@ -115,7 +116,8 @@ class GMPOTrainer(RayPPOTrainer):
                 row = {"prompt": inputs[number], "ground_truth": labels[number], "response": outputs[number], "tokens": length}
                 grades = {name: float(value) for name, values in parts.items() if (value := values[i]) is not None}
                 rows.append(({"id": ids[i]} if ids is not None else {}) | row | grades)
-        assert len(rows) == len(inputs)
+        if len(rows) != len(inputs):
+            raise TrainingError(f"EasyR1 validated {len(inputs)} responses and graded {len(rows)}")
         self.val_reward_fn.batches.clear()
         self.validation_facts = not_0_or_1(rows)
         self.run.write_samples(self.global_step, "validation", rows)

@@ -63,7 +63,8 @@ def train(
     """
     validate_for_training(loaded)
     notes: list[str] = []
-    config = with_columns(loaded, notes.append).config
+    loaded = with_columns(loaded, notes.append)
+    config = loaded.config
     version = check_installation(is_cpu(config))
     check_trackers(config.trainer.logger)
     path = run_directory(config)
@@ -72,8 +73,8 @@ def train(
     with (
         progress or Progress() as progress,
         RunDirectory.open(
-            path, resume=resume_choice(config), config=to_yaml(config), command=list(command), layout=layout,
-            overwrite=overwrite,
+            path, resume=resume_choice(config), config=to_yaml(config, loaded.written), command=list(command), layout=layout,
+            overwrite=overwrite, interpolated=loaded.interpolated,
         ) as run,
     ):
         progress.log_to(run.path / LOG_NAME, command)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gmpo_mm.config import Config
+from gmpo_mm.config.json_text import read_mapping
 from gmpo_mm.data.records import Record
 from gmpo_mm.engines.installed import Requirement, find_verl, installed_version, unmet
 from gmpo_mm.errors import ConfigError
@@ -87,7 +87,7 @@ def check_remote_code(config: Config, tokenizer_path: str) -> None:
     if config.worker.actor.model.trust_remote_code:
         return
     for file in find_files(tokenizer_path, ("tokenizer_config.json",)):
-        if json.loads(file.read_text(encoding="utf-8")).get("auto_map"):
+        if read_mapping(file, "restore it, or give another model").get("auto_map"):
             raise ConfigError(
                 f"worker.actor.model.trust_remote_code = false: the tokenizer at {tokenizer_path} brings code of its own "
                 "(auto_map), and verl's reward workers run such code without asking; set trust_remote_code=true if you trust "

@@ -14,6 +14,7 @@ import torch
 
 from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.data.records import Record
+from gmpo_mm.errors import TrainingError
 from gmpo_mm.models.loading import end_token_ids, load_model, vision_token_ids
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import load_processor
@@ -177,7 +178,8 @@ class HFServer:
                         stop_reason="completed",
                         extra_fields={"global_steps": self.global_steps},
                     )
-        assert all(outputs)
+        if not all(outputs):
+            raise TrainingError("the sampler left a request of verl's without a response")
         return outputs  # type: ignore[return-value]
 
     def _encoded(self, request: Request) -> EncodedPrompt:
