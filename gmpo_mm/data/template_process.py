@@ -25,8 +25,8 @@ def serve(limits: dict[str, Any]) -> None:
         if question["kind"] == "chat":
             import transformers.utils.chat_template_utils  # noqa: F401  # before its memory and time are bounded
         if not bounded:
-            resource.setrlimit(resource.RLIMIT_AS, (4 * limits["bytes"], resource.RLIM_INFINITY))
-            resource.setrlimit(resource.RLIMIT_DATA, (limits["bytes"], resource.RLIM_INFINITY))
+            _bound(resource.RLIMIT_AS, 4 * limits["bytes"])
+            _bound(resource.RLIMIT_DATA, limits["bytes"])
             bounded = True
         signal.setitimer(signal.ITIMER_PROF, limits["seconds"])
         try:
@@ -42,6 +42,12 @@ def serve(limits: dict[str, Any]) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
         answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()
+
+
+def _bound(kind: int, most: int) -> None:
+    """Set a limit, where the user's own (ulimit) is not lower already."""
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _answer(question: dict[str, Any], characters: int) -> dict[str, Any]:

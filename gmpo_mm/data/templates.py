@@ -16,7 +16,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from gmpo_mm.errors import GMPOError
+from gmpo_mm.errors import GMPOError, TrainingError
 
 SECONDS = 5
 """Of processor time for one rendering; a usual one takes less than a thousandth of that."""
@@ -57,7 +57,8 @@ _process: tuple[int, subprocess.Popen[bytes]] | None = None
 def _ask(question: dict[str, Any]) -> dict[str, Any]:
     global _process
     with _lock:
-        if _process is None or _process[0] != os.getpid() or _process[1].poll() is not None:
+        is_new = _process is None or _process[0] != os.getpid() or _process[1].poll() is not None
+        if _process is None or is_new:
             _process = (os.getpid(), _start())
         process = _process[1]
         assert process.stdin is not None and process.stdout is not None
@@ -72,7 +73,13 @@ def _ask(question: dict[str, Any]) -> dict[str, Any]:
             process.wait()
             raise
         if not line.endswith(b"\n"):
-            raise TemplateError(_why_it_ended(process.wait()))
+            status = process.wait()
+            if is_new and status > 0:  # Python itself or an import failed: so would it with the next template
+                raise TrainingError(
+                    f"the process that renders templates could not start (status {status}); is there memory for it? Raise the "
+                    "limit on the address space (ulimit -v unlimited), or end other programs"
+                )
+            raise TemplateError(_why_it_ended(status))
     answer: dict[str, Any] = json.loads(line)
     if "error" in answer:
         raise TemplateError(answer["error"])

@@ -94,6 +94,7 @@ class Spec:
         return f"{self.benchmark} [{self.protocol.name}]"
 
 
+@with_config(extra="forbid")
 @dataclass(frozen=True)
 class Problem:
     """One problem as the page and the comparison show it; `index` counts from 0 in the benchmark's order."""
@@ -108,6 +109,7 @@ class Problem:
     """Paths relative to the result's directory."""
 
 
+@with_config(extra="forbid")
 @dataclass(frozen=True)
 class Sample:
     """One graded sample: number `sample` of problem `index`. `tokens` counts the response's tokens."""

@@ -40,6 +40,8 @@ def read_run(path: Path, **known: Any) -> Run:
     state = read_json(path / "run.json", dict[str, Any], LEAVE_OUT) if (path / "run.json").exists() else {}
     config = _resolved(read_yaml(path / "config.yaml", LEAVE_OUT)) if (path / "config.yaml").exists() else None
     lines = read_metrics(path) if (path / METRICS_FILE).is_file() else []
+    if what := _missing(state, lines) if (path / "run.json").exists() else None:
+        raise DataError(f"{path}: {what}; {LEAVE_OUT}")
     fields: dict[str, Any] = {
         "path": path, "seed": seed_of(config), "source": "gmpo-mm", "config": config,
         "series": _series((line["step"], line) for line in lines if line["kind"] in ("train", "validation")),
@@ -47,6 +49,17 @@ def read_run(path: Path, **known: Any) -> Run:
         "command": tuple(hide_command(map(str, state.get("command") or ()))),
     }  # fmt: skip
     return Run(**(fields | known))
+
+
+def _missing(state: dict[str, Any], lines: list[dict[str, Any]]) -> str | None:
+    """What the files of a run lack by its run.json; None for whole ones."""
+    if not isinstance(state.get("state"), str):
+        return "run.json does not say how the run stands"
+    steps = [line["step"] for line in lines if line["kind"] == "train"]
+    wanted, found = state.get("step"), max(steps, default=0)
+    if state["state"] == "finished" and isinstance(wanted, int) and found < wanted:
+        return f"{METRICS_FILE} ends with step {found} of the {wanted} that the run finished: it was cut or removed"
+    return None
 
 
 def _resolved(config: dict[str, Any]) -> dict[str, Any]:
