@@ -40,7 +40,7 @@ def read_run(path: Path, **known: Any) -> Run:
     state = read_json(path / "run.json", dict[str, Any], LEAVE_OUT) if (path / "run.json").exists() else {}
     config = _resolved(read_yaml(path / "config.yaml", LEAVE_OUT)) if (path / "config.yaml").exists() else None
     lines = read_metrics(path) if (path / METRICS_FILE).is_file() else []
-    if what := _missing(state, lines) if (path / "run.json").exists() else None:
+    if what := _missing(path, state, config, lines):
         raise DataError(f"{path}: {what}; {LEAVE_OUT}")
     fields: dict[str, Any] = {
         "path": path, "seed": seed_of(config), "source": "gmpo-mm", "config": config,
@@ -51,14 +51,19 @@ def read_run(path: Path, **known: Any) -> Run:
     return Run(**(fields | known))
 
 
-def _missing(state: dict[str, Any], lines: list[dict[str, Any]]) -> str | None:
-    """What the files of a run lack by its run.json; None for whole ones."""
+def _missing(path: Path, state: dict[str, Any], config: dict[str, Any] | None, lines: list[dict[str, Any]]) -> str | None:
+    """What a run's files lack, by what they say of each other; None for whole ones, and for metrics alone."""
+    if not state and config is None:
+        return None
     if not isinstance(state.get("state"), str):
-        return "run.json does not say how the run stands"
-    steps = [line["step"] for line in lines if line["kind"] == "train"]
-    wanted, found = state.get("step"), max(steps, default=0)
-    if state["state"] == "finished" and isinstance(wanted, int) and found < wanted:
-        return f"{METRICS_FILE} ends with step {found} of the {wanted} that the run finished: it was cut or removed"
+        return "run.json is missing, or does not say how the run stands"
+    if state.get("begun") and not config:
+        return "config.yaml is missing or empty"
+    wanted, found = state.get("step"), max((line["step"] for line in lines if line["kind"] == "train"), default=0)
+    if state["state"] != "finished" or not isinstance(wanted, int) or not wanted:
+        return None
+    if found < wanted or not read_bytes(path / METRICS_FILE, LEAVE_OUT).endswith(b"\n"):
+        return f"{METRICS_FILE} was cut or removed: it ends with step {found} of the {wanted} that the run finished"
     return None
 
 
