@@ -170,11 +170,16 @@ def remember(key: str, value: Any) -> None:
 
 def clean(text: str) -> str:
     """A message without secrets: those remembered, those of the environment, and those of URLs."""
-    found = _known | {value for name, value in os.environ.items() if len(value) >= _SHORTEST and is_credential(name)}
+    found = _known | {value for name, value in os.environ.items() if is_credential(name) and _may_be_secret(name, value)}
     for value in sorted(found, key=len, reverse=True):
         if value in text:
             text = text.replace(value, HIDDEN)
     return hide_in_text(text)
+
+
+def _may_be_secret(name: str, value: str) -> bool:
+    """PWD is the working directory, and a path that is there is where a secret lies, not the secret."""
+    return len(value) >= _SHORTEST and name not in ("PWD", "OLDPWD") and not os.path.exists(value)
 
 
 def fingerprint(value: Any, salt: str) -> str:

@@ -162,12 +162,12 @@ def test_what_holds_no_run_is_named_with_the_mend(sweep: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "can't be read"),
+        ("{", "Invalid JSON"),
         ('{"format": 2}', "format 2, and this version reads 1"),
         ('{"format": 1, "name": "x", "variants": []}', "can't be read"),
         ('{"format": 1, "name": "x", "variants": [], "runs": []}', "lists no variants"),
         ('{"format": 1, "name": "x", "variants": [{"name": "a"}], "runs": [{"variant": "b"}]}', "doesn't list: b"),
-        ('[1]', "can't be read"),
+        ('[1]', "found a list"),
     ],
 )  # fmt: skip
 def test_a_broken_sweep_file_is_an_error_that_names_it(tmp_path: Path, text: str, said: str) -> None:

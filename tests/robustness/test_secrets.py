@@ -170,3 +170,10 @@ def test_without_interpolation_and_secret_nothing_changes() -> None:
 def test_default_inside_an_interpolation_is_hidden() -> None:
     loaded = load_config("configs/quickstart.yaml", [f"{KWARGS}token=${{oc.env:NOT_THERE,{MARK}a}}"])
     assert MARK not in to_yaml(loaded.config, loaded.written)
+
+
+def test_paths_are_no_secrets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("PWD", "OLDPWD", "GIT_SECRET_PLACE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("SERVICE_PASSWORD", "correct-horse-battery")
+    assert credentials.clean(f"{tmp_path}/run.yaml and correct-horse-battery") == f"{tmp_path}/run.yaml and <hidden>"

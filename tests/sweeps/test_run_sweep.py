@@ -148,8 +148,9 @@ def refusal(file: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     ("name", "state"), [("sweep.json", "finished"), ("runs/gmpo/seed_1/run.json", "waiting")], ids=["sweep", "run"]
 )
 def test_a_state_file_that_a_power_cut_left_empty_stops_no_sweep(
-    done: tuple[Path, str], file: Path, name: str, state: str
+    done: tuple[Path, str], folder: Path, file: Path, name: str, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(folder)
     whole, told = (done[0] / name).read_bytes(), []
     (done[0] / name).write_bytes(b"")
     try:
