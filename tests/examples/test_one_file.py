@@ -8,20 +8,18 @@ How equal the two updates are, for the same answers, advantages and old log-prob
   pads them, so sums run in other orders and AdamW divides by the square of what is left of a small gradient. The
   bounds are in TOLERANCES. They are tighter in float64, but not by much: transformers' norms round to float32.
 
-Mutants of the example, each made by hand, and the tests that fail:
+Mutants of the example, each made by hand, and a test that fails:
 
-the loss without its minus                   test_the_losses_are_..., test_with_one_forward_pass_..., test_with_its_own_...
-`maximum` for `minimum`                      the same
-no clip                                      the same
-mean of the ratios for exp(mean of the logs) the same
-no power 1/|o|                               the same
-ratio clip 0.5 for 0.4                       test_its_constants_are_the_quickstart_s, and the same
-`sum` for `mean` over the mini-batch         test_with_one_forward_pass_..., test_with_its_own_...
-gradient not clipped                         the same
-old log-probabilities taken anew each time   the same
-advantages without the standard deviation    test_advantages_are_the_engine_s
-end token outside the mask                   test_the_mask_ends_with_the_end_token
-logits taken one token late                  test_log_probs_are_those_that_it_sampled_from, test_with_its_own_...
+gmpo_loss: no minus; `maximum` for `minimum`; no clip;      test_the_losses_are_the_paper_s_equations (and the bits of
+  mean of ratios for exp(mean of logs); no power 1/|o|;       the loss, and both tests of the weights)
+  the mean taken over the padding as well
+a clip at 0.5                                               test_its_constants_are_the_quickstart_s (and those)
+grpo_loss: no minus; no clip                                test_the_losses_are_the_paper_s_equations
+update: `sum` for `mean` over the mini-batch; gradient      test_with_one_forward_pass_...
+  not clipped; old log-probabilities taken anew each time
+log_probs: logits taken one token late                      test_with_its_own_forward_pass_...
+group_advantages: not divided by the deviation              test_advantages_are_the_engine_s
+sample: the end token outside the mask                      test_the_mask_ends_with_the_end_token
 """
 
 from __future__ import annotations
