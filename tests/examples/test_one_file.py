@@ -5,8 +5,9 @@ How equal the two updates are, for the same answers, advantages and old log-prob
 - with one forward pass for both (the example's), the weights are equal to the last bit: loss, mean over the
   mini-batch, clipping of the gradient and AdamW are the same arithmetic;
 - with a forward pass each they are not: the engine packs the answers of a group behind one prompt where the example
-  pads them, so sums run in other orders and AdamW divides by the square of what is left of a small gradient. The
-  bounds are in TOLERANCES. They are tighter in float64, but not by much: transformers' norms round to float32.
+  pads them, so sums run in other orders, and AdamW's first steps divide the rounding error of a small gradient by
+  that small gradient. The bounds are in TOLERANCES; those in float64 are about 20 times tighter, no more, since
+  RMSNorm in transformers computes in float32.
 
 Mutants of the example, each made by hand, and a test that fails:
 
