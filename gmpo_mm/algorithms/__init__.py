@@ -1,6 +1,12 @@
 """The mathematics of training, in torch and nothing else: policy losses, advantages, KL, and their metrics."""
 
-from gmpo_mm.algorithms.advantages import ADVANTAGE_ESTIMATORS, GROUP_ESTIMATORS, compute_advantages, filter_groups
+from gmpo_mm.algorithms.advantages import (
+    AdvantageInputs,
+    compute_advantages,
+    filter_groups,
+    known_estimators,
+    register_advantage_estimator,
+)
 from gmpo_mm.algorithms.config import GMPOConfig, PolicyLossConfig
 from gmpo_mm.algorithms.kl import (
     KL_KINDS,
@@ -38,10 +44,9 @@ from gmpo_mm.algorithms.registry import (
 )
 
 __all__ = [
-    "ADVANTAGE_ESTIMATORS",
-    "GROUP_ESTIMATORS",
     "KL_KINDS",
     "AdaptiveKLController",
+    "AdvantageInputs",
     "FixedKLController",
     "GMPOConfig",
     "LossTerms",
@@ -62,11 +67,13 @@ __all__ = [
     "load_policy_loss",
     "loss_unit",
     "make_kl_controller",
+    "known_estimators",
     "masked_max",
     "masked_mean",
     "masked_min",
     "mean_sequence_kl",
     "merge_metrics",
+    "register_advantage_estimator",
     "register_policy_loss",
     "sequence_advantages",
     "truncated_importance_weights",

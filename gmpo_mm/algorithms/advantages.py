@@ -1,6 +1,7 @@
 """Advantages from rewards, and the online filter on groups; vectorised, and independent of the order of rows."""
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,15 +9,11 @@ from torch import Tensor
 
 from gmpo_mm.algorithms.masked import place_on_last_token, zero_outside
 
-ADVANTAGE_ESTIMATORS = ("dr_grpo", "grpo", "grpo_passk", "reinforce_plus_plus", "remax", "rloo")
-GROUP_ESTIMATORS = ("dr_grpo", "grpo", "grpo_passk", "rloo")
-# Estimators that know a standard deviation which norm_by_std=False can leave out.
-_STD_ESTIMATORS = ("dr_grpo", "grpo", "grpo_passk")
 _WHITEN_EPS = 1e-8
 
 
 @dataclass(frozen=True)
-class _Groups:
+class Groups:
     """Group statistics G (one entry a group) in float64, in which sums of float32 rewards do not depend on order."""
 
     index_B: Tensor
@@ -39,9 +36,140 @@ class _Groups:
         return (self.sum_G(centred_B.square()) / (self.count_G - 1)).sqrt()
 
 
-def _groups(group_ids_B: Tensor) -> _Groups:
+def _groups(group_ids_B: Tensor) -> Groups:
     ids_G, index_B, count_G = torch.unique(group_ids_B, return_inverse=True, return_counts=True)
-    return _Groups(index_B, count_G, ids_G)
+    return Groups(index_B, count_G, ids_G)
+
+
+@dataclass(frozen=True)
+class AdvantageInputs:
+    """What an estimator is given, in float64: B responses, T tokens.
+
+    ``scores_B`` are the responses' scores; for a group estimator every group has two or more of them, and the best of each
+    group was taken off, so that equal rewards give exactly 0. ``token_rewards_BT`` and ``mask_BT`` are there for an
+    estimator by token, ``baselines_B`` for one that needs them.
+    """
+
+    scores_B: Tensor
+    groups: Groups
+    norm_by_std: bool
+    eps: float
+    gamma: float
+    baselines_B: Tensor | None = None
+    token_rewards_BT: Tensor | None = None
+    mask_BT: Tensor | None = None
+
+
+EstimatorFunction = Callable[[AdvantageInputs], Tensor]
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A registered estimator with what the frame around it has to know (see ``register_advantage_estimator``)."""
+
+    function: EstimatorFunction
+    groups: bool
+    std: bool
+    tokens: bool
+    baselines: bool
+
+
+_REGISTRY: dict[str, Estimator] = {}
+
+
+def register_advantage_estimator(
+    name: str, *, groups: bool = False, std: bool = False, tokens: bool = False, baselines: bool = False
+) -> Callable[[EstimatorFunction], EstimatorFunction]:
+    """Make a function an estimator of advantages under ``name``, for `algorithm.adv_estimator`, the checks and the pages.
+
+    Args:
+        groups: it compares the responses of a group, which then has to have two or more.
+        std: it divides by a standard deviation, which ``norm_by_std=False`` leaves out.
+        tokens: it works token by token and returns (B, T); else (B,).
+        baselines: it needs the rewards of the greedy responses.
+    """
+
+    def decorator(function: EstimatorFunction) -> EstimatorFunction:
+        if name in _REGISTRY:
+            raise ValueError(f"advantage estimator {name!r} is registered already; choose another name.")
+        _REGISTRY[name] = Estimator(function, groups, std, tokens, baselines)
+        return function
+
+    return decorator
+
+
+def known_estimators(**having: bool) -> tuple[str, ...]:
+    """Registered names, sorted; ``groups=True`` and the like leave only those that are so registered."""
+    return tuple(sorted(n for n, e in _REGISTRY.items() if all(getattr(e, key) == want for key, want in having.items())))
+
+
+@register_advantage_estimator("grpo", groups=True, std=True)
+def grpo(inputs: AdvantageInputs) -> Tensor:
+    """(r - mean) / (std + eps) over the group, unbiased std (arXiv 2402.03300)."""
+    return _by_std(inputs, _centred_B(inputs))
+
+
+@register_advantage_estimator("dr_grpo", groups=True, std=True)
+def dr_grpo(inputs: AdvantageInputs) -> Tensor:
+    """r - mean over the group (arXiv 2503.20783)."""
+    return _centred_B(inputs)
+
+
+@register_advantage_estimator("grpo_passk", groups=True, std=True)
+def grpo_passk(inputs: AdvantageInputs) -> Tensor:
+    """The group's single best response gets (best - second best) / (std + eps), all others and ties 0 (arXiv 2503.19595)."""
+    groups, scores_B = inputs.groups, inputs.scores_B
+    best_B = groups.max_G(scores_B)[groups.index_B]
+    is_best_B = scores_B == best_B
+    single_B = groups.sum_G(is_best_B.to(scores_B.dtype))[groups.index_B] == 1
+    # In a group whose best is shared there may be no rest; it is not looked at then.
+    second_B = groups.max_G(zero_outside(scores_B, ~is_best_B, float("-inf")))[groups.index_B]
+    return _by_std(inputs, torch.where(is_best_B & single_B, best_B - second_B, torch.zeros_like(scores_B)))
+
+
+@register_advantage_estimator("rloo", groups=True)
+def rloo(inputs: AdvantageInputs) -> Tensor:
+    """r minus the mean of the group's others (arXiv 2402.14740)."""
+    groups, scores_B = inputs.groups, inputs.scores_B
+    others_B = (groups.sum_G(scores_B)[groups.index_B] - scores_B) / (groups.count_G[groups.index_B] - 1)
+    return scores_B - others_B
+
+
+@register_advantage_estimator("remax", baselines=True)
+def remax(inputs: AdvantageInputs) -> Tensor:
+    """r minus the reward of the greedy response (arXiv 2310.10505)."""
+    assert inputs.baselines_B is not None
+    return inputs.scores_B - inputs.baselines_B.to(torch.float64)
+
+
+@register_advantage_estimator("reinforce_plus_plus", tokens=True)
+def reinforce_plus_plus(inputs: AdvantageInputs) -> Tensor:
+    """Returns R_t = r_t + gamma R_{t+1} over the valid tokens, whitened over all of them (arXiv 2501.03262)."""
+    assert inputs.token_rewards_BT is not None
+    assert inputs.mask_BT is not None
+    mask_BT = inputs.mask_BT
+    rewards_BT = zero_outside(inputs.token_rewards_BT, mask_BT)
+    returns_BT = torch.zeros_like(rewards_BT)
+    running_B = rewards_BT.new_zeros(rewards_BT.shape[0])
+    for t in reversed(range(rewards_BT.shape[1])):
+        running_B = torch.where(mask_BT[:, t], rewards_BT[:, t] + inputs.gamma * running_B, running_B)
+        returns_BT[:, t] = running_B
+    n = mask_BT.sum()
+    mean = zero_outside(returns_BT, mask_BT).sum() / n.clamp(min=1)
+    centred_BT = zero_outside(returns_BT - mean, mask_BT)
+    variance = centred_BT.square().sum() / (n - 1).clamp(min=1)
+    return centred_BT * torch.rsqrt(variance + _WHITEN_EPS)
+
+
+def _centred_B(inputs: AdvantageInputs) -> Tensor:
+    return inputs.scores_B - inputs.groups.mean_G(inputs.scores_B)[inputs.groups.index_B]
+
+
+def _by_std(inputs: AdvantageInputs, advantages_B: Tensor) -> Tensor:
+    if not inputs.norm_by_std:
+        return advantages_B
+    groups = inputs.groups
+    return advantages_B / (groups.std_G(inputs.scores_B)[groups.index_B] + inputs.eps)
 
 
 @torch.no_grad()
@@ -57,15 +185,7 @@ def compute_advantages(
     norm_by_std: bool = True,
     eps: float = 1e-6,
 ) -> Tensor:
-    """Advantages of B responses; rows with equal group id answer the same prompt.
-
-    - ``grpo`` (arXiv 2402.03300): (r - mean) / (std + eps) over the group, unbiased std.
-    - ``dr_grpo`` (2503.20783), or ``grpo`` with ``norm_by_std=False``: r - mean.
-    - ``grpo_passk`` (2503.19595): the group's single best response gets (best - second best) / (std + eps), all
-      others 0; a tie for the best gives 0.
-    - ``rloo`` (2402.14740): r minus the mean of the group's others.
-    - ``remax`` (2310.10505): r minus ``baselines_B``, the reward of the greedy response.
-    - ``reinforce_plus_plus`` (2501.03262): discounted returns of each token, whitened over all valid tokens.
+    """Advantages of B responses by a registered estimator; rows with equal group id answer the same prompt.
 
     Args:
         rewards_B: the score of each response.
@@ -82,28 +202,28 @@ def compute_advantages(
             missing tensor; ``norm_by_std=False`` or baselines for an estimator on which they have no effect.
     """
     _check_arguments(estimator, response_mask_BT, token_rewards_BT, baselines_B, norm_by_std)
+    chosen = _REGISTRY[estimator]
     dtype = torch.promote_types(rewards_B.dtype, torch.float32)
-    if estimator == "reinforce_plus_plus":
-        assert response_mask_BT is not None
-        mask_BT = response_mask_BT.bool()
-        token_BT = place_on_last_token(rewards_B, mask_BT) if token_rewards_BT is None else token_rewards_BT
-        return _reinforce_plus_plus(token_BT.to(torch.float64), mask_BT, gamma).to(dtype)
-
+    mask_BT = None if response_mask_BT is None else response_mask_BT.bool()
     scores_B = rewards_B.to(torch.float64)
     if token_rewards_BT is not None:
-        assert response_mask_BT is not None
-        mask_BT = response_mask_BT.bool()
-        sums_B = zero_outside(token_rewards_BT.to(torch.float64), mask_BT).sum(dim=-1)
-        scores_B = torch.where(mask_BT.any(dim=-1), sums_B, scores_B)
-    if estimator == "remax":
-        assert baselines_B is not None
-        advantages_B = scores_B - baselines_B.to(torch.float64)
-    else:
-        advantages_B = _group_advantages(estimator, scores_B, group_ids_B, norm_by_std, eps)
-    advantages_B = advantages_B.to(dtype)
-    if response_mask_BT is None:
-        return advantages_B
-    return zero_outside(advantages_B[:, None].expand(response_mask_BT.shape), response_mask_BT.bool())
+        assert mask_BT is not None
+        token_rewards_BT = token_rewards_BT.to(torch.float64)
+        scores_B = torch.where(mask_BT.any(dim=-1), zero_outside(token_rewards_BT, mask_BT).sum(dim=-1), scores_B)
+    elif chosen.tokens:
+        assert mask_BT is not None
+        token_rewards_BT = place_on_last_token(rewards_B, mask_BT).to(torch.float64)
+    groups = _groups(group_ids_B)
+    if chosen.groups:
+        _check_groups(estimator, groups)
+        # equal rewards have to give exactly 0, which the rounded mean of eight times 0.1 would not
+        scores_B = scores_B - groups.max_G(scores_B)[groups.index_B]
+    advantages = chosen.function(
+        AdvantageInputs(scores_B, groups, norm_by_std, eps, gamma, baselines_B, token_rewards_BT, mask_BT)
+    ).to(dtype)
+    if mask_BT is None or chosen.tokens:
+        return advantages
+    return zero_outside(advantages[:, None].expand(mask_BT.shape), mask_BT)
 
 
 @torch.no_grad()
@@ -117,49 +237,13 @@ def filter_groups(scores_B: Tensor, group_ids_B: Tensor, low: float, high: float
     return (mean_B > low) & (mean_B < high)
 
 
-def _group_advantages(
-    estimator: str, scores_B: Tensor, group_ids_B: Tensor, norm_by_std: bool, eps: float
-) -> Tensor:
-    groups = _groups(group_ids_B)
+def _check_groups(estimator: str, groups: Groups) -> None:
     if bool((groups.count_G < 2).any()):
         alone = groups.ids_G[groups.count_G < 2].tolist()
         raise ValueError(
             f"{estimator} compares the responses of a group, but {len(alone)} group(s) hold only one "
             f"(group {alone[0]}{', ...' if len(alone) > 1 else ''}); set worker.rollout.n to 2 or more."
         )
-    index_B = groups.index_B
-    # equal rewards have to give exactly 0, which the rounded mean of eight times 0.1 would not
-    scores_B = scores_B - groups.max_G(scores_B)[index_B]
-    if estimator == "rloo":
-        others_B = (groups.sum_G(scores_B)[index_B] - scores_B) / (groups.count_G[index_B] - 1)
-        return scores_B - others_B
-    if estimator == "grpo_passk":
-        best_B = groups.max_G(scores_B)[index_B]
-        is_best_B = scores_B == best_B
-        single_B = groups.sum_G(is_best_B.to(scores_B.dtype))[index_B] == 1
-        # In a group whose best is shared there may be no rest; it is not looked at then.
-        second_B = groups.max_G(zero_outside(scores_B, ~is_best_B, float("-inf")))[index_B]
-        advantages_B = torch.where(is_best_B & single_B, best_B - second_B, torch.zeros_like(scores_B))
-    else:
-        advantages_B = scores_B - groups.mean_G(scores_B)[index_B]
-    if norm_by_std and estimator != "dr_grpo":
-        advantages_B = advantages_B / (groups.std_G(scores_B)[index_B] + eps)
-    return advantages_B
-
-
-def _reinforce_plus_plus(token_rewards_BT: Tensor, mask_BT: Tensor, gamma: float) -> Tensor:
-    """Returns R_t = r_t + gamma R_{t+1} over the valid tokens, then whitened over all of them (unbiased variance)."""
-    rewards_BT = zero_outside(token_rewards_BT, mask_BT)
-    returns_BT = torch.zeros_like(rewards_BT)
-    running_B = rewards_BT.new_zeros(rewards_BT.shape[0])
-    for t in reversed(range(rewards_BT.shape[1])):
-        running_B = torch.where(mask_BT[:, t], rewards_BT[:, t] + gamma * running_B, running_B)
-        returns_BT[:, t] = running_B
-    n = mask_BT.sum()
-    mean = zero_outside(returns_BT, mask_BT).sum() / n.clamp(min=1)
-    centred_BT = zero_outside(returns_BT - mean, mask_BT)
-    variance = centred_BT.square().sum() / (n - 1).clamp(min=1)
-    return centred_BT * torch.rsqrt(variance + _WHITEN_EPS)
 
 
 def _check_arguments(
@@ -169,21 +253,24 @@ def _check_arguments(
     baselines_B: Tensor | None,
     norm_by_std: bool,
 ) -> None:
-    known = ", ".join(ADVANTAGE_ESTIMATORS)
+    known = known_estimators()
     if estimator == "gae":
         raise ValueError(
             "adv_estimator: 'gae' needs the values of a critic, and the local engine trains none: its methods take "
-            f"their baseline from the group or the batch. Use one of {known}."
+            f"their baseline from the group or the batch. Use one of {', '.join(known)}."
         )
-    if estimator not in ADVANTAGE_ESTIMATORS:
-        near = difflib.get_close_matches(estimator.lower(), ADVANTAGE_ESTIMATORS, n=1, cutoff=0.8)
+    if estimator not in known:
+        near = difflib.get_close_matches(estimator.lower(), known, n=1, cutoff=0.8)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"adv_estimator: {estimator!r} is unknown.{hint} Known: {known}.")
-    if not norm_by_std and estimator not in _STD_ESTIMATORS:
-        raise ValueError(f"norm_by_std: False has no effect on {estimator!r}, only on {', '.join(_STD_ESTIMATORS)}.")
-    if (estimator == "remax") != (baselines_B is not None):
-        need = "needs" if estimator == "remax" else "does not read"
+        raise ValueError(f"adv_estimator: {estimator!r} is unknown.{hint} Known: {', '.join(known)}.")
+    chosen = _REGISTRY[estimator]
+    if not norm_by_std and not chosen.std:
+        raise ValueError(
+            f"norm_by_std: False has no effect on {estimator!r}, only on {', '.join(known_estimators(std=True))}."
+        )
+    if chosen.baselines != (baselines_B is not None):
+        need = "needs" if chosen.baselines else "does not read"
         raise ValueError(f"{estimator} {need} baselines_B, the rewards of the greedy responses.")
-    if response_mask_BT is None and (estimator == "reinforce_plus_plus" or token_rewards_BT is not None):
+    if response_mask_BT is None and (chosen.tokens or token_rewards_BT is not None):
         what = "token_rewards_BT" if token_rewards_BT is not None else estimator
         raise ValueError(f"{what} needs response_mask_BT: it works token by token.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from gmpo_mm.config.keys import flatten, get_key, nearest
@@ -14,9 +15,8 @@ from gmpo_mm.config.schema import Config
 from gmpo_mm.config.words import settings_for_value
 
 LOGGERS = ("console", "file", "tensorboard", "wandb", "mlflow", "swanlab")
-CHOICES: dict[str, tuple[str, ...]] = {
+_CHOICES: dict[str, tuple[str, ...]] = {
     "engine": ("auto", "local", "easyr1", "verl"),
-    "algorithm.adv_estimator": ("grpo", "dr_grpo", "grpo_passk", "rloo", "reinforce_plus_plus", "remax", "gae"),
     "algorithm.kl_penalty": ("kl", "abs", "mse", "low_var_kl", "full"),
     "algorithm.kl_type": ("fixed", "adaptive"),
     "worker.actor.seq_mean": ("exact", "easyr1"),
@@ -28,6 +28,16 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "trainer.dtype": ("auto", "float32", "bfloat16"),
 }
 
+
+
+@lru_cache
+def choices() -> dict[str, tuple[str, ...]]:
+    """Key -> the words that it may hold. Those of a registry are read from it (which imports torch)."""
+    from gmpo_mm.algorithms import known_estimators
+
+    return _CHOICES | {"algorithm.adv_estimator": (*known_estimators(), "gae")}
+
+
 RANGES = dict(ranges_of(Config))
 """Key -> the range that the schema gives it."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -38,7 +48,7 @@ _LARGE_RATE = 1
 
 def check_choices(loaded: LoadedConfig) -> Iterator[str]:
     """Words that must come from a list; the optimizer of another engine gets its own mend."""
-    for key, allowed in CHOICES.items():
+    for key, allowed in choices().items():
         value = get_key(loaded.config, key)
         if value not in allowed:
             yield f"{key} = {value!r}: it must be one of {', '.join(allowed)}.{_value_hint(key, value, allowed)}"

@@ -95,7 +95,7 @@ def _why_unread(key: str, loss_type: str) -> str:
 
 def check_advantages(loaded: LoadedConfig) -> Iterator[str]:
     """The estimator fits the group size, the loss and the engine."""
-    from gmpo_mm.algorithms import GROUP_ESTIMATORS
+    from gmpo_mm.algorithms import known_estimators
 
     config = loaded.config
     algorithm, n = config.algorithm, config.worker.rollout.n
@@ -103,17 +103,17 @@ def check_advantages(loaded: LoadedConfig) -> Iterator[str]:
     if estimator == "gae" and config.engine != "easyr1":
         yield (
             f"algorithm.adv_estimator = 'gae': it needs a critic (a value model), and engine={_own_engine(config)} has none; "
-            "use grpo, rloo, remax or reinforce_plus_plus, which need no critic, or engine=easyr1."
+            f"use grpo (or {', '.join(n for n in known_estimators() if n != 'grpo')}), which needs no critic, or engine=easyr1."
         )
     elif estimator == "gae" and config.worker.actor.loss_type == "gmpo":
         yield (
             "algorithm.adv_estimator = 'gae': it gives one advantage a token, and gmpo needs one a sequence (equation 4); use "
             "grpo or another outcome estimator, or worker.actor.loss_type=default."
         )
-    if estimator in GROUP_ESTIMATORS and n == 1 and not config.trainer.val_only:
+    if estimator in known_estimators(groups=True) and n == 1 and not config.trainer.val_only:
         yield (
             f"worker.rollout.n = 1: {estimator} compares the responses of one prompt, so it needs at least 2; "
-            "set worker.rollout.n=5 (EasyR1) or 8 (the paper), or use reinforce_plus_plus or remax."
+            "set worker.rollout.n=5 (EasyR1) or 8 (the paper), or use " + " or ".join(known_estimators(groups=False)) + "."
         )
     explicit_std = "algorithm.norm_adv_by_std" in loaded.explicit_keys
     if estimator == "dr_grpo" and explicit_std and algorithm.norm_adv_by_std:
@@ -121,7 +121,7 @@ def check_advantages(loaded: LoadedConfig) -> Iterator[str]:
             "algorithm.norm_adv_by_std = true: dr_grpo never divides by the standard deviation; "
             "remove the key, or use adv_estimator=grpo."
         )
-    if estimator in ("rloo", "remax", "reinforce_plus_plus", "gae") and not algorithm.norm_adv_by_std:
+    if estimator in (*known_estimators(std=False), "gae") and not algorithm.norm_adv_by_std:
         yield (
             f"algorithm.norm_adv_by_std = false: {estimator} has no standard deviation to leave out; "
             "remove the key, or use adv_estimator=grpo or dr_grpo."

@@ -6,7 +6,7 @@ import statistics
 import pytest
 import torch
 
-from gmpo_mm.algorithms import ADVANTAGE_ESTIMATORS, GROUP_ESTIMATORS, compute_advantages, filter_groups
+from gmpo_mm.algorithms import compute_advantages, filter_groups, known_estimators
 
 IDS = torch.tensor([7, -3, 7, 900000000000, -3, 7, 900000000000, -3])
 REWARDS = torch.tensor([1.0, 0.1, 0.0, 0.9, 0.3, 0.4, 0.9, 0.1])
@@ -29,7 +29,7 @@ def naive(estimator, rewards, ids, norm_by_std=True, eps=1e-6):
     return result
 
 
-@pytest.mark.parametrize("estimator", GROUP_ESTIMATORS)
+@pytest.mark.parametrize("estimator", known_estimators(groups=True))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_group_estimators_equal_a_loop(estimator, dtype):
     rewards = REWARDS.to(dtype)
@@ -55,14 +55,14 @@ def test_passk_without_std_gives_the_single_best_its_lead_and_a_tie_nothing():
     assert got.tolist() == pytest.approx([0.6, 0, 0, 0, 0.2, 0, 0, 0], abs=1e-7)
 
 
-@pytest.mark.parametrize("estimator", GROUP_ESTIMATORS)
+@pytest.mark.parametrize("estimator", known_estimators(groups=True))
 @pytest.mark.parametrize("reward", [0.0, 0.1, 1.0, 0.30000001192092896])
 def test_group_of_equal_rewards_has_advantage_exactly_zero(estimator, reward):
     got = compute_advantages(estimator, torch.full((7,), reward), torch.full((7,), 5))
     assert torch.equal(got, torch.zeros(7))
 
 
-@pytest.mark.parametrize("estimator", GROUP_ESTIMATORS)
+@pytest.mark.parametrize("estimator", known_estimators(groups=True))
 def test_row_order_and_group_numbering_do_not_matter(estimator):
     g = torch.Generator().manual_seed(0)
     rewards, ids = torch.rand(64, generator=g), torch.arange(8).repeat(8)
@@ -72,7 +72,7 @@ def test_row_order_and_group_numbering_do_not_matter(estimator):
     assert torch.equal(compute_advantages(estimator, rewards, 1000 - 37 * ids), base)
 
 
-@pytest.mark.parametrize("estimator", GROUP_ESTIMATORS)
+@pytest.mark.parametrize("estimator", known_estimators(groups=True))
 def test_group_of_one_is_an_error_that_names_the_group(estimator):
     with pytest.raises(ValueError, match=f"{estimator} compares .*group 42.*rollout.n"):
         compute_advantages(estimator, REWARDS[:3], torch.tensor([1, 42, 1]))
@@ -146,7 +146,7 @@ def test_gae_is_an_error_that_says_why():
 def test_unknown_estimator_names_the_nearest_and_the_known():
     with pytest.raises(ValueError, match="Did you mean 'grpo_passk'") as error:
         compute_advantages("grpo_pask", REWARDS, IDS)
-    assert all(name in str(error.value) for name in ADVANTAGE_ESTIMATORS)
+    assert all(name in str(error.value) for name in known_estimators())
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from gmpo_mm.config import (
     to_yaml,
     validate_for_training,
 )
-from gmpo_mm.config.bounds import CHOICES, RANGES
+from gmpo_mm.config.bounds import RANGES, choices
 from gmpo_mm.config.ineffective import COUNTS, LOCAL_ENGINE, VLLM_ONLY
 from gmpo_mm.config.keys import schema_keys, section_names
 from gmpo_mm.config.paths import bundled_model_names, resolve_model_path, split_function_spec
@@ -314,7 +314,7 @@ def test_a_key_without_effect_is_told_with_its_reason_when_it_is_set(load: Load,
 
 
 def test_the_tables_name_keys_that_exist() -> None:
-    named = {*CHOICES, *RANGES, *COUNTS, *(f"worker.rollout.{name}" for name in VLLM_ONLY)}
+    named = {*choices(), *RANGES, *COUNTS, *(f"worker.rollout.{name}" for name in VLLM_ONLY)}
     assert named <= set(schema_keys())
     for prefix in LOCAL_ENGINE:
         assert prefix in schema_keys() or any(key.startswith(prefix) for key in schema_keys())

@@ -9,7 +9,7 @@ import pytest
 
 from gmpo_mm.algorithms.registry import OTHER_NAMES, get_policy_loss, known_loss_types
 from gmpo_mm.config import load_config
-from gmpo_mm.config.bounds import CHOICES
+from gmpo_mm.config.bounds import choices
 from gmpo_mm.config.keys import nearest_key, schema_keys
 from gmpo_mm.config.words import FOREIGN_KEYS, FOREIGN_VALUES, SWITCHES_OF_VALUES, find_word, settings_for_key
 from gmpo_mm.errors import ConfigError
@@ -101,8 +101,8 @@ def test_the_table_has_the_words_of_every_project_and_each_leads_to_keys_that_ex
         for setting in re.findall(r"[a-z_.]+=\S+", text):
             key, _, value = setting.partition("=")
             assert key in schema_keys() or key.rpartition(".")[0] in schema_keys(), text
-            if key in CHOICES and not PLACEHOLDERS.match(value):
-                assert value in CHOICES[key], text
+            if key in choices() and not PLACEHOLDERS.match(value):
+                assert value in choices()[key], text
             if key.endswith("loss_type") and value != "{value}":
                 assert value in known_loss_types(), text
     for word in FOREIGN_KEYS.values():
