@@ -77,7 +77,7 @@ def engines_of(key: str) -> str:
 
 def type_words(hint: Any) -> str:
     """`integer or null` for `int | None`."""
-    return re.sub(r"\b(an?) (?=\w)", "", describe_type(hint)).replace("mapping of keys to values", "mapping")
+    return re.sub(r"\b(an?) (?=\w)", "", describe_type(hint)).replace("mapping of keys to values", "mapping").replace("tuple[str, ...]", "list of texts")
 
 
 def range_words(allowed: Range) -> str:
