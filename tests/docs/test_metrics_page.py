@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 import gmpo_mm
 from gmpo_mm.training.metrics_file import read_metrics
-from tests.docs.generator import REFERENCE, ROOT
-from tests.engine.runs import SMALL, arguments, run_here, write_data
+from tests.docs.generator import REFERENCE
 
 PAGE = (REFERENCE / "metrics.md").read_text(encoding="utf-8")
 PACKAGE = Path(gmpo_mm.__file__).parent
@@ -55,24 +51,9 @@ def test_each_row_of_a_metric_is_whole() -> None:
             assert len(cells) == 2 or cells[4], line
 
 
-def _countdown(folder: Path) -> list[str]:
-    tool = [sys.executable, str(ROOT / "data_tools/countdown.py"), "--tiny"]
-    subprocess.run([*tool, "--out", str(folder / "data")], check=True, capture_output=True)
-    for name, rows in (("train", 24), ("test", 4)):
-        pq.write_table(pq.read_table(folder / f"data/{name}.parquet").slice(0, rows), folder / f"{name}.parquet")
-    files = [f"data.train_files={folder}/train.parquet", f"data.val_files={folder}/test.parquet"]
-    return [str(ROOT / "configs/countdown/gmpo_moe_tiny.yaml"), *files]
-
-
 @pytest.mark.parametrize("model", ["dense", "experts"])
-def test_every_metric_of_a_real_run_is_described(tmp_path: Path, model: str) -> None:
-    changes = ["trainer.val_before_train=true", "algorithm.disable_kl=false", "algorithm.use_kl_loss=true"]
-    if model == "dense":
-        changes += ["algorithm.online_filtering=true", "algorithm.filter_key=overall", "algorithm.drop_zero_advantage=false"]
-        args = arguments(write_data(tmp_path / "data", 24, 4), tmp_path / "run", *changes)
-    else:
-        args = [*_countdown(tmp_path), *SMALL, f"trainer.run_dir={tmp_path / 'run'}", *changes]
-    lines = read_metrics(run_here(args))
+def test_every_metric_of_a_real_run_is_described(model: str, request: pytest.FixtureRequest) -> None:
+    lines = read_metrics(request.getfixturevalue(f"{model}_run"))
     kinds = {line["kind"] for line in lines}
     assert kinds == ({"train", "validation", "experts"} if model == "experts" else {"train", "validation"})
     written = {name for line in lines for name in line} - {"step", "kind"}
