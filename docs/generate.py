@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import typer
+
 from gmpo_mm.algorithms import clip_keys_read_by, get_policy_loss, known_loss_types
 from gmpo_mm.algorithms.config import CLIP_LEVELS
 from gmpo_mm.cli import app
@@ -34,7 +35,11 @@ from gmpo_mm.config.verl_keys import NO_COUNTERPART, ON_CPU_IGNORED
 
 PAGES = Path(__file__).parent / "reference"
 ENGINES = ("local", "easyr1", "verl")
-NOT_READ: dict[str, Mapping[str, str]] = {"local": LOCAL_ENGINE, "easyr1": EASYR1_ENGINE, "verl": NO_COUNTERPART}
+NOT_READ: dict[str, Mapping[str, str]] = {
+    "local": LOCAL_ENGINE,
+    "easyr1": EASYR1_ENGINE,
+    "verl": NO_COUNTERPART,
+}
 REFUSED = {
     "ray_address": ("local",),
     "algorithm.lam": ("local",),
@@ -57,7 +62,11 @@ EXAMPLES = {
     "doctor": "gmpo-mm doctor --json",
 }
 """For a command whose help has no example (`epilog`)."""
-_KEY = re.compile(r"\b(?:trainer|worker|algorithm|data)\.[a-z_.]*[a-z]|\bmp_\*|\badv_estimator=\w+|\badamw_bf16\b|\bonline_filtering\b")
+_KEY = re.compile(
+    r"\b(?:trainer|worker|algorithm|data)\.[a-z_.]*[a-z]"
+    r"|\bmp_\*|\badv_estimator=\w+|\badamw_bf16\b|\bonline_filtering\b"
+)
+"""What is code in the reasons."""
 
 # ---- configuration keys -----------------------------------------------------------------------------------------------
 
@@ -77,7 +86,8 @@ def engines_of(key: str) -> str:
 
 def type_words(hint: Any) -> str:
     """`integer or null` for `int | None`."""
-    return re.sub(r"\b(an?) (?=\w)", "", describe_type(hint)).replace("mapping of keys to values", "mapping").replace("tuple[str, ...]", "list of texts")
+    words = re.sub(r"\b(an?) (?=\w)", "", describe_type(hint))
+    return words.replace("mapping of keys to values", "mapping").replace("tuple[str, ...]", "list of texts")
 
 
 def range_words(allowed: Range) -> str:
@@ -136,7 +146,9 @@ def _sections(section: type, prefix: str) -> Iterator[str]:
     about = (inspect.getdoc(section) or "").partition("\n\n")[0].replace("\n", " ")
     title = f"## `{prefix.rstrip('.')}`" if prefix else "## Top level"
     if rows:
-        yield f"{title}\n\n{about}\n\n" + table(("key", "type", "default", "values", "engines", "meaning"), rows)
+        yield f"{title}\n\n{about}\n\n" + table(
+            ("key", "type", "default", "values", "engines", "meaning"), rows
+        )
     for hint, key in inner:
         yield from _sections(hint, key)  # type: ignore[arg-type]
 
@@ -145,7 +157,12 @@ def validation_keys() -> str:
     """The keys of `val_override_config`."""
     hints, about = get_type_hints(ValidationSampling), MEANINGS["ValidationSampling"]
     rows = [
-        (f"`{item.name}`", type_words(hints[item.name]), values_of("", item.metadata.get("range")), about[item.name])
+        (
+            f"`{item.name}`",
+            type_words(hints[item.name]),
+            values_of("", item.metadata.get("range")),
+            about[item.name],
+        )
         for item in fields(ValidationSampling)
     ]
     return table(("key", "type", "values", "meaning"), rows)
@@ -153,7 +170,11 @@ def validation_keys() -> str:
 
 def losses_and_keys() -> str:
     """Which loss reads which of the loss's keys."""
-    losses = [name for name in known_loss_types() if get_policy_loss(name).function.__module__ == "gmpo_mm.algorithms.losses"]
+    losses = [
+        name
+        for name in known_loss_types()
+        if get_policy_loss(name).function.__module__ == "gmpo_mm.algorithms.losses"
+    ]
     read = {loss: clip_keys_read_by(loss) for loss in losses}
     rows = [(f"`{key}`", *("yes" if key in read[loss] else "" for loss in losses)) for key in LOSS_KEYS]
     return table(("key of `worker.actor`", *(f"`{loss}`" for loss in losses)), rows)
@@ -172,7 +193,10 @@ def unread_keys() -> str:
         by_reason: dict[str, list[str]] = {}
         for key, reason in _folded(reasons).items():
             by_reason.setdefault(re.sub(r"^engine \w+: ", "", reason), []).append(_with_star(key))
-        rows = [(_KEY.sub(r"`\g<0>`", reason), ", ".join(f"`{key}`" for key in keys)) for reason, keys in by_reason.items()]
+        rows = [
+            (_KEY.sub(r"`\g<0>`", reason), ", ".join(f"`{key}`" for key in keys))
+            for reason, keys in by_reason.items()
+        ]
         parts.append(f"### Engine {engine}\n\n" + table(("why", "keys"), rows))
     return "\n\n".join(parts)
 
@@ -182,7 +206,9 @@ def _folded(reasons: Mapping[str, str]) -> dict[str, str]:
     every = [key for key in schema_keys() if key.startswith("worker.critic.")]
     if not all(key in reasons for key in every):
         return dict(reasons)
-    return {key: reason for key, reason in reasons.items() if key not in every} | {"worker.critic.": reasons[every[0]]}
+    return {key: reason for key, reason in reasons.items() if key not in every} | {
+        "worker.critic.": reasons[every[0]]
+    }
 
 
 def _with_star(key: str) -> str:
@@ -222,10 +248,17 @@ def _command(name: str, command: Any) -> str:
     usage = " ".join([name, *map(_placeholder, given), *(["[OPTIONS]"] if options else [])])
     parts = [f"## `{name}`", _plain(command.help), f"Usage: `{usage}`"]
     if given:
-        parts.append(table(("argument", "meaning"), [(f"`{_placeholder(arg)}`", _plain(arg.help)) for arg in given]))
+        parts.append(
+            table(("argument", "meaning"), [(f"`{_placeholder(arg)}`", _plain(arg.help)) for arg in given])
+        )
     if options:
         rows = [
-            (", ".join(f"`{text}`" for text in option.opts), _values(option, hints[option.name]), _default(option), _plain(option.help))
+            (
+                ", ".join(f"`{text}`" for text in option.opts),
+                _values(option, hints[option.name]),
+                _default(option),
+                _plain(option.help),
+            )
             for option in options
         ]
         parts.append(table(("option", "value", "default", "meaning"), rows))

@@ -1,6 +1,6 @@
 """The fenced code blocks of a page, and how each kind is run. The rules stand in test_blocks.py.
 
-    python -m tests.docs.blocks        which blocks of which pages are run, and which are not and why
+python -m tests.docs.blocks        which blocks of which pages are run, and which are not and why
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class Block:
 
     def fail(self, why: str) -> BrokenPage:
         shown = textwrap.indent(self.text, "    ")
-        return BrokenPage(f"{self.page}, line {self.line}: {why}\n{shown}\nTo leave it out: <!-- not run: reason --> above it")
+        return BrokenPage(
+            f"{self.page}, line {self.line}: {why}\n{shown}\nTo leave it out: <!-- not run: reason --> above it"
+        )
 
 
 def pages(root: Path = ROOT) -> list[Path]:
@@ -74,12 +76,19 @@ def blocks_of(page: Path, name: str | None = None) -> Iterator[Block]:
             number += 1
             continue
         closing = next(
-            (i for i in range(number + 1, len(lines)) if re.fullmatch(rf"\s*{opening['fence']}[`~]*\s*", lines[i])), None
+            (
+                i
+                for i in range(number + 1, len(lines))
+                if re.fullmatch(rf"\s*{opening['fence']}[`~]*\s*", lines[i])
+            ),
+            None,
         )
         if closing is None:
             raise BrokenPage(f"{name}, line {number + 1}: the code block is not closed")
         indent = len(opening["indent"])
-        text = "\n".join(line[indent:] if not line[:indent].strip() else line for line in lines[number + 1 : closing])
+        text = "\n".join(
+            line[indent:] if not line[:indent].strip() else line for line in lines[number + 1 : closing]
+        )
         title, above = _TITLE.search(opening["rest"]), _line_above(lines, number)
         note = _NOT_RUN.fullmatch(above)
         block = Block(
@@ -169,8 +178,14 @@ class PageRunner:
         self.server, self.folder, self.data = server, folder, data
         folder.mkdir(parents=True, exist_ok=True)
         for name in COPIED:
-            shutil.copytree(ROOT / name, folder / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-        path = [str(server.bin), str(Path(shutil.which("python3") or "/usr/bin/python3").parent), os.environ["PATH"]]
+            shutil.copytree(
+                ROOT / name, folder / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        path = [
+            str(server.bin),
+            str(Path(shutil.which("python3") or "/usr/bin/python3").parent),
+            os.environ["PATH"],
+        ]
         self.environment = {
             **os.environ, "PATH": os.pathsep.join(path), "DOCS_COMMAND_SERVER": str(server.socket), "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "120",
@@ -256,9 +271,13 @@ class PageRunner:
         if not data.get("train_files"):
             data |= {"train_files": str(self.data / "train.parquet"), "prompt_key": "problem"}
             data.setdefault("val_files", str(self.data / "test_pictures.parquet"))
+        data.setdefault("max_prompt_length", 96)  # small sizes, for the dry run to be quick
+        data.setdefault("max_response_length", 24)
         model = content.setdefault("worker", {}).setdefault("actor", {}).setdefault("model", {})
         model.setdefault("model_path", "bundled:qwen2_5_vl_tiny")
         worker = content["worker"]
+        if "rollout_batch_size" not in data and "global_batch_size" not in worker["actor"]:
+            data["rollout_batch_size"] = worker["actor"]["global_batch_size"] = 16
         worker.setdefault("reward", {}).setdefault("reward_function", "gmpo_mm/rewards/math.py:compute_score")
         worker.setdefault("rollout", {}).setdefault("n", 8)
 
@@ -268,8 +287,10 @@ def report() -> None:
     for page in pages():
         name = page.relative_to(ROOT).as_posix()
         blocks = [block for block in blocks_of(page, name) if block.language in RUN]
-        print(f"{name}: {sum(block.not_run is None for block in blocks)} run, "
-              f"{sum(block.not_run is not None for block in blocks)} not run")
+        print(
+            f"{name}: {sum(block.not_run is None for block in blocks)} run, "
+            f"{sum(block.not_run is not None for block in blocks)} not run"
+        )
         for block in blocks:
             if block.not_run is not None:
                 print(f"    line {block.line}: {block.not_run}")

@@ -61,7 +61,11 @@ class CommandServer:
     @contextmanager
     def python(self, folder: Path, environment: dict[str, str], log: Path) -> Iterator[PythonSession]:
         """A Python process that runs one block after the other, in one namespace; what it prints goes to `log`."""
-        with socket.socket(socket.AF_UNIX) as connection, log.open("ab") as output, open(os.devnull, "rb") as nothing:
+        with (
+            socket.socket(socket.AF_UNIX) as connection,
+            log.open("ab") as output,
+            open(os.devnull, "rb") as nothing,
+        ):
             connection.connect(str(self.socket))
             streams = array.array("i", [nothing.fileno(), output.fileno(), output.fileno()])
             connection.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
@@ -145,6 +149,7 @@ def _session(connection: socket.socket, reader: Any) -> None:
 
 def _run(argv: list[str]) -> int:
     sys.argv = argv
+    sys.modules["__main__"].__package__ = None  # for usage texts to begin with gmpo-mm
     try:
         if argv[0] == "gmpo-mm":
             from gmpo_mm.cli import main

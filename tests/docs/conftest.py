@@ -30,7 +30,9 @@ def experts_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tool = [sys.executable, str(ROOT / "data_tools/countdown.py"), "--tiny", "--out", str(folder / "data")]
     subprocess.run(tool, check=True, capture_output=True)
     for name, rows in (("train", 24), ("test", 4)):
-        pq.write_table(pq.read_table(folder / f"data/{name}.parquet").slice(0, rows), folder / f"{name}.parquet")
+        pq.write_table(
+            pq.read_table(folder / f"data/{name}.parquet").slice(0, rows), folder / f"{name}.parquet"
+        )
     files = [f"data.train_files={folder}/train.parquet", f"data.val_files={folder}/test.parquet"]
     config = str(ROOT / "configs/countdown/gmpo_moe_tiny.yaml")
     return run_here([config, *files, *SMALL, f"trainer.run_dir={folder / 'run'}", *MEASURED])

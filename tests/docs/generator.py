@@ -24,5 +24,9 @@ def rows_below(text: str, heading: str) -> list[list[str]]:
     """The cells of the first table below a heading, without its two head lines."""
     below = text.split(f"\n{heading}\n", 1)[1]
     lines = re.split(r"\n#+ ", below)[0].splitlines()
-    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines if line.startswith("|")]
+    cells = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in lines
+        if line.startswith("|")
+    ]
     return cells[2:]

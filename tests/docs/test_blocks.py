@@ -63,7 +63,10 @@ def test_what_is_not_run_is_counted() -> None:
         ("```python\nx = 1\n\nassert x == 2\n```", "line 4, in"),
         ("```yaml\nworker: {actor: {los_type: gmpo}}\n```", "loss_type"),
         ("```yaml\nengine: verl\nworker: {actor: {seq_mean: easyr1}}\n```", "seq_mean"),
-        ("```yaml\nbase: configs/quickstart.yaml\nvariants: {a: {overrides: [a.b=1]}}\nseeds: [1]\n```", "a.b"),
+        (
+            "```yaml\nbase: configs/quickstart.yaml\nvariants: {a: {overrides: [a.b=1]}}\nseeds: [1]\n```",
+            "a.b",
+        ),
         ("```yaml\nmodel: m\nbenchmarks: [math501]\n```", "math500"),
         ("```yaml\nname: a\nprotocol: {}\ngrader: maths\ntemplate: model\nmade: {}\n```", "maths"),
         ("```yaml\na: [\n```", "no YAML"),
@@ -78,7 +81,9 @@ def test_what_is_not_run_is_counted() -> None:
         ('```text title="../x"\nx\n```', "outside"),
     ],
 )
-def test_what_is_wrong_is_found(text: str, found: str, server: CommandServer, data: Path, tmp_path: Path) -> None:
+def test_what_is_wrong_is_found(
+    text: str, found: str, server: CommandServer, data: Path, tmp_path: Path
+) -> None:
     (tmp_path / "page.md").write_text(text)
     with pytest.raises(BrokenPage, match=found):
         PageRunner(server, tmp_path / "folder", data).run(list(blocks_of(tmp_path / "page.md")))

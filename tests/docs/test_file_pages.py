@@ -41,7 +41,9 @@ def _default(item: Field[Any]) -> str:
         ("## Prompt templates", Template, ("name",), {}),
     ],
 )
-def test_each_table_has_every_key(heading: str, kind: type, left_out: tuple[str, ...], ranges: Mapping[str, Range]) -> None:
+def test_each_table_has_every_key(
+    heading: str, kind: type, left_out: tuple[str, ...], ranges: Mapping[str, Range]
+) -> None:
     hints = get_type_hints(kind)
     rows = rows_below(EVALUATION, heading)
     wanted = []
@@ -61,7 +63,9 @@ def test_shipped_benchmarks_and_templates_are_named() -> None:
         assert f"`{name}`" in EVALUATION, name
 
 
-@pytest.mark.parametrize(("heading", "keys"), [("## Keys of a sweep", KEYS), ("## Keys of a variant", VARIANT_KEYS)])
+@pytest.mark.parametrize(
+    ("heading", "keys"), [("## Keys of a sweep", KEYS), ("## Keys of a variant", VARIANT_KEYS)]
+)
 def test_the_sweep_tables_have_every_key(heading: str, keys: tuple[str, ...]) -> None:
     rows = rows_below(SWEEP, heading)
     assert [row[0].strip("`") for row in rows] == list(keys)

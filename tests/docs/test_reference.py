@@ -69,13 +69,19 @@ def test_a_key_that_is_called_unread_is_refused_by_the_rules(engine: str, settin
     loaded = load_config(ROOT / "configs" / "quickstart.yaml", [f"engine={engine}", setting])
     with pytest.raises(ConfigError, match=setting.partition("=")[0]):
         validate_for_training(loaded, prepared=False)
-    key = {"algorithm.adv_estimator": "algorithm.lam"}.get(setting.partition("=")[0], setting.partition("=")[0])
+    key = {"algorithm.adv_estimator": "algorithm.lam"}.get(
+        setting.partition("=")[0], setting.partition("=")[0]
+    )
     assert not generate.reads(engine, key)
 
 
 def test_every_shipped_loss_has_a_column() -> None:
     head = CONFIGURATION.split("| key of `worker.actor` |")[1].splitlines()[0]
-    shipped = {name for name in known_loss_types() if generate.get_policy_loss(name).function.__module__.startswith("gmpo_mm.")}
+    shipped = {
+        name
+        for name in known_loss_types()
+        if generate.get_policy_loss(name).function.__module__.startswith("gmpo_mm.")
+    }
     assert {cell.strip(" `") for cell in head.split("|") if cell.strip()} == shipped
 
 
@@ -84,7 +90,9 @@ def _commands() -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize(("name", "command"), _commands(), ids=[name for name, _ in _commands()])
-def test_every_command_stands_there_with_its_options_and_an_example_that_parses(name: str, command: Any) -> None:
+def test_every_command_stands_there_with_its_options_and_an_example_that_parses(
+    name: str, command: Any
+) -> None:
     section = COMMANDS.split(f"\n## `{name}`\n", 1)[1].split("\n## ")[0]
     for parameter in command.params:
         if parameter.param_type_name == "option" and not parameter.hidden:

@@ -25,7 +25,10 @@ def named(heading: str, column: int = 0) -> set[str]:
 
 def files_not_named(folder: Path, names: set[str]) -> list[str]:
     """Files of a folder that no name is for; a name that ends in / is for all in it."""
-    patterns = [re.escape(name).replace("step_N", r"step_\d+") + (".*" if name.endswith("/") else "") for name in names]
+    patterns = [
+        re.escape(name).replace("step_N", r"step_\d+") + (".*" if name.endswith("/") else "")
+        for name in names
+    ]
     paths = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     return sorted(path for path in paths if not any(re.fullmatch(pattern, path) for pattern in patterns))
 
@@ -51,17 +54,26 @@ def test_every_field_of_run_json_and_the_samples_is_named(dense_run: Path) -> No
 
 def test_every_file_and_field_of_an_evaluation_is_named(tmp_path: Path) -> None:
     settings = EvaluateSettings(
-        model="bundled:qwen2_5_vl_tiny", benchmarks=["synthetic_pictures"], limit=2, n=2, threads=1, out=str(tmp_path)
+        model="bundled:qwen2_5_vl_tiny",
+        benchmarks=["synthetic_pictures"],
+        limit=2,
+        n=2,
+        threads=1,
+        out=str(tmp_path),
     )
     (result,) = evaluate(settings)
     assert files_not_named(result.path, named("## Evaluation directory")) == []
     assert result.summary.keys() <= named("### summary.json")
-    assert result.summary["pass_at_1"].keys() | result.summary["tokens"].keys() <= named("### summary.json", 1)
+    assert result.summary["pass_at_1"].keys() | result.summary["tokens"].keys() <= named(
+        "### summary.json", 1
+    )
     assert lines_of(result.path / "samples.jsonl")[0].keys() == named("### samples.jsonl")
     assert {item.name for item in fields(Sample)} == named("### samples.jsonl")
     assert {item.name for item in fields(Problem)} <= named("## Evaluation directory", 1)
     assert json.loads((result.path / "evaluation.json").read_text()).keys() == named("### evaluation.json")
-    assert {item.name for kind in (Protocol, GraderInfo) for item in fields(kind)} <= named("### evaluation.json", 1)
+    assert {item.name for kind in (Protocol, GraderInfo) for item in fields(kind)} <= named(
+        "### evaluation.json", 1
+    )
     assert {item.name for item in fields(Spec)} == named("### evaluation.json")
 
 
