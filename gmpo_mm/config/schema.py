@@ -304,7 +304,10 @@ class TrainerConfig:
 
 @dataclass
 class Config:
-    """The root. Keys are nested as in EasyR1's YAML: `config.worker.actor.optim.lr`."""
+    """The keys outside of any section.
+
+    Attributes are nested as in EasyR1's YAML: `config.worker.actor.optim.lr`.
+    """
 
     engine: str = "auto"  # ours
     ray_address: str | None = None  # ours
