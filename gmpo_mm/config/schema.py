@@ -6,7 +6,8 @@ Three defaults differ from EasyR1's, each on purpose:
 - `worker.rollout.name` is `auto` (vLLM when it is installed and a GPU is there, else our Hugging Face sampler).
 - `trainer.logger` is `[console]`: `wandb` is an optional package here. `metrics.jsonl` is written in any case.
 
-The range of every number stands beside it (`ranges.py`); `bounds.py` checks them.
+The range of every number stands beside it (`ranges.py`); `bounds.py` checks them. What a key means stands in `meanings.py`;
+`ours` marks a key that EasyR1 has not.
 
 Keys that EasyR1 fills in itself (its `init=False` fields, such as `worker.actor.kl_coef`) can't be set here either.
 """
@@ -23,26 +24,26 @@ from gmpo_mm.config.ranges import LARGEST_SEED, count, number, unlimited
 class DataConfig:
     """What is trained and validated on. Paths are relative to the working directory."""
 
-    train_files: str = ""  # a parquet or JSONL file, a folder, or hub/name@split
+    train_files: str = ""
     val_files: str = ""
     prompt_key: str = "prompt"
     answer_key: str = "answer"
     image_key: str = "images"
     video_key: str = "videos"
-    image_dir: str | None = None  # all pictures lie below it; None: below the data file's folder
+    image_dir: str | None = None
     video_fps: float = number(2.0, 0, 1000, above=True)
-    max_prompt_length: int = count(512, 1, 10**7)  # tokens, image tokens included
+    max_prompt_length: int = count(512, 1, 10**7)
     max_response_length: int = count(512, 1, 10**7)
-    rollout_batch_size: int = count(512, 1, 10**6)  # prompts a step
-    mini_rollout_batch_size: int | None = count(None, 1, 10**6)  # prompts a sampling call; None: all of them at once
+    rollout_batch_size: int = count(512, 1, 10**6)
+    mini_rollout_batch_size: int | None = count(None, 1, 10**6)
     val_batch_size: int = unlimited(-1)
-    format_prompt: str | None = None  # a Jinja file with {{ content }}
+    format_prompt: str | None = None
     override_chat_template: str | None = None
     shuffle: bool = True
     seed: int = number(1, 0, LARGEST_SEED)
     min_pixels: int | None = count(262144)
     max_pixels: int | None = count(4194304)
-    filter_overlong_prompts: bool = True  # training only; over-long validation prompts are an error
+    filter_overlong_prompts: bool = True
     filter_overlong_prompts_workers: int = count(16, 1, 10**4)
 
 
@@ -52,17 +53,17 @@ class AlgorithmConfig:
 
     gamma: float = number(1.0, 0, 1, above=True)
     lam: float = number(1.0, 0, 1)
-    adv_estimator: str = "grpo"  # grpo | dr_grpo | grpo_passk | rloo | reinforce_plus_plus | remax | gae
-    norm_adv_by_std: bool = True  # ours: divide a group's advantages by its standard deviation
-    drop_zero_advantage: bool = False  # ours: leave all-zero groups out of the update; they still count as units
-    disable_kl: bool = False  # no reference model at all
-    use_kl_loss: bool = False  # KL in the loss (true) or in the reward (false)
-    kl_penalty: str = "kl"  # kl | abs | mse | low_var_kl
+    adv_estimator: str = "grpo"
+    norm_adv_by_std: bool = True  # ours
+    drop_zero_advantage: bool = False  # ours
+    disable_kl: bool = False
+    use_kl_loss: bool = False
+    kl_penalty: str = "kl"
     kl_coef: float = number(1e-3, 0, 1000)
-    kl_type: str = "fixed"  # fixed | adaptive; EasyR1 adapts the coefficient only for KL in the reward
+    kl_type: str = "fixed"
     kl_horizon: float = number(10000.0, 0, 1e12, above=True)
     kl_target: float = number(0.1, 0, 1000, above=True)
-    online_filtering: bool = False  # DAPO: keep groups whose mean filter_key lies strictly inside (low, high)
+    online_filtering: bool = False
     filter_key: str = "overall"
     filter_low: float = number(0.01, -1e6, 1e6)
     filter_high: float = number(0.99, -1e6, 1e6)
@@ -82,11 +83,11 @@ class LoraConfig:
 class ModelConfig:
     """Which model is loaded, and how."""
 
-    model_path: str | None = None  # a folder, a hub name, bundled:NAME, or a run directory or checkpoint
-    tokenizer_path: str | None = None  # None: model_path
+    model_path: str | None = None
+    tokenizer_path: str | None = None
     override_config: dict[str, Any] = field(default_factory=dict)
     enable_gradient_checkpointing: bool = True
-    trust_remote_code: bool = False  # EasyR1: true
+    trust_remote_code: bool = False
     freeze_vision_tower: bool = False
     lora: LoraConfig = field(default_factory=LoraConfig)
 
@@ -98,16 +99,16 @@ class OptimConfig:
     lr: float = number(1e-6, 0, 1)
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     weight_decay: float = number(1e-2, 0, 10)
-    strategy: str = "adamw"  # adamw; adamw_bf16 belongs to EasyR1's engine
+    strategy: str = "adamw"
     lr_warmup_ratio: float = number(0.0, 0, 1)
-    lr_warmup_steps: int | None = count(None, 0)  # goes before lr_warmup_ratio
+    lr_warmup_steps: int | None = count(None, 0)
     min_lr_ratio: float | None = number(None, 0, 1)
-    lr_scheduler_type: str = "constant"  # constant | cosine
+    lr_scheduler_type: str = "constant"
 
 
 @dataclass
 class FSDPConfig:
-    """Sharding over processes: EasyR1's engine only."""
+    """Sharding over processes, on engines easyr1 and verl."""
 
     enable_full_shard: bool = True
     enable_cpu_offload: bool = False
@@ -125,7 +126,7 @@ class OffloadConfig:
     """What waits in CPU memory while responses are sampled.
 
     The actor's section may be one word instead: `worker.actor.offload: none | optimizer | all` (ours). The local engine reads
-    it where vLLM samples on the GPU that trains; `offload_params` moves the reference model too.
+    it where vLLM samples on the GPU that trains.
     """
 
     offload_params: bool = False
@@ -139,8 +140,8 @@ NO_CLIPPING = "Set worker.actor.gmpo.clip=none for no clipping."
 class GMPOLossConfig:
     """GMPO's own keys (arXiv 2507.20673, equation 4); the bounds are in LOG space."""
 
-    clip: str = "token"  # token | sequence | none (Table 4)
-    normalize: bool = True  # the 1/|o| exponent
+    clip: str = "token"
+    normalize: bool = True
     log_clip_low: float = number(0.4, 0, 20, mend=NO_CLIPPING)
     log_clip_high: float = number(0.4, 0, 20, mend=NO_CLIPPING)
 
@@ -150,27 +151,27 @@ class ActorConfig:
     """The policy, its loss and its updates. `global_batch_size` counts prompts, micro-batches count samples."""
 
     strategy: str = "fsdp"
-    global_batch_size: int = count(256, 1, 10**6)  # prompts an optimizer update (times rollout.n samples)
+    global_batch_size: int = count(256, 1, 10**6)
     micro_batch_size_per_device_for_update: int = count(4, 1, 10**6)
     micro_batch_size_per_device_for_experience: int = count(16, 1, 10**6)
     max_grad_norm: float = number(1.0, 1e-9, 1e9)
-    clip_ratio_low: float = number(0.2, 0, 1000)  # ratio space: 1 - low; 1.0 is no lower bound
-    clip_ratio_high: float = number(0.3, 0, 1e6)  # ratio space: 1 + high
+    clip_ratio_low: float = number(0.2, 0, 1000)
+    clip_ratio_high: float = number(0.3, 0, 1e6)
     clip_ratio_dual: float = number(3.0, 1, 1e6)
-    loss_avg_mode: str = "token"  # token | seq
-    loss_type: str = "default"  # a registered loss (gmpo, default, gspo, ...) or path/to/file.py:name
-    seq_mean: str = "exact"  # ours, engine easyr1: exact | easyr1, the weights of a mean over sequences
+    loss_avg_mode: str = "token"
+    loss_type: str = "default"
+    seq_mean: str = "exact"  # ours
     gmpo: GMPOLossConfig = field(default_factory=GMPOLossConfig)  # ours
-    entropy_coef: float = number(0.0, -10, 10)  # ours: adds -entropy_coef * entropy to the loss
-    old_log_probs: str = "auto"  # ours: auto | sampler | recompute; auto: the sampler's when they are exact
+    entropy_coef: float = number(0.0, -10, 10)  # ours
+    old_log_probs: str = "auto"  # ours
     ppo_epochs: int = count(1, 1, 10**6)
     padding_free: bool = True
     dynamic_batching: bool = True
     ulysses_size: int = count(1, 1, 10**4)
-    use_torch_compile: bool = True  # engine local: norms, rotary embedding, SwiGLU and logits on a GPU
-    logits_dtype: str = "float32"  # ours, engine local on a GPU: float32 | bfloat16 (off by 0.01 nats, 0.05 at most)
-    tau_positive: float = number(1.0, 0, 1e6, above=True)  # sapo
-    tau_negative: float = number(1.05, 0, 1e6, above=True)  # sapo
+    use_torch_compile: bool = True
+    logits_dtype: str = "float32"  # ours
+    tau_positive: float = number(1.0, 0, 1e6, above=True)
+    tau_negative: float = number(1.05, 0, 1e6, above=True)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     fsdp: FSDPConfig = field(default_factory=FSDPConfig)
@@ -179,7 +180,7 @@ class ActorConfig:
 
 @dataclass
 class CriticConfig:
-    """A value model: EasyR1's engine only."""
+    """A value model (critic), which only engine easyr1 with `adv_estimator: gae` trains."""
 
     strategy: str = "fsdp"
     global_batch_size: int = count(256, 1, 10**6)
@@ -200,7 +201,7 @@ class CriticConfig:
 
 @dataclass
 class RefConfig:
-    """The reference model: EasyR1's engine only; locally it is a frozen copy beside the policy."""
+    """The reference model on engines easyr1 and verl; on engine local it is a frozen copy beside the policy."""
 
     strategy: str = "fsdp"
     fsdp: FSDPConfig = field(default_factory=FSDPConfig)
@@ -232,9 +233,9 @@ class ValidationSampling:
 
 @dataclass
 class RolloutConfig:
-    """How responses are sampled. `val_override_config` holds what validation samples differently."""
+    """How responses are sampled."""
 
-    name: str = "auto"  # ours: auto | hf | vllm (EasyR1: vllm)
+    name: str = "auto"
     n: int = count(1, 1, 10**5)
     temperature: float = number(1.0, 0.01, 100, off=0, off_means="greedy samples")
     top_p: float = number(1.0, 0, 1, above=True)
@@ -252,9 +253,9 @@ class RolloutConfig:
     disable_log_stats: bool = True
     disable_tqdm: bool = False
     val_override_config: dict[str, Any] = field(default_factory=dict)
-    correction: str = "none"  # ours: none | truncated importance weights for what the sampler did differently
+    correction: str = "none"  # ours
     correction_cap: float = number(2.0, 0, 1e6, above=True)  # ours
-    max_log_prob_gap: float = number(0.5, 0, 1e9, above=True)  # ours: nats of mean absolute gap that stop a run
+    max_log_prob_gap: float = number(0.5, 0, 1e9, above=True)  # ours
 
 
 @dataclass
@@ -274,10 +275,10 @@ class TrainerConfig:
     """Length, validation, checkpoints, trackers and the machine."""
 
     total_epochs: int = count(15)
-    max_steps: int | None = count(None)  # goes before total_epochs
+    max_steps: int | None = count(None)
     project_name: str = "easy_r1"
-    experiment_name: str = "demo"  # ours: the configuration file's name where the file gives none
-    logger: list[str] = field(default_factory=lambda: ["console"])  # EasyR1: console and wandb
+    experiment_name: str = "demo"
+    logger: list[str] = field(default_factory=lambda: ["console"])
     nnodes: int = count(1, 1, 10**5)
     n_gpus_per_node: int = count(8, 1, 1000)
     max_try_make_batch: int = unlimited(20)
@@ -286,27 +287,30 @@ class TrainerConfig:
     val_before_train: bool = True
     val_only: bool = False
     val_generations_to_log: int = count(0, -1)
-    log_samples: int = count(10, 0)  # ours: steps from one shown response and table for trackers to the next; 0: never
+    log_samples: int = count(10, 0)  # ours
     save_freq: int = count(-1, -1)
     save_limit: int = unlimited(-1)
     save_model_only: bool = False
-    save_checkpoint_path: str | None = None  # EasyR1's name of run_dir
-    load_checkpoint_path: str | None = None  # EasyR1's name of resume=PATH
+    save_checkpoint_path: str | None = None
+    load_checkpoint_path: str | None = None
     ray_timeline: str | None = None
-    find_last_checkpoint: bool = True  # false: like resume=never
-    run_dir: str | None = None  # ours: else runs/<project_name>/<experiment_name>; without these names runs/<name of the file>
-    resume: str = "auto"  # ours: auto | never | must | a checkpoint's path
-    device: str = "auto"  # ours: auto | cpu | cuda | cuda:N
-    dtype: str = "auto"  # ours: auto (float32 on CPU, bfloat16 on GPU) | float32 | bfloat16
-    threads: int | None = count(None, 1, 4096)  # ours: torch's CPU threads
+    find_last_checkpoint: bool = True
+    run_dir: str | None = None  # ours
+    resume: str = "auto"  # ours
+    device: str = "auto"  # ours
+    dtype: str = "auto"  # ours
+    threads: int | None = count(None, 1, 4096)  # ours
 
 
 @dataclass
 class Config:
-    """The root; attribute access as in EasyR1's YAML: `config.worker.actor.optim.lr`."""
+    """The keys outside of any section.
 
-    engine: str = "auto"  # ours: auto | local | easyr1 | verl; auto is local
-    ray_address: str | None = None  # ours, engines easyr1 and verl: a running Ray cluster (auto or host:port)
+    Attributes are nested as in EasyR1's YAML: `config.worker.actor.optim.lr`.
+    """
+
+    engine: str = "auto"  # ours
+    ray_address: str | None = None  # ours
     data: DataConfig = field(default_factory=DataConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     worker: WorkerConfig = field(default_factory=WorkerConfig)
