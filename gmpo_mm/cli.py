@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 import gmpo_mm
 from gmpo_mm.errors import ConfigError, GMPOError, StoppedRun, print_error
 from gmpo_mm.json_output import print_json, words_to_stderr
+from gmpo_mm.start import commands as start
 
 if TYPE_CHECKING:
     from gmpo_mm.config import LoadedConfig
@@ -41,7 +42,7 @@ app = typer.Typer(
     cls=_Commands,
     name="gmpo-mm",
     help="Train vision-language and language models with GMPO or GRPO from EasyR1's configuration, and evaluate them.",
-    add_completion=False,
+    epilog="Example: gmpo-mm quickstart",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -94,9 +95,15 @@ def _root(
     pass
 
 
-@app.command()
+app.command(epilog="Example: gmpo-mm quickstart worker.rollout.seed=2")(start.quickstart)
+app.command(epilog="Example: gmpo-mm init countdown my_run")(start.init)
+app.command(epilog="Example: gmpo-mm configs geometry3k/gmpo_qwen2_5_vl_7b")(start.configs)
+app.add_typer(start.data, name="data")
+
+
+@app.command(epilog="Example: gmpo-mm train quickstart worker.rollout.n=4 --dry-run")
 def train(
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file: EasyR1's keys and ours.")],
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped one.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys that go before the file's.")
     ] = None,
@@ -157,9 +164,9 @@ def _train(loaded: LoadedConfig, overwrite: bool) -> Path:
     return train_locally(loaded, sys.argv, progress, overwrite=overwrite)
 
 
-@app.command()
+@app.command(epilog="Example: gmpo-mm plan geometry3k/gmpo_qwen2_5_vl_7b --gpu h100")
 def plan(
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file: EasyR1's keys and ours.")],
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped one.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys that go before the file's.")
     ] = None,
@@ -205,9 +212,9 @@ def plan(
     print_device_plan(loaded, counts, console, gpu, **lengths)
 
 
-@app.command()
+@app.command(epilog="Example: gmpo-mm sweep sweeps/quickstart --dry-run")
 def sweep(
-    file: Annotated[str, typer.Argument(metavar="SWEEP", help="A YAML file: base, variants, seeds, evaluation, budget.")],
+    file: Annotated[str, typer.Argument(metavar="SWEEP", help="A YAML file (base, variants, seeds, ...), or the name of a shipped one.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the sweep file: seeds=[1], budget.hours=1.")
     ] = None,
@@ -231,7 +238,7 @@ def sweep(
         raise typer.Exit(code)
 
 
-@app.command()
+@app.command(epilog="Example: gmpo-mm evaluate --model bundled:qwen2_5_vl_tiny --benchmark synthetic_pictures")
 def evaluate(
     arguments: Annotated[
         list[str] | None,
@@ -259,7 +266,7 @@ def evaluate(
         print_json(results_json(results))
 
 
-@app.command()
+@app.command(epilog="Example: gmpo-mm merge runs/quickstart/gmpo")
 def merge(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run directory, a checkpoint or an adapter's folder.")],
 ) -> None:
@@ -269,7 +276,7 @@ def merge(
     typer.echo(usable_model(model, "MODEL", lambda text: typer.echo(text, err=True), whole=True))
 
 
-@app.command()
+@app.command(epilog="Example: gmpo-mm grade responses.jsonl --gold-key answer --grader math")
 def grade(
     file: Annotated[str, typer.Argument(metavar="FILE", help="JSON Lines, JSON or Parquet: responses and golds, a row each.")],
     response_key: Annotated[str, typer.Option(help="The responses' column; a row may hold a list of samples.")] = "response",
@@ -305,7 +312,7 @@ def grade(
         print_json(report_json(report))
 
 
-@app.command()
+@app.command(epilog="Example: gmpo-mm compare evaluations/before evaluations/after")
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="A result's folder, or a folder with one for each benchmark.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Another model's on the same benchmark; the difference is B - A.")],
@@ -330,7 +337,7 @@ def compare(
         print_json(comparison_json(comparisons))
 
 
-@app.command()
+@app.command(epilog="Example: gmpo-mm report runs/quickstart/gmpo runs/quickstart/grpo")
 def report(
     runs: Annotated[
         list[str],
@@ -357,7 +364,7 @@ def report(
         print_json(written.numbers)
 
 
-@app.command()
+@app.command(epilog="Example: gmpo-mm doctor --json")
 def doctor(as_json: AsJson = False) -> None:
     """Tell what this machine can run: devices, versions, engines, rollout backends, trackers."""
     from gmpo_mm.doctor import diagnose, print_report

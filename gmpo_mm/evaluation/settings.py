@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gmpo_mm.config.keys import describe_type, is_text, nearest
 from gmpo_mm.config.ranges import LARGEST_SEED, Range, count, number, ranges_of, unlimited
+from gmpo_mm.config.shipped import find_file, shipped_hint
 from gmpo_mm.config.yaml_text import parse_override, read_file
 from gmpo_mm.errors import ConfigError, GMPOError
 
@@ -133,9 +134,11 @@ def with_own_keys(error: GMPOError) -> GMPOError:
 
 
 def _read_file(path: str) -> dict[str, Any]:
-    file = Path(path)
+    file = find_file(path)
     if not file.is_file():
-        raise ConfigError(f"evaluation file {path}: there is no such file; without one, give --model and --benchmark")
+        raise ConfigError(
+            f"evaluation file {path}: there is no such file; without one, give --model and --benchmark.{shipped_hint(path)}"
+        )
     values = read_file(file, "evaluation file")
     if not isinstance(values, dict):
         raise ConfigError(f"evaluation file {path}: a mapping of keys to values is expected (model: ..., benchmarks: [...])")

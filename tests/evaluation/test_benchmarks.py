@@ -70,7 +70,7 @@ def test_an_aime_gold_with_leading_zeros_and_an_amc_gold_that_was_a_float_are_gr
 
 def test_missing_data_names_the_command_that_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"data_tools/eval_suite.py.*\n.*records.math500="):
+    with pytest.raises(DataError, match=r"gmpo-mm data eval_suite.*\n.*records.math500="):
         open_benchmark(load_benchmark("math500"))
 
 
