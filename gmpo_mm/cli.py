@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -14,9 +14,6 @@ import gmpo_mm
 from gmpo_mm.errors import ConfigError, GMPOError, StoppedRun, print_error
 from gmpo_mm.json_output import print_json, words_to_stderr
 from gmpo_mm.start import commands as start
-
-if TYPE_CHECKING:
-    from gmpo_mm.config import LoadedConfig
 
 USER_ERROR = 2
 AsJson = Annotated[
@@ -131,37 +128,18 @@ def train(
     if print_config:
         typer.echo(to_yaml(loaded.config))
         return
+    from gmpo_mm.api import start_training
     from gmpo_mm.training.run_results import run_results
 
     try:
         with words_to_stderr(as_json):
-            path = _train(loaded, overwrite)
+            path = start_training(loaded, sys.argv, overwrite=overwrite)
     except StoppedRun as stop:
         if as_json:
             print_json(run_results(stop.path))
         raise
     if as_json:
         print_json(run_results(path))
-
-
-def _train(loaded: LoadedConfig, overwrite: bool) -> Path:
-    from gmpo_mm.config import notes
-    from gmpo_mm.training.progress import Progress
-
-    progress = Progress()
-    for line in notes(loaded):
-        progress.log(line)
-    if loaded.config.engine == "easyr1":
-        from gmpo_mm.engines.easyr1.launch import train as train_on_easyr1
-
-        return train_on_easyr1(loaded, sys.argv, progress, overwrite=overwrite)
-    if loaded.config.engine == "verl":
-        from gmpo_mm.engines.verl.launch import train as train_on_verl
-
-        return train_on_verl(loaded, sys.argv, progress, overwrite=overwrite)
-    from gmpo_mm.engines.local import train as train_locally
-
-    return train_locally(loaded, sys.argv, progress, overwrite=overwrite)
 
 
 @app.command(epilog="Example: gmpo-mm plan geometry3k/gmpo_qwen2_5_vl_7b --gpu h100")
@@ -214,7 +192,7 @@ def plan(
 
 @app.command(epilog="Example: gmpo-mm sweep sweeps/quickstart --dry-run")
 def sweep(
-    file: Annotated[str, typer.Argument(metavar="SWEEP", help="A YAML file (base, variants, seeds, ...), or the name of a shipped one.")],
+    file: Annotated[str, typer.Argument(metavar="SWEEP", help="A YAML file, or the name of a shipped one.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the sweep file: seeds=[1], budget.hours=1.")
     ] = None,

@@ -50,8 +50,9 @@ class LoadedConfig:
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> LoadedConfig:
     """Defaults, then the YAML file, then the overrides; what comes later wins. A run without a name gets the file's.
 
-    `path` may be the name of a shipped configuration. A model that is a run directory becomes its newest checkpoint's. Raises ConfigError for an unreadable file, and for
-    all unknown keys (with what they were meant to be) and wrong types at once.
+    `path` may be the name of a shipped configuration. A model that is a run directory becomes its newest checkpoint's.
+    Raises ConfigError for an unreadable file, and for all unknown keys (with what they were meant to be) and wrong types
+    at once.
     """
     merged = OmegaConf.structured(Config)
     explicit: set[str] = set()
@@ -187,7 +188,7 @@ def _unknown_key_message(key: str, value: Any, origin: str) -> str:
     if parent in section_names() and (meant is None or _last_parts_differ(key, meant)):
         message += f" Known in {parent}: {', '.join(known_children(parent))}."
     elif meant is None:
-        message += f" Remove it, or use one of {', '.join(known_children(''))}; all keys: gmpo_mm/config/schema.py."
+        message += f" Remove it, or use one of {', '.join(known_children(''))}; `gmpo-mm train FILE --print-config` prints all keys."
     return message
 
 

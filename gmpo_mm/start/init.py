@@ -33,12 +33,14 @@ class Started:
 
 
 def init(kind: str, folder: Path) -> Started:
-    """Write `KIND.yaml` and `reward.py` into `folder`. Raises ConfigError, and writes nothing, where a file is there already."""
+    """Write `KIND.yaml` and `reward.py` into `folder`. Raises ConfigError where a file is there already."""
     name = f"{kind}{CONFIG_SUFFIX}"
     texts = {folder / name: FOLDER / name, folder / REWARD: FOLDER / REWARD_OF.get(kind, REWARD)}
     there = [str(path) for path in texts if path.exists() or path.is_symlink()]
     if there:
-        raise ConfigError(f"{', '.join(there)}: there already, and nothing is overwritten; name another folder: gmpo-mm init {kind} DIR")
+        raise ConfigError(
+            f"{', '.join(there)}: there already, and nothing is overwritten; name another folder: gmpo-mm init {kind} DIR"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, source in texts.items():

@@ -6,6 +6,7 @@ from gmpo_mm.data import RecordKeys, load_image, load_records
 from gmpo_mm.data.synthetic_geometry import SPLITS, draw, make_problem
 from tests.data.tools import run_tool
 
+
 def run(*arguments):
     return run_tool("synthetic_geometry.py", *arguments)
 

@@ -37,7 +37,7 @@ from gmpo_mm.data.countdown import (
     make_rows,
     make_splits,
 )
-from gmpo_mm.data.preparing import run_tool, write_tables
+from gmpo_mm.data.preparing import write_tables
 from gmpo_mm.errors import DataError
 
 SCHEMA = pa.schema(
