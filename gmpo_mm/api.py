@@ -190,7 +190,7 @@ class WrittenReport:
         return Rows(
             {
                 "score": table["title"], "variant": row["variant"], "seeds": len(row["by_seed"]),
-                **{key: row[key] and row[key].get("value") for key in ("mean", "difference")},
+                **{key: row[key] and row[key].get("mean") for key in ("mean", "difference")},
             }
             for table in self.numbers["scores"]
             for row in table["rows"]

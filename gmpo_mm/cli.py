@@ -244,14 +244,32 @@ def evaluate(
         print_json(results_json(results))
 
 
-@app.command(epilog="Example: gmpo-mm merge runs/quickstart/gmpo")
+@app.command(epilog="Example: gmpo-mm merge runs/quickstart/gmpo --out my_model")
 def merge(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run directory, a checkpoint or an adapter's folder.")],
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder for weights, tokenizer and a model card that says how it was trained.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Upload the folder of --out to the hub as NAME (owner/name); private.")
+    ] = None,
 ) -> None:
     """Print the folder with MODEL as one whole model, for servers and other programs; merge adapters and shards first."""
     from gmpo_mm.training.usable_model import usable_model
 
-    typer.echo(usable_model(model, "MODEL", lambda text: typer.echo(text, err=True), whole=True))
+    if out is None:
+        if push is not None:
+            raise ConfigError("--push needs --out DIR: the folder that is uploaded")
+        typer.echo(usable_model(model, "MODEL", lambda text: typer.echo(text, err=True), whole=True))
+        return
+    from gmpo_mm.publish import check_push, export
+    from gmpo_mm.publish import push as upload
+
+    if push is not None:
+        check_push(push)
+    typer.echo(export(model, out, lambda text: typer.echo(text, err=True)))
+    if push is not None:
+        typer.echo(upload(out, push))
 
 
 @app.command(epilog="Example: gmpo-mm grade responses.jsonl --gold-key answer --grader math")

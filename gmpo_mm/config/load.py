@@ -188,7 +188,7 @@ def _unknown_key_message(key: str, value: Any, origin: str) -> str:
     if parent in section_names() and (meant is None or _last_parts_differ(key, meant)):
         message += f" Known in {parent}: {', '.join(known_children(parent))}."
     elif meant is None:
-        message += f" Remove it, or use one of {', '.join(known_children(''))}; `gmpo-mm train FILE --print-config` prints all keys."
+        message += f" Remove it, or use one of {', '.join(known_children(''))}; all keys: gmpo-mm train FILE --print-config."
     return message
 
 

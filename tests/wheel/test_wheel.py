@@ -25,6 +25,8 @@ from gmpo_mm.start.init import KINDS
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).resolve().parents[2]
 PACKED = ("pyproject.toml", "README.md", "LICENSE", "gmpo_mm", "configs")
+SMALL = {"geometry3k": "qwen2_5_vl_tiny", "math": "qwen2_tiny", "smollm2": "qwen2_tiny"}
+"""Models that a dry run rehearses in seconds, in place of the kinds' own."""
 CHECKOUT_ONLY = re.compile(r"data_tools/|examples/|\bmake (?:test|quickstart)|pip install -e")
 
 
@@ -116,7 +118,8 @@ def _start(run: Callable[..., CompletedProcess[str]], folder: Path, kind: str) -
     assert dry_run in commands
     if kind in ("quickstart", "countdown"):
         run(folder / kind, *commands[1].removeprefix("gmpo-mm ").split())
-    output = run(folder / kind, *dry_run.removeprefix("gmpo-mm ").split()).stdout
+    small = [f"worker.actor.model.model_path=bundled:{SMALL[kind]}"] if kind in SMALL else []
+    output = run(folder / kind, *dry_run.removeprefix("gmpo-mm ").split(), *small).stdout
     missing = kind not in ("quickstart", "countdown")
     assert ("gmpo-mm data" in output) == missing, output
     return output
@@ -125,7 +128,8 @@ def _start(run: Callable[..., CompletedProcess[str]], folder: Path, kind: str) -
 def test_shipped_names_work_wherever_a_configuration_is_taken(installed: Installed, tmp_path: Path) -> None:
     listed = installed.run(tmp_path, "configs").stdout
     assert "geometry3k/gmpo_qwen2_5_vl_7b " in listed and "sweeps/quickstart " in listed
-    plan = installed.run(tmp_path, "train", "language/table1_line2_gmpo_qwen2_5_math_1_5b", "--dry-run").stdout
+    name = "language/table1_line2_gmpo_qwen2_5_math_1_5b"
+    plan = installed.run(tmp_path, "train", name, "worker.actor.model.model_path=bundled:qwen2_tiny", "--dry-run").stdout
     assert "gmpo-mm data math hub" in plan  # its prompt template is in the wheel, its data is not
     assert "quickstart" in installed.run(tmp_path, "sweep", "sweeps/quickstart", "--dry-run", "seeds=[1]").stdout
     refused = installed.run(tmp_path, "train", "geometry3k/gmpo_qwen2_5_vl_7", code=2)
