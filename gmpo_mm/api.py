@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from gmpo_mm.config import LoadedConfig
+    from gmpo_mm.evaluation.compare import Comparison  # noqa: F401  (named in text)
     from gmpo_mm.evaluation.grade_file import GradeFileReport
     from gmpo_mm.evaluation.results import Result
     from gmpo_mm.reports.report import Report
+    from gmpo_mm.verifiers import Grade  # noqa: F401
 
 T = TypeVar("T")
-ConfigLike = "str | Path | Mapping[str, Any] | LoadedConfig | None"
 Overrides = Mapping[str, Any] | Sequence[str]
 
 

@@ -39,7 +39,7 @@ app = typer.Typer(
     cls=_Commands,
     name="gmpo-mm",
     help="Train vision-language and language models with GMPO or GRPO from EasyR1's configuration, and evaluate them.",
-    epilog="Example: gmpo-mm quickstart",
+    epilog="Example: gmpo-mm quickstart. Shell completion: gmpo-mm --install-completion",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
