@@ -8,13 +8,14 @@ OLD_VENV := .venv-transformers-4
 # run out of tests takes half of what the other has left, so that the long files need no order.
 PYTEST_OPTIONS := -n 2 --dist worksteal
 
-.PHONY: help quickstart test test-slow lint test-transformers-4 clean
+.PHONY: help quickstart test test-slow test-wheel lint test-transformers-4 clean
 
 help:
 	@echo "make quickstart           install, then train a tiny vision-language model on the CPU and show what it learnt"
 	@echo "make test                 install, then lint and test"
 	@echo "make test-transformers-4  the model, sampling, training and evaluation tests under transformers 4.57"
 	@echo "make test-slow            tests that take minutes more than make test"
+	@echo "make test-wheel           the wheel alone, in an environment of its own: quickstart, init, configs, an evaluation"
 	@echo "make test-vllm            the vLLM rollout backend, for real, on the CPU"
 	@echo "make test-verl            the verl engine on the real verl, on the CPU"
 	@echo "make test-easyr1          the EasyR1 engine on a real EasyR1, on the CPU: EASYR1=/path/to/checkout"
@@ -59,6 +60,10 @@ $(OLD_VENV)/.installed: pyproject.toml constraints.txt
 # What takes minutes more and is not part of CI.
 test-slow: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_OPTIONS) -m slow --timeout 1800
+
+# Built here, installed without -e beside the same dependencies, tried in an empty folder: two minutes.
+test-wheel: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/wheel
 
 test-transformers-4: $(OLD_VENV)/.installed
 	OMP_NUM_THREADS=1 $(OLD_VENV)/bin/python -m pytest $(PYTEST_OPTIONS) $(SAME_UNDER_BOTH) tests/models tests/bundled tests/rollout tests/training tests/engine \

@@ -1,6 +1,4 @@
-"""Prepare MATH without MATH500 for training: the command is here, what it does is in math_levels.py.
-
-    python data_tools/math.py --help
+"""What `gmpo-mm data math` does, from a checkout: python data_tools/math.py --help
 
 Python puts a script's folder before its own modules, so this file's name hides the standard library's `math` from every
 script in this folder. Whoever imports `math` gets the real one from here.
@@ -16,6 +14,7 @@ if __name__ == "math":
     del sys.modules["math"]
     import math  # noqa: F401  (the import system returns what stands in sys.modules, which is the real module from now on)
 elif __name__ == "__main__":
-    import runpy
+    from gmpo_mm.data.preparing import run_tool
+    from gmpo_mm.data.tools.math import app
 
-    runpy.run_path(os.path.join(_FOLDER, "math_levels.py"), run_name="__main__")
+    run_tool(app)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # GMPO with Qwen2.5-Math-7B on MATH levels 3 to 5 on one node of 8 GPUs, through an installed EasyR1: Table 1, line 4 of the paper.
 # The data first (configs/README.md):
-#   python data_tools/eval_suite.py hub --out data/eval_suite
-#   python data_tools/math.py hub --math500 data/eval_suite/math500.parquet
+#   gmpo-mm data eval_suite hub --out data/eval_suite
+#   gmpo-mm data math hub --math500 data/eval_suite/math500.parquet
 set -euo pipefail
 cd "$(dirname "$0")/.."
 MODEL_PATH=${MODEL_PATH:-Qwen/Qwen2.5-Math-7B}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -13,9 +13,7 @@ from typer.core import TyperGroup
 import gmpo_mm
 from gmpo_mm.errors import ConfigError, GMPOError, StoppedRun, print_error
 from gmpo_mm.json_output import print_json, words_to_stderr
-
-if TYPE_CHECKING:
-    from gmpo_mm.config import LoadedConfig
+from gmpo_mm.start import commands as start
 
 USER_ERROR = 2
 AsJson = Annotated[
@@ -41,7 +39,7 @@ app = typer.Typer(
     cls=_Commands,
     name="gmpo-mm",
     help="Train vision-language and language models with GMPO or GRPO from EasyR1's configuration, and evaluate them.",
-    add_completion=False,
+    epilog="Example: gmpo-mm quickstart. Shell completion: gmpo-mm --install-completion",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -94,9 +92,15 @@ def _root(
     pass
 
 
-@app.command()
+app.command(epilog="Example: gmpo-mm quickstart worker.rollout.seed=2")(start.quickstart)
+app.command(epilog="Example: gmpo-mm init countdown my_run")(start.init)
+app.command(epilog="Example: gmpo-mm configs geometry3k/gmpo_qwen2_5_vl_7b")(start.configs)
+app.add_typer(start.data, name="data")
+
+
+@app.command(epilog="Example: gmpo-mm train quickstart worker.rollout.n=4 --dry-run")
 def train(
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file: EasyR1's keys and ours.")],
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped one.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys that go before the file's.")
     ] = None,
@@ -124,11 +128,12 @@ def train(
     if print_config:
         typer.echo(to_yaml(loaded.config, loaded.written))
         return
+    from gmpo_mm.api import start_training
     from gmpo_mm.training.run_results import run_results
 
     try:
         with words_to_stderr(as_json):
-            path = _train(loaded, overwrite)
+            path = start_training(loaded, sys.argv, overwrite=overwrite)
     except StoppedRun as stop:
         if as_json:
             print_json(run_results(stop.path))
@@ -137,29 +142,9 @@ def train(
         print_json(run_results(path))
 
 
-def _train(loaded: LoadedConfig, overwrite: bool) -> Path:
-    from gmpo_mm.config import notes
-    from gmpo_mm.training.progress import Progress
-
-    progress = Progress()
-    for line in notes(loaded):
-        progress.log(line)
-    if loaded.config.engine == "easyr1":
-        from gmpo_mm.engines.easyr1.launch import train as train_on_easyr1
-
-        return train_on_easyr1(loaded, sys.argv, progress, overwrite=overwrite)
-    if loaded.config.engine == "verl":
-        from gmpo_mm.engines.verl.launch import train as train_on_verl
-
-        return train_on_verl(loaded, sys.argv, progress, overwrite=overwrite)
-    from gmpo_mm.engines.local import train as train_locally
-
-    return train_locally(loaded, sys.argv, progress, overwrite=overwrite)
-
-
-@app.command()
+@app.command(epilog="Example: gmpo-mm plan geometry3k/gmpo_qwen2_5_vl_7b --gpu h100")
 def plan(
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file: EasyR1's keys and ours.")],
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped one.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys that go before the file's.")
     ] = None,
@@ -205,9 +190,9 @@ def plan(
     print_device_plan(loaded, counts, console, gpu, **lengths)
 
 
-@app.command()
+@app.command(epilog="Example: gmpo-mm sweep sweeps/quickstart --dry-run")
 def sweep(
-    file: Annotated[str, typer.Argument(metavar="SWEEP", help="A YAML file: base, variants, seeds, evaluation, budget.")],
+    file: Annotated[str, typer.Argument(metavar="SWEEP", help="A YAML file, or the name of a shipped one.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the sweep file: seeds=[1], budget.hours=1.")
     ] = None,
@@ -231,7 +216,7 @@ def sweep(
         raise typer.Exit(code)
 
 
-@app.command()
+@app.command(epilog="Example: gmpo-mm evaluate --model bundled:qwen2_5_vl_tiny --benchmark synthetic_pictures")
 def evaluate(
     arguments: Annotated[
         list[str] | None,
@@ -259,17 +244,35 @@ def evaluate(
         print_json(results_json(results))
 
 
-@app.command()
+@app.command(epilog="Example: gmpo-mm merge runs/quickstart/gmpo --out my_model")
 def merge(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run directory, a checkpoint or an adapter's folder.")],
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder for weights, tokenizer and a model card that says how it was trained.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Upload the folder of --out to the hub as NAME (owner/name); private.")
+    ] = None,
 ) -> None:
     """Print the folder with MODEL as one whole model, for servers and other programs; merge adapters and shards first."""
     from gmpo_mm.training.usable_model import usable_model
 
-    typer.echo(usable_model(model, "MODEL", lambda text: typer.echo(text, err=True), whole=True))
+    if out is None:
+        if push is not None:
+            raise ConfigError("--push needs --out DIR: the folder that is uploaded")
+        typer.echo(usable_model(model, "MODEL", lambda text: typer.echo(text, err=True), whole=True))
+        return
+    from gmpo_mm.publish import check_push, export
+    from gmpo_mm.publish import push as upload
+
+    if push is not None:
+        check_push(push)
+    typer.echo(export(model, out, lambda text: typer.echo(text, err=True)))
+    if push is not None:
+        typer.echo(upload(out, push))
 
 
-@app.command()
+@app.command(epilog="Example: gmpo-mm grade responses.jsonl --gold-key answer --grader math")
 def grade(
     file: Annotated[str, typer.Argument(metavar="FILE", help="JSON Lines, JSON or Parquet: responses and golds, a row each.")],
     response_key: Annotated[str, typer.Option(help="The responses' column; a row may hold a list of samples.")] = "response",
@@ -305,7 +308,7 @@ def grade(
         print_json(report_json(report))
 
 
-@app.command()
+@app.command(epilog="Example: gmpo-mm compare evaluations/before evaluations/after")
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="A result's folder, or a folder with one for each benchmark.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Another model's on the same benchmark; the difference is B - A.")],
@@ -330,7 +333,7 @@ def compare(
         print_json(comparison_json(comparisons))
 
 
-@app.command()
+@app.command(epilog="Example: gmpo-mm report runs/quickstart/gmpo runs/quickstart/grpo")
 def report(
     runs: Annotated[
         list[str],
@@ -357,7 +360,7 @@ def report(
         print_json(written.numbers)
 
 
-@app.command()
+@app.command(epilog="Example: gmpo-mm doctor --json")
 def doctor(as_json: AsJson = False) -> None:
     """Tell what this machine can run: devices, versions, engines, rollout backends, trackers."""
     from gmpo_mm.doctor import diagnose, print_report

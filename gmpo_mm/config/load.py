@@ -26,6 +26,7 @@ from gmpo_mm.config.keys import (
 )
 from gmpo_mm.config.paths import pinned_model
 from gmpo_mm.config.schema import Config
+from gmpo_mm.config.shipped import find_file, shipped_hint
 from gmpo_mm.config.words import MAPPINGS, settings_for_key, settings_for_value
 from gmpo_mm.config.yaml_text import parse_override, read_file
 from gmpo_mm.credentials import HIDDEN, clean, hide, hide_argument, hide_written, is_credential, is_hidden, remember, texts_of
@@ -68,15 +69,16 @@ class LoadedConfig:
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> LoadedConfig:
     """Defaults, then the YAML file, then the overrides; what comes later wins. A run without a name gets the file's.
 
-    A model that is a run directory becomes its newest checkpoint's. Raises ConfigError for an unreadable file, and for
-    all unknown keys (with what they were meant to be) and wrong types at once.
+    `path` may be the name of a shipped configuration. A model that is a run directory becomes its newest checkpoint's.
+    Raises ConfigError for an unreadable file, and for all unknown keys (with what they were meant to be) and wrong types
+    at once.
     """
     merged = OmegaConf.structured(Config)
     explicit: set[str] = set()
     problems: list[str] = []
     layers: list[tuple[str, Any]] = []
     if path is not None:
-        layers.append((str(path), _read_yaml(Path(path))))
+        layers.append((str(path), _read_yaml(find_file(path))))
     layers.extend(
         (f"override {hide_argument(text)}", parse_override(text, "worker.rollout.n=8")) for text in overrides
     )
@@ -97,7 +99,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Loade
     for model in (config.worker.actor.model, config.worker.critic.model):
         model.model_path, model.tokenizer_path = pinned_model(model.model_path), pinned_model(model.tokenizer_path)
     if path is not None:
-        _name_after_file(config, Path(path), explicit)
+        _name_after_file(config, find_file(path), explicit)
     return LoadedConfig(config, frozenset(explicit), _written(merged))
 
 
@@ -183,7 +185,8 @@ def config_differences(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
 def _read_yaml(path: Path) -> Any:
     if not path.is_file():
         nearby = ", ".join(str(p) for p in sorted(path.parent.glob("*.y*ml"))[:8]) if path.parent.is_dir() else ""
-        raise ConfigError(f"config file {path}: there is no such file" + (f"; there are: {nearby}" if nearby else "."))
+        nearby = f"; there are: {nearby}." if nearby else "."
+        raise ConfigError(f"config file {path}: there is no such file{nearby}{shipped_hint(path)}")
     content = read_file(path, "config file")
     content = {} if content is None else content
     if not isinstance(content, dict):
@@ -251,7 +254,7 @@ def _unknown_key_message(key: str, value: Any, origin: str) -> str:
     if parent in section_names() and (meant is None or _last_parts_differ(key, meant)):
         message += f" Known in {parent}: {', '.join(known_children(parent))}."
     elif meant is None:
-        message += f" Remove it, or use one of {', '.join(known_children(''))}; all keys: gmpo_mm/config/schema.py."
+        message += f" Remove it, or use one of {', '.join(known_children(''))}; all keys: gmpo-mm train FILE --print-config."
     return message
 
 

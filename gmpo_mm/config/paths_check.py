@@ -19,6 +19,7 @@ from gmpo_mm.config.paths import (
 )
 from gmpo_mm.config.preparations import Missing, missing_preparations, preparing_command
 from gmpo_mm.config.schema import Config
+from gmpo_mm.config.shipped import find_file
 from gmpo_mm.config.words import settings_for_value
 from gmpo_mm.errors import ConfigError
 
@@ -113,7 +114,7 @@ def _check_reward(config: Config) -> Iterator[str]:
 
 
 def _check_exists(key: str, path: str, kind: str, shown: str | None = None) -> Iterator[str]:
-    target = Path(path)
+    target = Path(path) if kind == "folder" else find_file(path)
     if target.is_dir() if kind == "folder" else target.is_file():
         return
     name = shown if shown is not None else path

@@ -22,31 +22,31 @@ class Preparation:
 _MATH500 = "data/eval_suite/math500.parquet"
 PREPARATIONS = (
     Preparation(
-        "python data_tools/synthetic_geometry.py --out data/synthetic_geometry",
+        "gmpo-mm data synthetic_geometry --out data/synthetic_geometry",
         tuple(f"data/synthetic_geometry/{name}.parquet" for name in ("train", "test_pictures", "test_combinations")),
     ),
     Preparation(
-        "python data_tools/geometry3k.py hub --out data/geometry3k",
+        "gmpo-mm data geometry3k hub --out data/geometry3k",
         tuple(f"data/geometry3k/geometry3k_{name}.parquet" for name in ("train", "validation", "test")),
     ),
     Preparation(
-        "python data_tools/eval_suite.py hub --out data/eval_suite",
+        "gmpo-mm data eval_suite hub --out data/eval_suite",
         tuple(f"data/eval_suite/{name}.parquet" for name in ("aime24", "amc", "math500", "minerva", "olympiadbench")),
     ),
-    Preparation(f"python data_tools/math.py hub --math500 {_MATH500}", ("data/math/train.parquet",), _MATH500),
-    Preparation(f"python data_tools/deepscaler.py --exclude {_MATH500}", ("data/deepscaler/train.parquet",), _MATH500),
+    Preparation(f"gmpo-mm data math hub --math500 {_MATH500}", ("data/math/train.parquet",), _MATH500),
+    Preparation(f"gmpo-mm data deepscaler --exclude {_MATH500}", ("data/deepscaler/train.parquet",), _MATH500),
     Preparation(
-        "python data_tools/countdown.py --prompt short --out data/countdown_short",
+        "gmpo-mm data countdown --prompt short --out data/countdown_short",
         ("data/countdown_short/train.parquet", "data/countdown_short/test.parquet"),
     ),
     Preparation(
-        "python data_tools/countdown.py --tiny --out data/countdown_tiny",
+        "gmpo-mm data countdown --tiny --out data/countdown_tiny",
         ("data/countdown_tiny/train.parquet", "data/countdown_tiny/test.parquet"),
     ),
     Preparation(
         "python -m gmpo_mm.models.warm_start --model qwen3_moe_200m --out models/qwen3_moe_200m", ("models/qwen3_moe_200m",)
     ),
-    Preparation("python data_tools/smollm2.py --out models/smollm2-135m", ("models/smollm2-135m",)),
+    Preparation("gmpo-mm data smollm2 --out models/smollm2-135m", ("models/smollm2-135m",)),
 )
 
 
@@ -65,8 +65,11 @@ def find_preparation(path: str) -> Preparation | None:
     return next((preparation for preparation in PREPARATIONS if name in preparation.makes), None)
 
 
-def missing_preparations(config: Config) -> Iterator[Missing]:
-    """The training data, validation data and model that a command of ours makes and that aren't there yet."""
+def missing_preparations(config: Config, root: Path = Path()) -> Iterator[Missing]:
+    """The training data, validation data and model that a command of ours makes and that aren't there yet.
+
+    `root`: the folder that the run will be started in.
+    """
     data, model = config.data, config.worker.actor.model
     for key, name in (
         ("data.train_files", split_data_spec(data.train_files)[0]),
@@ -74,15 +77,15 @@ def missing_preparations(config: Config) -> Iterator[Missing]:
         ("worker.actor.model.model_path", model.model_path or ""),
     ):
         preparation = find_preparation(name)
-        if preparation is not None and not Path(name).exists():
+        if preparation is not None and not (root / name).exists():
             yield Missing(key, name, preparation)
 
 
-def preparing_command(preparations: Sequence[Preparation]) -> str:
+def preparing_command(preparations: Sequence[Preparation], root: Path = Path()) -> str:
     """One command line for all of them, each once, after what it reads where that isn't there either."""
     commands: dict[str, None] = {}
     for preparation in preparations:
-        before = find_preparation(preparation.reads) if preparation.reads and not Path(preparation.reads).exists() else None
+        before = find_preparation(preparation.reads) if preparation.reads and not (root / preparation.reads).exists() else None
         for needed in (before, preparation):
             if needed is not None:
                 commands[needed.command] = None

@@ -1,4 +1,4 @@
-"""What the scripts in `data_tools/` share: complete files or none, problems that are the same problem, errors as one line."""
+"""What the commands of `gmpo-mm data` share: complete files or none, problems that are the same problem, errors as one line."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def run_tool(app: Callable[[], Any]) -> None:
-    """Run a script's commands; an error that a user can mend is one red paragraph and exit code 2."""
+    """Run a command of `data_tools/`; an error that a user can mend is one red paragraph and exit code 2."""
     try:
         app()
     except GMPOError as error:

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from PIL import Image
 
+from gmpo_mm.config.shipped import find_file
 from gmpo_mm.data import templates
 from gmpo_mm.data.images import image_size, load_image, target_size
 from gmpo_mm.data.patches import ImagePatches
@@ -73,7 +74,7 @@ def load_format_prompt(path: str | Path | None) -> str | None:
     if path is None:
         return None
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
+        text = find_file(Path(path).expanduser()).read_text(encoding="utf-8")
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"data.format_prompt={path}: can't read the template: {error}; correct the file") from error
     _check_template(text)

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from gmpo_mm.config.keys import nearest
+from gmpo_mm.config.shipped import find_file
 from gmpo_mm.data import RecordKeys, load_records
 from gmpo_mm.data.records import Record, Records
 from gmpo_mm.data.synthetic_geometry import make_rows
@@ -72,7 +73,7 @@ def load_benchmark(name: str) -> Benchmark:
     """A shipped benchmark by name, or one of the user's by the path of its YAML file. Raises ConfigError."""
     path = FOLDER / f"{name}.yaml"
     if name not in shipped_benchmarks():
-        path = Path(name).expanduser()
+        path = find_file(Path(name).expanduser())
         if path.suffix not in (".yaml", ".yml") or not path.is_file():
             known = shipped_benchmarks()
             meant = nearest(name, known)

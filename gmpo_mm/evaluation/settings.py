@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from omegaconf import OmegaConf
@@ -12,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gmpo_mm.config.keys import describe_type, is_text, nearest
 from gmpo_mm.config.ranges import LARGEST_SEED, Range, count, number, ranges_of, unlimited
+from gmpo_mm.config.shipped import find_file, shipped_hint
 from gmpo_mm.config.yaml_text import parse_override, read_file
 from gmpo_mm.credentials import clean, hide, hide_argument, remember
 from gmpo_mm.errors import ConfigError, GMPOError
@@ -135,9 +135,11 @@ def with_own_keys(error: GMPOError) -> GMPOError:
 
 
 def _read_file(path: str) -> dict[str, Any]:
-    file = Path(path)
+    file = find_file(path)
     if not file.is_file():
-        raise ConfigError(f"evaluation file {path}: there is no such file; without one, give --model and --benchmark")
+        raise ConfigError(
+            f"evaluation file {path}: there is no such file; without one, give --model and --benchmark.{shipped_hint(path)}"
+        )
     values = read_file(file, "evaluation file")
     if not isinstance(values, dict):
         raise ConfigError(f"evaluation file {path}: a mapping of keys to values is expected (model: ..., benchmarks: [...])")

@@ -13,6 +13,7 @@ import jinja2
 import torch
 
 from gmpo_mm.config.keys import nearest
+from gmpo_mm.config.shipped import find_file
 from gmpo_mm.config.weight_files import check_weight_files
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.adapters import config_source, lineage, merge_adapter, tokenizer_source
@@ -311,7 +312,7 @@ def read_chat_template(path: str | None) -> str | None:
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = find_file(path).read_text(encoding="utf-8")
         _compile_jinja_template(text)
     except (OSError, ValueError, jinja2.TemplateError) as error:
         raise ConfigError(

@@ -163,7 +163,7 @@ def picture_batches(processor: Processor, batch_size: int, wrong_share: float, d
 
 
 def training_problems(name: str) -> list[CountdownProblem]:
-    """What a text model is shown: the training split that `data_tools/countdown.py` writes, with or without --tiny."""
+    """What a text model is shown: the training split that `gmpo-mm data countdown` writes, with or without --tiny."""
     if name in BUNDLED:
         return make_splits(TINY, TINY_TRAIN_SIZE, TINY_TEST_SIZE)["train"]
     return make_splits(CountdownSettings(), TRAIN_SIZE, TEST_SIZE)["train"]

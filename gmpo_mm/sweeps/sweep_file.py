@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gmpo_mm.config.keys import nearest, schema_keys, section_names
 from gmpo_mm.config.ranges import LARGEST_SEED
+from gmpo_mm.config.shipped import find_file, shipped_hint
 from gmpo_mm.config.words import settings_for_key
 from gmpo_mm.config.yaml_text import parse_override, read_file
 from gmpo_mm.credentials import clean, hide, hide_argument, hide_command, hide_written, remember, texts_of
@@ -108,7 +109,7 @@ def _set_keys(**values: Any) -> dict[str, Any]:
 
 def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     """Read a sweep file, then `key=value` of the command line. Raises ConfigError with key, value and mend."""
-    layers = [OmegaConf.create(_read(Path(path)))]
+    layers = [OmegaConf.create(_read(find_file(path)))]
     for text in overrides:
         layers.append(OmegaConf.create(parse_override(text, "seeds=[1] or budget.hours=1")))
     try:
@@ -143,7 +144,8 @@ def _as_written(content: Any, written: Any, key: str, outside: dict[str, Any]) -
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         nearby = ", ".join(str(p) for p in sorted(path.parent.glob("*.y*ml"))[:8]) if path.parent.is_dir() else ""
-        raise ConfigError(f"sweep file {path}: there is no such file" + (f"; there are: {nearby}" if nearby else ""))
+        nearby = f"; there are: {nearby}." if nearby else "."
+        raise ConfigError(f"sweep file {path}: there is no such file{nearby}{shipped_hint(path)}")
     content = read_file(path, "sweep file")
     if not isinstance(content, dict):
         raise ConfigError(f"sweep file {path} holds a {type(content).__name__}; keys are expected (base: ..., variants: ...)")

@@ -16,6 +16,7 @@ from gmpo_mm.config import load_config, to_yaml, validate_for_training
 from gmpo_mm.config.paths import split_data_spec
 from gmpo_mm.config.preparations import PREPARATIONS, find_preparation, missing_preparations, preparing_command
 from gmpo_mm.errors import ConfigError, DataError, GMPOError, RewardError
+from gmpo_mm.start.commands import DATA_TOOLS
 from gmpo_mm.training import run_data
 from tests.config.conftest import VALID
 from tests.config.easyr1_facts import SCRIPT_OVERRIDES
@@ -82,8 +83,8 @@ def test_the_commands_are_those_of_the_readme_and_of_tools_that_exist() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "configs").rglob("*.yaml"))
     for preparation in PREPARATIONS:
         assert preparation.command in readme or preparation.command in sources, preparation.command
-        tool = preparation.command.split()[1]
-        assert tool == "-m" or (ROOT / tool).is_file()
+        program, kind, tool = preparation.command.split()[:3]
+        assert (program, kind) == ("python", "-m") or ((program, kind) == ("gmpo-mm", "data") and tool in DATA_TOOLS)
         if preparation.reads is not None:
             assert find_preparation(preparation.reads) is not None
     for name in FILES:

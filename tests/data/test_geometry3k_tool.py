@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
@@ -23,11 +23,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "data_tools" / "geometry3k.py"
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("geometry3k_tool", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("gmpo_mm.data.tools.geometry3k")
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -99,7 +95,7 @@ def test_splits_are_named_and_sorted_by_number(tmp_path: Path, tool: ModuleType)
 def test_a_wrong_count_writes_nothing(tmp_path: Path) -> None:
     write_original(tmp_path / "source" / "train", made_up(0))
     done = run("intergps", tmp_path / "source", "--out", tmp_path / "out")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "expected train 2101, validation 300, test 601 rows, found train 1, validation 0, test 0" in done.stderr
     assert "--allow-partial" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()

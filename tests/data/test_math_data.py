@@ -119,7 +119,7 @@ def test_math500_has_to_be_whole(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "rows.jsonl", [problem(0)])
     part = write_lines(tmp_path / "part.jsonl", [{"problem": "x"}])
     assert_refused(run_tool("math.py", "files", source, "--math500", part), "1 problems, not 500")
-    assert_refused(run_tool("math.py", "files", source, "--math500", tmp_path / "none.parquet"), "eval_suite.py prepares")
+    assert_refused(run_tool("math.py", "files", source, "--math500", tmp_path / "none.parquet"), "data eval_suite prepares")
     assert_refused(run_tool("math.py", "files", source, "--math500", part, "--levels", "7"), "--levels 7")
 
 

@@ -1,8 +1,8 @@
-"""The scripts of `data_tools/`, run as a user runs them and loaded as modules."""
+"""The scripts of `data_tools/`, run as a user runs them, and the modules behind them."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import io
 import os
 import runpy
@@ -43,14 +43,8 @@ def run_offline(script: str, *arguments: object, **environment: str) -> Complete
 
 
 def load_tool(script: str) -> ModuleType:
-    """The script as a module, whose functions can be called."""
-    name = f"data_tools_{script.removesuffix('.py')}"
-    spec = importlib.util.spec_from_file_location(name, FOLDER / script)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    """The module behind the script, whose functions can be called."""
+    return importlib.import_module(f"gmpo_mm.data.tools.{script.removesuffix('.py').removesuffix('_levels')}")
 
 
 def assert_refused(done: CompletedProcess[str], *texts: str) -> None:

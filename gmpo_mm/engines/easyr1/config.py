@@ -14,6 +14,7 @@ from verl.workers.config import WorkerConfig
 from gmpo_mm.config import Config, resolve_model_path, run_directory, split_function_spec
 from gmpo_mm.config.keys import flatten
 from gmpo_mm.config.schema import GMPOLossConfig
+from gmpo_mm.config.shipped import find_file
 from gmpo_mm.engines.easyr1.preflight import TESTED
 from gmpo_mm.errors import ConfigError
 
@@ -88,13 +89,15 @@ def to_easyr1(config: Config) -> GMPOPPOConfig:
             ) from error
     easyr1 = OmegaConf.to_object(structured)
     assert isinstance(easyr1, GMPOPPOConfig)
-    model, worker = easyr1.worker.actor.model, easyr1.worker
+    model, worker, data = easyr1.worker.actor.model, easyr1.worker, easyr1.data
     model.model_path = resolve_model_path(model.model_path or "")
     if model.tokenizer_path is not None:
         model.tokenizer_path = resolve_model_path(model.tokenizer_path)
     if worker.critic.model.model_path is not None:
         worker.critic.model.model_path = resolve_model_path(worker.critic.model.model_path)
     worker.reward.reward_function = absolute_function(worker.reward.reward_function or "")
+    data.format_prompt = data.format_prompt and str(find_file(data.format_prompt))  # a shipped one can be far from here
+    data.override_chat_template = data.override_chat_template and str(find_file(data.override_chat_template))
     if ".py:" in worker.actor.loss_type:
         worker.actor.loss_type = absolute_function(worker.actor.loss_type)
     worker.rollout.name = "vllm"

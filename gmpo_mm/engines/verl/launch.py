@@ -18,6 +18,7 @@ from gmpo_mm.config import (
     to_yaml,
     validate_for_training,
 )
+from gmpo_mm.config.shipped import find_file
 from gmpo_mm.engines.local import configured_reward, count_steps
 from gmpo_mm.engines.ray_cluster import check_cluster, connect, errors_of_workers
 from gmpo_mm.engines.verl.dataset import GMPODataset
@@ -174,7 +175,7 @@ def _load_processor(config: Config) -> Processor:
     return load_processor(
         tokenizer_path,
         trust_remote_code=model.trust_remote_code,
-        chat_template=Path(template).read_text(encoding="utf-8") if template else None,
+        chat_template=find_file(template).read_text(encoding="utf-8") if template else None,
         is_vision=hasattr(shape, "vision_config"),
         image_token_id=getattr(shape, "image_token_id", None),
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from gmpo_mm.algorithms import loss_unit
 from gmpo_mm.config import Config, policy_loss_config, resolve_model_path, run_directory
+from gmpo_mm.config.shipped import find_file
 from gmpo_mm.config.verl_keys import ACTOR_OF_VERL, MODEL, ON_CPU_IGNORED, PASSED, REF, ROLLOUT
 from gmpo_mm.training.run_directory import RunDirectory
 
@@ -144,7 +145,7 @@ def _model(config: Config) -> dict[str, Any]:
     return {
         MODEL + "path": resolve_model_path(model.model_path or ""),
         MODEL + "tokenizer_path": resolve_model_path(tokenizer or ""),
-        MODEL + "custom_chat_template": Path(template).read_text(encoding="utf-8") if template else None,
+        MODEL + "custom_chat_template": find_file(template).read_text(encoding="utf-8") if template else None,
         MODEL + "override_config": override,
         MODEL + "enable_gradient_checkpointing": model.enable_gradient_checkpointing,
         MODEL + "trust_remote_code": model.trust_remote_code,
