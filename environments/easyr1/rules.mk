@@ -3,12 +3,12 @@
 EASYR1_PYTHON ?= $(or $(PYTHON),python3)
 EASYR1_VENV := .venv-easyr1
 
-$(EASYR1_VENV)/.installed: requirements/easyr1-cpu.txt mk/declare_torchvision_ops.py
+$(EASYR1_VENV)/.installed: environments/easyr1/requirements.txt environments/shared/declare_torchvision_ops.py
 	@echo "installing what EasyR1 imports into $(EASYR1_VENV), about 3 GB: a few minutes"
 	rm -rf $(EASYR1_VENV)
 	$(EASYR1_PYTHON) -m venv $(EASYR1_VENV)
 	$(EASYR1_VENV)/bin/python -m pip install --quiet torch==2.13.0
-	$(call install,$(EASYR1_VENV),--no-deps -r requirements/easyr1-cpu.txt)
+	$(call install,$(EASYR1_VENV),--no-deps -r environments/easyr1/requirements.txt)
 	$(call declare_torchvision_ops,$(EASYR1_VENV))
 	$(EASYR1_VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@

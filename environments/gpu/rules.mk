@@ -11,7 +11,7 @@ gpu-check:
 	$(GPU_PYTHON) -m benchmarks.gpu_check --minutes $(GPU_MINUTES) $(GPU_OPTIONS)
 
 # For Python 3.12 on x86-64. What is installed on the other machine goes before its wheel.
-gpu-wheels: requirements/gpu-check.txt | $(BIN)/python
+gpu-wheels: environments/gpu/requirements.txt | $(BIN)/python
 	rm -rf $(GPU_WHEELS)
 	$(BIN)/python -m pip download --quiet --no-deps $(GPU_WHEELS_FOR) -d $(GPU_WHEELS) -r $<
 	@du -sh $(GPU_WHEELS)

@@ -4,10 +4,10 @@ BENCHMARK_VENV := .venv-benchmarks
 BENCHMARK_PYTHON := $(BENCHMARK_VENV)/bin/python
 BENCHMARK_RESULTS ?= runs/benchmarks
 
-$(BENCHMARK_VENV)/.installed: benchmarks/requirements.txt constraints.txt pyproject.toml
+$(BENCHMARK_VENV)/.installed: environments/benchmarks/requirements.txt constraints.txt pyproject.toml
 	test -x $(BENCHMARK_PYTHON) || $(PYTHON) -m venv $(BENCHMARK_VENV)
-	$(BENCHMARK_PYTHON) -m pip install --quiet "$$(grep '^torch==' benchmarks/requirements.txt)"
-	$(BENCHMARK_PYTHON) -m pip install --quiet -c constraints.txt -r benchmarks/requirements.txt -e .
+	$(BENCHMARK_PYTHON) -m pip install --quiet "$$(grep '^torch==' environments/benchmarks/requirements.txt)"
+	$(BENCHMARK_PYTHON) -m pip install --quiet -c constraints.txt -r environments/benchmarks/requirements.txt -e .
 	@touch $@
 
 .PHONY: benchmark
