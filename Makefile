@@ -72,4 +72,4 @@ test-transformers-4: $(OLD_VENV)/.installed
 clean:
 	rm -rf $(VENV) $(OLD_VENV) .venv-vllm .venv-verl .venv-easyr1 .venv-benchmarks .gpu-wheels runs evaluations data/synthetic_geometry
 
-include $(wildcard mk/*.mk)
+include $(wildcard environments/*/rules.mk)

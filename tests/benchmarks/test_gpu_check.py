@@ -184,7 +184,7 @@ def test_every_pinned_wheel_has_the_version_of_the_constraints() -> None:
 
     listed, constraints, trl = (
         pins(path)
-        for path in ("requirements/gpu-check.txt", "constraints.txt", "benchmarks/requirements.txt")
+        for path in ("environments/gpu/requirements.txt", "constraints.txt", "environments/benchmarks/requirements.txt")
     )
     known = constraints | {"trl": trl["trl"]}
     assert {name: version for name, version in listed.items() if known.get(name, version) != version} == {}
