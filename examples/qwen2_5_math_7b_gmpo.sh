@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # GMPO with Qwen2.5-Math-7B on MATH levels 3 to 5 on one node of 8 GPUs, through an installed EasyR1: Table 1, line 4 of the paper.
-# The data first (configs/README.md):
+# The data first (docs/guides/paper_runs.md):
 #   gmpo-mm data eval_suite hub --out data/eval_suite
 #   gmpo-mm data math hub --math500 data/eval_suite/math500.parquet
 set -euo pipefail

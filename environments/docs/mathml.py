@@ -19,7 +19,7 @@ class _Formula(InlineProcessor):
         super().__init__(pattern, md)
         self.display = display
 
-    def handleMatch(self, m, data):  # type: ignore[no-untyped-def, override]  # noqa: N802
+    def handleMatch(self, m, data):  # type: ignore[no-untyped-def, override]
         text = html.unescape(m.group(1)).replace("\\\n", "\n")
         markup = convert(text, display=self.display)
         place = etree.Element("span", {"class": "formula"})
@@ -30,11 +30,11 @@ class _Formula(InlineProcessor):
 class MathML(Extension):
     """Registered above the escapes, so that a backslash stays one."""
 
-    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802
+    def extendMarkdown(self, md: Markdown) -> None:
         md.inlinePatterns.register(_Formula(DISPLAY, md, "block"), "mathml-display", 189)
         md.inlinePatterns.register(_Formula(INLINE, md, "inline"), "mathml", 188)
 
 
-def makeExtension(**options: object) -> MathML:  # noqa: N802
+def makeExtension(**options: object) -> MathML:
     """What Markdown calls."""
     return MathML(**options)

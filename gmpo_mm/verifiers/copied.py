@@ -1,4 +1,4 @@
-"""Is an answer only an expression that stands in the problem, copied and not worked out? (docs/graders.md)"""
+"""Is an answer only an expression that stands in the problem, copied and not worked out? (docs/reference/graders.md)"""
 
 import itertools
 import re

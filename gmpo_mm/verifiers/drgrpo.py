@@ -1,7 +1,7 @@
 """The grader of Dr. GRPO (arXiv 2503.20783), for numbers that are to be set beside that paper's.
 
 It reproduces `boxed_reward_fn` and `answer_tag_reward_fn` of github.com/sail-sg/understand-r1-zero, but for
-what docs/graders.md says.
+what docs/reference/graders.md says.
 """
 
 from collections.abc import Iterable, Sequence

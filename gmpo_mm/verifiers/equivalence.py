@@ -1,6 +1,6 @@
 r"""Are two answers the same? Each is read once, to one value (`reading`, `structure`), and compared.
 
-`None` leaves the pair to computer algebra. The conventions are in docs/graders.md.
+`None` leaves the pair to computer algebra. The conventions are in docs/reference/graders.md.
 """
 
 import re

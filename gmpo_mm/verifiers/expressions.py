@@ -1,6 +1,6 @@
 r"""A formula in LaTeX or plain text as a small tree (see `trees`), by recursive descent; it is not evaluated.
 
-docs/graders.md has the conventions. Length, depth and literals are bounded; what lies outside raises
+docs/reference/graders.md has the conventions. Length, depth and literals are bounded; what lies outside raises
 `NotExpression`.
 """
 

@@ -1,6 +1,6 @@
 r"""Names that two formulas may write differently; whether they are the same then is the caller's to find out.
 
-Arbitrary constants, declared integers, subscripts and derivatives, as docs/graders.md lists them.
+Arbitrary constants, declared integers, subscripts and derivatives, as docs/reference/graders.md lists them.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """OlympiadBench's answers: several parts in any order, sets, intervals, tuples, numbers to 1e-8.
 
-The rules are those of its own judge (arXiv 2402.14008), but for what docs/graders.md lists.
+The rules are those of its own judge (arXiv 2402.14008), but for what docs/reference/graders.md lists.
 """
 
 import re

@@ -1,6 +1,6 @@
 """The parent's side of the verifier's processes: started on first need, shared by all threads.
 
-What a batch may cost is stated in docs/graders.md, in seconds of processor time that workers themselves use,
+What a batch may cost is stated in docs/reference/graders.md, in seconds of processor time that workers themselves use,
 so that a grade depends on the answers and not on how busy the machine is.
 """
 

@@ -226,7 +226,7 @@ def test_a_dry_run_looks_at_rows_all_over_a_large_file(run_file: Path, monkeypat
     assert "row 75 of train.jsonl" in error and "5 of 101 rows were looked at" in error
 
 
-# What an example script of EasyR1 needs changed, by engine: docs/easyr1.md lists the same.
+# What an example script of EasyR1 needs changed, by engine: docs/migrate/easyr1.md lists the same.
 NEEDS = {
     ("qwen2_5_vl_3b_android_gui_grpo", "easyr1"): ["worker.rollout.top_p=1.0"],
     ("qwen2_5_vl_3b_android_gui_grpo", "local"): ["worker.rollout.top_p=1.0"],

@@ -1,4 +1,4 @@
-"""The generator of the reference pages, docs/generate.py, which is no module of the package."""
+"""The generator of the reference pages, environments/docs/generate.py, which is no module of the package."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ REFERENCE = ROOT / "docs" / "reference"
 
 
 def load_generator() -> ModuleType:
-    """docs/generate.py as a module."""
-    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
+    """environments/docs/generate.py as a module."""
+    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "environments/docs/generate.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

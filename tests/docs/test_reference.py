@@ -26,7 +26,7 @@ COMMANDS = (REFERENCE / "commands.md").read_text(encoding="utf-8")
 @pytest.mark.parametrize("page", sorted(REFERENCE.glob("*.md")), ids=lambda page: page.name)
 def test_generated_parts_are_what_the_code_makes(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert generate.filled(text) == text, "run: python docs/generate.py"
+    assert generate.filled(text) == text, "run: python environments/docs/generate.py"
 
 
 def test_every_key_is_on_the_page_once_with_a_meaning() -> None:

@@ -142,5 +142,5 @@ def test_the_cpu_forms_have_the_tables_variants_and_claim_no_line_of_the_paper()
 
 
 def test_the_table_of_the_readme_names_every_sweep() -> None:
-    text = (ROOT / "configs/README.md").read_text()
+    text = (ROOT / "docs/guides/paper_runs.md").read_text()
     assert {f"configs/sweeps/{name}" for name in re.findall(r"`sweeps/(\S+\.yaml)`", text)} == set(FILES)

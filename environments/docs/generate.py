@@ -1,4 +1,4 @@
-"""Fills the generated parts of the reference pages from the code: `python docs/generate.py` (`--check` only compares).
+"""Fills the generated parts of the reference pages from the code: `python environments/docs/generate.py` (`--check`: compares).
 
 A page holds its prose itself. A part that is made from the code stands between two comments:
 
@@ -24,7 +24,7 @@ import typer
 from gmpo_mm.algorithms import clip_keys_read_by, get_policy_loss, known_loss_types
 from gmpo_mm.algorithms.config import CLIP_LEVELS
 from gmpo_mm.cli import app
-from gmpo_mm.config.bounds import CHOICES
+from gmpo_mm.config.bounds import choices
 from gmpo_mm.config.ineffective import EASYR1_ENGINE, LOCAL_ENGINE, WITHOUT_CRITIC
 from gmpo_mm.config.keys import default_of, describe_type, schema_keys
 from gmpo_mm.config.loss import LOSS_KEYS
@@ -33,7 +33,7 @@ from gmpo_mm.config.ranges import LARGEST_SEED, MOST, Range
 from gmpo_mm.config.schema import Config, ValidationSampling
 from gmpo_mm.config.verl_keys import NO_COUNTERPART, ON_CPU_IGNORED
 
-PAGES = Path(__file__).parent / "reference"
+PAGES = Path(__file__).parents[2] / "docs/reference"
 ENGINES = ("local", "easyr1", "verl")
 NOT_READ: dict[str, Mapping[str, str]] = {
     "local": LOCAL_ENGINE,
@@ -49,18 +49,7 @@ REFUSED = {
     "worker.rollout.correction_cap": ("easyr1",),
 }
 """Keys that only some engines have: another engine refuses every value but the default (or a row with a video)."""
-WORDS = CHOICES | {"worker.actor.gmpo.clip": CLIP_LEVELS, "worker.actor.loss_avg_mode": ("token", "seq")}
-EXAMPLES = {
-    "train": "gmpo-mm train configs/quickstart.yaml worker.rollout.n=4 --dry-run",
-    "plan": "gmpo-mm plan configs/geometry3k/gmpo_qwen2_5_vl_7b.yaml --gpu h100",
-    "sweep": "gmpo-mm sweep configs/sweeps/quickstart.yaml --dry-run",
-    "evaluate": "gmpo-mm evaluate --model bundled:qwen2_5_vl_tiny --benchmark synthetic_pictures",
-    "merge": "gmpo-mm merge runs/quickstart/gmpo",
-    "grade": "gmpo-mm grade responses.jsonl --gold-key answer --grader math",
-    "compare": "gmpo-mm compare evaluations/before evaluations/after",
-    "report": "gmpo-mm report runs/quickstart/gmpo runs/quickstart/grpo",
-    "doctor": "gmpo-mm doctor --json",
-}
+WORDS = choices() | {"worker.actor.gmpo.clip": CLIP_LEVELS, "worker.actor.loss_avg_mode": ("token", "seq")}
 """For a command whose help has no example (`epilog`)."""
 _KEY = re.compile(
     r"\b(?:trainer|worker|algorithm|data)\.[a-z_.]*[a-z]"
@@ -231,9 +220,11 @@ def commands(group: Any = None, path: str = "gmpo-mm") -> Iterator[tuple[str, An
 
 
 def example_of(name: str, command: Any) -> str:
-    """The example of a command's help, or the one that is kept here. KeyError where there is none."""
+    """The example of a command's help. ValueError where there is none."""
     text = (command.epilog or "").removeprefix("Example:").strip()
-    return text or EXAMPLES[name.removeprefix("gmpo-mm ")]
+    if not text:
+        raise ValueError(f"{name} has no example; give it an epilog")
+    return text
 
 
 def commands_page() -> str:
@@ -315,7 +306,7 @@ def main(arguments: list[str]) -> int:
             if "--check" not in arguments:
                 page.write_text(made, encoding="utf-8")
     if differing and "--check" in arguments:
-        print(f"not as the code makes them: {', '.join(differing)}; run python docs/generate.py")
+        print(f"not as the code makes them: {', '.join(differing)}; run python environments/docs/generate.py")
         return 1
     return 0
 
