@@ -83,6 +83,6 @@ def _check_events(text: str) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, RecursionError):
+    if isinstance(error, RecursionError) or "nesting depth" in str(error):  # libyaml's words
         return "it is nested too deep"
     return _PAIR.sub(lambda pair: f"{pair[1]}{pair[2]}{HIDDEN}" if is_credential(pair[1]) else pair[0], clean(str(error)))

@@ -46,8 +46,6 @@ def print_dry_run(loaded: LoadedConfig, *, print_config: bool = False, overwrite
     config = loaded.config
     check_trackers(config.trainer.logger)
     unchecked = check_adapter(config)
-    if config.engine in ("auto", "local"):
-        check_weights_there(config)
     _check_directory(loaded, overwrite)
     train = None if config.trainer.val_only else open_records(config, config.data.train_files)
     val = open_records(config, config.data.val_files) if config.data.val_files else None
@@ -64,6 +62,8 @@ def print_dry_run(loaded: LoadedConfig, *, print_config: bool = False, overwrite
     if found := {spec: records for spec, records in here.items() if records is not None}:
         typer.echo(look_at_rows(found, function, Progress()))
     check_templates(config, [*(train or [])[:RENDERED], *(val or [])[:RENDERED]])
+    if config.engine in ("auto", "local"):
+        check_weights_there(config)
     details = None if distributed else rehearse(config, counts, console)
     if details is not None:
         console.print(table("Memory and time", summary(details)))

@@ -124,7 +124,8 @@ def test_without_easyr1_the_commands_say_where_to_get_it(workplace: Path) -> Non
     done = subprocess.run([*module, "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout.startswith("usage: python -m gmpo_mm.engines.easyr1 config=FILE.yaml")
     done = subprocess.run(
-        [sys.executable, "-m", "gmpo_mm.cli", "train", "empty.yaml", "--dry-run", "engine=easyr1", *fitting],
+        [sys.executable, "-m", "gmpo_mm.cli", "train", "empty.yaml", "--dry-run", "engine=easyr1", *fitting,
+         "worker.actor.model.model_path=bundled:qwen2_tiny"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
