@@ -210,7 +210,9 @@ def _with_star(key: str) -> str:
 def commands(group: Any = None, path: str = "gmpo-mm") -> Iterator[tuple[str, Any]]:
     """(`gmpo-mm train`, its command) of every command; those of a group after the group's name."""
     group = group or typer.main.get_command(app)
-    for name, command in group.commands.items():
+    context = group.make_context(path, ["--help"], resilient_parsing=True)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         if command.hidden:
             continue
         if hasattr(command, "commands"):

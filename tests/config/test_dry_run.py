@@ -276,7 +276,7 @@ def test_every_example_script_of_easyr1_passes_a_dry_run_but_for_what_the_page_l
 
 
 def test_the_migration_page_lists_what_a_script_needs_changed() -> None:
-    page = (ROOT / "docs" / "easyr1.md").read_text()
+    page = (ROOT / "docs/migrate/easyr1.md").read_text()
     for (script, _), changes in NEEDS.items():
         assert script in page
         for change in changes:

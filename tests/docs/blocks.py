@@ -153,8 +153,11 @@ def _commands(text: str) -> Iterator[list[str]]:
 def _check_options(block: Block, words: list[str]) -> None:
     command: Any = typer.main.get_command(app)
     words = words[1:]
-    while words and hasattr(command, "commands") and words[0] in command.commands:
-        command, words = command.commands[words[0]], words[1:]
+    while words and hasattr(command, "commands"):
+        found = command.get_command(command.make_context("gmpo-mm", [], resilient_parsing=True), words[0])
+        if found is None:
+            break
+        command, words = found, words[1:]
     if hasattr(command, "commands") and words and not words[0].startswith("-"):
         raise block.fail(f"gmpo-mm has no command {words[0]!r}")
     try:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from gmpo_mm.cli import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -50,3 +55,20 @@ def test_every_page_is_in_the_navigation_and_every_entry_is_a_page() -> None:
     listed = pages(tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"]["nav"])
     assert sorted(listed) == sorted(page.relative_to(ROOT / "docs").as_posix() for page in PAGES)
     assert len(set(listed)) == len(listed)
+
+
+def test_the_readmes_configuration_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a small model in the place of one from the hub, and made data."""
+    text = re.search(r"```yaml\n(data:.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert text is not None and len(text[1].splitlines()) <= 20
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_run.yaml").write_text(text[1])
+    (tmp_path / "figures").mkdir()
+    Image.new("RGB", (60, 60)).save(tmp_path / "figures/1.png")
+    record = json.loads(re.search(r"# (\{.*\})", text[1])[1])  # type: ignore[index]
+    for name in ("train.jsonl", "test.jsonl"):
+        (tmp_path / name).write_text((json.dumps(record) + "\n") * 64)
+    model = "worker.actor.model.model_path=bundled:qwen2_5_vl_tiny"
+    done = CliRunner().invoke(app, ["train", "my_run.yaml", model, "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert "loss gmpo" in done.output and "64 prompts x 8 samples" in done.output

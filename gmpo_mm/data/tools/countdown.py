@@ -99,4 +99,4 @@ def _write(out: Path, settings: CountdownSettings, splits: dict[str, list[Countd
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-app.command(help=__doc__)(main)
+app.command(help=__doc__, epilog="Example: gmpo-mm data countdown --tiny --out data/countdown_tiny")(main)

@@ -85,4 +85,4 @@ def main(
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-app.command(help=__doc__)(main)
+app.command(help=__doc__, epilog="Example: gmpo-mm data deepscaler --exclude data/eval_suite/math500.parquet")(main)

@@ -156,7 +156,7 @@ def _convert(rows: dict[str, Rows], out: Path, allow_different: bool) -> None:
         typer.echo(f"{path}: {table.num_rows} rows")
 
 
-@app.command()
+@app.command(epilog="Example: gmpo-mm data eval_suite folder understand-r1-zero/datasets/evaluation_suite")
 def folder(
     root: Annotated[Path, typer.Argument(metavar="PATH", help="Folder with aime, amc, math, minerva and olympiad_bench.")],
     out: _Out = Path("data/eval_suite"),
@@ -166,7 +166,7 @@ def folder(
     _convert({split: read_folder(root, split) for split in SUITE}, out, allow_different)
 
 
-@app.command()
+@app.command(epilog="Example: gmpo-mm data eval_suite hub --out data/eval_suite")
 def hub(
     name: Annotated[str, typer.Argument(help="Data set of the hub with the five splits.")] = HUB,
     out: _Out = Path("data/eval_suite"),

@@ -158,7 +158,7 @@ def _convert(tables: dict[str, list[Row]], out: Path, allow_partial: bool) -> No
         typer.echo(f"{path}: {pq.read_metadata(path).num_rows} rows")
 
 
-@app.command()
+@app.command(epilog="Example: gmpo-mm data geometry3k intergps InterGPS/geometry3k --out data/geometry3k")
 def intergps(
     root: Annotated[Path, typer.Argument(help="Folder with train, val and test of the unpacked release.")],
     out: _Out = Path("data/geometry3k"),
@@ -168,7 +168,7 @@ def intergps(
     _convert({split: read_intergps(root, split) for split in COUNTS}, out, allow_partial)
 
 
-@app.command()
+@app.command(epilog="Example: gmpo-mm data geometry3k hub --out data/geometry3k")
 def hub(
     name: Annotated[
         str, typer.Argument(help="Data set of the hub, or a folder of its Parquet files.")

@@ -172,7 +172,7 @@ def _convert(rows: list[Row], out: Path, math500: str, levels: str, expect: int)
     typer.echo(f"{out}: {len(records):,} rows")
 
 
-@app.command()
+@app.command(epilog="Example: gmpo-mm data math files MATH --math500 data/eval_suite/math500.parquet")
 def files(
     root: Annotated[Path, typer.Argument(metavar="PATH", help="The original's folder, or a file or folder of rows.")],
     out: _Out = Path("data/math/train.parquet"),
@@ -184,7 +184,7 @@ def files(
     _convert(read_files(root), out, math500, levels, expect)
 
 
-@app.command()
+@app.command(epilog="Example: gmpo-mm data math hub --math500 data/eval_suite/math500.parquet")
 def hub(
     name: Annotated[str, typer.Argument(help="Data set of the hub with splits train and test.")] = HUB,
     out: _Out = Path("data/math/train.parquet"),

@@ -111,4 +111,4 @@ def main(
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-app.command(help=__doc__)(main)
+app.command(help=__doc__, epilog="Example: gmpo-mm data smollm2 --out models/smollm2-135m")(main)

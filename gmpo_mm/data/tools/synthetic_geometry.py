@@ -51,4 +51,4 @@ def main(
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-app.command(help=__doc__)(main)
+app.command(help=__doc__, epilog="Example: gmpo-mm data synthetic_geometry --out data/synthetic_geometry")(main)
