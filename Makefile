@@ -14,6 +14,7 @@ help:
 	@echo "make quickstart           install, then train a tiny vision-language model on the CPU and show what it learnt"
 	@echo "make test                 install, then lint and test"
 	@echo "make test-transformers-4  the model, sampling, training and evaluation tests under transformers 4.57"
+	@echo "make docs                 the documentation site, in site/"
 	@echo "make test-slow            tests that take minutes more than make test"
 	@echo "make test-wheel           the wheel alone, in an environment of its own: quickstart, init, configs, an evaluation"
 	@echo "make test-vllm            the vLLM rollout backend, for real, on the CPU"
@@ -70,6 +71,6 @@ test-transformers-4: $(OLD_VENV)/.installed
 	  tests/data/test_prompts.py tests/data/test_prompt_dataset.py tests/data/test_real_geometry3k.py tests/evaluation/test_evaluate.py tests/evaluation/test_language.py
 
 clean:
-	rm -rf $(VENV) $(OLD_VENV) .venv-vllm .venv-verl .venv-easyr1 .venv-benchmarks .gpu-wheels runs evaluations data/synthetic_geometry
+	rm -rf $(VENV) $(OLD_VENV) .venv-vllm .venv-verl .venv-easyr1 .venv-benchmarks .venv-docs .gpu-wheels site runs evaluations data/synthetic_geometry
 
 include $(wildcard environments/*/rules.mk)
