@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gmpo_mm.errors import DataError
 from tests.engine.runs import ROOT, SMALL, write_data
 from tests.robustness.forked import Commands, Ended, Request
 
@@ -124,13 +125,20 @@ def picture(folder: Path) -> dict[str, Any]:
             files[f"{name}/"] = None
         elif path.name.startswith("events.out.tfevents") or path.name == ".lock" or path.suffix == ".log":
             continue
-        elif path.name == "metrics.jsonl":
-            files[name] = _metric_lines(path)
-        elif path.name in ("run.json", "sweep.json", "environment.json", "evaluation.json"):
-            files[name] = _without_clock(json.loads(path.read_text()))
         else:
-            files[name] = path.read_bytes()
+            files[name] = _content(path)
     return files
+
+
+def _content(path: Path) -> Any:
+    try:
+        if path.name == "metrics.jsonl":
+            return _metric_lines(path)
+        if path.name in ("run.json", "sweep.json", "environment.json", "evaluation.json"):
+            return _without_clock(json.loads(path.read_text()))
+    except (ValueError, DataError):  # damaged, and left as it was
+        pass
+    return path.read_bytes()
 
 
 def _metric_lines(path: Path) -> list[Any]:
