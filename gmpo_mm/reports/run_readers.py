@@ -59,7 +59,7 @@ def _missing(path: Path, state: dict[str, Any], config: dict[str, Any] | None, l
         return "run.json is missing, or does not say how the run stands"
     if state.get("begun") and not config:
         return "config.yaml is missing or empty"
-    if config and not read_bytes(path / "config.yaml", LEAVE_OUT).endswith(b"\n"):
+    if config and "data" in config and not read_bytes(path / "config.yaml", LEAVE_OUT).endswith(b"\n"):  # ours, whole
         return "config.yaml was cut"
     wanted, found = state.get("step"), max((line["step"] for line in lines if line["kind"] == "train"), default=0)
     if state["state"] != "finished" or not isinstance(wanted, int) or not wanted:
