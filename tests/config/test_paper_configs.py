@@ -104,7 +104,7 @@ def test_twins_differ_in_the_loss_and_the_name_only(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_table_of_the_readme_names_every_file_and_no_other() -> None:
-    text = (ROOT / "configs" / "README.md").read_text()
+    text = (ROOT / "docs/guides/paper_runs.md").read_text()
     named = {f"configs/{name}" for name in re.findall(r"`((?:language|moe)/\S+\.yaml)`", text)}
     assert named == {*FILES, SMOKE_RUN}
 

@@ -203,6 +203,7 @@ def resident(pid: int) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+@pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_ten_thousand_hostile_answers_leave_memory_and_processes_as_they_were() -> None:
     """One in two hundred hangs; their workers are replaced. Measured once the caches are full, then at the end."""
