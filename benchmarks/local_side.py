@@ -9,7 +9,7 @@ import torch
 import transformers
 
 import gmpo_mm
-from benchmarks.worker import Reporter
+from benchmarks.reporter import Reporter
 from benchmarks.workload import REPOSITORY, Workload
 from gmpo_mm.config import LoadedConfig, load_config
 from gmpo_mm.engines import local

@@ -11,13 +11,13 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
 from benchmarks.workload import REPOSITORY
-from gmpo_mm.data.synthetic_geometry import draw, make_problem
+from gmpo_mm.toys.synthetic_geometry import draw, make_problem
 
 LONG_TEXT = (
     "The figure stands at the top of this page. It is drawn to scale and its numbers are lengths. Read them first, "
     "then say which formula holds, put the numbers in, and work the result out before you write it down. "
 )
-BUNDLED_MODEL = REPOSITORY / "gmpo_mm" / "models" / "bundled" / "qwen2_5_vl_tiny"
+BUNDLED_MODEL = REPOSITORY / "gmpo_mm" / "toys" / "bundled" / "qwen2_5_vl_tiny"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "chat_template.jinja")
 
 

@@ -16,7 +16,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.processing_utils import ProcessorMixin
 from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 
-from benchmarks.worker import Reporter
+from benchmarks.reporter import Reporter
 from benchmarks.workload import REPOSITORY, Workload, read_problems
 from gmpo_mm.rewards import load_reward_function
 

@@ -14,7 +14,7 @@ if __name__ == "math":
     del sys.modules["math"]
     import math  # noqa: F401  (the import system returns what stands in sys.modules, which is the real module from now on)
 elif __name__ == "__main__":
-    from gmpo_mm.data.preparing import run_tool
-    from gmpo_mm.data.tools.math import app
+    from gmpo_mm.datasets.math import app
+    from gmpo_mm.datasets.preparing import run_tool
 
     run_tool(app)

@@ -36,9 +36,9 @@ from transformers import AutoModelForImageTextToText, __version__
 from transformers.utils import logging
 
 from gmpo_mm.config import resolve_model_path
-from gmpo_mm.data.synthetic_geometry import Problem, draw, make_problem
 from gmpo_mm.models.loading import vision_token_ids
 from gmpo_mm.models.processing import load_processor
+from gmpo_mm.toys.synthetic_geometry import Problem, draw, make_problem
 
 MODEL = "bundled:qwen2_5_vl_tiny"
 PROBLEMS, GROUP = 16, 8  # a step samples 16 problems x 8 answers

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gmpo_mm.version import VERSION
+
 if TYPE_CHECKING:
     from gmpo_mm.api import compare, evaluate, grade, grade_file, load_config, load_run, report, train
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = ["compare", "evaluate", "grade", "grade_file", "load_config", "load_run", "report", "train"]
 
 

@@ -87,7 +87,7 @@ class Run:
     @property
     def results(self) -> dict[str, Any]:
         """State, steps, last checkpoint and last metrics, as `gmpo-mm train --json` prints them."""
-        from gmpo_mm.training.run_results import run_results
+        from gmpo_mm.runs.run_results import run_results
 
         return run_results(self.path)
 
@@ -96,7 +96,7 @@ class Run:
 
         >>> gmpo_mm.load_run("runs/quickstart/gmpo").metrics("validation").frame()  # doctest: +SKIP
         """
-        from gmpo_mm.training.metrics_file import read_metrics
+        from gmpo_mm.runs.metrics_file import read_metrics
 
         return Rows({k: v for k, v in line.items() if k != "kind"} for line in read_metrics(self.path) if line["kind"] == kind)
 
@@ -249,7 +249,7 @@ def train(
 def start_training(loaded: LoadedConfig, command: Sequence[str], *, overwrite: bool = False) -> Path:
     """Train a checked configuration on its engine; returns the run directory. `command` is what the run says made it."""
     from gmpo_mm.config import notes
-    from gmpo_mm.training.progress import Progress
+    from gmpo_mm.runs.progress import Progress
 
     progress = Progress()
     for line in notes(loaded):
@@ -385,7 +385,7 @@ def report(*runs: str | Path | Run, out: str | Path | None = None, target_score:
 
 
 def _quiet() -> None:
-    from gmpo_mm.training import third_party
+    from gmpo_mm.runs import third_party
 
     third_party.quiet()
 

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-import gmpo_mm
 from gmpo_mm.errors import ConfigError, GMPOError, StoppedRun, print_error
 from gmpo_mm.json_output import print_json, words_to_stderr
 from gmpo_mm.start import commands as start
+from gmpo_mm.version import VERSION
 
 USER_ERROR = 2
 AsJson = Annotated[
@@ -25,7 +25,7 @@ class _Commands(TyperGroup):
     """Gives a command that was asked to stop the status of the signal; Typer itself knows Ctrl-C alone."""
 
     def invoke(self, ctx: Any) -> Any:
-        from gmpo_mm.training.stopping import StopNow
+        from gmpo_mm.runs.stopping import StopNow
 
         try:
             return super().invoke(ctx)
@@ -47,7 +47,7 @@ app = typer.Typer(
 
 def main() -> None:
     """The console script: an error that a user can mend is one red paragraph and exit code 2, a stop 128 + its signal."""
-    from gmpo_mm.training.stopping import StopNow, ending, stop_at_once
+    from gmpo_mm.runs.stopping import StopNow, ending, stop_at_once
 
     stop_at_once()
     try:
@@ -60,7 +60,7 @@ def main() -> None:
 
 def _run_command() -> None:
     from gmpo_mm.machine_errors import check_address_space, machine_error
-    from gmpo_mm.training import third_party
+    from gmpo_mm.runs import third_party
 
     third_party.quiet()
     try:
@@ -79,7 +79,7 @@ def _run_command() -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"gmpo-mm {gmpo_mm.__version__}")
+        typer.echo(f"gmpo-mm {VERSION}")
         raise typer.Exit
 
 
@@ -129,7 +129,7 @@ def train(
         typer.echo(to_yaml(loaded.config, loaded.written))
         return
     from gmpo_mm.api import start_training
-    from gmpo_mm.training.run_results import run_results
+    from gmpo_mm.runs.run_results import run_results
 
     try:
         with words_to_stderr(as_json):
@@ -169,7 +169,7 @@ def plan(
     from gmpo_mm.config.paths import data_is_local
     from gmpo_mm.planning.counts import count_records, describe_plan, plan_run
     from gmpo_mm.planning.dry_run import TITLE, print_device_plan, rehearse, table
-    from gmpo_mm.training.run_data import with_columns
+    from gmpo_mm.runs.run_data import with_columns
 
     loaded = with_columns(load_config(config, overrides or []), typer.echo, download=False).config
     console = Console()
@@ -255,7 +255,7 @@ def merge(
     ] = None,
 ) -> None:
     """Print the folder with MODEL as one whole model, for servers and other programs; merge adapters and shards first."""
-    from gmpo_mm.training.usable_model import usable_model
+    from gmpo_mm.runs.usable_model import usable_model
 
     if out is None:
         if push is not None:

@@ -8,10 +8,10 @@ import subprocess
 import sys
 from typing import Any
 
-import gmpo_mm
 from gmpo_mm.engines.easyr1.preflight import HOW_TO_GET, package_problems
 from gmpo_mm.engines.installed import InstalledVerl, find_verl, installed_version, package_folder
 from gmpo_mm.engines.verl import preflight as verl_preflight
+from gmpo_mm.version import VERSION
 
 OPTIONAL_PACKAGES = ("tokenizers", "safetensors", "datasets", "peft", "omegaconf", "sympy", "flash-attn", "ray")
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "swanlab": "swanlab"}
@@ -37,7 +37,7 @@ def _machine() -> dict[str, str]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = psutil.virtual_memory()
     return {
-        "gmpo_mm": gmpo_mm.__version__,
+        "gmpo_mm": VERSION,
         "python": f"{platform.python_version()} ({sys.executable})",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "CPU": f"{usable} of {os.cpu_count()} cores usable",

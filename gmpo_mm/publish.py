@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import gmpo_mm
 from gmpo_mm.config import Config, load_config
 from gmpo_mm.config.paths import find_model, looks_like_path, resolve_model_path
-from gmpo_mm.data.preparing import new_folder
+from gmpo_mm.datasets.preparing import new_folder
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.evaluation.results import SUMMARY, read_spec, read_summary
-from gmpo_mm.training.metrics_file import FILE_NAME, read_metrics
-from gmpo_mm.training.usable_model import ORIGIN_FILE, usable_model
+from gmpo_mm.runs.metrics_file import FILE_NAME, read_metrics
+from gmpo_mm.runs.usable_model import ORIGIN_FILE, usable_model
+from gmpo_mm.version import VERSION
 
 CARD = "README.md"
 HIDDEN = "[hidden]"
@@ -51,7 +51,7 @@ def make_card(model: str, source: Path, title: str) -> str:
     """
     run = next((path for path in (source, *source.parents) if (path / "run.json").is_file()), None)
     if run is None:
-        return f"# {title}\n\nMade with gmpo-mm {gmpo_mm.__version__} from a model folder; how it was trained is not known.\n"
+        return f"# {title}\n\nMade with gmpo-mm {VERSION} from a model folder; how it was trained is not known.\n"
     config = load_config(run / "config.yaml").config
     found = next((match for part in reversed(source.parts) if (match := _STEP.fullmatch(part))), None)
     step = int(found.group(1)) if found else None
@@ -64,7 +64,7 @@ def make_card(model: str, source: Path, title: str) -> str:
     command = " ".join(["gmpo-mm" if words[:1] == ["__main__.py"] else word for word in words[:1]] + words[1:])
     return (
         f"{_front_matter(config)}\n# {title}\n\n"
-        f"Trained with gmpo-mm {gmpo_mm.__version__} (GMPO: [arXiv 2507.20673](https://arxiv.org/abs/2507.20673)).\n\n"
+        f"Trained with gmpo-mm {VERSION} (GMPO: [arXiv 2507.20673](https://arxiv.org/abs/2507.20673)).\n\n"
         f"| | |\n| --- | --- |\n{table}\n"
         + (f"\n## Scores\n\n| | |\n| --- | --- |\n{scores}\n" if scores else "")
         + (f"\n## Command\n\n```sh\n{command}\n```\n" if command else "")

@@ -10,15 +10,15 @@ import torch
 from benchmarks.gpu_check.parts import Context
 from benchmarks.gpu_check.shapes import Optim, as_on_gpu, update_config, with_advantages
 from gmpo_mm.config import load_config
-from gmpo_mm.data.countdown import TINY, make_splits
 from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.data.records import Record
-from gmpo_mm.data.synthetic_geometry import BUNDLED_SEED, draw, make_problem
 from gmpo_mm.models.loading import load_policy
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor
 from gmpo_mm.rollout.hf import HFRollout
 from gmpo_mm.rollout.protocol import SamplingParams
+from gmpo_mm.toys.countdown import TINY, make_splits
+from gmpo_mm.toys.synthetic_geometry import BUNDLED_SEED, draw, make_problem
 from gmpo_mm.training.batch import Batch, SampledGroup
 from gmpo_mm.training.update_config import UpdateConfig
 

@@ -15,12 +15,12 @@ import torch
 from benchmarks.gpu_check.parts import Context
 from benchmarks.gpu_check.wheels import ROOT
 from gmpo_mm.config import load_config
-from gmpo_mm.data.countdown import TINY, make_splits
 from gmpo_mm.engines.local import train
-from gmpo_mm.models import warm_start
-from gmpo_mm.models.countdown_demonstrations import countdown_batches
 from gmpo_mm.models.processing import load_processor
-from gmpo_mm.models.tiny_text import new_text_model, save_text_model, text_config
+from gmpo_mm.toys import warm_start
+from gmpo_mm.toys.countdown import TINY, make_splits
+from gmpo_mm.toys.countdown_demonstrations import countdown_batches
+from gmpo_mm.toys.tiny_text import new_text_model, save_text_model, text_config
 
 ACCURACY = "val/accuracy_reward"
 SECONDS_A_STEP = 1.5
@@ -83,7 +83,7 @@ def learn_countdown(context: Context) -> None:
 
 
 def _warm_start(context: Context, name: str, out: Path, steps: int, batch_size: int) -> None:
-    """As `gmpo_mm.models.warm_start`, shorter, and on the task of the small models: most demonstrations have
+    """As `gmpo_mm.toys.warm_start`, shorter, and on the task of the small models: most demonstrations have
     one sign wrong."""
     config = warm_start.WarmStartConfig(
         steps=steps, batch_size=batch_size, learning_rate=5e-4, warmup_steps=30

@@ -171,7 +171,7 @@ def environment(device: torch.device, commit: str | None, wheels: list[str]) -> 
     """The card, and the versions of all that the numbers depend on."""
     from importlib import metadata
 
-    from gmpo_mm.training.environment import describe_environment
+    from gmpo_mm.runs.environment import describe_environment
 
     found = describe_environment(device)
     versions = {}

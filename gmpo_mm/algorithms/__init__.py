@@ -21,6 +21,7 @@ from gmpo_mm.algorithms.masked import aggregate
 from gmpo_mm.algorithms.metrics import (
     Metric,
     finalize_metrics,
+    log_prob_gap,
     masked_max,
     masked_mean,
     masked_min,
@@ -65,6 +66,7 @@ __all__ = [
     "get_policy_loss",
     "known_loss_types",
     "load_policy_loss",
+    "log_prob_gap",
     "loss_unit",
     "make_kl_controller",
     "known_estimators",

@@ -92,3 +92,12 @@ def masked_mean(values: Tensor, mask: Tensor, count: Tensor | None = None) -> Me
     """Mean over the valid values, kept as sum and count; ``count`` is ``mask.sum()`` where it is known already."""
     kept = torch.where(mask, values.detach(), 0.0)
     return Metric("mean", kept.sum(), mask.sum() if count is None else count)
+
+
+def log_prob_gap(log_probs_BT: Tensor, sampler_log_probs_BT: Tensor, mask_BT: Tensor) -> dict[str, Metric]:
+    """How far (nats) the sampler's log-probabilities are from those of the same weights in training: mean and maximum."""
+    gap_BT = (log_probs_BT - sampler_log_probs_BT).abs()
+    return {
+        "rollout/log_prob_gap_mean": masked_mean(gap_BT, mask_BT),
+        "rollout/log_prob_gap_max": masked_max(gap_BT, mask_BT),
+    }

@@ -14,7 +14,7 @@ from gmpo_mm.config.weight_files import check_weight_files
 from gmpo_mm.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parents[1]
-BUNDLED_MODELS = PACKAGE / "models" / "bundled"
+BUNDLED_MODELS = PACKAGE / "toys" / "bundled"
 BUNDLED_PREFIX = "bundled:"
 DATA_SUFFIXES = (".parquet", ".jsonl", ".json")
 MODEL_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".json", ".yaml", ".yml")
@@ -44,7 +44,7 @@ def resolve_model_path(name: str) -> str:
     model; other folders and hub names stay as they are.
 
     Looks at paths only: the folder may hold a LoRA adapter, or shards that are not merged yet
-    (`gmpo_mm.training.usable_model`). Raises ConfigError for an unknown bundled name, listing the shipped ones, and for a run
+    (`gmpo_mm.runs.usable_model`). Raises ConfigError for an unknown bundled name, listing the shipped ones, and for a run
     without a complete checkpoint.
     """
     if name.startswith(BUNDLED_PREFIX):

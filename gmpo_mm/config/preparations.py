@@ -44,7 +44,7 @@ PREPARATIONS = (
         ("data/countdown_tiny/train.parquet", "data/countdown_tiny/test.parquet"),
     ),
     Preparation(
-        "python -m gmpo_mm.models.warm_start --model qwen3_moe_200m --out models/qwen3_moe_200m", ("models/qwen3_moe_200m",)
+        "python -m gmpo_mm.toys.warm_start --model qwen3_moe_200m --out models/qwen3_moe_200m", ("models/qwen3_moe_200m",)
     ),
     Preparation("gmpo-mm data smollm2 --out models/smollm2-135m", ("models/smollm2-135m",)),
 )

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from gmpo_mm.training.progress import Progress
-from gmpo_mm.training.run_directory import RunDirectory
+from gmpo_mm.runs.progress import Progress
+from gmpo_mm.runs.run_directory import RunDirectory
 
 ANSWER_SECONDS = 60.0
 """How long the workers get to end what they do before a checkpoint is given up: one may wait for another that has failed."""

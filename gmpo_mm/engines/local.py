@@ -34,18 +34,19 @@ from gmpo_mm.rewards.loading import RewardFunction, load_reward_function
 from gmpo_mm.rollout.build import start_vllm
 from gmpo_mm.rollout.hf import HFRollout
 from gmpo_mm.rollout.protocol import RolloutBackend, SamplingParams
+from gmpo_mm.rollout.seeds import EVALUATION_SEED
+from gmpo_mm.runs.progress import LOG_NAME, Progress
+from gmpo_mm.runs.run_data import read_run_data, with_columns
+from gmpo_mm.runs.run_directory import RunDirectory
+from gmpo_mm.runs.trackers import Trackers, check_trackers
+from gmpo_mm.runs.usable_model import with_usable_models
 from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import CutLimits
 from gmpo_mm.training.offload import Offload
 from gmpo_mm.training.optimizer import build_optimizer
-from gmpo_mm.training.progress import LOG_NAME, Progress
-from gmpo_mm.training.run_data import read_run_data, with_columns
-from gmpo_mm.training.run_directory import RunDirectory
-from gmpo_mm.training.sampling import EVALUATION_SEED, BatchMaker, Sampler
-from gmpo_mm.training.trackers import Trackers, check_trackers
+from gmpo_mm.training.sampling import BatchMaker, Sampler
 from gmpo_mm.training.trainer import Trainer
 from gmpo_mm.training.update_config import UpdateConfig
-from gmpo_mm.training.usable_model import with_usable_models
 from gmpo_mm.training.validation import Validator
 
 

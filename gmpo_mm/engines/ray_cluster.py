@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from gmpo_mm.errors import ConfigError, GMPOError, TrainingError
-from gmpo_mm.training.progress import Progress
+from gmpo_mm.runs.progress import Progress
 
 RAY_ENGINES = ("easyr1", "verl")
 """Engines that spread one run over the GPUs of a Ray cluster."""
@@ -17,7 +17,7 @@ def connect(ray_address: str | None, progress: Progress, **options: Any) -> None
     """Join the cluster at `ray_address`, or one of this machine, or start one with `options`; ConfigError when none answers."""
     import ray
 
-    from gmpo_mm.training.stopping import stop_at_once
+    from gmpo_mm.runs.stopping import stop_at_once
 
     where = ray_address or "a cluster of this machine, or a new one"
     with progress.stage(f"connecting to Ray ({where})"):

@@ -15,13 +15,14 @@ from gmpo_mm.config.keys import nearest
 from gmpo_mm.config.shipped import find_file
 from gmpo_mm.data import RecordKeys, load_records
 from gmpo_mm.data.records import Record, Records
-from gmpo_mm.data.synthetic_geometry import make_rows
 from gmpo_mm.errors import ConfigError, DataError
 from gmpo_mm.evaluation.results import Problem, Protocol
+from gmpo_mm.evaluation.settings import RANGES
+from gmpo_mm.evaluation.shipped import BENCHMARKS, shipped_benchmarks
+from gmpo_mm.toys.synthetic_geometry import make_rows
 from gmpo_mm.verifiers.extraction import EXTRACTIONS
 from gmpo_mm.verifiers.graders import GRADERS
 
-FOLDER = Path(__file__).parent / "benchmarks"
 TEMPLATES_FILE = Path(__file__).parent / "prompt_templates.yaml"
 MADE: dict[str, Callable[..., list[dict[str, Any]]]] = {"synthetic_geometry": make_rows}
 """Tasks whose problems are made on the spot, by name."""
@@ -64,14 +65,9 @@ class Benchmark:
     where: str = field(default="", compare=False)
 
 
-def shipped_benchmarks() -> list[str]:
-    """Names of the benchmarks that come with the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
-
-
 def load_benchmark(name: str) -> Benchmark:
     """A shipped benchmark by name, or one of the user's by the path of its YAML file. Raises ConfigError."""
-    path = FOLDER / f"{name}.yaml"
+    path = BENCHMARKS / f"{name}.yaml"
     if name not in shipped_benchmarks():
         path = find_file(Path(name).expanduser())
         if path.suffix not in (".yaml", ".yml") or not path.is_file():
@@ -143,8 +139,6 @@ def make_protocol(benchmark: Benchmark, template: Template, changes: Mapping[str
 
 
 def _check_protocol(protocol: Protocol) -> None:
-    from gmpo_mm.evaluation.settings import RANGES
-
     for key in ("temperature", "n", "max_tokens", "top_p", "top_k"):
         value, numbers = getattr(protocol, key), (int, float) if key in ("temperature", "top_p") else int
         if isinstance(value, bool) or not isinstance(value, numbers) or not RANGES[key].holds(value):

@@ -41,13 +41,13 @@ from gmpo_mm.evaluation.task import (
     without_secrets,
 )
 from gmpo_mm.machine_errors import memory_for, writing
-from gmpo_mm.training.environment import describe_environment
-from gmpo_mm.training.files import make_own_folder, open_appending, open_new, write_atomically
-from gmpo_mm.training.lock import DirectoryLock
-from gmpo_mm.training.progress import Progress
-from gmpo_mm.training.reading import read_rows
-from gmpo_mm.training.sampling import evaluation_seed
-from gmpo_mm.training.usable_model import usable_model
+from gmpo_mm.rollout.seeds import evaluation_seed
+from gmpo_mm.runs.environment import describe_environment
+from gmpo_mm.runs.files import make_own_folder, open_appending, open_new, write_atomically
+from gmpo_mm.runs.lock import DirectoryLock
+from gmpo_mm.runs.progress import Progress
+from gmpo_mm.runs.reading import read_rows
+from gmpo_mm.runs.usable_model import usable_model
 from gmpo_mm.verifiers import warm_up
 from gmpo_mm.verifiers.graders import grade_responses
 

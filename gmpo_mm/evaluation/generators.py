@@ -19,8 +19,8 @@ from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.rollout.build import start_vllm
 from gmpo_mm.rollout.hf import HFRollout
 from gmpo_mm.rollout.protocol import Response, SamplingParams
-from gmpo_mm.training.progress import Progress
-from gmpo_mm.training.usable_model import usable_model
+from gmpo_mm.runs.progress import Progress
+from gmpo_mm.runs.usable_model import usable_model
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from rich.text import Text
 
 from gmpo_mm.data.sources import Rows, read_rows
 from gmpo_mm.errors import ConfigError, DataError, GMPOError
-from gmpo_mm.training.files import open_new
-from gmpo_mm.training.progress import Progress, clean
+from gmpo_mm.runs.files import open_new
+from gmpo_mm.runs.progress import Progress, clean
 from gmpo_mm.verifiers import (
     DEFAULT_TIMEOUT,
     GRADERS,

@@ -16,13 +16,13 @@ import jinja2
 import markupsafe
 from PIL import Image
 
-import gmpo_mm
 from gmpo_mm.evaluation.page_data import page_data
 from gmpo_mm.evaluation.paper import paper_numbers
 from gmpo_mm.evaluation.policy import content_policy
 from gmpo_mm.evaluation.results import Result, Spec, read_result
 from gmpo_mm.evaluation.statistics import summarise
-from gmpo_mm.training.files import write_atomically
+from gmpo_mm.runs.files import write_atomically
+from gmpo_mm.version import VERSION
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_PICTURE_SIDE = 320
@@ -79,7 +79,7 @@ def make_page(result: Result) -> str:
         percent=percent,
         breakable=breakable,
         quoted=lambda text: quote(text, safe="", errors="replace"),
-        version=gmpo_mm.__version__,
+        version=VERSION,
         # Inside a script element no text but `</script` and `<!--` ends or changes it: no `<` is left in the data.
         data=_unescaped(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")),
         chunks=chunks,

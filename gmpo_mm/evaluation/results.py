@@ -20,8 +20,8 @@ from pydantic import with_config
 from typing_extensions import NotRequired, TypedDict
 
 from gmpo_mm.errors import DataError
-from gmpo_mm.training.files import sha256
-from gmpo_mm.training.reading import read_json, read_rows
+from gmpo_mm.runs.files import sha256
+from gmpo_mm.runs.reading import read_json, read_rows
 
 FORMAT = 1
 """Raised when a file of a result changes its meaning; results of two formats are not compared."""

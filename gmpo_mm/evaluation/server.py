@@ -32,7 +32,7 @@ from gmpo_mm.evaluation.results import Protocol
 from gmpo_mm.evaluation.server_guard import PLAIN, check_response, refusal_in
 from gmpo_mm.evaluation.server_replies import BrokenReply, read_error, read_models, shorten
 from gmpo_mm.evaluation.server_requests import Run
-from gmpo_mm.training.usable_model import MERGED_FOLDER
+from gmpo_mm.runs.usable_model import MERGED_FOLDER
 
 T = TypeVar("T")
 

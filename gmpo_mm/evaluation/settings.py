@@ -15,6 +15,7 @@ from gmpo_mm.config.shipped import find_file, shipped_hint
 from gmpo_mm.config.yaml_text import parse_override, read_file
 from gmpo_mm.credentials import clean, hide, hide_argument, remember
 from gmpo_mm.errors import ConfigError, GMPOError
+from gmpo_mm.evaluation.shipped import shipped_benchmarks
 
 BACKENDS = ("auto", "hf", "vllm", "server")
 OTHER_NAMES = {
@@ -169,8 +170,6 @@ def _unknown(key: str, value: Any, origin: str) -> str:
 
 
 def _check(settings: EvaluateSettings) -> None:
-    from gmpo_mm.evaluation.benchmark import shipped_benchmarks
-
     if not settings.benchmarks:
         raise ConfigError(f"benchmarks: none given; name some of {', '.join(shipped_benchmarks())}")
     if settings.backend not in BACKENDS:

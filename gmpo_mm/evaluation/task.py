@@ -20,7 +20,7 @@ from gmpo_mm.evaluation.results import SUMMARY, GraderInfo, Spec, damage, read_s
 from gmpo_mm.evaluation.settings import EvaluateSettings, protocol_changes
 from gmpo_mm.machine_errors import writing
 from gmpo_mm.models.adapters import lineage
-from gmpo_mm.training.progress import Progress
+from gmpo_mm.runs.progress import Progress
 from gmpo_mm.verifiers.graders import GRADERS, grader_info
 
 

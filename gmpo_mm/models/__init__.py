@@ -1,1 +1,1 @@
-"""Loading models and processors, packed group forwards, token log-probabilities, and the bundled tiny models."""
+"""Loading models and processors, packed group forwards, and token log-probabilities."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gmpo_mm.models.policy import Group
+from gmpo_mm.models.packed import Group
 
 PER_WEIGHT = 2
 """A multiplication and an addition for each weight and token."""

@@ -3,21 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
 from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.models.fused_head import fused_token_log_probs
+from gmpo_mm.models.packed import Group, PackedOutput
 from gmpo_mm.models.varlen_layout import VarlenLayout, as_numpy, build_varlen_layout, to_device
 
-if TYPE_CHECKING:
-    from gmpo_mm.models.policy import Group, PackedOutput, PolicyModel
+
+class FlatModel(Protocol):
+    """What is asked of a `PolicyModel` here."""
+
+    vision: nn.Module | None
+    lm_head: nn.Linear
+    forbidden_F: torch.Tensor
+    logits_dtype: torch.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+
+    def autocast(self) -> AbstractContextManager:
+        """The type that it computes in."""
+
+    def prompt_positions(self, prompt: EncodedPrompt) -> torch.Tensor:
+        """Position ids (3, S) of a prompt with pictures."""
+
+    def embed_flat(
+        self, prompts: Sequence[EncodedPrompt], flat_ids_N: torch.Tensor, prompt_starts: Sequence[int]
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Embeddings of the flat row, and what the decoder wants besides."""
+
+    def decode_flat(
+        self, embeds_1NC: torch.Tensor, positions_PN: torch.Tensor, layout: Any, **extra: Any
+    ) -> Any:
+        """The decoder's output for the flat row."""
 
 
 def lay_out(
-    policy: PolicyModel, groups: Sequence[Group], attention: Callable[..., torch.Tensor]
+    policy: FlatModel, groups: Sequence[Group], attention: Callable[..., torch.Tensor]
 ) -> VarlenLayout:
     """The flat row of some groups, counted on the host."""
     return build_varlen_layout(
@@ -30,7 +59,7 @@ def lay_out(
     )
 
 
-def _positions(policy: PolicyModel, prompt: EncodedPrompt) -> np.ndarray:
+def _positions(policy: FlatModel, prompt: EncodedPrompt) -> np.ndarray:
     if prompt.image_grid_thw_N3 is not None and policy.vision is not None:
         return as_numpy(policy.prompt_positions(prompt))
     return np.broadcast_to(
@@ -39,7 +68,7 @@ def _positions(policy: PolicyModel, prompt: EncodedPrompt) -> np.ndarray:
 
 
 def varlen_log_probs(
-    policy: PolicyModel,
+    policy: FlatModel,
     groups: Sequence[Group],
     counts: Sequence[Sequence[int]],
     temperature: float,
@@ -48,8 +77,6 @@ def varlen_log_probs(
 ) -> PackedOutput:
     """One packed forward pass, as `PolicyModel.response_log_probs` gives it; `counts` says how often a
     response stands."""
-    from gmpo_mm.models.policy import PackedOutput
-
     layout = lay_out(policy, groups, attention)
     with policy.autocast():
         embeds, extra = policy.embed_flat([g.prompt for g in groups], layout.ids_N, layout.prompt_starts)

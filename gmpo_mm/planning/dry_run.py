@@ -38,9 +38,9 @@ def print_dry_run(loaded: LoadedConfig, *, print_config: bool = False, overwrite
     from rich.console import Console
 
     from gmpo_mm.engines.local import configured_reward
-    from gmpo_mm.training.progress import Progress
-    from gmpo_mm.training.run_data import look_at_rows, with_columns
-    from gmpo_mm.training.trackers import check_trackers
+    from gmpo_mm.runs.progress import Progress
+    from gmpo_mm.runs.run_data import look_at_rows, with_columns
+    from gmpo_mm.runs.trackers import check_trackers
 
     loaded = with_columns(loaded, typer.echo, download=False)
     config = loaded.config
@@ -110,8 +110,8 @@ def open_records(config: Config, spec: str) -> Any | None:
 def _check_directory(loaded: LoadedConfig, overwrite: bool) -> None:
     """ConfigError unless the run could begin, or go on, in its directory."""
     config = loaded.config
-    from gmpo_mm.training.checkpoint_layout import LOCAL_LAYOUT, fsdp_layout
-    from gmpo_mm.training.run_directory import RunDirectory
+    from gmpo_mm.runs.checkpoint_layout import LOCAL_LAYOUT, fsdp_layout
+    from gmpo_mm.runs.run_directory import RunDirectory
 
     processes = config.trainer.nnodes * config.trainer.n_gpus_per_node
     layout = LOCAL_LAYOUT if config.engine == "local" else fsdp_layout(processes)

@@ -9,7 +9,6 @@ from pathlib import Path
 import jinja2
 import markupsafe
 
-import gmpo_mm
 from gmpo_mm.evaluation.page import breakable
 from gmpo_mm.evaluation.policy import content_policy
 from gmpo_mm.reports.algorithm import series_of
@@ -19,6 +18,7 @@ from gmpo_mm.reports.report_figure import ReportFigure
 from gmpo_mm.reports.report_tables import ReportTable
 from gmpo_mm.reports.study import Study
 from gmpo_mm.reports.words import plural
+from gmpo_mm.version import VERSION
 
 TEMPLATES = Path(__file__).parent / "templates"
 KEY_WIDTH = 2.4
@@ -63,7 +63,7 @@ def make_page(
         keys=[{"colour": k % len(LIGHT), "dashes": dash_array(k, KEY_WIDTH), "width": KEY_WIDTH} for k in series_of(study)],
         breakable=breakable,
         thinned=MAX_POINTS if longest > MAX_POINTS else None,
-        version=gmpo_mm.__version__,
+        version=VERSION,
         style=markupsafe.Markup(style),
         policy=content_policy(),
     )

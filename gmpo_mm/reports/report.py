@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import gmpo_mm
 from gmpo_mm.errors import DataError
 from gmpo_mm.reports.figure_style import to_png
 from gmpo_mm.reports.figures import report_figures
@@ -37,7 +36,8 @@ from gmpo_mm.reports.sources import as_typed, read_study
 from gmpo_mm.reports.study import Study
 from gmpo_mm.reports.training_facts import Spread, TrainingFacts, training_facts
 from gmpo_mm.reports.words import headline, summary_lines
-from gmpo_mm.training.files import open_new, write_atomically
+from gmpo_mm.runs.files import open_new, write_atomically
+from gmpo_mm.version import VERSION
 
 FORMAT = 1
 """Raised when a key of report.json changes its meaning."""
@@ -154,7 +154,7 @@ def _numbers(
     target = study.target_score
     return {
         "format": FORMAT,
-        "version": gmpo_mm.__version__,
+        "version": VERSION,
         "title": study.title,
         "sources": list(study.sources),
         "notes": list(study.notes),

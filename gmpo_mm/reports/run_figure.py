@@ -18,8 +18,8 @@ from PIL.Image import Image
 from gmpo_mm.reports.algorithm import series_of_run
 from gmpo_mm.reports.figure_style import LIGHT_THEME
 from gmpo_mm.reports.run_readers import read_run
-from gmpo_mm.training.accuracy import accuracy_of
-from gmpo_mm.training.metrics_file import read_metrics
+from gmpo_mm.runs.accuracy import accuracy_of
+from gmpo_mm.runs.metrics_file import read_metrics
 
 RIGHT, WRONG, GREY = "#00714f", "#b04400", "#999999"
 """Of grades as on an evaluation's page, and of what stands beside the run's own curve."""

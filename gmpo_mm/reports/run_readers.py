@@ -14,9 +14,9 @@ import numpy as np
 from gmpo_mm.credentials import hide_command
 from gmpo_mm.errors import DataError
 from gmpo_mm.reports.study import CLIP_SHARE, UNKNOWN, Run, Series
-from gmpo_mm.training.metrics_file import FILE_NAME as METRICS_FILE
-from gmpo_mm.training.metrics_file import read_metrics
-from gmpo_mm.training.reading import read_bytes, read_json, read_yaml
+from gmpo_mm.runs.metrics_file import FILE_NAME as METRICS_FILE
+from gmpo_mm.runs.metrics_file import read_metrics
+from gmpo_mm.runs.reading import read_bytes, read_json, read_yaml
 
 EASYR1_LOG = "experiment_log.jsonl"
 EASYR1_CONFIG = "experiment_config.json"

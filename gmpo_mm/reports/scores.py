@@ -15,7 +15,7 @@ from gmpo_mm.evaluation.results import Result, Spec, read_result, read_spec
 from gmpo_mm.evaluation.statistics import check_complete
 from gmpo_mm.reports.seed_statistics import SeedDifference, SeedMean, seed_difference, seed_mean, steps_to
 from gmpo_mm.reports.study import Run, Series, Study, Variant
-from gmpo_mm.training.accuracy import accuracy_of
+from gmpo_mm.runs.accuracy import accuracy_of
 
 REWARD = "val/reward_score"
 

@@ -22,8 +22,8 @@ from gmpo_mm.reports.run_readers import (
     tensorboard_folders,
 )
 from gmpo_mm.reports.study import Run, Study, Variant
-from gmpo_mm.training.reading import read_json
-from gmpo_mm.training.run_config import yaml_differences
+from gmpo_mm.runs.reading import read_json
+from gmpo_mm.runs.run_config import yaml_differences
 
 SWEEP_FILE = "sweep.json"
 SWEEP_FORMAT = 1

@@ -24,7 +24,7 @@ OTHER_NAMES = {"math_levels": "math"}
 
 
 class DataCommands(TyperGroup):
-    """The modules of `gmpo_mm.data.tools`, imported when one is asked for."""
+    """The modules of `gmpo_mm.datasets`, imported when one is asked for."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(DATA_TOOLS)
@@ -34,7 +34,7 @@ class DataCommands(TyperGroup):
         name = OTHER_NAMES.get(name, name)
         if name not in DATA_TOOLS:
             return None
-        command = typer.main.get_command(importlib.import_module(f"gmpo_mm.data.tools.{name}").app)
+        command = typer.main.get_command(importlib.import_module(f"gmpo_mm.datasets.{name}").app)
         command.name, command.short_help = cmd_name, DATA_TOOLS[name]
         return command
 

@@ -4,7 +4,7 @@
     gmpo-mm quickstart worker.rollout.seed=2  # any key of the shipped configuration `quickstart`
 
 The model was warm-started to read digits off a picture but to choose the wrong formula often: that gap was engineered, so
-that a minute of reinforcement learning shows. See gmpo_mm/models/bundled/qwen2_5_vl_tiny/README.md.
+that a minute of reinforcement learning shows. See gmpo_mm/toys/bundled/qwen2_5_vl_tiny/README.md.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.table import Table
 
 from gmpo_mm.config import load_config
-from gmpo_mm.data.tools import synthetic_geometry
+from gmpo_mm.datasets import synthetic_geometry
 from gmpo_mm.engines.local import train
 from gmpo_mm.evaluation.evaluate import evaluate
 from gmpo_mm.evaluation.results import Result
 from gmpo_mm.evaluation.settings import load_settings
 from gmpo_mm.reports.run_figure import AnsweredProblem, draw_run
-from gmpo_mm.training.usable_model import usable_model
+from gmpo_mm.runs.usable_model import usable_model
 
 DATA = Path("data/synthetic_geometry")
 CONFIG = "configs/quickstart.yaml"

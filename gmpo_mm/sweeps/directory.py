@@ -28,12 +28,12 @@ from gmpo_mm.errors import ConfigError
 from gmpo_mm.evaluation.results import read_spec
 from gmpo_mm.evaluation.task import Task, spec_differences
 from gmpo_mm.machine_errors import writing
+from gmpo_mm.runs.files import make_own_folder, write_atomically
+from gmpo_mm.runs.lock import DirectoryLock
+from gmpo_mm.runs.reading import read_json, read_text, read_yaml
+from gmpo_mm.runs.run_config import FREE_KEYS, saved_differences
 from gmpo_mm.sweeps.planning import PlannedRun, task_of
 from gmpo_mm.sweeps.sweep_file import Sweep
-from gmpo_mm.training.files import make_own_folder, write_atomically
-from gmpo_mm.training.lock import DirectoryLock
-from gmpo_mm.training.reading import read_json, read_text, read_yaml
-from gmpo_mm.training.run_config import FREE_KEYS, saved_differences
 
 FORMAT = 1
 State = Literal["waiting", "running", "finished", "failed", "interrupted", "out_of_budget"]

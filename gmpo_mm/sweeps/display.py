@@ -20,15 +20,15 @@ from gmpo_mm.credentials import clean as without_secrets
 from gmpo_mm.credentials import hide
 from gmpo_mm.errors import DataError
 from gmpo_mm.planning.dry_run import missing_lines
+from gmpo_mm.runs.progress import Progress, clean, format_seconds
+from gmpo_mm.sweeps.active_run import ActiveRun
 from gmpo_mm.sweeps.directory import RunRecord, SweepDirectory
 from gmpo_mm.sweeps.planning import PlannedRun, beyond_the_loss, missing_problems, variant_differences
 from gmpo_mm.sweeps.run_progress import ProgressReader, RunProgress, Speed, median, seconds_left, startup_seconds
-from gmpo_mm.training.progress import Progress, clean, format_seconds
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from gmpo_mm.sweeps.runner import ActiveRun
 
 TABLE_SECONDS = 1.0
 LINE_SECONDS = 30.0

@@ -19,10 +19,10 @@ from gmpo_mm.evaluation.settings import EvaluateSettings, load_settings
 from gmpo_mm.evaluation.task import Task, check_names, make_task
 from gmpo_mm.planning.counts import RunPlan, count_records, plan_run
 from gmpo_mm.planning.model_files import check_adapter
+from gmpo_mm.runs.progress import Progress
+from gmpo_mm.runs.run_data import with_columns
+from gmpo_mm.runs.trackers import check_trackers
 from gmpo_mm.sweeps.sweep_file import Sweep, Variant
-from gmpo_mm.training.progress import Progress
-from gmpo_mm.training.run_data import with_columns
-from gmpo_mm.training.trackers import check_trackers
 
 NAMES_OF_A_RUN = (
     "trainer.run_dir", "trainer.save_checkpoint_path", "trainer.project_name", "trainer.experiment_name",

@@ -17,8 +17,8 @@ from gmpo_mm.credentials import hide_command
 from gmpo_mm.engines.ray_cluster import RAY_ENGINES
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.machine_errors import writing
+from gmpo_mm.runs.files import open_appending
 from gmpo_mm.sweeps.child import ARGUMENTS
-from gmpo_mm.training.files import open_appending
 
 CHILD = "gmpo_mm.sweeps.child"
 """The module that is a run's process."""

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from gmpo_mm.planning.counts import RunPlan
+from gmpo_mm.runs.accuracy import accuracy_of
+from gmpo_mm.runs.metrics_file import FILE_NAME, read_metrics
+from gmpo_mm.runs.step_table import STEP_SECONDS
 from gmpo_mm.sweeps.directory import read_run_json
-from gmpo_mm.training.accuracy import accuracy_of
-from gmpo_mm.training.metrics_file import FILE_NAME, read_metrics
-from gmpo_mm.training.step_table import STEP_SECONDS
 
 LAST_STEPS = 20
 """Steps whose median counts as the present speed, as in a run's own progress."""

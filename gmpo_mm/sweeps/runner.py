@@ -6,18 +6,18 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
 from typing import Literal
 
 from gmpo_mm.errors import DataError
+from gmpo_mm.runs.progress import format_seconds, shorten
+from gmpo_mm.runs.stopping import stop_signals, was_stopped
+from gmpo_mm.sweeps.active_run import ActiveRun
 from gmpo_mm.sweeps.directory import RunRecord, State, SweepDirectory
 from gmpo_mm.sweeps.display import SweepDisplay
 from gmpo_mm.sweeps.planning import PlannedRun
-from gmpo_mm.sweeps.processes import Child, Launcher, log_tail
+from gmpo_mm.sweeps.processes import Launcher, log_tail
 from gmpo_mm.sweeps.run_progress import RunProgress, read_progress
-from gmpo_mm.training.progress import format_seconds, shorten
-from gmpo_mm.training.stopping import stop_signals, was_stopped
 
 POLL_SECONDS = 0.2
 SAVE_SECONDS = 5.0
@@ -25,28 +25,6 @@ SAVE_SECONDS = 5.0
 LOG_LINES = 12
 FAILED, INTERRUPTED = 1, 128 + signal.SIGINT
 Why = Literal["interrupted", "out_of_budget"]
-
-
-@dataclass
-class ActiveRun:
-    """A run whose process is there: training first, then its evaluation in the same slot."""
-
-    run: PlannedRun
-    record: RunRecord
-    slot: int
-    child: Child
-    evaluating: bool
-    started: float
-    before: float
-    """Seconds of the same kind that earlier attempts took."""
-
-    def note_seconds(self, now: float) -> None:
-        """Bring the record's wall time up to date."""
-        seconds = self.before + now - self.started
-        if self.evaluating:
-            self.record.evaluation_seconds = seconds
-        else:
-            self.record.seconds = seconds
 
 
 class SweepRunner:

@@ -11,6 +11,7 @@ from gmpo_mm.credentials import hide_argument
 from gmpo_mm.engines.local import configured_reward
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.planning.dry_run import open_records, reward_words
+from gmpo_mm.runs.progress import Progress
 from gmpo_mm.sweeps.directory import SweepDirectory
 from gmpo_mm.sweeps.display import Estimator, SweepDisplay, all_seconds_left, print_dry_run
 from gmpo_mm.sweeps.planning import PlannedRun, plan_evaluation, plan_sweep
@@ -18,7 +19,6 @@ from gmpo_mm.sweeps.processes import Launcher, LocalLauncher, choose_jobs, visib
 from gmpo_mm.sweeps.ray_jobs import RayLauncher, check_for_ray, cluster_address
 from gmpo_mm.sweeps.runner import SweepRunner
 from gmpo_mm.sweeps.sweep_file import load_sweep
-from gmpo_mm.training.progress import Progress
 
 
 def sweep(

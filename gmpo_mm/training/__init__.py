@@ -1,1 +1,1 @@
-"""Training: the step, the actor update, the run directory, checkpoints, metrics and trackers of the local engine."""
+"""The step: sampling, grading, advantages and the actor update of the local engine."""

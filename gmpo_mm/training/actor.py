@@ -21,14 +21,15 @@ from gmpo_mm.algorithms import (
     truncated_importance_weights,
 )
 from gmpo_mm.errors import ConfigError, TrainingError
-from gmpo_mm.models.policy import PackedOutput, PolicyModel
+from gmpo_mm.models.packed import PackedOutput
+from gmpo_mm.models.policy import PolicyModel
+from gmpo_mm.runs.learning_watch import MAX_SKIPPED_IN_A_ROW
 from gmpo_mm.training.batch import Batch, cut_into_micro_batches, row_index
 from gmpo_mm.training.router import ExpertCounts, RoutingStats, balance_loss, count_experts
 from gmpo_mm.training.update_config import UpdateConfig
 from gmpo_mm.training.update_metrics import Observed, update_metrics
 
 Progress = Callable[[int, str], None]
-MAX_SKIPPED_IN_A_ROW = 3
 
 
 class Actor:

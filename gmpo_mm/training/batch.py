@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gmpo_mm.data.prompts import EncodedPrompt
-from gmpo_mm.models.policy import Group
+from gmpo_mm.models.packed import Group
 from gmpo_mm.models.varlen_layout import to_device
 from gmpo_mm.rollout.protocol import Response
 

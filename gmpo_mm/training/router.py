@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from gmpo_mm.models.policy import PackedOutput
+from gmpo_mm.models.packed import PackedOutput
 
 
 @dataclass

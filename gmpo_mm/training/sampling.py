@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from gmpo_mm.algorithms import filter_groups
@@ -14,25 +13,13 @@ from gmpo_mm.data import PromptDataset, PromptSampler
 from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.errors import TrainingError
 from gmpo_mm.rollout.protocol import Response, RolloutBackend, SamplingParams
+from gmpo_mm.rollout.seeds import prompt_seed
+from gmpo_mm.runs.stopping import StopAsked
 from gmpo_mm.training.batch import SampledGroup
-from gmpo_mm.training.stopping import StopAsked
 
 RewardFunction = Callable[[list[dict[str, Any]]], list[dict[str, float]]]
 Progress = Callable[[str, int, str], None]
 """Called with (what is done, responses or prompts done, note)."""
-
-
-def prompt_seed(*parts: int) -> int:
-    """A 63-bit seed from integers; equal parts give equal seeds on every machine."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-EVALUATION_SEED = 1  # of validations too: a run's validation gives the number that `evaluate` gives by the same protocol
-
-
-def evaluation_seed(seed: int, problem: int) -> int:
-    """The seed of a problem's samples in a validation or an evaluation: no prompt of training ever has it."""
-    return prompt_seed(seed, 2 << 32, problem)
 
 
 @dataclass

@@ -17,6 +17,7 @@ from gmpo_mm.algorithms import (
     compute_advantages,
     compute_kl,
     finalize_metrics,
+    log_prob_gap,
     mean_sequence_kl,
 )
 from gmpo_mm.config.schema import Config
@@ -27,23 +28,23 @@ from gmpo_mm.models.loading import not_finite
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor
 from gmpo_mm.rollout.protocol import RolloutBackend
+from gmpo_mm.rollout.seeds import prompt_seed
+from gmpo_mm.runs.checkpoint import CheckpointData, load_optimizer_tensors, prune_checkpoints
+from gmpo_mm.runs.checkpoint_saver import CheckpointSaver
+from gmpo_mm.runs.learning_watch import LearningWatch
+from gmpo_mm.runs.model_files import load_weights
+from gmpo_mm.runs.progress import Progress
+from gmpo_mm.runs.run_directory import RunDirectory
+from gmpo_mm.runs.shown_samples import choose_rows, choose_sample, is_due, table_rows
+from gmpo_mm.runs.stopping import StopAsked, StopRequest
+from gmpo_mm.runs.trackers import Trackers
 from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import Batch, SampledGroup, mean_of_scores, sample_rows
-from gmpo_mm.training.checkpoint import CheckpointData, load_optimizer_tensors, prune_checkpoints
-from gmpo_mm.training.checkpoint_saver import CheckpointSaver
 from gmpo_mm.training.gpu_metrics import UpdateMeter, memory_metrics, meter_of, start_step
-from gmpo_mm.training.learning_watch import LearningWatch
-from gmpo_mm.training.model_files import load_weights
 from gmpo_mm.training.offload import Offload
 from gmpo_mm.training.optimizer import learning_rate
-from gmpo_mm.training.progress import Progress
-from gmpo_mm.training.run_directory import RunDirectory
-from gmpo_mm.training.sampling import BatchMaker, prompt_seed
-from gmpo_mm.training.shown_samples import choose_rows, choose_sample, is_due, table_rows
+from gmpo_mm.training.sampling import BatchMaker
 from gmpo_mm.training.step_metrics import batch_metrics
-from gmpo_mm.training.stopping import StopAsked, StopRequest
-from gmpo_mm.training.trackers import Trackers
-from gmpo_mm.training.update_metrics import log_prob_gap
 from gmpo_mm.training.validation import Validator
 
 _OR_LESS = "or end other programs that use the device; the same command goes on from the last checkpoint"

@@ -10,13 +10,13 @@ from gmpo_mm.algorithms import (
     compute_kl,
     compute_policy_loss,
     count_units,
+    log_prob_gap,
     loss_unit,
-    masked_max,
     masked_mean,
     merge_metrics,
     truncated_importance_weights,
 )
-from gmpo_mm.models.policy import PackedOutput
+from gmpo_mm.models.packed import PackedOutput
 from gmpo_mm.training.batch import Batch
 from gmpo_mm.training.update_config import UpdateConfig
 
@@ -43,7 +43,6 @@ class Observed:
         self.old_BT[index, :width] = old_BT
         if unchanged and self._sampler_BT is not None:
             self.gaps.append(log_prob_gap(output.log_probs_BT.detach(), self._sampler_BT[index, :width], output.mask_BT))
-
 
     def sequence_log_ratios(self) -> torch.Tensor:
         """(B,), on the CPU: the log of a sequence's product of ratios; NaN for rows that were not passed through the model."""
@@ -74,14 +73,3 @@ def update_metrics(batch: Batch, advantages: torch.Tensor, seen: Observed, confi
             kl_BT = compute_kl(log_probs_BT, ref_BT, config.kl_kind, mask_BT)
             metrics["actor/kl_loss"] = Metric("mean", aggregate(kl_BT, mask_BT, loss_unit(config.loss)), units)
     return metrics
-
-
-def log_prob_gap(
-    log_probs_BT: torch.Tensor, sampler_log_probs_BT: torch.Tensor, mask_BT: torch.Tensor
-) -> dict[str, Metric]:
-    """How far (nats) the sampler's log-probabilities are from those of the same weights in training: mean and maximum."""
-    gap_BT = (log_probs_BT - sampler_log_probs_BT).abs()
-    return {
-        "rollout/log_prob_gap_mean": masked_mean(gap_BT, mask_BT),
-        "rollout/log_prob_gap_max": masked_max(gap_BT, mask_BT),
-    }

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from gmpo_mm.data import PromptDataset
 from gmpo_mm.rollout.protocol import SamplingParams
-from gmpo_mm.training.accuracy import not_0_or_1
+from gmpo_mm.rollout.seeds import evaluation_seed
+from gmpo_mm.runs.accuracy import not_0_or_1
 from gmpo_mm.training.batch import SampledGroup, mean_of_scores
-from gmpo_mm.training.sampling import Progress, Sampler, evaluation_seed
+from gmpo_mm.training.sampling import Progress, Sampler
 
 
 @dataclass

@@ -17,7 +17,6 @@ import sympy
 from sympy.parsing import sympy_parser as parser
 
 from gmpo_mm.verifiers import drgrpo_text as texts
-from gmpo_mm.verifiers.supervisor import Compare
 
 OPERATORS: dict[type[ast.operator] | type[ast.unaryop], Callable[..., Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
@@ -79,7 +78,7 @@ def _value(node: ast.expr) -> Any:
     return value
 
 
-def load_fast() -> Compare:
+def load_fast() -> Callable[[str, str], bool]:
     """The grader's fast mode as a comparison of two texts."""
     from pylatexenc import latex2text
 
@@ -101,7 +100,7 @@ def load_fast() -> Compare:
     return compare
 
 
-def load_slow() -> Compare:
+def load_slow() -> Callable[[str, str], bool]:
     """The grader's slow mode: what fast mode finds different is put to math-verify with its defaults."""
     import math_verify
 

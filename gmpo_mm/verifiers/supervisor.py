@@ -30,8 +30,8 @@ MEMORY_LIMIT = 1 << 30  # bytes of address space for one worker; an import of sy
 RESIDENT_LIMIT = 384 << 20  # bytes ever resident above which a worker is replaced after its job
 PARENT_CHECK_SECONDS = 1.0
 _ENDED_BY: dict[int, str] = {signal.SIGPROF: "timeout", signal.SIGALRM: "stalled"}
-PR_SET_PDEATHSIG = 1  # Linux: the signal a process gets when its parent dies
 Compare = Callable[[str, str], bool]  # (prediction, gold)
+PR_SET_PDEATHSIG = 1  # Linux: the signal a process gets when its parent dies
 
 
 def _load_engine(name: str) -> Compare:

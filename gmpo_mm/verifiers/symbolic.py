@@ -6,12 +6,12 @@ no denominator is 0. The proof alone is not enough: `(y - y)(x + 1)/(y - y)` red
 
 import operator
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import sympy
 
 from gmpo_mm.verifiers.expressions import parse_expression
-from gmpo_mm.verifiers.supervisor import Compare
 from gmpo_mm.verifiers.trees import Tree, canonical_tree, children, contains, variables
 
 # sympy imports most of itself on demand: these cost a second once, and not each new worker within its limit.
@@ -164,7 +164,7 @@ def compare(prediction: str, gold: str) -> bool:
         return False
 
 
-def load_compare() -> Compare:
+def load_compare() -> Callable[[str, str], bool]:
     """`compare`, with everything imported that its first uses import."""
     for prediction, gold in WARM_UP:
         compare(prediction, gold)

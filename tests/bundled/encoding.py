@@ -4,10 +4,10 @@ from pathlib import Path
 
 from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.data.records import Record
-from gmpo_mm.data.synthetic_geometry import Problem, draw
 from gmpo_mm.models.processing import Processor
+from gmpo_mm.toys.synthetic_geometry import Problem, draw
 
-FOLDER = Path(__file__).parents[2] / "gmpo_mm" / "models" / "bundled" / "qwen2_5_vl_tiny"
+FOLDER = Path(__file__).parents[2] / "gmpo_mm" / "toys" / "bundled" / "qwen2_5_vl_tiny"
 
 
 def encode(problem: Problem, processor: Processor) -> EncodedPrompt:

@@ -3,7 +3,7 @@
 from PIL import ImageChops
 
 from gmpo_mm.data import RecordKeys, load_image, load_records
-from gmpo_mm.data.synthetic_geometry import SPLITS, draw, make_problem
+from gmpo_mm.toys.synthetic_geometry import SPLITS, draw, make_problem
 from tests.data.tools import run_tool
 
 

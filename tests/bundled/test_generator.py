@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from gmpo_mm.data.synthetic_geometry import (
+from gmpo_mm.errors import DataError
+from gmpo_mm.toys.synthetic_geometry import (
     JITTERS,
     KINDS,
     PICTURE_SIZE,
@@ -22,7 +23,6 @@ from gmpo_mm.data.synthetic_geometry import (
     make_problem,
     split_capacity,
 )
-from gmpo_mm.errors import DataError
 
 
 def pixels(problem: Problem) -> bytes:
@@ -44,7 +44,7 @@ def test_a_problem_is_the_same_on_every_machine():
 
 def test_another_process_draws_the_same_whatever_its_hash_seed():
     code = (
-        "from gmpo_mm.data.synthetic_geometry import *; import hashlib;"
+        "from gmpo_mm.toys.synthetic_geometry import *; import hashlib;"
         "print(hashlib.sha256(b''.join(draw(make_problem('train', i)).tobytes() for i in range(50))).hexdigest())"
     )
     environment = os.environ | {"PYTHONHASHSEED": "1"}

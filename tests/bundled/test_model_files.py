@@ -7,8 +7,8 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
 
-from gmpo_mm.data.synthetic_geometry import draw, make_problem
-from gmpo_mm.models.tiny import SPECIAL_TOKENS, WHOLE_WORDS, write_model_files
+from gmpo_mm.toys.synthetic_geometry import draw, make_problem
+from gmpo_mm.toys.tiny import SPECIAL_TOKENS, WHOLE_WORDS, write_model_files
 from tests.bundled.encoding import FOLDER
 
 

@@ -7,14 +7,14 @@ import re
 import pytest
 import torch
 
-from gmpo_mm.data.synthetic_geometry import Problem, make_problem
 from gmpo_mm.models.loading import end_token_ids, load_model, vision_token_ids
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import load_processor
-from gmpo_mm.models.tiny import vocabulary
 from gmpo_mm.rollout.hf import HFRollout
 from gmpo_mm.rollout.protocol import SamplingParams
-from gmpo_mm.training.sampling import EVALUATION_SEED, evaluation_seed
+from gmpo_mm.rollout.seeds import EVALUATION_SEED, evaluation_seed
+from gmpo_mm.toys.synthetic_geometry import Problem, make_problem
+from gmpo_mm.toys.tiny import vocabulary
 from tests.bundled.encoding import FOLDER, encode
 
 RESPONSE = re.compile(r"<think>(\d)([*+])(\d)(/2)?=(\d+)</think>\\boxed\{(\d+)\}<\|im_end\|>")

@@ -17,18 +17,19 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from gmpo_mm.config import resolve_model_path
-from gmpo_mm.data.countdown import TINY, TINY_TEST_SIZE, TINY_TRAIN_SIZE, CountdownProblem, make_splits
 from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.data.records import Record
-from gmpo_mm.models.countdown_demonstrations import IGNORED, countdown_batches, demonstration, make_batch
 from gmpo_mm.models.loading import end_token_ids, load_model
-from gmpo_mm.models.policy import Group, PolicyModel
+from gmpo_mm.models.packed import Group
+from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import load_processor
-from gmpo_mm.models.tiny import write_model_files
-from gmpo_mm.models.tiny_text import new_text_model, text_config, weight_shapes
-from gmpo_mm.models.warm_start import RECIPES, supervised_loss
 from gmpo_mm.rollout.hf import HFRollout
 from gmpo_mm.rollout.protocol import SamplingParams
+from gmpo_mm.toys.countdown import TINY, TINY_TEST_SIZE, TINY_TRAIN_SIZE, CountdownProblem, make_splits
+from gmpo_mm.toys.countdown_demonstrations import IGNORED, countdown_batches, demonstration, make_batch
+from gmpo_mm.toys.tiny import write_model_files
+from gmpo_mm.toys.tiny_text import new_text_model, text_config, weight_shapes
+from gmpo_mm.toys.warm_start import RECIPES, supervised_loss
 from gmpo_mm.verifiers.countdown import Verdict, check_expression, extract_expression, read_problem
 
 NAMES = ("qwen2_tiny", "qwen3_moe_tiny")
@@ -184,7 +185,7 @@ def test_they_use_the_right_numbers_and_mostly_the_wrong_signs(name: str) -> Non
 
 
 def make(out: Path, name: str, *options: str, **environment: str) -> bytes:
-    command = [sys.executable, "-m", "gmpo_mm.models.warm_start", "--model", name, "--out", str(out), "--seed", "0", *options]
+    command = [sys.executable, "-m", "gmpo_mm.toys.warm_start", "--model", name, "--out", str(out), "--seed", "0", *options]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | environment)
     return (out / "model.safetensors").read_bytes()
 

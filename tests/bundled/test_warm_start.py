@@ -12,12 +12,13 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from gmpo_mm.data.synthetic_geometry import Combination, combinations, make_problem
 from gmpo_mm.models.loading import use_packed_attention
-from gmpo_mm.models.policy import Group, PolicyModel
+from gmpo_mm.models.packed import Group
+from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import load_processor
-from gmpo_mm.models.tiny import new_model, vocabulary
-from gmpo_mm.models.warm_start import (
+from gmpo_mm.toys.synthetic_geometry import Combination, combinations, make_problem
+from gmpo_mm.toys.tiny import new_model, vocabulary
+from gmpo_mm.toys.warm_start import (
     IGNORED,
     MISTAKES,
     PINNED_ENVIRONMENT,
@@ -36,7 +37,7 @@ def processor():
 
 
 def make(out: Path, *options: str, environment: dict[str, str] | None = None) -> bytes:
-    command = [sys.executable, "-m", "gmpo_mm.models.warm_start", "--out", str(out), "--seed", "0", *options]
+    command = [sys.executable, "-m", "gmpo_mm.toys.warm_start", "--out", str(out), "--seed", "0", *options]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | (environment or {}))
     return (out / "model.safetensors").read_bytes()
 

@@ -16,8 +16,8 @@ from gmpo_mm.config import load_config, to_yaml, validate_for_training
 from gmpo_mm.config.paths import split_data_spec
 from gmpo_mm.config.preparations import PREPARATIONS, find_preparation, missing_preparations, preparing_command
 from gmpo_mm.errors import ConfigError, DataError, GMPOError, RewardError
+from gmpo_mm.runs import run_data
 from gmpo_mm.start.commands import DATA_TOOLS
-from gmpo_mm.training import run_data
 from tests.config.conftest import VALID
 from tests.config.easyr1_facts import SCRIPT_OVERRIDES
 from tests.config.test_validate import easyr1_checkout  # noqa: F401

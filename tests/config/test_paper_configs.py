@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 from gmpo_mm.config import Config, config_differences, load_config, policy_loss_config, validate_for_training
 from gmpo_mm.evaluation.benchmark import load_template
-from gmpo_mm.models.tiny import write_model_files
-from gmpo_mm.models.tiny_text import text_config
 from gmpo_mm.planning.counts import count_records, describe_plan, plan_run
+from gmpo_mm.toys.tiny import write_model_files
+from gmpo_mm.toys.tiny_text import text_config
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gmpo_mm.models.processing import Processor, load_processor
-from gmpo_mm.models.tiny import model_config, write_model_files
+from gmpo_mm.toys.tiny import model_config, write_model_files
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gmpo_mm.data import RecordKeys, check_records, load_records
-from gmpo_mm.data.countdown import (
+from gmpo_mm.errors import DataError
+from gmpo_mm.toys.countdown import (
     PROMPTS,
     TINY,
     TINY_TEST_SIZE,
@@ -24,7 +25,6 @@ from gmpo_mm.data.countdown import (
     make_rows,
     make_splits,
 )
-from gmpo_mm.errors import DataError
 from gmpo_mm.verifiers.countdown import check_expression, parse, read_problem
 from tests.data.tools import assert_refused, run_offline, run_tool
 

@@ -23,7 +23,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "data_tools" / "geometry3k.py"
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    return importlib.import_module("gmpo_mm.data.tools.geometry3k")
+    return importlib.import_module("gmpo_mm.datasets.geometry3k")
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ from gmpo_mm.data.sources import read_rows
 from gmpo_mm.errors import ConfigError, DataError
 from gmpo_mm.evaluation.evaluate import evaluate
 from gmpo_mm.evaluation.settings import TRAINING_KEYS
-from gmpo_mm.training.usable_model import usable_model
+from gmpo_mm.runs.usable_model import usable_model
 from tests.evaluation.evaluations import settings
 
 

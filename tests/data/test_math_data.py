@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gmpo_mm.data import RecordKeys, check_records, load_records
-from gmpo_mm.data.preparing import problem_key
+from gmpo_mm.datasets.preparing import problem_key
 from gmpo_mm.errors import DataError
 from tests.data.conftest import SHARED_DATA
 from tests.data.helpers import write_lines

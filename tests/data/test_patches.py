@@ -17,7 +17,7 @@ from gmpo_mm.data.patches import ImagePatches, pixel_values
 from gmpo_mm.data.prompts import load_images
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.processing import Processor, load_processor
-from gmpo_mm.models.tiny import write_model_files
+from gmpo_mm.toys.tiny import write_model_files
 
 CLIP = {
     "image_processor_type": "Qwen2VLImageProcessor",

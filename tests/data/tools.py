@@ -44,7 +44,7 @@ def run_offline(script: str, *arguments: object, **environment: str) -> Complete
 
 def load_tool(script: str) -> ModuleType:
     """The module behind the script, whose functions can be called."""
-    return importlib.import_module(f"gmpo_mm.data.tools.{script.removesuffix('.py').removesuffix('_levels')}")
+    return importlib.import_module(f"gmpo_mm.datasets.{script.removesuffix('.py').removesuffix('_levels')}")
 
 
 def assert_refused(done: CompletedProcess[str], *texts: str) -> None:

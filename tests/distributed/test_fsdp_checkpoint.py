@@ -18,11 +18,11 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from gmpo_mm.config.checkpoint_paths import find_fsdp_checkpoint, latest_fsdp_checkpoint
 from gmpo_mm.errors import ConfigError, TrainingError
-from gmpo_mm.training import fsdp_checkpoint
-from gmpo_mm.training.checkpoint_layout import fsdp_layout
-from gmpo_mm.training.fsdp_checkpoint import merged_model
-from gmpo_mm.training.run_directory import RunDirectory
-from gmpo_mm.training.usable_model import usable_model
+from gmpo_mm.runs import fsdp_checkpoint
+from gmpo_mm.runs.checkpoint_layout import fsdp_layout
+from gmpo_mm.runs.fsdp_checkpoint import merged_model
+from gmpo_mm.runs.run_directory import RunDirectory
+from gmpo_mm.runs.usable_model import usable_model
 from tests.distributed.ranks import on_ranks
 
 # 50 rows and 14 columns: neither divides by four, so that shards are of unequal length

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import gmpo_mm
-from gmpo_mm.training.metrics_file import read_metrics
+from gmpo_mm.runs.metrics_file import read_metrics
 from tests.docs.generator import REFERENCE
 
 PAGE = (REFERENCE / "metrics.md").read_text(encoding="utf-8")

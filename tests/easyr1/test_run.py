@@ -114,7 +114,7 @@ def finished(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytes
 
 
 def lines(run: Path, kind: str) -> list[dict[str, Any]]:
-    from gmpo_mm.training.metrics_file import read_metrics
+    from gmpo_mm.runs.metrics_file import read_metrics
 
     return [line for line in read_metrics(run) if line["kind"] == kind]
 
@@ -161,7 +161,7 @@ def test_the_local_engine_makes_the_same_update_from_the_same_batch(finished: tu
 
     before, expected, prompt_tokens_equal = local_weights(run, run.parent / "batch.pt", data / "train.parquet")
     assert prompt_tokens_equal, "both engines build the same prompt"
-    from gmpo_mm.training.fsdp_checkpoint import merged_model
+    from gmpo_mm.runs.fsdp_checkpoint import merged_model
 
     found = load_file(merged_model(run / "global_step_1") / "model.safetensors")
     assert found.keys() == expected.keys() == before.keys()

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gmpo_mm.training.checkpoint import checkpoint_steps, load_checkpoint
-from gmpo_mm.training.metrics_file import read_events
+from gmpo_mm.runs.checkpoint import checkpoint_steps, load_checkpoint
+from gmpo_mm.runs.metrics_file import read_events
 from tests.engine.runs import arguments, file_bytes, metrics_without_times, run_process, start_process
 
 STEPS = 4
@@ -25,7 +25,7 @@ WAITS, GIVES_UP = "the loop waits for the write", "the write is given up"
 # very slow disk. The output says when the loop comes to wait for the write, and when it gives it up.
 HELD_DISK = f"""
 import os, threading, time
-from gmpo_mm.training.checkpoint_saver import _Write
+from gmpo_mm.runs.checkpoint_saver import _Write
 def told(method, words):
     def tell(self):
         print(words, flush=True)

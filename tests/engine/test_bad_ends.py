@@ -16,8 +16,8 @@ from PIL import Image
 from gmpo_mm.config import load_config
 from gmpo_mm.engines.local import train
 from gmpo_mm.errors import DataError, RewardError, TrainingError
-from gmpo_mm.training.checkpoint import latest_checkpoint, load_checkpoint
-from gmpo_mm.training.progress import Progress
+from gmpo_mm.runs.checkpoint import latest_checkpoint, load_checkpoint
+from gmpo_mm.runs.progress import Progress
 from tests.engine.runs import arguments, run_here, run_process, start_process, train_metrics
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gmpo_mm.errors import DataError, GMPOError, RewardError
-from gmpo_mm.training.checkpoint import latest_checkpoint
+from gmpo_mm.runs.checkpoint import latest_checkpoint
 from tests.engine.runs import arguments, file_bytes, metrics_without_times, run_here
 from tests.engine.test_bad_ends import good_row, own_data
 

@@ -12,7 +12,7 @@ from gmpo_mm.config.schema import ModelConfig
 from gmpo_mm.models import loading
 from gmpo_mm.models import policy as policies
 from gmpo_mm.models.two_part_attention import REFERENCE, two_part_attention
-from gmpo_mm.training.metrics_file import read_metrics
+from gmpo_mm.runs.metrics_file import read_metrics
 from gmpo_mm.training.trainer import Trainer
 from tests.engine.runs import arguments, run_here, train_metrics, weights
 from tests.engine.test_variants import weights_of_bundled

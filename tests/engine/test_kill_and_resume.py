@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gmpo_mm.training.metrics_file import read_events
+from gmpo_mm.runs.metrics_file import read_events
 from tests.engine.runs import (
     arguments,
     file_bytes,

@@ -11,7 +11,7 @@ import torch
 from gmpo_mm.cli import app
 from gmpo_mm.config import load_config
 from gmpo_mm.models.loading import load_model
-from gmpo_mm.training.usable_model import usable_model
+from gmpo_mm.runs.usable_model import usable_model
 from tests.engine.runs import arguments, run_here
 from tests.evaluation.evaluations import evaluate_one
 

@@ -13,11 +13,12 @@ import torch
 from gmpo_mm.config import resolve_model_path
 from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.data.records import Record
-from gmpo_mm.data.synthetic_geometry import draw, make_problem, make_rows
 from gmpo_mm.models.loading import load_model
-from gmpo_mm.models.policy import Group, PolicyModel
+from gmpo_mm.models.packed import Group
+from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import load_processor
-from gmpo_mm.models.tiny import vocabulary
+from gmpo_mm.toys.synthetic_geometry import draw, make_problem, make_rows
+from gmpo_mm.toys.tiny import vocabulary
 from tests.engine.runs import arguments, run_here, train_metrics, weights
 
 

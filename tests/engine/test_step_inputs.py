@@ -12,8 +12,8 @@ from gmpo_mm.config import load_config
 from gmpo_mm.engines import local
 from gmpo_mm.errors import TrainingError
 from gmpo_mm.rollout.protocol import SamplingParams
+from gmpo_mm.runs.metrics_file import read_metrics
 from gmpo_mm.training.batch import CutLimits
-from gmpo_mm.training.metrics_file import read_metrics
 from tests.engine.runs import ROOT, arguments, run_here, train_metrics, weights
 from tests.engine.test_variants import weights_of_bundled
 

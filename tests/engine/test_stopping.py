@@ -14,7 +14,7 @@ import pytest
 
 from gmpo_mm import cli
 from gmpo_mm.errors import StoppedRun, TrainingError
-from gmpo_mm.training.stopping import was_stopped
+from gmpo_mm.runs.stopping import was_stopped
 from tests.engine.runs import arguments, file_bytes, run_here, train_metrics, weights
 
 # A stop can be asked for at an exact place: the reward function is called in every step, within this very process.

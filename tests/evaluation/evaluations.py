@@ -17,7 +17,7 @@ from gmpo_mm.evaluation.settings import EvaluateSettings, load_settings
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
 BUNDLED = "bundled:qwen2_5_vl_tiny"
-BUNDLED_FOLDER = ROOT / "gmpo_mm/models/bundled/qwen2_5_vl_tiny"
+BUNDLED_FOLDER = ROOT / "gmpo_mm/toys/bundled/qwen2_5_vl_tiny"
 
 
 def settings(out: Path, **changes: Any) -> EvaluateSettings:

@@ -6,9 +6,9 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from gmpo_mm.data.synthetic_geometry import draw, make_problem
 from gmpo_mm.evaluation.page import scale_picture
 from gmpo_mm.evaluation.results import GraderInfo, Problem, Protocol, Sample, Spec, spec_to_json, to_json_line
+from gmpo_mm.toys.synthetic_geometry import draw, make_problem
 
 HOSTILE = (
     '</script><script>document.documentElement.dataset.hacked="1"</script>'

@@ -26,8 +26,8 @@ from gmpo_mm.evaluation.benchmark import (
 from gmpo_mm.evaluation.generators import Generated, LocalGenerator, LocalModel, PromptOptions
 from gmpo_mm.evaluation.task import Task, make_task
 from gmpo_mm.rollout.protocol import Response
+from gmpo_mm.runs.progress import Progress
 from gmpo_mm.start.commands import DATA_TOOLS
-from gmpo_mm.training.progress import Progress
 from gmpo_mm.verifiers.graders import grade_responses
 from tests.evaluation.evaluations import DATA, ROOT, settings
 
@@ -190,7 +190,7 @@ def test_an_unknown_type_column_is_told_the_known_ones(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def bundled() -> LocalModel:
     from gmpo_mm.config.schema import Config
-    from gmpo_mm.training.progress import Progress
+    from gmpo_mm.runs.progress import Progress
 
     config = Config()
     config.worker.actor.model.model_path = "bundled:qwen2_5_vl_tiny"

@@ -19,8 +19,8 @@ from gmpo_mm.errors import ConfigError
 from gmpo_mm.evaluation import generators
 from gmpo_mm.evaluation.evaluate import evaluate
 from gmpo_mm.evaluation.results import Result, read_result
-from gmpo_mm.training.metrics_file import read_metrics
-from gmpo_mm.training.usable_model import usable_model
+from gmpo_mm.runs.metrics_file import read_metrics
+from gmpo_mm.runs.usable_model import usable_model
 from tests.engine.runs import arguments, run_here, write_data
 from tests.evaluation.evaluations import BUNDLED_FOLDER, evaluate_one, settings
 

@@ -42,11 +42,11 @@ from torch import Tensor
 
 from gmpo_mm.algorithms import compute_advantages, compute_policy_loss
 from gmpo_mm.config import load_config
-from gmpo_mm.data.synthetic_geometry import make_problem
 from gmpo_mm.engines.local import update_config
 from gmpo_mm.models.loading import load_policy
-from gmpo_mm.models.policy import Group, PackedOutput
+from gmpo_mm.models.packed import Group, PackedOutput
 from gmpo_mm.rollout.protocol import Response
+from gmpo_mm.toys.synthetic_geometry import make_problem
 from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import Batch, SampledGroup
 from gmpo_mm.training.optimizer import build_optimizer

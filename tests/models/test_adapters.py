@@ -16,9 +16,9 @@ from gmpo_mm.config.schema import ModelConfig
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.adapters import lineage
 from gmpo_mm.models.loading import check_lora, load_model, load_policy, read_config
-from gmpo_mm.training.model_files import changing_weights, save_model
-from gmpo_mm.training.safetensors_file import SafetensorsWriter
-from gmpo_mm.training.usable_model import usable_model
+from gmpo_mm.runs.model_files import changing_weights, save_model
+from gmpo_mm.runs.safetensors_file import SafetensorsWriter
+from gmpo_mm.runs.usable_model import usable_model
 
 BUNDLED = "bundled:qwen2_5_vl_tiny"
 CPU = torch.device("cpu")
@@ -129,7 +129,7 @@ def test_whole_weights_for_other_loaders_are_merged_once_and_anew_for_another_ad
 
 def test_a_bundled_base_is_found_where_the_package_lies_now(tmp_path: Path) -> None:
     trained_adapter(tmp_path / "a")
-    change_config(tmp_path / "a", base_model_name_or_path="/gone/gmpo_mm/models/bundled/qwen2_5_vl_tiny")
+    change_config(tmp_path / "a", base_model_name_or_path="/gone/gmpo_mm/toys/bundled/qwen2_5_vl_tiny")
     assert lineage(str(tmp_path / "a"))[1] == resolve_model_path(BUNDLED)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gmpo_mm.models.policy import Group
+from gmpo_mm.models.packed import Group
 from tests.models.model_zoo import (
     TEXT_FAMILIES,
     VISION_FAMILIES,

@@ -10,7 +10,8 @@ import torch
 
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.loading import store_weights
-from gmpo_mm.models.policy import Group, PolicyModel
+from gmpo_mm.models.packed import Group
+from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.two_part_attention import REFERENCE, two_part_attention
 from tests.models.model_zoo import (
     IS_V5,

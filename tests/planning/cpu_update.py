@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from gmpo_mm.config import load_config
+from gmpo_mm.config.paths import BUNDLED_MODELS
 from gmpo_mm.engines.local import update_config
 from gmpo_mm.models import loading
 from gmpo_mm.models.policy import PolicyModel
@@ -28,7 +29,7 @@ from gmpo_mm.planning.micro_batch import (
 from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.optimizer import build_optimizer
 
-BUNDLED = Path(loading.__file__).parent / "bundled"
+BUNDLED = BUNDLED_MODELS
 
 
 def status(name: str) -> int:

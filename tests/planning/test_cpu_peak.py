@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from gmpo_mm.models import loading
+from gmpo_mm.config.paths import BUNDLED_MODELS
 
 ROOT = Path(__file__).parents[2]
-BUNDLED = Path(loading.__file__).parent / "bundled"
+BUNDLED = BUNDLED_MODELS
 GROUPS = ("worker.rollout.n=8", "worker.actor.global_batch_size=4", "data.rollout_batch_size=4")
 WHOLE = (
     *GROUPS,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gmpo_mm.training.metrics_file import MetricsFile, read_metrics
+from gmpo_mm.runs.metrics_file import MetricsFile, read_metrics
 
 VARIANTS = {"grpo": "GRPO", "gmpo": "GMPO"}
 SEEDS = (1, 2)

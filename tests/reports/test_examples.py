@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gmpo_mm.training.metrics_file import read_metrics
+from gmpo_mm.runs.metrics_file import read_metrics
 from tests.reports.made import write_run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -30,8 +30,8 @@ from gmpo_mm.reports.report_tables import training_report_table
 from gmpo_mm.reports.scores import problem_difference, score_tables
 from gmpo_mm.reports.sources import read_study
 from gmpo_mm.reports.study import CLIP_SHARE
+from gmpo_mm.runs.metrics_file import read_metrics
 from gmpo_mm.training import router
-from gmpo_mm.training.metrics_file import read_metrics
 from tests.evaluation.pages import HOSTILE
 from tests.reports.made import SEEDS, VARIANTS, change_sweep, write_easyr1_log, write_run
 

@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from gmpo_mm.errors import DataError
 from gmpo_mm.reports.ratio_figures import clip_bounds
 from gmpo_mm.reports.sources import read_study
-from gmpo_mm.training.metrics_file import read_metrics
+from gmpo_mm.runs.metrics_file import read_metrics
 from tests.reports.made import change_sweep, write_easyr1_log, write_run
 
 CONFIG = (

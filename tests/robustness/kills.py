@@ -143,7 +143,7 @@ def _content(path: Path) -> Any:
 
 def _metric_lines(path: Path) -> list[Any]:
     """The last line of each step and kind: a killed run may have written some that it did again."""
-    from gmpo_mm.training.metrics_file import read_metrics
+    from gmpo_mm.runs.metrics_file import read_metrics
 
     return [_without_clock(line) for line in read_metrics(path)]
 

@@ -11,9 +11,9 @@ import pytest
 
 from gmpo_mm.errors import GMPOError
 from gmpo_mm.evaluation.grade_file import GradeFileSettings, grade_file
-from gmpo_mm.training.checkpoint import remove_leftovers, save_checkpoint
-from gmpo_mm.training.progress import Progress
-from gmpo_mm.training.run_directory import RunDirectory
+from gmpo_mm.runs.checkpoint import remove_leftovers, save_checkpoint
+from gmpo_mm.runs.progress import Progress
+from gmpo_mm.runs.run_directory import RunDirectory
 from tests.evaluation.evaluations import settings
 from tests.evaluation.http_server import HTTPServer
 

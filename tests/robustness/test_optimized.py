@@ -12,7 +12,7 @@ import pytest
 from gmpo_mm.config.json_text import read_mapping
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.adapters import lineage
-from gmpo_mm.training.run_results import run_results
+from gmpo_mm.runs.run_results import run_results
 
 BAD = [
     ["train", "configs/quickstart.yaml", "worker.rollout.n=-1"],

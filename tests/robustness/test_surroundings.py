@@ -15,7 +15,7 @@ import pytest
 
 from gmpo_mm.errors import TrainingError
 from gmpo_mm.machine_errors import machine_error, memory_for, writing
-from gmpo_mm.training import stopping
+from gmpo_mm.runs import stopping
 from tests.engine.runs import arguments, run_here, start_process, train_metrics, write_data
 from tests.robustness.forked import Commands, Ended, Request
 

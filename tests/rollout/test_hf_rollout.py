@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from gmpo_mm.models.policy import Group, PolicyModel
+from gmpo_mm.models.packed import Group
+from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.rollout.hf import MIN_LINES, HFRollout, sample_tokens, truncate
 from gmpo_mm.rollout.protocol import Response, SamplingParams
 from tests.models.model_zoo import ENDS, IMAGE, TEXT_FAMILIES, VISION_FAMILIES, build_policy, make_prompt

@@ -20,7 +20,7 @@ import time  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from gmpo_mm.config import Config, load_config, run_directory, split_function_spec, to_yaml  # noqa: E402
-from gmpo_mm.training.metrics_file import FILE_NAME, MetricsFile  # noqa: E402
+from gmpo_mm.runs.metrics_file import FILE_NAME, MetricsFile  # noqa: E402
 from gmpo_mm.verifiers.supervisor import die_with_parent  # noqa: E402
 
 ENDLESS_EPOCHS = 1000

@@ -9,10 +9,10 @@ import pytest
 
 from gmpo_mm.config import Config
 from gmpo_mm.errors import ConfigError
+from gmpo_mm.runs.progress import Progress
 from gmpo_mm.sweeps.planning import PlannedRun, plan_evaluation, plan_sweep, variant_differences
 from gmpo_mm.sweeps.processes import choose_jobs
 from gmpo_mm.sweeps.sweep_file import load_sweep
-from gmpo_mm.training.progress import Progress
 from tests.engine.runs import ROOT
 from tests.sweeps.sweeps import GMPO, NO_CLIP, run_sweep, write_sweep
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from gmpo_mm.config import Config
+from gmpo_mm.runs.progress import Progress
 from gmpo_mm.sweeps.directory import SweepDirectory
 from gmpo_mm.sweeps.display import Estimator, SweepDisplay
 from gmpo_mm.sweeps.planning import plan_sweep
 from gmpo_mm.sweeps.runner import SweepRunner
 from gmpo_mm.sweeps.sweep_file import load_sweep
-from gmpo_mm.training.progress import Progress
 from tests.sweeps.sweeps import GMPO, NO_CLIP, write_sweep
 
 

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from gmpo_mm.config import Config
+from gmpo_mm.runs.metrics_file import read_events
 from gmpo_mm.sweeps.directory import SweepDirectory
 from gmpo_mm.sweeps.processes import LocalLauncher
-from gmpo_mm.training.metrics_file import read_events
 from tests.engine.runs import ROOT, file_bytes, metrics_without_times, run_here
 from tests.sweeps.sweeps import (
     GMPO,

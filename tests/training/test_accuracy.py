@@ -1,6 +1,6 @@
 import pytest
 
-from gmpo_mm.training.accuracy import Accuracy, accuracy_of, not_0_or_1
+from gmpo_mm.runs.accuracy import Accuracy, accuracy_of, not_0_or_1
 
 PLAIN, NORMALIZED = "val/accuracy_reward", "val/accuracy_normalized_reward"
 

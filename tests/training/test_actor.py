@@ -9,7 +9,8 @@ import torch
 
 from gmpo_mm.algorithms import GMPOConfig, PolicyLossConfig, compute_policy_loss, count_units
 from gmpo_mm.errors import ConfigError, TrainingError
-from gmpo_mm.models.policy import Group, PolicyModel
+from gmpo_mm.models.packed import Group
+from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import CutLimits, cut_into_micro_batches
 from gmpo_mm.training.optimizer import learning_rate

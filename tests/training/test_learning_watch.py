@@ -2,8 +2,8 @@ import io
 
 import pytest
 
-from gmpo_mm.training.learning_watch import SIGNS, LearningWatch
-from gmpo_mm.training.progress import Progress
+from gmpo_mm.runs.learning_watch import SIGNS, LearningWatch
+from gmpo_mm.runs.progress import Progress
 
 FINE = {
     "critic/score/min": 0.0, "critic/score/max": 1.0, "group/zero_advantage_frac": 0.25, "response/truncated_frac": 0.1,

@@ -8,7 +8,7 @@ import torch
 
 from gmpo_mm.models.loading import store_weights
 from gmpo_mm.models.policy import PolicyModel
-from gmpo_mm.training.checkpoint import load_optimizer_tensors, optimizer_tensors
+from gmpo_mm.runs.checkpoint import load_optimizer_tensors, optimizer_tensors
 from gmpo_mm.training.optimizer import MasterAdamW, build_optimizer
 from tests.models.model_zoo import build_policy
 

@@ -3,7 +3,7 @@ import random
 import numpy as np
 import torch
 
-from gmpo_mm.training.shown_samples import choose_rows, choose_sample, is_due
+from gmpo_mm.runs.shown_samples import choose_rows, choose_sample, is_due
 
 ROWS = [
     {"problem": f"p{i}", "response": f"r{i}", "ground_truth": "a", "overall": reward}

@@ -1,6 +1,6 @@
 import pytest
 
-from gmpo_mm.training.step_table import COLUMNS, TableLayout, number, step_line
+from gmpo_mm.runs.step_table import COLUMNS, TableLayout, number, step_line
 
 METRICS = {
     "reward/overall": 0.5, "reward/accuracy": 0.25, "response_length/mean": 812.4, "response/truncated_frac": 0.125,

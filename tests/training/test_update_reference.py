@@ -49,13 +49,13 @@ from gmpo_mm.config import load_config, resolve_model_path
 from gmpo_mm.config.schema import Config
 from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.data.records import Record
-from gmpo_mm.data.synthetic_geometry import make_problem
 from gmpo_mm.engines.local import update_config
 from gmpo_mm.models.loading import load_policy
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor
 from gmpo_mm.rollout.hf import HFRollout
 from gmpo_mm.rollout.protocol import Response, SamplingParams
+from gmpo_mm.toys.synthetic_geometry import make_problem
 from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import Batch, SampledGroup
 from gmpo_mm.training.optimizer import build_optimizer

@@ -96,7 +96,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def lines(run: Path, kind: str) -> list[dict[str, Any]]:
-    from gmpo_mm.training.metrics_file import read_metrics
+    from gmpo_mm.runs.metrics_file import read_metrics
 
     return [line for line in read_metrics(run) if line["kind"] == kind]
 

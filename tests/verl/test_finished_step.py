@@ -13,9 +13,9 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from gmpo_mm.engines import finished_step
 from gmpo_mm.engines.finished_step import FinishedStep
-from gmpo_mm.training.checkpoint_layout import fsdp_layout
-from gmpo_mm.training.progress import Progress
-from gmpo_mm.training.run_directory import RunDirectory
+from gmpo_mm.runs.checkpoint_layout import fsdp_layout
+from gmpo_mm.runs.progress import Progress
+from gmpo_mm.runs.run_directory import RunDirectory
 
 
 @pytest.fixture(scope="module", autouse=True)

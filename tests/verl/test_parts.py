@@ -25,7 +25,7 @@ from gmpo_mm.engines.verl.dataset import GMPODataset
 from gmpo_mm.engines.verl.rewards import ERROR, GMPORewardManager
 from gmpo_mm.engines.verl.translate import ADVANTAGE_NAME
 from gmpo_mm.models.processing import Processor, load_processor
-from gmpo_mm.training.progress import Progress
+from gmpo_mm.runs.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[2]
 VL, TEXT = resolve_model_path("bundled:qwen2_5_vl_tiny"), resolve_model_path("bundled:qwen2_tiny")

@@ -67,7 +67,7 @@ def test_metrics_and_samples_are_those_of_every_engine(finished: tuple[Path, str
 @pytest.mark.timeout(LIMIT)
 def test_the_local_engine_makes_the_same_update_from_the_same_batch(finished: tuple[Path, str], data: Path) -> None:
     """The whole chain: our data in verl's loader, its agents, reference, queue, FSDP2, checkpoint and our merge."""
-    from gmpo_mm.training.fsdp_checkpoint import merged_model
+    from gmpo_mm.runs.fsdp_checkpoint import merged_model
     from tests.verl.same_update import local_weights
 
     run, _ = finished

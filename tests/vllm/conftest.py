@@ -23,7 +23,7 @@ from gmpo_mm.models.processing import Processor, load_processor
 from gmpo_mm.rollout.protocol import Response, SamplingParams
 from gmpo_mm.rollout.vllm import VLLMRollout
 
-MODEL = Path(gmpo_mm.__file__).parent / "models" / "bundled" / "qwen2_5_vl_tiny"
+MODEL = Path(gmpo_mm.__file__).parent / "toys" / "bundled" / "qwen2_5_vl_tiny"
 CPU = torch.device("cpu")
 NEEDS_VLLM = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here; run `make test-vllm`"

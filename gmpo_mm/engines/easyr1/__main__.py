@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from gmpo_mm.errors import GMPOError, StoppedRun, print_error
-from gmpo_mm.training import third_party
-from gmpo_mm.training.stopping import StopNow, stop_at_once
+from gmpo_mm.runs import third_party
+from gmpo_mm.runs.stopping import StopNow, stop_at_once
 
 USAGE = "usage: python -m gmpo_mm.engines.easyr1 config=FILE.yaml [key=value ...]   (keys as in EasyR1, and gmpo_mm's)"
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if arguments else 2
     from gmpo_mm.config import load_config, notes, validate_for_training
     from gmpo_mm.engines.easyr1.launch import train
-    from gmpo_mm.training.progress import Progress
+    from gmpo_mm.runs.progress import Progress
 
     stop_at_once()
     third_party.quiet()

@@ -30,7 +30,7 @@ from gmpo_mm.config.loss import actor_loss_config
 from gmpo_mm.engines.distributed import LossScale, reduce_over_ranks
 from gmpo_mm.engines.easyr1.entropy import token_entropy
 from gmpo_mm.errors import TrainingError
-from gmpo_mm.training.actor import MAX_SKIPPED_IN_A_ROW
+from gmpo_mm.runs.learning_watch import MAX_SKIPPED_IN_A_ROW
 
 UPDATES = "gmpo/updates"
 """Name under which the metrics of every mini-batch travel to the trainer, which takes them out before EasyR1 averages."""

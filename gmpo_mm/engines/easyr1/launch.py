@@ -25,12 +25,12 @@ from gmpo_mm.engines.easyr1.preflight import (
 from gmpo_mm.engines.local import configured_reward
 from gmpo_mm.engines.ray_cluster import check_cluster, connect, errors_of_workers
 from gmpo_mm.rewards.loading import RewardFunction
-from gmpo_mm.training.checkpoint_layout import fsdp_layout
-from gmpo_mm.training.progress import LOG_NAME, Progress
-from gmpo_mm.training.run_data import read_run_data, with_columns
-from gmpo_mm.training.run_directory import RunDirectory
-from gmpo_mm.training.trackers import Trackers, check_trackers
-from gmpo_mm.training.usable_model import with_usable_models
+from gmpo_mm.runs.checkpoint_layout import fsdp_layout
+from gmpo_mm.runs.progress import LOG_NAME, Progress
+from gmpo_mm.runs.run_data import read_run_data, with_columns
+from gmpo_mm.runs.run_directory import RunDirectory
+from gmpo_mm.runs.trackers import Trackers, check_trackers
+from gmpo_mm.runs.usable_model import with_usable_models
 
 WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "true",

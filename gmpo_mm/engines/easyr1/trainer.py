@@ -16,13 +16,13 @@ from verl.utils.logger.logger import LOGGERS
 from gmpo_mm.engines.easyr1.actor import UPDATES
 from gmpo_mm.engines.finished_step import FinishedStep
 from gmpo_mm.errors import TrainingError
-from gmpo_mm.training.accuracy import not_0_or_1
-from gmpo_mm.training.learning_watch import LearningWatch
-from gmpo_mm.training.progress import Progress
-from gmpo_mm.training.run_directory import RunDirectory
-from gmpo_mm.training.show_validation import show_validation
-from gmpo_mm.training.stopping import StopRequest
-from gmpo_mm.training.trackers import Trackers
+from gmpo_mm.runs.accuracy import not_0_or_1
+from gmpo_mm.runs.learning_watch import LearningWatch
+from gmpo_mm.runs.progress import Progress
+from gmpo_mm.runs.run_directory import RunDirectory
+from gmpo_mm.runs.show_validation import show_validation
+from gmpo_mm.runs.stopping import StopRequest
+from gmpo_mm.runs.trackers import Trackers
 
 TRACKER = "gmpo_mm"
 """The one name in EasyR1's `trainer.logger`: its own trackers truncate their files at every start, ours append."""

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from gmpo_mm.algorithms import compute_kl, finalize_metrics, masked_mean
-from gmpo_mm.training.update_metrics import log_prob_gap
+from gmpo_mm.algorithms import compute_kl, finalize_metrics, log_prob_gap, masked_mean
 
 
 def batch_metrics(rows: Mapping[str, torch.Tensor], uids: Sequence[str], end_tokens: Sequence[int]) -> dict[str, float]:

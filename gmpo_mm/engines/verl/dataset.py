@@ -12,7 +12,7 @@ from gmpo_mm.data import PromptDataset, Records
 from gmpo_mm.data.prompts import build_messages, load_format_prompt
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.processing import Processor
-from gmpo_mm.training.progress import Progress
+from gmpo_mm.runs.progress import Progress
 
 
 class GMPODataset(Dataset):

@@ -34,12 +34,12 @@ from gmpo_mm.engines.verl.translate import is_cpu, to_verl
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.loading import end_token_ids
 from gmpo_mm.models.processing import Processor, load_processor
-from gmpo_mm.training.checkpoint_layout import fsdp_layout
-from gmpo_mm.training.progress import LOG_NAME, Progress
-from gmpo_mm.training.run_data import read_run_data, with_columns
-from gmpo_mm.training.run_directory import RunDirectory
-from gmpo_mm.training.trackers import Trackers, check_trackers
-from gmpo_mm.training.usable_model import with_usable_models
+from gmpo_mm.runs.checkpoint_layout import fsdp_layout
+from gmpo_mm.runs.progress import LOG_NAME, Progress
+from gmpo_mm.runs.run_data import read_run_data, with_columns
+from gmpo_mm.runs.run_directory import RunDirectory
+from gmpo_mm.runs.trackers import Trackers, check_trackers
+from gmpo_mm.runs.usable_model import with_usable_models
 
 CORES_A_PROCESS = 3
 """What verl reserves in Ray with each GPU."""

@@ -23,15 +23,14 @@ from gmpo_mm.engines.verl.dataset import GMPODataset
 from gmpo_mm.engines.verl.losses import measured_loss, take_metrics
 from gmpo_mm.engines.verl.rewards import ERROR
 from gmpo_mm.errors import TrainingError
-from gmpo_mm.training.accuracy import not_0_or_1
-from gmpo_mm.training.actor import MAX_SKIPPED_IN_A_ROW
-from gmpo_mm.training.files import remove_tree
-from gmpo_mm.training.learning_watch import LearningWatch
-from gmpo_mm.training.progress import Progress
-from gmpo_mm.training.run_directory import RunDirectory
-from gmpo_mm.training.show_validation import show_validation
-from gmpo_mm.training.stopping import StopRequest
-from gmpo_mm.training.trackers import Trackers
+from gmpo_mm.runs.accuracy import not_0_or_1
+from gmpo_mm.runs.files import remove_tree
+from gmpo_mm.runs.learning_watch import MAX_SKIPPED_IN_A_ROW, LearningWatch
+from gmpo_mm.runs.progress import Progress
+from gmpo_mm.runs.run_directory import RunDirectory
+from gmpo_mm.runs.show_validation import show_validation
+from gmpo_mm.runs.stopping import StopRequest
+from gmpo_mm.runs.trackers import Trackers
 
 POLL_SECONDS = 0.2
 """How often verl's replay buffer looks for finished responses; its own 2 seconds would be half of a small step."""

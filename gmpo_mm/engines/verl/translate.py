@@ -11,7 +11,7 @@ from gmpo_mm.algorithms import loss_unit
 from gmpo_mm.config import Config, policy_loss_config, resolve_model_path, run_directory
 from gmpo_mm.config.shipped import find_file
 from gmpo_mm.config.verl_keys import ACTOR_OF_VERL, MODEL, ON_CPU_IGNORED, PASSED, REF, ROLLOUT
-from gmpo_mm.training.run_directory import RunDirectory
+from gmpo_mm.runs.run_directory import RunDirectory
 
 LOSS_NAME = "gmpo_mm"
 """The name under which our losses are registered with verl; which of them it is stands in the options beside it."""

@@ -20,7 +20,7 @@ from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import load_processor
 from gmpo_mm.rollout.hf import HFRollout
 from gmpo_mm.rollout.protocol import SamplingParams
-from gmpo_mm.training.sampling import prompt_seed
+from gmpo_mm.rollout.seeds import prompt_seed
 
 QUIET_SECONDS = 0.1
 """The requests of a step arrive one by one; sampling starts when none has come for so long, so that groups are whole."""
