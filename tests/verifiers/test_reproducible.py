@@ -192,7 +192,7 @@ def test_a_stalled_comparison_is_an_error_that_says_so_and_never_a_plain_wrong_a
 def test_what_a_short_limit_leaves_open_is_asked_again_alone_in_a_fresh_process(
     own: VerifierPool, tmp_path: Path
 ) -> None:
-    """`slow` needs more than the second round's limit; other threads ask for other pairs at the same time."""
+    """`slow` needs more than the third round's limit; other threads ask for other pairs at the same time."""
     slow, others = tmp_path / "slow", tmp_path / "others"
     with ThreadPoolExecutor(4) as threads:
         asked = threads.submit(own.check, [(f"log {slow} 0.8", "")], 2.0)
@@ -200,13 +200,13 @@ def test_what_a_short_limit_leaves_open_is_asked_again_alone_in_a_fresh_process(
         assert asked.result() == ["equal"]
         assert [one.result() for one in beside] == [["equal"]] * 60
     events = [line.split() for line in slow.read_text().splitlines()]
-    # Ended at each of two shorter limits, then given the whole one.
-    assert [event[1] for event in events] == ["begin", "begin", "begin", "end"]
-    began, ended, process = float(events[2][0]), float(events[3][0]), events[2][2]
+    # Ended at each of three shorter limits, then given the whole one.
+    assert [event[1] for event in events] == ["begin", "begin", "begin", "begin", "end"]
+    began, ended, process = float(events[3][0]), float(events[4][0]), events[3][2]
     during = [line.split() for line in others.read_text().splitlines()]
     assert during
     assert not [event for event in during if began < float(event[0]) < ended]
-    earlier = [event[2] for event in [*events[:2], *during] if float(event[0]) < began]
+    earlier = [event[2] for event in [*events[:3], *during] if float(event[0]) < began]
     assert process not in earlier
 
 
@@ -218,9 +218,9 @@ def test_a_batch_of_hostile_pairs_has_a_bound_and_the_good_ones_in_it_are_graded
     hostile = [(f"log {log} 100{i:03}", f"gold {i % 3}") for i in range(32)]
     good = [("burn 0.01", f"gold {i}") for i in range(32)]
     pairs = [pair for both in zip(hostile, good, strict=True) for pair in both]
-    verdicts = own.check(pairs, 0.2)
+    verdicts = own.check(pairs, 0.6)  # 0.1, 0.15 and 0.6 s: a tenth of it would be the first once more
     assert verdicts[1::2] == ["equal"] * 32
-    assert [room + len(pairs) // for_one_more for _, room, for_one_more in ROUNDS] == [64, 12, 4]
+    assert [room + len(pairs) // for_one_more for _, room, for_one_more in ROUNDS] == [64, 40, 12, 4]
     assert len(log.read_text().splitlines()) == 32 + 12 + 4
     assert verdicts[::2].count("timeout") == 4
     assert verdicts[::2].count("batch_limit") == 28
