@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
+from gmpo_mm.config.backends import SAMPLERS, TRACKERS
 from gmpo_mm.config.keys import flatten, get_key, nearest
 from gmpo_mm.config.load import LoadedConfig
 from gmpo_mm.config.ranges import ranges_of
 from gmpo_mm.config.schema import Config
 from gmpo_mm.config.words import settings_for_value
 
-LOGGERS = ("console", "file", "tensorboard", "wandb", "mlflow", "swanlab")
+LOGGERS = ("console", "file", *TRACKERS)
 _CHOICES: dict[str, tuple[str, ...]] = {
     "engine": ("auto", "local", "easyr1", "verl"),
     "algorithm.kl_penalty": ("kl", "abs", "mse", "low_var_kl", "full"),
@@ -23,7 +24,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "worker.actor.old_log_probs": ("auto", "sampler", "recompute"),
     "worker.actor.logits_dtype": ("float32", "bfloat16"),
     "worker.actor.optim.lr_scheduler_type": ("constant", "cosine"),
-    "worker.rollout.name": ("auto", "hf", "vllm"),
+    "worker.rollout.name": ("auto", *SAMPLERS),
     "worker.rollout.correction": ("none", "truncated"),
     "trainer.dtype": ("auto", "float32", "bfloat16"),
 }
