@@ -28,10 +28,10 @@ class GMPOKeys:
         True, "Take the 1/|o| power of the product (the geometric mean). `false` is line 4 of Table 4."
     )
     log_clip_low: float = key(
-        0.4, "GMPO's lower clip bound for the log-ratio: ratios below exp(-value) are clipped.", 0, 20, mend=_NO_CLIPPING
+        0.4, "GMPO's lower clip bound for the log-ratio: ratios below exp(-value) are clipped.", 0, 20, fix=_NO_CLIPPING
     )
     log_clip_high: float = key(
-        0.4, "GMPO's upper clip bound for the log-ratio: ratios above exp(value) are clipped.", 0, 20, mend=_NO_CLIPPING
+        0.4, "GMPO's upper clip bound for the log-ratio: ratios above exp(value) are clipped.", 0, 20, fix=_NO_CLIPPING
     )
 
 

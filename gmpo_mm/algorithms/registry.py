@@ -172,9 +172,9 @@ def load_policy_loss(spec: str) -> RegisteredLoss:
     function = getattr(module, name)
     loss = getattr(function, _ATTRIBUTE, None)
     if loss is None:
-        mend = f'put @register_policy_loss("{name}", reads=...) from gmpo_mm.algorithms above it'
+        fix = f'put @register_policy_loss("{name}", reads=...) from gmpo_mm.algorithms above it'
         fault = "a function that is not marked as a policy loss" if callable(function) else "not a function"
-        raise ValueError(f"loss_type: {spec!r}: {name!r} is {fault}; {mend if callable(function) else 'name one'}.")
+        raise ValueError(f"loss_type: {spec!r}: {name!r} is {fault}; {fix if callable(function) else 'name one'}.")
     return loss
 
 

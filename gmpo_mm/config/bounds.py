@@ -48,7 +48,7 @@ _LARGE_RATE = 1
 
 
 def check_choices(loaded: LoadedConfig) -> Iterator[str]:
-    """Words that must come from a list; the optimizer of another engine gets its own mend."""
+    """Words that must come from a list; the optimizer of another engine gets its own fix."""
     for key, allowed in choices().items():
         value = get_key(loaded.config, key)
         if value not in allowed:
@@ -86,14 +86,14 @@ def check_ranges(loaded: LoadedConfig) -> Iterator[str]:
     config = loaded.config
     for key, value in flatten(config).items():
         allowed = RANGES.get(key)
-        mend = f" {allowed.mend}" if allowed is not None and allowed.mend else ""
+        fix = f" {allowed.fix}" if allowed is not None and allowed.fix else ""
         if isinstance(value, float) and not math.isfinite(value):
-            yield f"{key} = {value}: a finite number is expected.{mend}"
+            yield f"{key} = {value}: a finite number is expected.{fix}"
         elif value is not None and allowed is not None and not allowed.holds(value):
             if key.endswith("optim.lr") and value > _LARGE_RATE:
                 exponent = math.floor(math.log10(value))
-                mend = f" Did you mean {value / 10.0**exponent:.6g}e-{max(exponent, 1)}?"
-            yield f"{key} = {shorten(value)}: it must be {allowed.describe()}.{mend}"
+                fix = f" Did you mean {value / 10.0**exponent:.6g}e-{max(exponent, 1)}?"
+            yield f"{key} = {shorten(value)}: it must be {allowed.describe()}.{fix}"
     data, algorithm, optim = config.data, config.algorithm, config.worker.actor.optim
     if data.min_pixels and data.max_pixels and data.min_pixels > data.max_pixels:
         yield f"data.min_pixels = {data.min_pixels}: it is above data.max_pixels = {data.max_pixels}; exchange them."

@@ -23,7 +23,7 @@ class Range:
     below: bool = False
     off: float | None = None
     off_means: str = ""
-    mend: str = ""
+    fix: str = ""
 
     def holds(self, value: float) -> bool:
         """Whether the value is in the range; nan and infinity are in none."""

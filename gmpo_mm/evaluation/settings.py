@@ -84,7 +84,7 @@ RANGES: dict[str, Range] = dict(ranges_of(EvaluateSettings))
 
 
 def load_settings(path: str | None, overrides: Sequence[str], options: dict[str, Any]) -> EvaluateSettings:
-    """Read, merge and check. Raises ConfigError with key, value and mend."""
+    """Read, merge and check. Raises ConfigError with key, value and fix."""
     layers: list[tuple[str, dict[str, Any]]] = []
     if path is not None:
         layers.append((path, _read_file(path)))

@@ -188,7 +188,7 @@ def _print_translation(config: Config, steps: int | None) -> None:
     from gmpo_mm.config.verl_keys import OURS
     from gmpo_mm.engines.verl.translate import described, to_verl
 
-    typer.echo("As verl is told:")
+    typer.echo("What verl is given:")
     for ours, theirs in described(config, to_verl(config, total_steps=steps)):
         typer.echo(f"  {ours} -> {theirs}")
     typer.echo("Read by gmpo_mm's own parts of the run, not by verl:")

@@ -10,7 +10,7 @@ from gmpo_mm.verifiers import DEFAULT_TIMEOUT, GRADERS, check_grader, grade_resp
 
 Score = dict[str, float]
 TEXT_GRADERS = tuple(name for name, grader in GRADERS.items() if grader.check_gold is None)
-"""Graders that this reward takes: every text is a gold for them. CountDown has scores of its own (`gmpo_mm.rewards.countdown`)."""
+"""Graders that this reward takes: every text is a gold for them. CountDown has its own (`gmpo_mm.rewards.countdown`)."""
 
 
 def check_arguments(

@@ -285,7 +285,7 @@ class VLLMRollout:
             raise ConfigError(
                 f"worker.rollout.name=vllm: vLLM made {len(output.prompt_token_ids)} tokens of a prompt that the "
                 f"trainer encodes as {len(prompt.input_ids_S)}; the model folder's processor files say different "
-                "things to the two. Mend them or set worker.rollout.name=hf"
+                "things to the two. Fix them or set worker.rollout.name=hf"
             )
 
     def _eager(self) -> AbstractContextManager:

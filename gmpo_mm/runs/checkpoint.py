@@ -340,12 +340,12 @@ def _read_manifest(path: Path) -> _Manifest:
 
 def _damaged(checkpoint: Path, what: str) -> TrainingError:
     others = [step for step in checkpoint_steps(checkpoint.parent) if checkpoint.name != f"step_{step}"]
-    mend = (
+    fix = (
         f"remove {checkpoint} and run again to go on from step {others[-1]}"
         if others
         else f"there is no other checkpoint beside it: remove {checkpoint} and run again to start from step 0"
     )
-    return TrainingError(f"the checkpoint {checkpoint} is damaged: {what}; {mend}")
+    return TrainingError(f"the checkpoint {checkpoint} is damaged: {what}; {fix}")
 
 
 def _disk_message(error: OSError, final: Path, needed: int, free: int, former: Path | None) -> str:
