@@ -326,7 +326,7 @@ def _read_manifest(path: Path) -> _Manifest:
     file = path / MANIFEST_FILE
     try:
         found = read_json(file, dict[str, Any], "", TrainingError).get("format")
-        if found != FORMAT:
+        if isinstance(found, int) and found != FORMAT:
             raise TrainingError(
                 f"{path} has checkpoint format {found!r}, this version reads {FORMAT}; "
                 "load it with the version of gmpo-mm that its run's environment.json names"
