@@ -64,7 +64,7 @@ def _missing(path: Path, state: dict[str, Any], config: dict[str, Any] | None) -
     wanted = state.get("step")
     if state["state"] != "finished" or not isinstance(wanted, int) or not wanted:
         return None
-    return lost_lines(path, wanted)
+    return lost_lines(path, wanted, finished=True)
 
 
 def _resolved(config: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from gmpo_mm.errors import DataError
 from gmpo_mm.reports.run_readers import (
     EASYR1_LOG,
     EVENT_FILES,
+    LEAVE_OUT,
     is_run_directory,
     read_easyr1_log,
     read_run,
@@ -146,6 +147,10 @@ def _sweep_variant(path: Path, variant: Mapping[str, Any], runs: Sequence[Mappin
 
 def _sweep_run(path: Path, run: Mapping[str, Any]) -> Run:
     evaluations = {name: path / folder for name, folder in (run.get("evaluations") or {}).items()}
+    for folder in evaluations.values() if run["state"] == "finished" else ():
+        for file in (folder / "evaluation.json", folder / "summary.json"):
+            if not file.is_file():
+                raise DataError(f"{file} is not there, and the run's evaluation was finished; {LEAVE_OUT}")
     return read_run(
         path / run["directory"], place=str(run["directory"]), seed=str(run["seed"]), state=str(run["state"]),
         reason=run.get("reason"),

@@ -104,13 +104,16 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return list(entries.values())
 
 
-def lost_lines(path: Path, finished_step: int) -> str | None:
-    """What the metrics of a run that finished at that step have lost; None for whole ones. DataError where one is damaged."""
+def lost_lines(path: Path, step: int, *, finished: bool) -> str | None:
+    """What the metrics of a run that came to that step have lost; None for whole ones. DataError where one is damaged.
+
+    A run that has not `finished` may end with a line that a kill tore.
+    """
     file = path / FILE_NAME
     lines = read_metrics(path) if file.is_file() else []
     found = max((line["step"] for line in lines if line["kind"] == "train"), default=0)
-    if found < finished_step or not file.read_bytes().endswith(b"\n"):
-        return f"{FILE_NAME} was cut or removed: it ends with step {found} of the {finished_step} that the run finished"
+    if found < step or (finished and not file.read_bytes().endswith(b"\n")):
+        return f"{FILE_NAME} was cut or removed: it ends with step {found} of the {step} that the run finished"
     return None
 
 
@@ -135,10 +138,14 @@ def _read_lines(path: str | Path) -> tuple[list[dict[str, Any]], Path]:
         elif line.get("event") == "resume":
             torn = None
         elif torn is not None:
-            break
-    if torn is not None and (torn < len(lines) or not raw[-1]):  # a line that a kill tore has no end
-        raise DataError(f"{file}, line {torn}: not a JSON object; the file was damaged or edited. Remove the line")
+            raise _damaged(file, torn)
+    if torn is not None and not raw[-1]:  # a line that a kill tore has no end
+        raise _damaged(file, torn)
     return lines, file
+
+
+def _damaged(file: Path, line: int) -> DataError:
+    return DataError(f"{file}, line {line}: not a JSON object; the file was damaged or edited. Remove the line")
 
 
 def _parse(data: bytes) -> dict[str, Any] | None:

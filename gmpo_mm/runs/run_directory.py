@@ -189,7 +189,7 @@ class RunDirectory:
         if not self.resuming or self._run.get("state") != "finished" or step < total_steps:
             return False
         self._old_environment()
-        if step and (what := lost_lines(self.path, step)):
+        if step and (what := lost_lines(self.path, step, finished=True)):
             raise DataError(f"{self.path}: {what}; {RESTORE}")
         return True
 
@@ -341,8 +341,10 @@ class RunDirectory:
         self._compare(old, read_text(file, RESTORE, ConfigError))
         self.resuming = True
         self.checkpoint = own
-        if own is not None:  # a kill right after a checkpoint got its name leaves it unwritten
-            self._run["last_checkpoint"] = step_of(own)
+        if own is not None:
+            if what := lost_lines(self.path, step_of(own), finished=False):  # they were flushed before the checkpoint
+                raise DataError(f"{self.path}: {what}; {RESTORE}")
+            self._run["last_checkpoint"] = step_of(own)  # a kill right after it got its name leaves that unwritten
         if own is None and self._run.get("start_checkpoint"):
             self.checkpoint = self._find_checkpoint(Path(self._run["start_checkpoint"]))
         self.from_step = 0 if self.checkpoint is None else step_of(self.checkpoint)

@@ -108,6 +108,7 @@ def test_a_line_that_is_whole_and_no_json_is_damage_and_one_without_its_end_the_
 def test_a_finished_run_whose_metrics_lost_their_end_says_so(tmp_path, lost):
     whole = b'{"step": 1, "kind": "train"}\n{"step": 2, "kind": "train"}\n{"step": 2, "kind": "validation", "a": 2}\n'
     (tmp_path / "metrics.jsonl").write_bytes(whole)
-    assert lost_lines(tmp_path, 2) is None
+    assert lost_lines(tmp_path, 2, finished=True) is None
     (tmp_path / "metrics.jsonl").write_bytes(whole[:-lost])
-    assert "was cut or removed" in lost_lines(tmp_path, 2)
+    assert "was cut or removed" in lost_lines(tmp_path, 2, finished=True)
+    assert (lost_lines(tmp_path, 2, finished=False) is None) == (lost < 60)
