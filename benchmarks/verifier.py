@@ -23,6 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.ratios import Ratios
 from gmpo_mm.verifiers import (
     DEFAULT_TIMEOUT,
     equivalence,
@@ -215,7 +216,15 @@ def main() -> None:
     if options.json:
         numbers = {name: {k: v for k, v in results[name].items() if k != "verdicts"} for name in ("ours", "math-verify")}
         numbers |= {"time_ratio": results["time_ratio"], "sent_on": results["sent_on"], "batch_seconds": batch_s}
-        options.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+        ours, theirs = results["ours"], results["math-verify"]
+        ratios, per_pair = Ratios(), theirs["seconds"] / len(pairs)
+        ratios.add("time of the pairs, ours / math-verify", results["time_ratio"], 1.0, better="lower")
+        name = "time of a typical response, ours / of a pair, math-verify"
+        ratios.add(name, batch_s / RESPONSES, per_pair, better="lower")
+        wrong = 1 - ours["agreement"], 1 - theirs["agreement"]
+        ratios.add("verdicts against the label, ours / math-verify", *wrong, better="lower")
+        ratios.add("false positives, ours / all pairs", ours["false_positives"], len(pairs), better="lower")
+        ratios.write(options.json, numbers)
 
 
 if __name__ == "__main__":
