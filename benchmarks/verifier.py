@@ -219,7 +219,8 @@ def main() -> None:
     options = parser.parse_args()
     pairs = read_pairs(options.pairs)
     results = compare_graders(pairs, options.repetitions)
-    batch_s = throughput(read_pairs([LABELLED / "own.jsonl", LABELLED / "public_suites.jsonl"]), max(LEAST_BATCHES, options.repetitions))
+    typical = read_pairs([LABELLED / "own.jsonl", LABELLED / "public_suites.jsonl"])
+    batch_s = throughput(typical, max(LEAST_BATCHES, options.repetitions))
     print_results(Console(), pairs, results, batch_s)
     if options.json:
         numbers = {name: {k: v for k, v in results[name].items() if k != "verdicts"} for name in ("ours", "math-verify")}
