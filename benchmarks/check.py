@@ -47,7 +47,7 @@ BENCHMARKS = {
     "grader_load": Benchmark("-m benchmarks.grader_load --runs 2 --loops 4 --attacks 300 --hostile 2"),
     "round_vs_trl": Benchmark("-m benchmarks.round_vs_trl --rounds 5", TRL_PYTHON, by_default=False),
     "long_prompts_vs_trl": Benchmark(
-        "-m benchmarks.long_prompts_vs_trl --rounds 2", TRL_PYTHON, by_default=False
+        "-m benchmarks.long_prompts_vs_trl --rounds 2 --vision frozen", TRL_PYTHON, by_default=False
     ),
 }
 
