@@ -91,7 +91,7 @@ def compare(now: Result, baseline: Result) -> list[tuple[str, ...]]:
             continue
         moved = found["value"] - was["value"]
         gain = moved if was["better"] == "higher" else -moved
-        allowed = was["tolerance"] + 1e-6 * abs(was["value"])  # a written value is rounded
+        allowed = was["tolerance"] + 1e-5 * abs(was["value"])  # a written value is rounded
         verdict = "WORSE" if gain < -allowed else "better" if gain > allowed else "within"
         share = f" ({moved / abs(was['value']):+.0%})" if was["value"] else ""
         numbers = (

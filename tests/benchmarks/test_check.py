@@ -190,6 +190,11 @@ def test_written_baselines_hold_medians_and_tolerances_of_the_runs(folder: Path)
     assert set(content["machine"]) == {"cpu", "cores"}
     assert {"python", "torch", "transformers"} <= set(content["versions"])
 
+    # what is written with fewer digits is not worse than itself
+    set_ratios(folder, 1.07632499, 1 / 3)
+    assert run(folder, "--write", "--runs=3") == 0
+    assert run(folder) == 0
+
     # a range that is small beside the value leaves a tenth of it
     set_ratios(folder, [4.0, 4.001, 4.0], 0.25)
     assert run(folder, "--write", "--runs=3") == 0
