@@ -92,7 +92,8 @@ def parse(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--write", action="store_true", help="write the baselines anew, and compare nothing")
     counts = f"runs of each, of which the median counts (default: 1, {RUNS_TO_WRITE} with --write)"
     parser.add_argument("--runs", type=int, help=counts)
-    parser.add_argument("--baselines", type=Path, default=BASELINES, metavar="FOLDER")
+    where = "where they lie (default: benchmarks/baselines)"
+    parser.add_argument("--baselines", type=Path, default=BASELINES, metavar="FOLDER", help=where)
     options = parser.parse_args(given)
     if options.runs is None:
         options.runs = RUNS_TO_WRITE if options.write else 1
