@@ -90,15 +90,17 @@ def compare(now: Result, baseline: Result) -> list[tuple[str, ...]]:
             rows.append((ratio, f"{was['value']:.4g}", "-", "-", f"{was['tolerance']:.2g}", "MISSING"))
             continue
         moved = found["value"] - was["value"]
+        if abs(moved) <= 1e-5 * abs(was["value"]):  # a written value is rounded
+            moved = 0.0
         gain = moved if was["better"] == "higher" else -moved
-        allowed = was["tolerance"] + 1e-5 * abs(was["value"])  # a written value is rounded
-        verdict = "WORSE" if gain < -allowed else "better" if gain > allowed else "within"
-        share = f" ({moved / abs(was['value']):+.0%})" if was["value"] else ""
+        tolerance = was["tolerance"]
+        verdict = "WORSE" if gain < -tolerance else "better" if gain > tolerance else "within"
+        share = f" ({moved / abs(was['value']):+.0%})" if was["value"] and moved else ""
         numbers = (
             f"{was['value']:.4g}",
             f"{found['value']:.4g}",
             f"{moved:+.2g}{share}",
-            f"{was['tolerance']:.2g}",
+            f"{tolerance:.2g}",
         )
         rows.append((ratio, *numbers, verdict))
     for ratio, found in now["ratios"].items():
