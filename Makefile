@@ -21,6 +21,7 @@ help:
 	@echo "make test-verl            the verl engine on the real verl, on the CPU"
 	@echo "make test-easyr1          the EasyR1 engine on a real EasyR1, on the CPU: EASYR1=/path/to/checkout"
 	@echo "make benchmark            speed and memory side by side with TRL"
+	@echo "make benchmark-check      has a benchmark become worse than its baseline: five minutes"
 	@echo "make gpu-check            on a GPU: right, memory, speed, sampling, learning, in eight minutes"
 
 $(BIN)/python:

@@ -33,6 +33,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.ratios import Ratios
 from gmpo_mm.verifiers.graders import grade_responses
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -360,7 +361,12 @@ def main() -> None:
             "spellings": len(spellings),
             "graders": counts,
         }
-        options.json.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        ratios, ours = Ratios(), results["ours"]
+        ratios.add("wrong answers paid, ours / all", ours["paid"].total(), len(made), better="lower")
+        ratios.add("right answers accepted, ours / all", ours["accepted"], len(spellings), better="higher")
+        theirs = results.get("math-verify", {"accepted": 0})["accepted"]
+        ratios.add("right answers accepted, ours / math-verify", ours["accepted"], theirs, better="higher")
+        ratios.write(options.json, summary)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.ratios import Ratios
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -172,7 +174,10 @@ def main() -> None:
             "runs": arguments.runs,
         }
         result |= {"loops": arguments.loops, "seconds": walls, "differing": sorted(differing)}
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        ratios, ungraded = Ratios(), statuses.get("timeout", 0) + statuses.get("error", 0)
+        ratios.add("grades that differ beside the loops / all", len(differing), len(made), better="lower")
+        ratios.add("timeouts and errors / all answers", ungraded, len(made), better="lower")
+        ratios.write(arguments.json, result)
     sys.exit(1 if differing else 0)
 
 

@@ -87,9 +87,9 @@ def report_rounds(workload: Workload, reporter: Reporter) -> None:
         reporter.ready(prompts, versions, trainable)
         fit(self)
 
-    def reporting_step(self: Trainer, number: int) -> None:
+    def reporting_step(self: Trainer, *args: Any) -> None:
         reporter.start()
-        step(self, number)
+        step(self, *args)
         reporter.finish(**facts)
 
     def reporting_update(self: Actor, batch: Batch, *args: Any, **kwargs: Any) -> dict[str, float]:

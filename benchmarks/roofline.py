@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.ratios import Ratios
 from gmpo_mm.config import load_config
 from gmpo_mm.models.cards import find_card
 from gmpo_mm.models.flops import mfu
@@ -108,6 +109,15 @@ def print_table(after: dict[str, dict[str, Any]], before: dict[str, dict[str, An
             _line(words, old.get(key), new[key], form)
 
 
+def ratios(after: dict[str, dict[str, Any]], before: dict[str, dict[str, Any]]) -> Ratios:
+    """Now over before: time, launches and peak memory of each case."""
+    found = Ratios()
+    for name, old in before.items():
+        for key, words in {"total_ms": "time", "launches": "launches", "peak_gib": "memory"}.items():
+            found.add(f"predicted {words}, now / before: {name}", after[name][key], old[key], better="lower")
+    return found
+
+
 def print_operators(name: str, measured: Measured, count: int) -> None:
     """The operators that take longest, by class and name."""
     print(f"\n{name}: operators")
@@ -144,7 +154,7 @@ def main() -> None:
             "torch": torch.__version__,
             "cases": after,
         }
-        options.json.write_text(json.dumps(recorded, indent=2) + "\n", encoding="utf-8")
+        ratios(after, before).write(options.json, recorded)
 
 
 if __name__ == "__main__":

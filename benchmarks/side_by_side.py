@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.ratios import Ratios
 from benchmarks.workload import REPOSITORY, Workload
 
 NAMES = {"local": "gmpo_mm", "trl": "TRL"}
@@ -189,7 +189,7 @@ def title(workload: Workload, side: Side) -> str:
 
 def to_json(workload: Workload, measured: dict[str, Side]) -> dict[str, Any]:
     """Everything that was measured, and the medians, for a file."""
-    result: dict[str, Any] = {"workload": vars(workload), "machine": machine()}
+    result: dict[str, Any] = {"workload": vars(workload)}
     for name, side in measured.items():
         ready = {key: value for key, value in side.ready.items() if key != "prompts"}
         medians = {
@@ -201,17 +201,18 @@ def to_json(workload: Workload, measured: dict[str, Side]) -> dict[str, Any]:
     return result
 
 
-def machine() -> dict[str, Any]:
-    """What it ran on, and how busy that was."""
-    model = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    return {"cpu": model, "cores": os.cpu_count(), "load_average": os.getloadavg(), "python": platform.python_version()}
+def add_ratios(ratios: Ratios, workload: Workload, measured: dict[str, Side]) -> None:
+    """TRL's CPU seconds over ours, and our peak memory over TRL's; nothing where only one side ran."""
+    if set(measured) != {"local", "trl"}:
+        return
+    ours, theirs = measured["local"], measured["trl"]
+    tower = "vision frozen" if workload.freeze_vision else "vision trained"
+    parts = {"round": PHASES, "sampling": ["sampling"], "update": ["update"]}
+    parts["old log-probs + update"] = ["old log-probs", "update"]
+    for name, phases in parts.items():
+        seconds = theirs.seconds("cpu_s", phases), ours.seconds("cpu_s", phases)
+        ratios.add(f"{tower}: CPU time of {name}, TRL / ours", *seconds, better="higher")
+    ratios.add(f"{tower}: peak memory, ours / TRL", ours.peak_mib(), theirs.peak_mib(), better="lower")
 
 
 def add_common_options(parser: argparse.ArgumentParser, rounds: int, warmup: int) -> None:
@@ -226,15 +227,16 @@ def add_common_options(parser: argparse.ArgumentParser, rounds: int, warmup: int
 
 def run_comparison(arguments: argparse.Namespace, prepare: Callable[[argparse.Namespace, Path, bool], Workload]) -> None:
     """Compare with the vision tower frozen on both sides, trained on both, or first one, then the other."""
-    console, results = Console(width=110), []
+    console, results, ratios = Console(width=110), [], Ratios()
     for freeze_vision in {"frozen": [True], "trained": [False], "both": [True, False]}[arguments.vision]:
         with work_folder() as name:
             workload = prepare(arguments, Path(name), freeze_vision)
             measured = compare(workload, Path(name), arguments.sides, console)
         show(workload, measured, console)
         results.append(to_json(workload, measured))
+        add_ratios(ratios, workload, measured)
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1))
+        ratios.write(arguments.json, {"comparisons": results})
 
 
 def work_folder() -> tempfile.TemporaryDirectory[str]:

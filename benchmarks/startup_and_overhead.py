@@ -19,23 +19,31 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.side_by_side import machine, work_folder
+from benchmarks.ratios import Ratios
+from benchmarks.side_by_side import work_folder
 
 HELP_GOAL_S = 0.7
 OVERHEAD_GOAL = 0.02
 
 
 def measure_help(repetitions: int) -> dict[str, float]:
-    """Median wall and CPU seconds of `gmpo-mm --help` in a fresh process."""
-    command = [str(Path(sys.executable).parent / "gmpo-mm"), "--help"]
-    wall, cpu = [], []
+    """Median wall and CPU seconds of `gmpo-mm --help` in a fresh process, and CPU seconds of an idle Python."""
+    help_command = [str(Path(sys.executable).parent / "gmpo-mm"), "--help"]
+    commands = {"help": help_command, "python": [sys.executable, "-c", "pass"]}
+    wall: dict[str, list[float]] = {name: [] for name in commands}
+    cpu: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(repetitions):
-        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        wall.append(time.perf_counter() - started)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return {"wall_s": statistics.median(wall), "cpu_s": statistics.median(cpu)}
+        for name, command in commands.items():
+            before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            wall[name].append(time.perf_counter() - started)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            cpu[name].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return {
+        "wall_s": statistics.median(wall["help"]),
+        "cpu_s": statistics.median(cpu["help"]),
+        "python_cpu_s": statistics.median(cpu["python"]),
+    }
 
 
 class OverheadMeter:
@@ -150,8 +158,12 @@ def main() -> None:
         table.add_row(f"loss + metrics, {name}", f"{found['share']:.2%} ({detail})", f"< {OVERHEAD_GOAL:.0%}")
     Console(width=110).print(table)
     if arguments.json:
-        result = {"help": started, "overhead": overhead, "machine": machine()}
-        arguments.json.write_text(json.dumps(result, indent=1))
+        ratios = Ratios()
+        python_s = started["python_cpu_s"]
+        ratios.add("CPU time of gmpo-mm --help / of an idle Python", started["cpu_s"], python_s, better="lower")
+        for name, found in overhead.items():
+            ratios.add(f"CPU time of loss + metrics / of update: {name}", found["share"], 1.0, better="lower")
+        ratios.write(arguments.json, {"help": started, "overhead": overhead})
 
 
 if __name__ == "__main__":

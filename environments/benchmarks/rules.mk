@@ -16,3 +16,8 @@ benchmark: $(BENCHMARK_VENV)/.installed
 	$(BENCHMARK_PYTHON) -m benchmarks.startup_and_overhead --json $(BENCHMARK_RESULTS)/startup_and_overhead.json
 	$(BENCHMARK_PYTHON) -m benchmarks.round_vs_trl --json $(BENCHMARK_RESULTS)/round_vs_trl.json
 	$(BENCHMARK_PYTHON) -m benchmarks.long_prompts_vs_trl --json $(BENCHMARK_RESULTS)/long_prompts_vs_trl.json
+
+# Ratios of the benchmarks beside benchmarks/baselines; in .venv, with math-verify. BENCHMARKS="NAME ...", CHECK_OPTIONS=--write.
+.PHONY: benchmark-check
+benchmark-check: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.check $(BENCHMARKS) $(CHECK_OPTIONS)
