@@ -54,6 +54,15 @@ def find_verl() -> InstalledVerl | None:
     return InstalledVerl(engine, _written_version(root), root)
 
 
+WHOSE = {"easyr1": "EasyR1's", "verl": "verl's", "unknown": "neither EasyR1's nor verl's as known here"}
+
+
+def not_installed(found: InstalledVerl | None, how_to_get: str) -> str:
+    """That an engine is not there, whose `verl` is in its place, and how to get the right one."""
+    there = "" if found is None else f"`verl` at {found.root} is {WHOSE[found.engine]}; "
+    return f"not installed: {there}{how_to_get}"
+
+
 def package_folder(name: str) -> Path | None:
     """Where a top-level package would be imported from; nothing of it is run."""
     spec = importlib.util.find_spec(name)

@@ -9,9 +9,6 @@ from typing import Any
 from gmpo_mm.errors import ConfigError, GMPOError, TrainingError
 from gmpo_mm.runs.progress import Progress
 
-RAY_ENGINES = ("easyr1", "verl")
-"""Engines that spread one run over the GPUs of a Ray cluster."""
-
 
 def connect(ray_address: str | None, progress: Progress, **options: Any) -> None:
     """Join the cluster at `ray_address`, or one of this machine, or start one with `options`; ConfigError when none answers."""

@@ -222,7 +222,7 @@ def test_verl_is_refused_by_what_is_missing_and_its_directory_is_left_alone(tmp_
 
 def test_a_tokenizer_with_code_and_rows_without_pictures_are_refused_for_verl(tmp_path: Path) -> None:
     from gmpo_mm.config import Config
-    from gmpo_mm.engines.verl.preflight import check_pictures, check_remote_code
+    from gmpo_mm.engines.verl.data_check import check_pictures, check_remote_code
 
     (tmp_path / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["own.Tokenizer", null]}}')
     with pytest.raises(ConfigError, match="trust_remote_code"):

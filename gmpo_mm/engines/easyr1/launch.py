@@ -11,9 +11,9 @@ from gmpo_mm.config import (
     resume_choice,
     run_directory,
     to_yaml,
-    validate_for_training,
 )
 from gmpo_mm.config.schema import Config
+from gmpo_mm.engines.checks import validate_for_training
 from gmpo_mm.engines.easyr1.data_check import check_answer_column, check_nothing_dropped, dropped_report
 from gmpo_mm.engines.easyr1.preflight import (
     GPU_REQUIREMENTS,
@@ -22,8 +22,8 @@ from gmpo_mm.engines.easyr1.preflight import (
     check_installation,
     installed_packages,
 )
-from gmpo_mm.engines.local import configured_reward
 from gmpo_mm.engines.ray_cluster import check_cluster, connect, errors_of_workers
+from gmpo_mm.engines.run_setup import configured_reward
 from gmpo_mm.rewards.loading import RewardFunction
 from gmpo_mm.runs.checkpoint_layout import fsdp_layout
 from gmpo_mm.runs.progress import LOG_NAME, Progress

@@ -16,21 +16,21 @@ from gmpo_mm.config import (
     run_directory,
     split_function_spec,
     to_yaml,
-    validate_for_training,
 )
 from gmpo_mm.config.shipped import find_file
-from gmpo_mm.engines.local import configured_reward, count_steps
+from gmpo_mm.engines.checks import validate_for_training
 from gmpo_mm.engines.ray_cluster import check_cluster, connect, errors_of_workers
+from gmpo_mm.engines.run_setup import configured_reward, count_steps
+from gmpo_mm.engines.verl.data_check import check_pictures, check_remote_code
 from gmpo_mm.engines.verl.dataset import GMPODataset
+from gmpo_mm.engines.verl.keys import is_cpu
 from gmpo_mm.engines.verl.preflight import (
     TESTED,
     check_directory,
     check_installation,
-    check_pictures,
-    check_remote_code,
     installed_packages,
 )
-from gmpo_mm.engines.verl.translate import is_cpu, to_verl
+from gmpo_mm.engines.verl.translate import to_verl
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.loading import end_token_ids
 from gmpo_mm.models.processing import Processor, load_processor
