@@ -145,7 +145,7 @@ class Model:
         """What transformers takes for `ids`, which are those of the prompts, or of prompts and answers."""
         inputs = {"input_ids": ids, "attention_mask": mask.long()}
         inputs |= {"pixel_values": prompts.pixels_BPF.flatten(0, 1), "image_grid_thw": prompts.grid_B3}
-        if not __version__.startswith("4."):  # transformers 5 wants to be told where the pictures stand
+        if not __version__.startswith("4."):  # transformers 5 has to be given where the pictures stand
             inputs["mm_token_type_ids"] = (ids == self.image_token).int()
         return inputs
 

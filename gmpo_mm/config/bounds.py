@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
+from gmpo_mm.config.backends import SAMPLERS, TRACKERS
 from gmpo_mm.config.engine_facts import ENGINES, facts_of
 from gmpo_mm.config.keys import flatten, get_key, nearest
 from gmpo_mm.config.load import LoadedConfig
@@ -15,7 +16,7 @@ from gmpo_mm.config.ranges import ranges_of
 from gmpo_mm.config.schema import Config
 from gmpo_mm.config.words import settings_for_value
 
-LOGGERS = ("console", "file", "tensorboard", "wandb", "mlflow", "swanlab")
+LOGGERS = ("console", "file", *TRACKERS)
 _CHOICES: dict[str, tuple[str, ...]] = {
     "engine": ("auto", *ENGINES),
     "algorithm.kl_penalty": ("kl", "abs", "mse", "low_var_kl", "full"),
@@ -24,7 +25,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "worker.actor.old_log_probs": ("auto", "sampler", "recompute"),
     "worker.actor.logits_dtype": ("float32", "bfloat16"),
     "worker.actor.optim.lr_scheduler_type": ("constant", "cosine"),
-    "worker.rollout.name": ("auto", "hf", "vllm"),
+    "worker.rollout.name": ("auto", *SAMPLERS),
     "worker.rollout.correction": ("none", "truncated"),
     "trainer.dtype": ("auto", "float32", "bfloat16"),
 }
@@ -48,7 +49,7 @@ _LARGE_RATE = 1
 
 
 def check_choices(loaded: LoadedConfig) -> Iterator[str]:
-    """Words that must come from a list; the optimizer of another engine gets its own mend."""
+    """Words that must come from a list; the optimizer of another engine gets its own fix."""
     for key, allowed in choices().items():
         value = get_key(loaded.config, key)
         if value not in allowed:
@@ -87,14 +88,14 @@ def check_ranges(loaded: LoadedConfig) -> Iterator[str]:
     config = loaded.config
     for key, value in flatten(config).items():
         allowed = RANGES.get(key)
-        mend = f" {allowed.mend}" if allowed is not None and allowed.mend else ""
+        fix = f" {allowed.fix}" if allowed is not None and allowed.fix else ""
         if isinstance(value, float) and not math.isfinite(value):
-            yield f"{key} = {value}: a finite number is expected.{mend}"
+            yield f"{key} = {value}: a finite number is expected.{fix}"
         elif value is not None and allowed is not None and not allowed.holds(value):
             if key.endswith("optim.lr") and value > _LARGE_RATE:
                 exponent = math.floor(math.log10(value))
-                mend = f" Did you mean {value / 10.0**exponent:.6g}e-{max(exponent, 1)}?"
-            yield f"{key} = {shorten(value)}: it must be {allowed.describe()}.{mend}"
+                fix = f" Did you mean {value / 10.0**exponent:.6g}e-{max(exponent, 1)}?"
+            yield f"{key} = {shorten(value)}: it must be {allowed.describe()}.{fix}"
     data, algorithm, optim = config.data, config.algorithm, config.worker.actor.optim
     if data.min_pixels and data.max_pixels and data.min_pixels > data.max_pixels:
         yield f"data.min_pixels = {data.min_pixels}: it is above data.max_pixels = {data.max_pixels}; exchange them."

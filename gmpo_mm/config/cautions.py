@@ -1,4 +1,4 @@
-"""What is legal and still most likely not meant: said before training, each with the key that mends it."""
+"""What is legal and still most likely not meant: said before training, each with the key that fixes it."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def latest_fsdp_checkpoint(run: Path) -> Path | None:
         return None
     tracker = run / found.file
     whole = [folder for folder in _step_folders(run) if (folder / found.loader_state).is_file()]
-    mend = (
+    fix = (
         f"set trainer.resume={whole[-1]} with a new trainer.run_dir"
         if whole
         else "give another trainer.run_dir"
@@ -67,12 +67,12 @@ def latest_fsdp_checkpoint(run: Path) -> Path | None:
         step = int(text if found.key is None else json.loads(text)[found.key])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ConfigError(
-            f"{tracker} can't be read ({error}), as after a kill while it was written; {mend}"
+            f"{tracker} can't be read ({error}), as after a kill while it was written; {fix}"
         ) from None
     folder = run / f"global_step_{step}"
     if not is_fsdp_checkpoint(folder):
         raise ConfigError(
-            f"{tracker} names {folder}, which is not there as a whole, so there is nothing to go on from. {mend}"
+            f"{tracker} names {folder}, which is not there as a whole, so there is nothing to go on from. {fix}"
         )
     return folder
 

@@ -1,4 +1,4 @@
-"""YAML file + `key=value` overrides -> a checked Config; wrong keys and types are errors that name the mend."""
+"""YAML file + `key=value` overrides -> a checked Config; wrong keys and types are errors that name the fix."""
 
 from __future__ import annotations
 
@@ -279,11 +279,11 @@ def _set(merged: DictConfig, key: str, value: Any, origin: str) -> None:
         value = ""
     expected = describe_type(hint)
     settings = settings_for_value(key, _show(value).strip("'"))
-    mend = f" Write {settings}." if settings else ""
-    wrong = ConfigError(f"{key} = {_show(value, key)} ({origin}): {expected} is expected, not {_kind(value)}.{mend}")
+    fix = f" Write {settings}." if settings else ""
+    wrong = ConfigError(f"{key} = {_show(value, key)} ({origin}): {expected} is expected, not {_kind(value)}.{fix}")
     if isinstance(value, bool) and is_text(hint):  # OmegaConf would turn YAML's `no` into the text "False"
         raise ConfigError(
-            f"{key} = {_show(value, key)} ({origin}): a text is expected; put it in quotes if it is one.{mend}"
+            f"{key} = {_show(value, key)} ({origin}): a text is expected; put it in quotes if it is one.{fix}"
         )
     if hint is bool and isinstance(value, (int, float)) and value not in (0, 1):  # OmegaConf takes every number for true
         raise wrong

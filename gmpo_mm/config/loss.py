@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields, is_dataclass
+from typing import Any
 
+from gmpo_mm.algorithms.config import LossKeys, PolicyLossConfig, loss_keys, make_loss_config
 from gmpo_mm.config.schema import Config
 from gmpo_mm.config.words import settings_for_value
 from gmpo_mm.errors import ConfigError
 
-if TYPE_CHECKING:
-    from gmpo_mm.algorithms import PolicyLossConfig
-
 ACTOR = "worker.actor."
-LOSS_KEYS = (
-    "clip_ratio_low",
-    "clip_ratio_high",
-    "clip_ratio_dual",
-    "tau_positive",
-    "tau_negative",
-    "loss_avg_mode",
-    "gmpo.clip",
-    "gmpo.normalize",
-    "gmpo.log_clip_low",
-    "gmpo.log_clip_high",
-)
+LOSS_KEYS = tuple(loss_keys())
 
 
 def policy_loss_config(config: Config) -> PolicyLossConfig:
@@ -33,24 +21,9 @@ def policy_loss_config(config: Config) -> PolicyLossConfig:
 
 def actor_loss_config(actor: Any) -> PolicyLossConfig:
     """The same from a `worker.actor` section: ours, or another engine's that has our keys."""
-    from gmpo_mm.algorithms import GMPOConfig, PolicyLossConfig
-
+    values = {item.name: getattr(actor, item.name) for item in fields(LossKeys)}
     try:
-        return PolicyLossConfig(
-            loss_type=actor.loss_type,
-            clip_ratio_low=actor.clip_ratio_low,
-            clip_ratio_high=actor.clip_ratio_high,
-            clip_ratio_dual=actor.clip_ratio_dual,
-            tau_positive=actor.tau_positive,
-            tau_negative=actor.tau_negative,
-            loss_avg_mode=actor.loss_avg_mode,
-            gmpo=GMPOConfig(
-                clip=actor.gmpo.clip,
-                normalize=actor.gmpo.normalize,
-                log_clip_low=actor.gmpo.log_clip_low,
-                log_clip_high=actor.gmpo.log_clip_high,
-            ),
-        )
+        return make_loss_config({key: vars(value) if is_dataclass(value) else value for key, value in values.items()})
     except ValueError as error:
         words = ((ACTOR + "loss_avg_mode", actor.loss_avg_mode), (ACTOR + "gmpo.clip", actor.gmpo.clip))
         hints = [settings for key, value in words if (settings := settings_for_value(key, value))]

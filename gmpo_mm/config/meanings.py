@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
-from typing import get_type_hints
+from dataclasses import Field, fields, is_dataclass
+from typing import Any, get_type_hints
 
 from gmpo_mm.config.schema import Config
 
@@ -115,30 +115,15 @@ MEANINGS: dict[str, dict[str, str]] = {
         "offload_params": "Move the weights (and the reference model) to CPU memory while responses are sampled.",
         "offload_optimizer": "Move the optimizer's state to CPU memory while responses are sampled.",
     },
-    "GMPOLossConfig": {
-        "clip": "What GMPO clips: each `token`, the whole `sequence`, or `none` (the lines of Table 4).",
-        "normalize": "Take the 1/|o| power of the product (the geometric mean). `false` is line 4 of Table 4.",
-        "log_clip_low": "GMPO's lower clip bound for the log-ratio: ratios below exp(-value) are clipped.",
-        "log_clip_high": "GMPO's upper clip bound for the log-ratio: ratios above exp(value) are clipped.",
-    },
     "ActorConfig": {
         **_BATCHES,
         "strategy": "How the model is distributed.",
-        "clip_ratio_low": "Ratios below 1 - value are clipped, for losses that clip ratios. 1.0 is no lower bound.",
-        "clip_ratio_high": "Ratios above 1 + value are clipped, for losses that clip ratios.",
-        "clip_ratio_dual": "Dual clip: with a negative advantage, the loss of a token is at most value x |advantage|.",
-        "loss_avg_mode": "Mean over all tokens of the mini-batch (`token`), or over each response's tokens and then "
-        "over responses (`seq`). Losses that are means over sequences ignore it.",
-        "loss_type": "The policy loss: `gmpo`, `default` (GRPO's), `gspo`, `gspo_token`, `cispo`, `sapo`, or a "
-        "function of your own, `path/to/file.py:name`.",
         "seq_mean": "Weights of a mean over sequences: `exact`, or EasyR1's own, which depend on the micro-batches.",
         "entropy_coef": "Weight of an entropy bonus: the loss gets -value x entropy.",
         "old_log_probs": "Where log-probabilities of the old policy come from: the `sampler`, or a pass of the trainer "
         "(`recompute`). `auto` takes the sampler's where they are exact. engine=easyr1 and verl always recompute.",
         "use_torch_compile": "Compile parts of the model on a GPU (local: norms, rotary embedding, SwiGLU, logits).",
         "logits_dtype": "Number format of logits on a GPU. `bfloat16` is off by about 0.01 nats, and by at most 0.05.",
-        "tau_positive": "SAPO's temperature for tokens with a positive advantage.",
-        "tau_negative": "SAPO's temperature for tokens with a negative advantage.",
     },
     "CriticConfig": {
         **_BATCHES,
@@ -206,7 +191,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "threads": "CPU threads of torch. `null` leaves it to torch.",
     },
 }
-"""Section's class -> key -> meaning."""
+"""Section's class -> key -> meaning; a loss's keys have theirs in `algorithms/config.py`."""
 
 
 def key_meanings(section: type = Config, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -216,4 +201,9 @@ def key_meanings(section: type = Config, prefix: str = "") -> Iterator[tuple[str
         if is_dataclass(hints[item.name]):
             yield from key_meanings(hints[item.name], f"{prefix}{item.name}.")  # type: ignore[arg-type]
         else:
-            yield f"{prefix}{item.name}", MEANINGS[section.__name__][item.name]
+            yield f"{prefix}{item.name}", meaning_of(section, item)
+
+
+def meaning_of(section: type, item: Field[Any]) -> str:
+    """A key's sentence: from `MEANINGS`, or beside the key itself (those of the losses). KeyError without one."""
+    return item.metadata.get("means") or MEANINGS[section.__name__][item.name]

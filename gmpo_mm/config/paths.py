@@ -96,7 +96,7 @@ def pinned_model(name: str | None) -> str | None:
         return name
     try:
         found = resolve_model_path(name)
-    except ConfigError:  # told with its key by `find_model`
+    except ConfigError:  # reported with its key by `find_model`
         return name
     return name if found == str(Path(name).expanduser()) else found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any, get_type_hints
 
 LARGEST_SEED = 2**63 - 1
@@ -23,7 +23,7 @@ class Range:
     below: bool = False
     off: float | None = None
     off_means: str = ""
-    mend: str = ""
+    fix: str = ""
 
     def holds(self, value: float) -> bool:
         """Whether the value is in the range; nan and infinity are in none."""
@@ -57,14 +57,21 @@ def unlimited(default: int | None) -> Any:
     return number(default, 1, MOST, off=-1, off_means="no limit")
 
 
+def range_of(item: Field[Any]) -> Range | None:
+    """A field's range: one of `number`, or the bounds of a loss's key, which stand in `algorithms/config.py`."""
+    if "bounds" in item.metadata:
+        return Range(**item.metadata["bounds"])
+    return item.metadata.get("range")
+
+
 def ranges_of(section: type, prefix: str = "") -> Iterator[tuple[str, Range]]:
     """Dotted key and range of every number in a dataclass and the dataclasses inside it."""
     hints = get_type_hints(section)
     for item in fields(section):
         if is_dataclass(hints[item.name]):
             yield from ranges_of(hints[item.name], f"{prefix}{item.name}.")  # type: ignore[arg-type]
-        elif "range" in item.metadata:
-            yield f"{prefix}{item.name}", item.metadata["range"]
+        elif (found := range_of(item)) is not None:
+            yield f"{prefix}{item.name}", found
 
 
 def _show(value: float) -> str:

@@ -7,7 +7,7 @@ Three defaults differ from EasyR1's, each on purpose:
 - `trainer.logger` is `[console]`: `wandb` is an optional package here. `metrics.jsonl` is written in any case.
 
 The range of every number stands beside it (`ranges.py`); `bounds.py` checks them. What a key means stands in `meanings.py`;
-`ours` marks a key that EasyR1 has not.
+`ours` marks a key that EasyR1 has not. The keys of the policy losses are inherited from `algorithms/config.py`.
 
 Keys that EasyR1 fills in itself (its `init=False` fields, such as `worker.actor.kl_coef`) can't be set here either.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from gmpo_mm.algorithms.config import LossKeys
 from gmpo_mm.config.ranges import LARGEST_SEED, count, number, unlimited
 
 
@@ -133,21 +134,8 @@ class OffloadConfig:
     offload_optimizer: bool = False
 
 
-NO_CLIPPING = "Set worker.actor.gmpo.clip=none for no clipping."
-
-
 @dataclass
-class GMPOLossConfig:
-    """GMPO's own keys (arXiv 2507.20673, equation 4); the bounds are in LOG space."""
-
-    clip: str = "token"
-    normalize: bool = True
-    log_clip_low: float = number(0.4, 0, 20, mend=NO_CLIPPING)
-    log_clip_high: float = number(0.4, 0, 20, mend=NO_CLIPPING)
-
-
-@dataclass
-class ActorConfig:
+class ActorConfig(LossKeys):
     """The policy, its loss and its updates. `global_batch_size` counts prompts, micro-batches count samples."""
 
     strategy: str = "fsdp"
@@ -155,13 +143,7 @@ class ActorConfig:
     micro_batch_size_per_device_for_update: int = count(4, 1, 10**6)
     micro_batch_size_per_device_for_experience: int = count(16, 1, 10**6)
     max_grad_norm: float = number(1.0, 1e-9, 1e9)
-    clip_ratio_low: float = number(0.2, 0, 1000)
-    clip_ratio_high: float = number(0.3, 0, 1e6)
-    clip_ratio_dual: float = number(3.0, 1, 1e6)
-    loss_avg_mode: str = "token"
-    loss_type: str = "default"
     seq_mean: str = "exact"  # ours
-    gmpo: GMPOLossConfig = field(default_factory=GMPOLossConfig)  # ours
     entropy_coef: float = number(0.0, -10, 10)  # ours
     old_log_probs: str = "auto"  # ours
     ppo_epochs: int = count(1, 1, 10**6)
@@ -170,8 +152,6 @@ class ActorConfig:
     ulysses_size: int = count(1, 1, 10**4)
     use_torch_compile: bool = True
     logits_dtype: str = "float32"  # ours
-    tau_positive: float = number(1.0, 0, 1e6, above=True)
-    tau_negative: float = number(1.05, 0, 1e6, above=True)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     fsdp: FSDPConfig = field(default_factory=FSDPConfig)

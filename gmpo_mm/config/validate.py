@@ -1,20 +1,20 @@
 """Checks before any model is loaded, on every engine: a config that passes trains what it says.
 
-Each check yields messages that name key, value and mend; `raise_problems` raises all of them at once.
+Each check yields messages that name key, value and fix; `raise_problems` raises all of them at once.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, get_type_hints
 
+from gmpo_mm.config.backends import SAMPLERS
 from gmpo_mm.config.bounds import RANGES, check_choices, check_names, check_ranges, shorten
 from gmpo_mm.config.engine_facts import facts_of
 from gmpo_mm.config.keys import get_key, nearest
 from gmpo_mm.config.load import LoadedConfig
-from gmpo_mm.config.loss import ACTOR, policy_loss_config, unread_loss_keys
+from gmpo_mm.config.loss import ACTOR, LOSS_KEYS, policy_loss_config, unread_loss_keys
 from gmpo_mm.config.paths_check import check_paths, check_prepared
 from gmpo_mm.config.ranges import ranges_of
 from gmpo_mm.config.sampler import choose_sampler, longest_response, sees_gpu
@@ -26,7 +26,7 @@ from gmpo_mm.errors import ConfigError
 Check = Callable[[LoadedConfig], Iterator[str]]
 VALIDATION_SAMPLING = get_type_hints(ValidationSampling)
 _VALIDATION_RANGES = dict(ranges_of(ValidationSampling))
-LOSS_RANGES = {key: RANGES[key] for key in RANGES if "clip_" in key or ".tau_" in key}
+LOSS_RANGES = {key: RANGES[key] for key in RANGES if key.removeprefix(ACTOR) in LOSS_KEYS}
 
 
 def raise_problems(loaded: LoadedConfig, engine_rules: Check | None, *, prepared: bool = True) -> None:
@@ -188,9 +188,12 @@ def check_sampling(loaded: LoadedConfig) -> Iterator[str]:
     """Training samples from the policy itself: a truncated or sharpened distribution biases the importance ratio."""
     config = loaded.config
     rollout = config.worker.rollout
-    here = not facts_of(config).distributed
-    if rollout.name == "vllm" and here and importlib.util.find_spec("vllm") is None:
-        yield "worker.rollout.name = 'vllm': vllm is not installed; pip install 'gmpo-mm[vllm]', or set it to hf."
+    backend, here = SAMPLERS.get(rollout.name), not facts_of(config).distributed
+    if backend is not None and here and not backend.is_installed():
+        yield (
+            f"worker.rollout.name = {rollout.name!r}: {backend.package} is not installed; pip install {backend.install}, "
+            "or set it to hf."
+        )
     if here:
         try:
             choose_sampler(rollout.name, on_gpu=sees_gpu(config.trainer.device), max_tokens=longest_response(config))

@@ -29,7 +29,7 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_file(path: Path, what: str) -> Any:
-    """The content of a YAML file as plain values, interpolations as they are written; {} for an empty file.
+    """The content of a YAML file as plain values, interpolations as they are written; an empty file is an error.
 
     `what` begins the ConfigError: "config file".
     """
@@ -42,9 +42,12 @@ def read_file(path: Path, what: str) -> Any:
     try:
         if isinstance(scalar := _check_events(text), str):
             return scalar
-        return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
+        content = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
     except _UNREADABLE as error:
         raise ConfigError(f"{what} {path} is not readable YAML: {_reason(error)}") from error
+    if not content:
+        raise ConfigError(f"{what} {path} is empty: it sets no key; restore it, or name another file.")
+    return content
 
 
 def parse_override(text: str, example: str) -> dict[str, Any]:

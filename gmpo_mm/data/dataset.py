@@ -243,19 +243,19 @@ class PromptSampler:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken. Raises DataError when data, order or seed are not those of the saved run."""
-        mend = "restore it, or start a new run (trainer.resume=never with another trainer.run_dir)"
+        fix = "restore it, or start a new run (trainer.resume=never with another trainer.run_dir)"
         if state["size"] != self.size:
-            raise DataError(f"the checkpoint saw {state['size']} training rows, the data has {self.size} now; {mend}")
+            raise DataError(f"the checkpoint saw {state['size']} training rows, the data has {self.size} now; {fix}")
         for name in ("seed", "shuffle"):
             if state[name] != getattr(self, name):
                 raise DataError(
                     f"data.{name} was {state[name]} when the checkpoint was made and is {getattr(self, name)} now; "
-                    f"{mend}"
+                    f"{fix}"
                 )
         # a checkpoint of an earlier version does not know the pictures
         if state["fingerprint"] not in (self.fingerprint, self.fingerprint.partition("-")[0]):
             raise DataError(
-                f"the training data changed since the checkpoint (same number of rows, other contents); {mend}"
+                f"the training data changed since the checkpoint (same number of rows, other contents); {fix}"
             )
         self.epoch = int(state["epoch"])
         self.position = int(state["position"])

@@ -1,4 +1,4 @@
-"""Which pictures were decoded whole before, told by their content, so that a second start need not decode them again."""
+"""Which pictures were decoded whole before, known by their content, so that a second start need not decode them again."""
 
 from __future__ import annotations
 

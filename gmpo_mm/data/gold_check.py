@@ -54,7 +54,7 @@ class GoldReport:
         return notes
 
     def refusal(self, key: str) -> str:
-        """Why such data is refused, with the mend; `key` is what names the answers' column."""
+        """Why such data is refused, with the fix; `key` is what names the answers' column."""
         return (
             f"{self.notes()[-1]}\nMost responses would be graded wrong, whatever they say. Name the column of the final "
             f"answers with {key}, or prepare one; of a whole solution a last line '#### 72', answer tags, a "

@@ -22,7 +22,7 @@ IMAGE_MARK = "<image>"
 Progress = Callable[[int, int], None]
 """Called with (rows done, rows in all)."""
 MAX_EXPLAINED = 20
-"""Faulty rows whose fault is told in full; of all others the number is told."""
+"""Faulty rows whose fault is shown in full; of all others only the number is shown."""
 
 
 @dataclass(frozen=True)

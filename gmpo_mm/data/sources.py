@@ -145,8 +145,8 @@ def _files_of_split(folder: Path, split: str) -> list[Path]:
     files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
     if not files:
         below = sorted({str(path.parent) for path in folder.glob("*/*") if path.suffix in SUFFIXES})
-        mend = f"name the folder that holds them: {', '.join(below)}" if below else "name a data file, or a folder with one"
-        raise DataError(f"{folder}: no {', '.join(SUFFIXES)} file in this folder; {mend}")
+        fix = f"name the folder that holds them: {', '.join(below)}" if below else "name a data file, or a folder with one"
+        raise DataError(f"{folder}: no {', '.join(SUFFIXES)} file in this folder; {fix}")
     named = {path: _split_in_name(path) for path in files}
     if not any(named.values()):
         if split != "train":

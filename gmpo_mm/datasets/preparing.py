@@ -131,7 +131,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def run_tool(app: Callable[[], Any]) -> None:
-    """Run a command of `data_tools/`; an error that a user can mend is one red paragraph and exit code 2."""
+    """Run a command of `data_tools/`; an error that a user can fix is one red paragraph and exit code 2."""
     try:
         app()
     except GMPOError as error:

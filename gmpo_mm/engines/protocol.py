@@ -39,7 +39,7 @@ class Engine(Protocol):
         return ENGINES[self.name].distributed
 
     def rules(self, loaded: LoadedConfig) -> Iterator[str]:
-        """Every clash of a configuration with this engine: one sentence each, with key, value and mend."""
+        """Every clash of a configuration with this engine: one sentence each, with key, value and fix."""
         ...
 
     def ineffective(self, loaded: LoadedConfig) -> Iterator[tuple[str, str]]:

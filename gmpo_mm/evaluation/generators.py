@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from gmpo_mm.config import choose_sampler
+from gmpo_mm.config.backends import SAMPLERS
 from gmpo_mm.config.schema import Config
 from gmpo_mm.data.picture_loader import PictureLoader
 from gmpo_mm.data.prompts import EncodedPrompt, build_prompt, load_pictures, prompt_length
@@ -16,9 +17,7 @@ from gmpo_mm.errors import ConfigError, DataError
 from gmpo_mm.evaluation.results import Protocol as SamplingProtocol
 from gmpo_mm.models.loading import ModelDescription, context_tokens, describe_model, load_policy, resolve_device, resolve_dtype
 from gmpo_mm.models.policy import PolicyModel
-from gmpo_mm.rollout.build import start_vllm
-from gmpo_mm.rollout.hf import HFRollout
-from gmpo_mm.rollout.protocol import Response, SamplingParams
+from gmpo_mm.rollout.protocol import Response, RolloutRequest, SamplingParams
 from gmpo_mm.runs.progress import Progress
 from gmpo_mm.runs.usable_model import usable_model
 
@@ -98,12 +97,13 @@ class LocalModel:
         self.policy: PolicyModel | None = None
         self.described: ModelDescription | None = None
         with progress.stage(f"loading {model.model_path}"):
-            if backend == "hf":
+            self.backend = SAMPLERS[backend]
+            if self.backend.package is None:
                 self.policy, self.processor = load_policy(
                     model, device=self.device, compute_dtype=self.dtype, trains=False
                 )
                 self.context_tokens = context_tokens(self.policy.causal_lm.config)
-            else:  # vLLM loads the weights itself
+            else:  # it loads the weights itself
                 self.described = describe_model(model)
                 self.processor = self.described.processor
                 self.context_tokens = context_tokens(self.described.config)
@@ -161,17 +161,17 @@ class LocalModel:
         """Start the sampler, large enough for everything that was measured."""
         self.config.data.max_prompt_length = self.longest_prompt
         self.config.data.max_response_length = self.longest_response
-        if self.policy is not None:
-            self.rollout = HFRollout(self.policy)
-            return
-        assert self.described is not None
-        model = self.config.worker.actor.model
-        model.model_path = usable_model(str(model.model_path), "model", self.progress.log, whole=True)
-        with self.progress.stage("starting vLLM"):
-            self.rollout = start_vllm(
-                self.config, forbidden_token_ids=self.described.forbidden_token_ids,
-                eos_token_ids=self.described.eos_token_ids, device=self.device, dtype=self.dtype, trains=False,
-            )  # fmt: skip
+        model, known = self.config.worker.actor.model, self.policy or self.described
+        assert known is not None
+        if self.policy is None:
+            model.model_path = usable_model(str(model.model_path), "model", self.progress.log, whole=True)
+        request = RolloutRequest(
+            self.config, self.device, self.dtype, known.forbidden_token_ids, known.eos_token_ids, trains=False,
+            policy=self.policy,
+        )  # fmt: skip
+        title = self.backend.title
+        with self.progress.stage(f"starting {title}") if title else nullcontext():
+            self.rollout = self.backend.load()(request)
 
     def forget_images(self) -> None:
         """Drop the image features of a call's prompts."""

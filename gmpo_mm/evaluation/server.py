@@ -79,15 +79,15 @@ def _import_openai() -> Any:
 
 def _parse_url(url: str) -> _Address:
     """Take a URL apart; without a path it means /v1. User and password go into a header, so that no message shows them."""
-    mend = "give the server's address, as http://127.0.0.1:8000/v1"
+    fix = "give the server's address, as http://127.0.0.1:8000/v1"
     try:
         parts = urllib.parse.urlsplit(url.strip())
         port = f":{parts.port}" if parts.port is not None else ""
     except ValueError:
-        raise ConfigError(f"server: not a readable URL; {mend}") from None
+        raise ConfigError(f"server: not a readable URL; {fix}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
-        raise ConfigError(f"server={shorten(shown)}: {mend}")
+        raise ConfigError(f"server={shorten(shown)}: {fix}")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     base = f"{parts.scheme}://{host}{port}{parts.path.rstrip('/') or '/v1'}"
     user, password = (urllib.parse.unquote(part or "") for part in (parts.username, parts.password))

@@ -60,7 +60,7 @@ def read_response(raw: bytes, stops: Sequence[str]) -> tuple[str, int, str]:
 
     Reasoning that came apart from the answer is put in front of it as `<think>reasoning</think>`, and is left open when the
     response was cut off in it. A stop text, which servers cut off, is put back. Raises BrokenReply, or a GMPOError for what
-    another try would not mend.
+    another try would not fix.
     """
     reply = parse_reply(raw)
     if "choices" not in reply and "error" in reply:  # some proxies send errors with status 200

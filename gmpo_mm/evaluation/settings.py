@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gmpo_mm.config.backends import SAMPLERS
 from gmpo_mm.config.keys import describe_type, is_text, nearest
 from gmpo_mm.config.ranges import LARGEST_SEED, Range, count, number, ranges_of, unlimited
 from gmpo_mm.config.shipped import find_file, shipped_hint
@@ -17,7 +18,7 @@ from gmpo_mm.credentials import clean, hide, hide_argument, remember
 from gmpo_mm.errors import ConfigError, GMPOError
 from gmpo_mm.evaluation.shipped import shipped_benchmarks
 
-BACKENDS = ("auto", "hf", "vllm", "server")
+BACKENDS = ("auto", *SAMPLERS, "server")
 OTHER_NAMES = {
     "benchmark": "benchmarks", "dataset": "benchmarks", "tasks": "benchmarks", "model_path": "model", "pretrained": "model",
     "max_new_tokens": "max_tokens", "max_completion_length": "max_tokens", "max_response_length": "max_tokens",
@@ -83,7 +84,7 @@ RANGES: dict[str, Range] = dict(ranges_of(EvaluateSettings))
 
 
 def load_settings(path: str | None, overrides: Sequence[str], options: dict[str, Any]) -> EvaluateSettings:
-    """Read, merge and check. Raises ConfigError with key, value and mend."""
+    """Read, merge and check. Raises ConfigError with key, value and fix."""
     layers: list[tuple[str, dict[str, Any]]] = []
     if path is not None:
         layers.append((path, _read_file(path)))

@@ -43,7 +43,7 @@ def score_report_table(table: ScoreTable) -> ReportTable:
     unit = "points" if table.percent else "units of the score"
     columns = [
         "variant", f"mean{' (%)' if table.percent else ''}", f"{LEVEL_TEXT} interval over seeds", "each seed",
-        f"minus {first} ({unit})", f"{LEVEL_TEXT} interval", "p", f"so many seeds show ({100 * POWER:g} %)",
+        f"minus {first} ({unit})", f"{LEVEL_TEXT} interval", "p", f"minimum detectable difference ({100 * POWER:g} % power)",
     ]  # fmt: skip
     columns = columns if len(table.rows) > 1 else columns[:SINGLE_COLUMNS]
     over_problems = any(row.problems for row in table.rows)

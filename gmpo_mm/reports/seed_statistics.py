@@ -31,7 +31,7 @@ class SeedMean:
 
 @dataclass(frozen=True)
 class SeedDifference:
-    """Paired differences, seed by seed, B - A: their mean, interval, p-value, and what so many seeds could show.
+    """Paired differences, seed by seed, B - A: their mean, interval, p-value, and the minimum detectable difference.
 
     `detectable` is the true difference that a two-sided paired t-test over as many seeds with this spread would find with
     a chance of `POWER`. All but the mean are None for fewer than two seeds, and where all differences are equal: the

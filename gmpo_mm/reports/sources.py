@@ -41,7 +41,7 @@ MAX_SETTINGS = 12
 
 
 def read_study(paths: Sequence[Path], *, target_score: float | None = None, title: str | None = None) -> Study:
-    """Read everything that a report shows. DataError names a path that holds no run, and the mend.
+    """Read everything that a report shows. DataError names a path that holds no run, and the fix.
 
     `target_score` goes before the one that a sweep has.
     """

@@ -1,4 +1,4 @@
-"""The summary in plain words: it claims what the intervals allow, and says what so many seeds could have shown."""
+"""The summary in plain words: it claims what the intervals allow, and says how large a difference its seeds could detect."""
 
 from __future__ import annotations
 
@@ -124,8 +124,11 @@ def _outlook(difference: SeedDifference, table: ScoreTable) -> str:
     seeds, detectable = difference.seeds, difference.detectable
     assert detectable is not None
     if table.percent and detectable > 1:
-        return f"With this spread {seeds} seeds could show no difference at all."
-    return f"With this spread {seeds} seeds would show one of {size(detectable, table)} ({100 * POWER:g} % power)."
+        return f"With this spread {seeds} seeds can detect no difference at all ({100 * POWER:g} % power)."
+    return (
+        f"The minimum detectable difference with {seeds} seeds and this spread is {size(detectable, table)} "
+        f"({100 * POWER:g} % power)."
+    )
 
 
 def _side(gap: float, table: ScoreTable) -> str:

@@ -6,11 +6,11 @@ from typing import Any
 
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.rewards.formats import FORMATS, RULES
-from gmpo_mm.verifiers import DEFAULT_TIMEOUT, check_grader, grade_responses, warm_up
+from gmpo_mm.verifiers import DEFAULT_TIMEOUT, GRADERS, check_grader, grade_responses, warm_up
 
 Score = dict[str, float]
-TEXT_GRADERS = ("math", "geometry3k", "minerva", "olympiadbench", "drgrpo_fast", "drgrpo_slow")
-"""Graders that this reward takes; CountDown has scores of its own (`gmpo_mm.rewards.countdown`)."""
+TEXT_GRADERS = tuple(name for name, grader in GRADERS.items() if grader.check_gold is None)
+"""Graders that this reward takes: every text is a gold for them. CountDown has its own (`gmpo_mm.rewards.countdown`)."""
 
 
 def check_arguments(

@@ -17,7 +17,7 @@ from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.models.packed_attention import PackedLayout, build_layout
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.token_log_probs import scaled_logits
-from gmpo_mm.rollout.protocol import Response, SamplingParams
+from gmpo_mm.rollout.protocol import Response, RolloutRequest, SamplingParams
 
 GROWTH = 64
 """Columns by which the cache grows at least when it is full."""
@@ -316,3 +316,9 @@ def _responses(
         experts_UL = None if experts_RTL is None else experts_RTL[row, : length - 1].clone()
         responses.append(Response(ids, log_probs_RT[row, :length].clone(), "stop" if stopped else "length", experts_UL))
     return [responses[i : i + n] for i in range(0, len(responses), n)]
+
+
+def build(request: RolloutRequest) -> HFRollout:
+    """The backend `hf`; in training its responses say which experts their tokens went to."""
+    assert request.policy is not None
+    return HFRollout(request.policy, record_experts=request.trains)

@@ -8,7 +8,9 @@ from typing import Protocol
 
 import torch
 
+from gmpo_mm.config import Config
 from gmpo_mm.data.prompts import EncodedPrompt
+from gmpo_mm.models.policy import PolicyModel
 
 
 @dataclass(frozen=True)
@@ -73,3 +75,20 @@ class RolloutBackend(Protocol):
     def close(self) -> None:
         """Free what the backend holds."""
         ...
+
+
+@dataclass(frozen=True)
+class RolloutRequest:
+    """What a backend is made from: a `SAMPLERS` entry's `place` is called with it.
+
+    `policy` is the trained model where the backend samples with it. With `trains` the backend leaves the device to the update,
+    and starts with doing so.
+    """
+
+    config: Config
+    device: torch.device
+    dtype: torch.dtype
+    forbidden_token_ids: Sequence[int]
+    eos_token_ids: Sequence[int]
+    trains: bool
+    policy: PolicyModel | None = None

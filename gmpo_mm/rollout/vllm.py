@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from PIL import Image
 
+from gmpo_mm.config import resolve_model_path
 from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.errors import ConfigError, TrainingError
 from gmpo_mm.rollout.merged_weights import merged_weights
-from gmpo_mm.rollout.protocol import Response, SamplingParams
+from gmpo_mm.rollout.protocol import Response, RolloutRequest, SamplingParams
 from gmpo_mm.rollout.vllm_logits import forbid_tokens
 from gmpo_mm.rollout.vllm_process import globals_kept, import_vllm, loading_complaints, repack_cpu_weights
 
@@ -284,7 +285,7 @@ class VLLMRollout:
             raise ConfigError(
                 f"worker.rollout.name=vllm: vLLM made {len(output.prompt_token_ids)} tokens of a prompt that the "
                 f"trainer encodes as {len(prompt.input_ids_S)}; the model folder's processor files say different "
-                "things to the two. Mend them or set worker.rollout.name=hf"
+                "things to the two. Fix them or set worker.rollout.name=hf"
             )
 
     def _eager(self) -> AbstractContextManager:
@@ -369,3 +370,34 @@ def _response(sample: Any) -> Response:
     ids = list(sample.token_ids)
     log_probs = [table[token].logprob for token, table in zip(ids, sample.logprobs, strict=True)]
     return Response(torch.tensor(ids), torch.tensor(log_probs, dtype=torch.float32), sample.finish_reason)
+
+
+def build(request: RolloutRequest) -> VLLMRollout:
+    """The backend `vllm`: it takes files of the model and ids of tokens, no loaded weights.
+
+    Raises ConfigError for what vLLM can't do.
+    """
+    config = request.config
+    rollout, model = config.worker.rollout, config.worker.actor.model
+    if model.override_config:
+        raise ConfigError(
+            "worker.actor.model.override_config changes the trained model, and vLLM would sample from the "
+            "unchanged one; set worker.rollout.name=hf, or write the changes into the model's config.json"
+        )
+    return VLLMRollout(
+        resolve_model_path(model.model_path or ""),
+        dtype=request.dtype,
+        device=request.device,
+        seed=rollout.seed,
+        max_model_len=rollout.max_model_len
+        or config.data.max_prompt_length + config.data.max_response_length,
+        forbidden_token_ids=request.forbidden_token_ids,
+        eos_token_ids=request.eos_token_ids,
+        tokenizer_path=model.tokenizer_path and resolve_model_path(model.tokenizer_path),
+        limit_images=rollout.limit_images,
+        gpu_memory_utilization=rollout.gpu_memory_utilization,
+        max_num_batched_tokens=rollout.max_num_batched_tokens,
+        enforce_eager=rollout.enforce_eager,
+        sleep_between_rounds=request.trains,
+        trust_remote_code=model.trust_remote_code,
+    )

@@ -42,13 +42,13 @@ def prepare_environment(device: torch.device) -> dict[str, str]:
 def import_vllm(device: torch.device) -> Any:
     """Import vLLM in a prepared environment; ConfigError when it is missing, broken, old, or built for another device."""
     prepare_environment(device)
-    mend = "install it (pip install 'gmpo-mm[vllm]') or set worker.rollout.name=hf"
+    fix = "install it (pip install 'gmpo-mm[vllm]') or set worker.rollout.name=hf"
     try:
         import vllm
         from vllm.platforms import current_platform
     except Exception as error:  # a broken install raises anything: OSError of a library, RuntimeError of torchvision
         raise ConfigError(
-            f"worker.rollout.name=vllm: vLLM can't be imported ({type(error).__name__}: {error}); {mend}"
+            f"worker.rollout.name=vllm: vLLM can't be imported ({type(error).__name__}: {error}); {fix}"
         ) from error
     version = vllm.__version_tuple__[:2]
     if (0, 0) < version < OLDEST:  # (0, 0) is a build from source without a tag

@@ -326,7 +326,7 @@ def _read_manifest(path: Path) -> _Manifest:
     file = path / MANIFEST_FILE
     try:
         found = read_json(file, dict[str, Any], "", TrainingError).get("format")
-        if found != FORMAT:
+        if isinstance(found, int) and found != FORMAT:
             raise TrainingError(
                 f"{path} has checkpoint format {found!r}, this version reads {FORMAT}; "
                 "load it with the version of gmpo-mm that its run's environment.json names"
@@ -340,12 +340,12 @@ def _read_manifest(path: Path) -> _Manifest:
 
 def _damaged(checkpoint: Path, what: str) -> TrainingError:
     others = [step for step in checkpoint_steps(checkpoint.parent) if checkpoint.name != f"step_{step}"]
-    mend = (
+    fix = (
         f"remove {checkpoint} and run again to go on from step {others[-1]}"
         if others
         else f"there is no other checkpoint beside it: remove {checkpoint} and run again to start from step 0"
     )
-    return TrainingError(f"the checkpoint {checkpoint} is damaged: {what}; {mend}")
+    return TrainingError(f"the checkpoint {checkpoint} is damaged: {what}; {fix}")
 
 
 def _disk_message(error: OSError, final: Path, needed: int, free: int, former: Path | None) -> str:

@@ -36,16 +36,16 @@ def check_resumable(checkpoint: Path, processes: int) -> None:
     """ConfigError when training can't go on from it: another number of processes wrote it, or without the optimizer."""
     actor = checkpoint / "actor"
     wrote = len(shard_files(actor))
-    mend = f"or start a new run from its weights with worker.actor.model.model_path={checkpoint}"
+    fix = f"or start a new run from its weights with worker.actor.model.model_path={checkpoint}"
     if wrote != processes:  # both load shard R into process R
         raise ConfigError(
             f"{checkpoint} was written by {wrote} processes, and trainer.nnodes x trainer.n_gpus_per_node = {processes} now; "
-            f"go on with as many, {mend}"
+            f"go on with as many, {fix}"
         )
     if not all((actor / f"optim_world_size_{wrote}_rank_{rank}.pt").is_file() for rank in range(wrote)):
         raise ConfigError(
             f"{checkpoint} holds no optimizer state (trainer.save_model_only=true), so training can't go on from it; name "
-            f"another checkpoint, {mend}"
+            f"another checkpoint, {fix}"
         )
 
 

@@ -21,7 +21,7 @@ MAX_SKIPPED_IN_A_ROW = 3
 
 @dataclass(frozen=True)
 class Cause:
-    """A cause with its mend. `speaks`: whether the step's numbers point to it, which puts it first."""
+    """A cause with its fix. `speaks`: whether the step's numbers point to it, which puts it first."""
 
     text: str
     speaks: Callable[[Metrics], bool] = lambda metrics: False
@@ -63,7 +63,7 @@ CUT_OFF = Cause(
     _above("response/truncated_frac", 0.5),
 )
 NO_FORMAT = Cause(
-    "the model is not told the form that the reward reads: look at data.format_prompt, data.override_chat_template and "
+    "the prompt does not name the form that the reward reads: look at data.format_prompt, data.override_chat_template and "
     "worker.reward.reward_function_kwargs (format)",
     _is("reward/format", 0.0),
 )

@@ -54,7 +54,7 @@ _HASH = re.compile(r'^# sha256 ("(?:[^"\\]|\\.)*"): ([0-9a-f]{64})$', re.MULTILI
 
 @dataclass(frozen=True)
 class Hashes:
-    """Of the values that `${...}` had when config.yaml was written, with which they are compared and not told."""
+    """Of the values that `${...}` had when config.yaml was written, with which they are compared and not shown."""
 
     salt: str = ""
     of: Mapping[str, str] = field(default_factory=dict)
@@ -83,7 +83,7 @@ def saved_differences(old: str, new: str, values: Mapping[str, Any]) -> dict[str
     """Dotted key -> (old, new) where a configuration differs from a run's config.yaml.
 
     `values` are what the `${...}` of the new one stand for. An interpolation is compared by its hash, so that neither how it
-    is written matters nor its value is told. A credential that was given as it is (`<hidden>`) is no part of the comparison:
+    is written matters nor its value is shown. A credential that was given as it is (`<hidden>`) is no part of the comparison:
     keys are exchanged while a run goes on, and the hash of a short one could be guessed.
     """
     hashes, found = Hashes.read(old), {}

@@ -33,7 +33,7 @@ from pydantic import with_config
 from typing_extensions import NotRequired, TypedDict
 
 from gmpo_mm.credentials import clean, hide_command
-from gmpo_mm.errors import ConfigError, TrainingError
+from gmpo_mm.errors import ConfigError, DataError, TrainingError
 from gmpo_mm.runs import checkpoint as checkpoints
 from gmpo_mm.runs.checkpoint_layout import LOCAL_LAYOUT, CheckpointLayout, step_of
 from gmpo_mm.runs.environment import describe_environment
@@ -181,8 +181,21 @@ class RunDirectory:
         return MetricsFile(self.path / METRICS_FILE)
 
     def is_complete(self, total_steps: int) -> bool:
-        """Whether the run here has finished and `total_steps` asks for nothing more."""
-        return self.resuming and self._run.get("state") == "finished" and int(self._run["step"]) >= total_steps
+        """Whether the run here has finished and `total_steps` asks for nothing more.
+
+        DataError where its metrics have lost a step; a damaged environment.json is written anew.
+        """
+        step = int(self._run.get("step", 0))
+        if not self.resuming or self._run.get("state") != "finished" or step < total_steps:
+            return False
+        self._old_environment()
+        trained = [line["step"] for line in read_metrics(self.path) if line["kind"] == "train"]
+        if max(trained, default=0) < step:
+            raise DataError(
+                f"{self.path / METRICS_FILE} ends at step {max(trained, default=0)}, and the run finished at step {step}: "
+                f"lines were lost; {RESTORE}"
+            )
+        return True
 
     def begin(self, total_steps: int | None = None) -> None:
         """The training starts now: write the configuration, the state, and for a resumed run the resume event."""
@@ -326,7 +339,10 @@ class RunDirectory:
     def _continue(self, own: Path | None) -> None:
         """The run that is here goes on from its latest checkpoint, or from where it started when it has none."""
         file = self.path / "config.yaml"
-        self._compare(read_yaml(file, RESTORE, ConfigError), read_text(file, RESTORE, ConfigError))
+        old = read_yaml(file, RESTORE, ConfigError)
+        if not old:
+            raise ConfigError(f"{file} is empty; {RESTORE}")
+        self._compare(old, read_text(file, RESTORE, ConfigError))
         self.resuming = True
         self.checkpoint = own
         if own is not None:  # a kill right after a checkpoint got its name leaves it unwritten

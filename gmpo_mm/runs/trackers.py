@@ -11,7 +11,6 @@ written as `tracker_failures` at the end.
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
+from gmpo_mm.config.backends import TRACKERS
 from gmpo_mm.credentials import clean
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.runs.files import write_atomically
@@ -34,8 +34,6 @@ from gmpo_mm.runs.sample_table import SampleTable
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "swanlab": "swanlab"}
-NAMES = ("console", "file", *_PACKAGES)
 
 
 class Tracker(Protocol):
@@ -57,16 +55,16 @@ class Tracker(Protocol):
 def check_trackers(names: Iterable[str]) -> tuple[str, ...]:
     """The names of `trainer.logger` without repeats; ConfigError for an unknown one or one that is not installed."""
     names = tuple(dict.fromkeys([names] if isinstance(names, str) else names))
+    known = ("console", "file", *TRACKERS)
     for name in names:
-        if name not in NAMES:
-            near = difflib.get_close_matches(name, NAMES, n=1)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(f"trainer.logger: unknown tracker {name!r}; {hint}Known: {', '.join(NAMES)}")
-        package = _PACKAGES.get(name)
-        if package and not _installed(package):
+            raise ConfigError(f"trainer.logger: unknown tracker {name!r}; {hint}Known: {', '.join(known)}")
+        if name in TRACKERS and not TRACKERS[name].is_installed():
             raise ConfigError(
-                f"trainer.logger asks for {name!r}, but the package {package} is not installed: "
-                "pip install 'gmpo-mm[trackers]', or set trainer.logger=[console,file]"
+                f"trainer.logger asks for {name!r}, but the package {TRACKERS[name].package} is not installed: "
+                f"pip install {TRACKERS[name].install}, or set trainer.logger=[console,file]"
             )
     return names
 
@@ -89,14 +87,14 @@ class Trackers:
         self._failures: Counter[str] = Counter()
         self._trackers: dict[str, Tracker] = {}
         for name in names:
-            if name in _STARTERS:
+            if name in TRACKERS:
                 try:
-                    self._trackers[name] = _STARTERS[name](config, run)
+                    self._trackers[name] = TRACKERS[name].load()(config, run)
                 except Exception as error:
                     self.finish()
                     raise ConfigError(
-                        f"trainer.logger: {name} can't start ({type(error).__name__}: {error}); {_MENDS[name]}, or leave it "
-                        "out of trainer.logger"
+                        f"trainer.logger: {name} can't start ({type(error).__name__}: {error}); {TRACKERS[name].remedy}, "
+                        "or leave it out of trainer.logger"
                     ) from error
 
     def log(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
@@ -151,7 +149,9 @@ class Trackers:
             self._run.metrics.log_event("tracker_failed", tracker=name, step=step, error=text)
 
 
-class _TensorBoard:
+class TensorBoard:
+    """TensorBoard files in the run directory."""
+
     def __init__(self, config: Mapping[str, Any], run: RunDirectory) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
@@ -177,7 +177,9 @@ class _TensorBoard:
         self.writer.close()
 
 
-class _Wandb:
+class Wandb:
+    """Weights & Biases."""
+
     def __init__(self, config: Mapping[str, Any], run: RunDirectory) -> None:
         import wandb
 
@@ -209,7 +211,9 @@ class _Wandb:
         self.run.finish()
 
 
-class _Mlflow:
+class Mlflow:
+    """MLflow: a server, or files in the run directory."""
+
     def __init__(self, config: Mapping[str, Any], run: RunDirectory) -> None:
         import mlflow
 
@@ -249,7 +253,9 @@ class _Mlflow:
         self.mlflow.end_run()
 
 
-class _Swanlab:
+class Swanlab:
+    """SwanLab."""
+
     def __init__(self, config: Mapping[str, Any], run: RunDirectory) -> None:
         import swanlab
 
@@ -285,26 +291,6 @@ class _Swanlab:
 
     def finish(self) -> None:
         self.swanlab.finish()
-
-
-_STARTERS: dict[str, Callable[[Mapping[str, Any], RunDirectory], Tracker]] = {
-    "tensorboard": _TensorBoard,
-    "wandb": _Wandb,
-    "mlflow": _Mlflow,
-    "swanlab": _Swanlab,
-}
-_MENDS = {
-    "tensorboard": "is the run directory writable?",
-    "wandb": "log in with `wandb login`, or set WANDB_MODE=offline",
-    "mlflow": "check MLFLOW_TRACKING_URI, or unset it to write into the run directory",
-    "swanlab": "log in with `swanlab login`, or set SWANLAB_MODE=offline",
-}
-
-
-def _installed(package: str) -> bool:
-    """Whether the package can be imported; a plain folder of that name (`./wandb`, made by wandb) doesn't count."""
-    spec = importlib.util.find_spec(package)
-    return spec is not None and spec.origin is not None
 
 
 def _number(value: Any) -> float | None:

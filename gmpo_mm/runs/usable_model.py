@@ -1,4 +1,4 @@
-"""A model as loaders take it: whatever has to be looked up or merged first is, and told."""
+"""A model as loaders take it: whatever has to be looked up or merged first is, and that is reported."""
 
 from __future__ import annotations
 

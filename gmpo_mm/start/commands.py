@@ -39,7 +39,7 @@ class DataCommands(TyperGroup):
         return command
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Typer's own, but a name that is none of these gets told which there are."""
+        """Typer's own, but for a name that is none of these the error lists those that there are."""
         if args and self.get_command(ctx, args[0]) is None:
             from gmpo_mm.config.keys import nearest
 

@@ -1,4 +1,4 @@
-"""The sweep file: a base configuration, named variants, seeds, an evaluation, a budget; every mistake names key and mend.
+"""The sweep file: a base configuration, named variants, seeds, an evaluation, a budget; every mistake names key and fix.
 
     name: quickstart
     base: configs/quickstart.yaml            # relative to the working directory, as all paths in configurations
@@ -108,7 +108,7 @@ def _set_keys(**values: Any) -> dict[str, Any]:
 
 
 def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
-    """Read a sweep file, then `key=value` of the command line. Raises ConfigError with key, value and mend."""
+    """Read a sweep file, then `key=value` of the command line. Raises ConfigError with key, value and fix."""
     layers = [OmegaConf.create(_read(find_file(path)))]
     for text in overrides:
         layers.append(OmegaConf.create(parse_override(text, "seeds=[1] or budget.hours=1")))

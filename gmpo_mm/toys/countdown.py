@@ -73,7 +73,7 @@ TINY = CountdownSettings(operands=(3,), operators="+-", max_number=20, max_targe
 """What models of a million parameters can learn, and the bundled text models have seen: three numbers to add and subtract."""
 TINY_TRAIN_SIZE, TINY_TEST_SIZE = 4096, 256
 TRAIN_SIZE, TEST_SIZE = 100_000, 1024
-"""Of the set that `gmpo-mm data countdown` makes unless it is told otherwise."""
+"""Of the set that `gmpo-mm data countdown` makes by default."""
 
 
 @dataclass(frozen=True)

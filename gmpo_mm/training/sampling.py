@@ -153,7 +153,7 @@ class BatchMaker:
             if any(f"{self.filter_key}_not_finite" in s for g in groups for s in g.scores):
                 raise TrainingError(
                     f"algorithm.filter_key={self.filter_key}: the reward function returned a number that is not finite for "
-                    f"{len(missing)} responses, so their groups can't be filtered; mend it, or filter by overall"
+                    f"{len(missing)} responses, so their groups can't be filtered; fix it, or filter by overall"
                 )
             raise TrainingError(
                 f"algorithm.filter_key={self.filter_key}: the reward function returns no such number; it returns {known}"

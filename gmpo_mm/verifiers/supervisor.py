@@ -284,4 +284,4 @@ def main(max_workers: int, parent: int) -> None:
     except BrokenPipeError:
         pass
     except MemoryError:
-        os._exit(OUT_OF_MEMORY_STATUS)  # told by the parent
+        os._exit(OUT_OF_MEMORY_STATUS)  # reported by the parent

@@ -1,4 +1,4 @@
-"""Loading: EasyR1's files load unchanged, and every wrong key, type or value is named with its mend."""
+"""Loading: EasyR1's files load unchanged, and every wrong key, type or value is named with its fix."""
 
 import ast
 import os

@@ -1,4 +1,4 @@
-"""Every number of the schema has a range of its own, and what lies outside is an error that names it and the mend."""
+"""Every number of the schema has a range of its own, and what lies outside is an error that names it and the fix."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every mistake ends before a model is loaded, in a message that names key, value, nearest name and mend."""
+"""Every mistake ends before a model is loaded, in a message that names key, value, nearest name and fix."""
 
 from pathlib import Path
 

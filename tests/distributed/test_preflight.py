@@ -158,7 +158,7 @@ def test_a_cluster_with_room_passes(gpus: tuple[int, ...], wanted: tuple[int, in
 
 
 @pytest.mark.parametrize(
-    ("gpus", "wanted", "mend"),
+    ("gpus", "wanted", "fix"),
     [
         ((8,), (2, 8), "trainer.nnodes=1"),
         ((4, 4), (1, 8), "trainer.n_gpus_per_node to at most 4"),
@@ -167,9 +167,9 @@ def test_a_cluster_with_room_passes(gpus: tuple[int, ...], wanted: tuple[int, in
     ],
 )
 def test_a_placement_that_ray_would_wait_for_for_ever_is_an_error(
-    gpus: tuple[int, ...], wanted: tuple[int, int], mend: str
+    gpus: tuple[int, ...], wanted: tuple[int, int], fix: str
 ) -> None:
-    with pytest.raises(ConfigError, match=mend):
+    with pytest.raises(ConfigError, match=fix):
         check_cluster(nodes(*gpus), *wanted)
     dead = [node | {"Alive": False} for node in nodes(8, 8)]
     with pytest.raises(ConfigError, match="no node"):

@@ -11,7 +11,7 @@ from tensordict import TensorDict
 from verl.protocol import DataProto
 from verl.workers.actor.dp_actor import DataParallelPPOActor
 
-from gmpo_mm.config.schema import GMPOLossConfig
+from gmpo_mm.algorithms.config import GMPOKeys
 from gmpo_mm.engines.easyr1.actor import GMPOActor
 from gmpo_mm.engines.easyr1.config import GMPOActorConfig
 from gmpo_mm.models.policy import PolicyModel
@@ -80,7 +80,7 @@ class Setting:
     epochs: int = 1
     kl_coef: float = 0.0
     entropy_coef: float = 0.0
-    gmpo: GMPOLossConfig = field(default_factory=GMPOLossConfig)
+    gmpo: GMPOKeys = field(default_factory=GMPOKeys)
 
     def config(self) -> GMPOActorConfig:
         config = GMPOActorConfig(

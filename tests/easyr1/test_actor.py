@@ -12,7 +12,7 @@ import torch.distributed as dist
 from verl.workers.actor.dp_actor import DataParallelPPOActor
 
 from gmpo_mm.algorithms import PolicyLossConfig
-from gmpo_mm.config.schema import GMPOLossConfig
+from gmpo_mm.algorithms.config import GMPOKeys
 from gmpo_mm.engines.easyr1.actor import UPDATES, GMPOActor
 from gmpo_mm.errors import TrainingError
 from gmpo_mm.models.policy import PolicyModel
@@ -162,7 +162,7 @@ def test_clip_options_reach_the_loss() -> None:
     batch, policy = make("qwen2")
     module, data = without_packing(policy), to_data_proto(batch, policy)
     found = {
-        name: gradients_and_metrics(data, module, Setting(16, 4, gmpo=GMPOLossConfig(**options)))
+        name: gradients_and_metrics(data, module, Setting(16, 4, gmpo=GMPOKeys(**options)))
         for name, options in {
             "wide": {"log_clip_low": 5.0, "log_clip_high": 5.0}, "none": {"clip": "none"}, "tight": {"log_clip_high": 0.01},
             "sum": {"normalize": False},

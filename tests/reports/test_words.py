@@ -35,7 +35,7 @@ def test_an_unclear_one_is_not_and_the_seeds_reach_is_told() -> None:
     (line,) = summary_lines(table([0.50, 0.56, 0.53], [0.56, 0.53, 0.52]))
     assert line == (
         "No difference between GMPO and GRPO is shown: +0.7 points (95 % interval over 3 seeds: −11.1 to +12.4; p = 0.83). "
-        "With this spread 3 seeds would show one of 15.4 points (80 % power)."
+        "The minimum detectable difference with 3 seeds and this spread is 15.4 points (80 % power)."
     )
     for word in ("better", "worse"):
         assert word not in line
@@ -57,7 +57,7 @@ def test_equal_differences_are_no_proof() -> None:
 
 def test_seeds_too_scattered_for_any_difference_say_so() -> None:
     (line,) = summary_lines(table([0.1, 0.9], [0.9, 0.2]))
-    assert line.endswith("With this spread 2 seeds could show no difference at all.")
+    assert line.endswith("With this spread 2 seeds can detect no difference at all (80 % power).")
 
 
 def test_among_many_comparisons_a_chance_find_is_undecided() -> None:

@@ -3,7 +3,7 @@
     python -m tests.robustness.configs --count 3000 --seed 7
 
 They are made from the schema (every key, every range), from the shipped files and from lists of what people get wrong.
-The verdict is an error that names a key and a mend, or acceptance; a traceback, a written file and a hang are never right.
+The verdict is an error that names a key and a fix, or acceptance; a traceback, a written file and a hang are never right.
 """
 
 from __future__ import annotations
@@ -254,7 +254,7 @@ def judge(bench: Bench, case: Case) -> str | None:
         return f"refused: {message}"
     if case.key not in message:
         return f"the error does not name {case.key}: {message}"
-    return None if MEND.search(message) else f"the error has no mend: {message}"
+    return None if MEND.search(message) else f"the error has no fix: {message}"
 
 
 def _dry_run(path: Path, given: Iterable[str]) -> tuple[str | None, str | None]:

@@ -136,7 +136,7 @@ def _content(path: Path) -> Any:
             return _metric_lines(path)
         if path.name in ("run.json", "sweep.json", "environment.json", "evaluation.json"):
             return _without_clock(json.loads(path.read_text()))
-    except (ValueError, DataError):  # damaged, and left as it was
+    except (ValueError, RecursionError, DataError):  # damaged, and left as it was
         pass
     return path.read_bytes()
 

@@ -1,4 +1,4 @@
-"""What the start of a training refuses, its dry run refuses too, naming key and mend, and it leaves no trace."""
+"""What the start of a training refuses, its dry run refuses too, naming key and fix, and it leaves no trace."""
 
 from __future__ import annotations
 

@@ -143,11 +143,11 @@ def test_the_log_holds_what_was_printed_before_and_after_it_was_opened_and_how_i
         progress.warn("two\nlines")
         progress.log_only("of another package")
         printed = lines(progress)
-        raise ConfigError("the mend")
+        raise ConfigError("the fix")
     text = (tmp_path / "run.log").read_text()
     assert text.startswith("==== ") and "gmpo-mm train x.yaml\n" in text
     assert all(line in text for line in printed) and "of another package" not in "".join(printed)
-    assert "of another package" in text and text.endswith("error: the mend\n")
+    assert "of another package" in text and text.endswith("error: the fix\n")
 
 
 def test_the_log_of_a_terminal_holds_the_lines_in_words(tmp_path, clock):

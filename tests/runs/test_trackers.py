@@ -103,7 +103,7 @@ class Failing:
 
 
 def test_a_failing_tracker_is_said_once_counted_and_ends_nothing(tmp_path, monkeypatch):
-    monkeypatch.setitem(trackers_module._STARTERS, "tensorboard", Failing)
+    monkeypatch.setattr(trackers_module, "TensorBoard", Failing)
     said = []
     with open_run(tmp_path) as run:
         run.begin()

@@ -1,4 +1,4 @@
-"""A sweep file's mistakes are one error that names key, value and mend."""
+"""A sweep file's mistakes are one error that names key, value and fix."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelCo
 from verl.workers.engine import EngineRegistry
 
 import gmpo_mm.engines.verl.cpu.plugin  # noqa: F401  (registers the engine)
+from gmpo_mm.algorithms.config import GMPOKeys
 from gmpo_mm.config import Config
-from gmpo_mm.config.schema import GMPOLossConfig
 from gmpo_mm.engines.verl.launch import compose
 from gmpo_mm.engines.verl.losses import measured_loss
 from gmpo_mm.models.policy import PolicyModel
@@ -79,7 +79,7 @@ class Setting:
     dynamic_batching: bool = False
     kl_coef: float = 0.0
     entropy_coef: float = 0.0
-    gmpo: GMPOLossConfig = field(default_factory=GMPOLossConfig)
+    gmpo: GMPOKeys = field(default_factory=GMPOKeys)
 
     def verl_actor(self) -> Any:
         """verl's actor section, translated from ours as for a run."""

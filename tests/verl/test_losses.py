@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from verl.utils.metric import Metric as VerlMetric
 
 from gmpo_mm.algorithms import PolicyLossConfig, finalize_metrics, merge_metrics
-from gmpo_mm.config.schema import GMPOLossConfig
+from gmpo_mm.algorithms.config import GMPOKeys
 from gmpo_mm.engines.verl import losses
 from gmpo_mm.engines.verl.losses import MARK, take_metrics
 from gmpo_mm.models.policy import PolicyModel
@@ -90,12 +90,12 @@ def test_the_gradient_is_the_local_engines(setup: tuple[Any, ...], loss: tuple[s
 @pytest.mark.parametrize(
     "gmpo",
     [
-        GMPOLossConfig(clip="none"), GMPOLossConfig(clip="sequence"), GMPOLossConfig(normalize=False),
-        GMPOLossConfig(log_clip_low=0.1),
+        GMPOKeys(clip="none"), GMPOKeys(clip="sequence"), GMPOKeys(normalize=False),
+        GMPOKeys(log_clip_low=0.1),
     ],
     ids=["no clip", "sequence clip", "not normalised", "other bound"],
 )
-def test_the_options_of_gmpo_reach_the_loss(setup: tuple[Any, ...], gmpo: GMPOLossConfig) -> None:
+def test_the_options_of_gmpo_reach_the_loss(setup: tuple[Any, ...], gmpo: GMPOKeys) -> None:
     _, rows, _, engine = setup
     plain, _ = gradients_and_metrics(rows, engine, Setting(len(rows), 4))
     other, _ = gradients_and_metrics(rows, engine, Setting(len(rows), 4, gmpo=gmpo))

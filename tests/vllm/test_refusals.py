@@ -1,4 +1,4 @@
-"""What is refused before an engine starts; each message names the key and the mend."""
+"""What is refused before an engine starts; each message names the key and the fix."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from verl.trainer.config import PPOConfig, TrainerConfig
 from verl.workers.actor.config import ActorConfig
 from verl.workers.config import WorkerConfig
 
+from gmpo_mm.algorithms.config import LossKeys
 from gmpo_mm.config import Config, resolve_model_path, run_directory, split_function_spec
 from gmpo_mm.config.keys import flatten
-from gmpo_mm.config.schema import GMPOLossConfig
 from gmpo_mm.config.shipped import find_file
 from gmpo_mm.engines.easyr1.preflight import TESTED
 from gmpo_mm.errors import ConfigError
@@ -41,12 +41,11 @@ HANDLED_HERE = frozenset(
 
 
 @dataclass
-class GMPOActorConfig(ActorConfig):
-    """EasyR1's actor section with the keys of `gmpo_mm.config.schema.ActorConfig` that our actor reads."""
+class GMPOActorConfig(ActorConfig, LossKeys):
+    """EasyR1's actor section with the losses' keys and others of `gmpo_mm.config.schema.ActorConfig` that our actor reads."""
 
     seq_mean: str = "exact"
     entropy_coef: float = 0.0
-    gmpo: GMPOLossConfig = field(default_factory=GMPOLossConfig)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from gmpo_mm.config import (
     run_directory,
     to_yaml,
 )
+from gmpo_mm.config.backends import SAMPLERS
 from gmpo_mm.config.schema import Config
 from gmpo_mm.data import PromptDataset, PromptSampler
 from gmpo_mm.engines.checks import validate_for_training
@@ -34,9 +36,7 @@ from gmpo_mm.models.fused import Fused
 from gmpo_mm.models.loading import load_policy, read_chat_template, resolve_device, resolve_dtype
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor
-from gmpo_mm.rollout.build import start_vllm
-from gmpo_mm.rollout.hf import HFRollout
-from gmpo_mm.rollout.protocol import RolloutBackend
+from gmpo_mm.rollout.protocol import RolloutBackend, RolloutRequest
 from gmpo_mm.rollout.seeds import EVALUATION_SEED
 from gmpo_mm.runs.progress import LOG_NAME, Progress
 from gmpo_mm.runs.run_data import read_run_data, with_columns
@@ -265,20 +265,20 @@ def _validator(config: Config, sampler: Sampler, dataset: PromptDataset, policy:
 def _build_rollout(
     config: Config, name: str, policy: PolicyModel, device: torch.device, dtype: torch.dtype, progress: Progress
 ) -> RolloutBackend:
-    if name == "hf":
-        return HFRollout(policy, record_experts=True)
-    config = with_usable_models(config, progress.log, whole=True)
-    with progress.stage("starting vLLM"):
-        return start_vllm(
-            config, forbidden_token_ids=policy.forbidden_token_ids, eos_token_ids=policy.eos_token_ids, device=device,
-            dtype=dtype, trains=True,
-        )  # fmt: skip
+    backend = SAMPLERS[name]
+    if backend.package is not None:
+        config = with_usable_models(config, progress.log, whole=True)
+    request = RolloutRequest(
+        config, device, dtype, policy.forbidden_token_ids, policy.eos_token_ids, trains=True, policy=policy
+    )
+    with progress.stage(f"starting {backend.title}") if backend.title else nullcontext():
+        return backend.load()(request)
 
 
 def _offload(config: Config, name: str, actor: Actor, reference: PolicyModel | None, device: torch.device) -> Offload | None:
     """What makes room for vLLM on a GPU as `worker.actor.offload` says; None where nothing has to."""
     wanted = config.worker.actor.offload
-    if name != "vllm" or device.type != "cuda" or not (wanted.offload_optimizer or wanted.offload_params):
+    if SAMPLERS[name].package is None or device.type != "cuda" or not (wanted.offload_optimizer or wanted.offload_params):
         return None
     return Offload(
         actor.optimizer,

@@ -58,7 +58,7 @@ class VerlEngine(RayEngine):
             f"  {reader}: {', '.join(key for key, who in OURS.items() if who == reader)}"
             for reader in dict.fromkeys(OURS.values())
         ]
-        return ["As verl is told:", *told, "Read by gmpo_mm's own parts of the run, not by verl:", *readers]
+        return ["What verl is given:", *told, "Read by gmpo_mm's own parts of the run, not by verl:", *readers]
 
     def diagnose(self) -> str:
         """EasyR1 and verl are both imported as `verl`: whether it is verl's, and what keeps it from training."""

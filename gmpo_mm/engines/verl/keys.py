@@ -3,6 +3,7 @@ verl, or without a counterpart. `rules` refuses values; `translate` computes wha
 
 from __future__ import annotations
 
+from gmpo_mm.algorithms.config import loss_keys
 from gmpo_mm.config.keys import schema_keys
 from gmpo_mm.config.schema import Config
 
@@ -123,10 +124,8 @@ OURS: dict[str, str] = {
     "algorithm.gamma": "our advantages, registered with verl",
     **dict.fromkeys(
         (
-            "worker.actor.loss_type", "worker.actor.clip_ratio_low", "worker.actor.clip_ratio_high",
-            "worker.actor.clip_ratio_dual", "worker.actor.tau_positive", "worker.actor.tau_negative",
-            "worker.actor.gmpo.clip", "worker.actor.gmpo.normalize", "worker.actor.gmpo.log_clip_low",
-            "worker.actor.gmpo.log_clip_high",
+            "worker.actor.loss_type",
+            *(f"worker.actor.{key}" for key in loss_keys() if key != "loss_avg_mode"),
         ),
         _LOSS,
     ),

@@ -19,7 +19,6 @@ from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
 from gmpo_mm.algorithms import (
-    GMPOConfig,
     Metric,
     PolicyLossConfig,
     compute_kl,
@@ -29,6 +28,7 @@ from gmpo_mm.algorithms import (
     masked_mean,
     sequence_advantages,
 )
+from gmpo_mm.algorithms.config import make_loss_config
 from gmpo_mm.engines.verl.translate import LOSS_NAME
 
 MARK = "gmpo/"
@@ -45,8 +45,7 @@ class GMPOPolicyLossConfig(VerlPolicyLossConfig):
 
 def loss_config(policy_loss: Any) -> PolicyLossConfig:
     """Our configuration of the loss, from verl's `policy_loss` section."""
-    options = dict(policy_loss.options)
-    return PolicyLossConfig(**(options | {"gmpo": GMPOConfig(**options["gmpo"])}))
+    return make_loss_config(dict(policy_loss.options))
 
 
 @register_policy_loss(LOSS_NAME)  # type: ignore[arg-type]

@@ -1,0 +1,82 @@
+"""What `gmpo_mm.algorithms` offers, imported when the first of it is asked for."""
+
+from gmpo_mm.algorithms.advantages import (
+    AdvantageInputs,
+    compute_advantages,
+    filter_groups,
+    known_estimators,
+    register_advantage_estimator,
+)
+from gmpo_mm.algorithms.config import GMPOConfig, PolicyLossConfig
+from gmpo_mm.algorithms.kl import (
+    KL_KINDS,
+    AdaptiveKLController,
+    FixedKLController,
+    apply_kl_to_rewards,
+    compute_kl,
+    make_kl_controller,
+    mean_sequence_kl,
+)
+from gmpo_mm.algorithms.masked import aggregate
+from gmpo_mm.algorithms.metrics import (
+    Metric,
+    finalize_metrics,
+    log_prob_gap,
+    masked_max,
+    masked_mean,
+    masked_min,
+    merge_metrics,
+)
+from gmpo_mm.algorithms.policy_loss import (
+    PolicyLoss,
+    compute_policy_loss,
+    count_units,
+    loss_unit,
+    sequence_advantages,
+    truncated_importance_weights,
+)
+from gmpo_mm.algorithms.registry import (
+    LossTerms,
+    clip_keys_read_by,
+    get_policy_loss,
+    known_loss_types,
+    load_policy_loss,
+    register_policy_loss,
+)
+
+__all__ = [
+    "KL_KINDS",
+    "AdaptiveKLController",
+    "AdvantageInputs",
+    "FixedKLController",
+    "GMPOConfig",
+    "LossTerms",
+    "Metric",
+    "PolicyLoss",
+    "PolicyLossConfig",
+    "aggregate",
+    "apply_kl_to_rewards",
+    "clip_keys_read_by",
+    "compute_advantages",
+    "compute_kl",
+    "compute_policy_loss",
+    "count_units",
+    "filter_groups",
+    "finalize_metrics",
+    "get_policy_loss",
+    "known_loss_types",
+    "load_policy_loss",
+    "log_prob_gap",
+    "loss_unit",
+    "make_kl_controller",
+    "known_estimators",
+    "masked_max",
+    "masked_mean",
+    "masked_min",
+    "mean_sequence_kl",
+    "merge_metrics",
+    "register_advantage_estimator",
+    "register_policy_loss",
+    "sequence_advantages",
+    "truncated_importance_weights",
+]
