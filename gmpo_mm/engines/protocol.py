@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from gmpo_mm.config.engine_facts import ENGINES
+from gmpo_mm.config.ineffective import set_and_listed
 from gmpo_mm.config.load import LoadedConfig
 from gmpo_mm.config.schema import Config
 
@@ -44,7 +45,7 @@ class Engine(Protocol):
 
     def ineffective(self, loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
         """(key, reason) of what the file sets and this engine does not read in this run."""
-        ...
+        return set_and_listed(loaded, self.unread)
 
     def preflight(self, configs: Sequence[Config]) -> str:
         """What is installed, with its version; ConfigError with everything that keeps one of the runs from training here."""

@@ -34,7 +34,7 @@ class EasyR1Engine(RayEngine):
     def ineffective(self, loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
         """Keys that EasyR1 has no part for, and the critic's without a critic."""
         has_critic = loaded.config.algorithm.adv_estimator == "gae"
-        return set_and_listed(loaded, UNREAD if has_critic else UNREAD | WITHOUT_CRITIC)
+        return set_and_listed(loaded, self.unread if has_critic else self.unread | WITHOUT_CRITIC)
 
     def preflight(self, configs: Sequence[Config]) -> str:
         """EasyR1's version."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gmpo_mm.config.engine_facts import ENGINES
-from gmpo_mm.config.ineffective import set_and_listed
 from gmpo_mm.config.load import LoadedConfig
 from gmpo_mm.config.loss import ACTOR
 from gmpo_mm.config.schema import Config
@@ -43,7 +42,7 @@ class LocalEngine(Engine):
 
     def ineffective(self, loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
         """Keys of several processes, and those for which a GPU or vLLM is not here."""
-        yield from set_and_listed(loaded, UNREAD)
+        yield from super().ineffective(loaded)
         yield from unread_on_this_machine(loaded.config)
 
     def preflight(self, configs: Sequence[Config]) -> str:

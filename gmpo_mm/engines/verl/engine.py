@@ -35,7 +35,7 @@ class VerlEngine(RayEngine):
 
     def ineffective(self, loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
         """Keys without a counterpart in verl, and with the CPU plug-in those of GPUs."""
-        return set_and_listed(loaded, NO_COUNTERPART | ON_CPU if is_cpu(loaded.config) else NO_COUNTERPART)
+        return set_and_listed(loaded, self.unread | ON_CPU if is_cpu(loaded.config) else self.unread)
 
     def preflight(self, configs: Sequence[Config]) -> str:
         """verl's version; less is asked for where every run is on the CPU."""
