@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from gmpo_mm.config import split_function_spec, warm_up_too_long
 from gmpo_mm.config.schema import Config
@@ -16,6 +17,12 @@ def configured_reward(config: Config) -> RewardFunction:
     reward = config.worker.reward
     path, name = split_function_spec(reward.reward_function or "")
     return load_reward_function(f"{path}:{name}", reward.reward_function_kwargs)
+
+
+def absolute_function(spec: str) -> str:
+    """`path/to/file.py:function` with an absolute path, for processes that run elsewhere."""
+    path, function = split_function_spec(spec)
+    return f"{Path(path).absolute()}:{function}"
 
 
 def count_steps(config: Config, prompts: int) -> int:

@@ -132,8 +132,8 @@ def check_for_ray(address: str, configs: Sequence[Config]) -> None:
     for config in configs:
         if not engine_of(config).distributed and config.trainer.device == "auto":
             raise ConfigError(
-                f"trainer.device = 'auto': with ray_address={address} Ray has to know what a run of engine=local needs; set "
-                "trainer.device=cuda (one GPU of the cluster a run) or cpu"
+                f"trainer.device = 'auto': with ray_address={address} Ray has to know what a run of "
+                f"engine={engine_of(config).name} needs; set trainer.device=cuda (one GPU of the cluster a run) or cpu"
             )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from gmpo_mm.engines.installed import Requirement, find_verl, installed_version, unmet
-from gmpo_mm.errors import ConfigError
+from gmpo_mm.engines.foreign_run import check_no_foreign_run
+from gmpo_mm.engines.installed import Requirement, checked_version, installed_version, unmet
 
 TESTED = "0.9.1"
 HOW_TO_GET = "pip install 'gmpo-mm[verl]'"
@@ -35,24 +35,10 @@ def installed_packages() -> dict[str, str | None]:
 
 def check_installation(on_cpu: bool) -> str:
     """verl's version; ConfigError with everything that keeps an installed verl from training."""
-    found = find_verl()
-    if found is None:
-        raise ConfigError(f"engine=verl: verl is not installed. {HOW_TO_GET}; or train with engine=local.")
-    if found.engine != "verl":
-        whose = "EasyR1's" if found.engine == "easyr1" else "of unknown origin"
-        raise ConfigError(
-            f"engine=verl: `verl` at {found.root} ({found.version}) is {whose}, and both are imported as `verl`; train with "
-            f"engine=easyr1, or use an environment of its own. {HOW_TO_GET}."
-        )
-    wrong = list(problems(found.version, on_cpu))
-    if wrong:
-        versions = ", ".join(f"{name} {version or 'missing'}" for name, version in installed_packages().items())
-        raise ConfigError(
-            f"engine=verl: verl {found.version} at {found.root} can't train here:\n"
-            + "\n".join(f"  - {problem}" for problem in wrong)
-            + f"\nInstalled: {versions}"
-        )
-    return found.version
+    return checked_version(
+        "verl", "verl", HOW_TO_GET, "train with engine=easyr1, or use an environment of its own",
+        problems=lambda version: problems(version, on_cpu), packages=installed_packages,
+    )  # fmt: skip
 
 
 def problems(version: str, on_cpu: bool) -> Iterator[str]:
@@ -64,13 +50,4 @@ def problems(version: str, on_cpu: bool) -> Iterator[str]:
 
 def check_directory(path: Path) -> None:
     """ConfigError for a directory that holds a run of verl itself, from whose weights it would go on."""
-    if not path.is_dir() or (path / "run.json").is_file():
-        return  # a run of ours is the run directory's own business
-    checkpoints = sorted(path.glob("global_step_*"), key=lambda folder: (len(folder.name), folder.name))
-    found = [name for name in VERL_FILES if (path / name).exists()] + [folder.name for folder in checkpoints[-1:]]
-    if found:
-        start = f"; to train on from its weights, add trainer.resume={checkpoints[-1]}" if checkpoints else ""
-        raise ConfigError(
-            f"trainer.run_dir (or save_checkpoint_path) = {path}: it holds a run of verl ({', '.join(found)}), which verl "
-            f"would go on from; give another trainer.run_dir{start}"
-        )
+    check_no_foreign_run(path, "verl", VERL_FILES, "go on from")
