@@ -25,13 +25,13 @@ from gmpo_mm.algorithms import clip_keys_read_by, get_policy_loss, known_loss_ty
 from gmpo_mm.algorithms.config import CLIP_LEVELS
 from gmpo_mm.cli import app
 from gmpo_mm.config.bounds import choices
+from gmpo_mm.config.engine_facts import ENGINES
 from gmpo_mm.config.keys import default_of, describe_type, schema_keys
 from gmpo_mm.config.loss import LOSS_KEYS
 from gmpo_mm.config.meanings import MEANINGS, meaning_of
 from gmpo_mm.config.ranges import LARGEST_SEED, MOST, Range, range_of
 from gmpo_mm.config.schema import Config, ValidationSampling
-from gmpo_mm.engines.protocol import Engine
-from gmpo_mm.engines.registry import all_engines
+from gmpo_mm.engines.registry import all_engines, get_engine
 
 PAGES = Path(__file__).parents[2] / "docs/reference"
 WORDS = choices() | {"worker.actor.gmpo.clip": CLIP_LEVELS, "worker.actor.loss_avg_mode": ("token", "seq")}
@@ -45,17 +45,17 @@ _KEY = re.compile(
 # ---- configuration keys -----------------------------------------------------------------------------------------------
 
 
-def reads(engine: Engine, key: str) -> bool:
+def reads(name: str, key: str) -> bool:
     """Whether an engine reads a key for anything but to refuse it."""
-    unread = any(key == name or (name.endswith((".", "_")) and key.startswith(name)) for name in engine.unread)
+    engine = get_engine(name)
+    unread = any(key == one or (one.endswith((".", "_")) and key.startswith(one)) for one in engine.unread)
     return not unread and key not in engine.refused
 
 
 def engines_of(key: str) -> str:
     """The engines that read a key, as the page shows them."""
-    engines = all_engines()
-    found = [engine.name for engine in engines if reads(engine, key)]
-    return "all" if len(found) == len(engines) else ", ".join(found)
+    found = [engine for engine in ENGINES if reads(engine, key)]
+    return "all" if len(found) == len(ENGINES) else ", ".join(found)
 
 
 def type_words(hint: Any) -> str:
