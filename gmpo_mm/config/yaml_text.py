@@ -39,15 +39,14 @@ def read_file(path: Path, what: str) -> Any:
         raise ConfigError(f"{what} {path} can't be read ({error.strerror}); check its permissions.") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{what} {path} is no UTF-8 text (byte {error.start}); write it as UTF-8.") from error
+    if not text.strip("\0 \t\r\n"):
+        raise ConfigError(f"{what} {path} is empty; restore it, or write {{}} into it to have the defaults.")
     try:
         if isinstance(scalar := _check_events(text), str):
             return scalar
-        content = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
+        return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
     except _UNREADABLE as error:
         raise ConfigError(f"{what} {path} is not readable YAML: {_reason(error)}") from error
-    if not content:
-        raise ConfigError(f"{what} {path} is empty: it sets no key; restore it, or name another file.")
-    return content
 
 
 def parse_override(text: str, example: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,15 +17,14 @@ from gmpo_mm.evaluation.benchmark import load_benchmark, to_problem
 from gmpo_mm.evaluation.generators import Generated, Generator, LocalGenerator, LocalModel
 from gmpo_mm.evaluation.page import scale_picture, write_page
 from gmpo_mm.evaluation.results import (
-    SUMMARY,
     Result,
     Sample,
     Spec,
-    file_facts,
     read_result,
     read_spec,
     spec_to_json,
     to_json_line,
+    write_summary,
 )
 from gmpo_mm.evaluation.settings import EvaluateSettings, with_own_keys
 from gmpo_mm.evaluation.statistics import summarise
@@ -303,6 +301,5 @@ def finish(path: Path, progress: Progress) -> Result:
         write_atomically(path / "samples.jsonl", "".join(map(to_json_line, result.samples)))
         summary = summarise(result, seed=result.spec.seed)
         write_page(path)
-        summary["files"] = file_facts(path)
-        write_atomically(path / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        write_summary(path, summary)
     return result

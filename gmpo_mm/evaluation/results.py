@@ -10,17 +10,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pydantic import with_config
 from typing_extensions import NotRequired, TypedDict
 
 from gmpo_mm.errors import DataError
-from gmpo_mm.runs.files import sha256
+from gmpo_mm.runs.files import sha256, write_atomically
 from gmpo_mm.runs.reading import read_json, read_rows
 
 FORMAT = 1
@@ -173,6 +174,7 @@ class _Summary(TypedDict):
     samples: int
     pass_at_1: _Score
     files: NotRequired[dict[str, _FileFacts]]
+    sha256: NotRequired[str]
 
 
 def to_json_line(row: Problem | Sample) -> str:
@@ -193,7 +195,25 @@ def spec_to_json(spec: Spec) -> str:
 def read_summary(path: Path) -> dict[str, Any]:
     """summary.json of a result's directory; {} before the evaluation has finished. Raises DataError for a damaged one."""
     file = path / SUMMARY
-    return cast("dict[str, Any]", read_json(file, _Summary, REPAIR)) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    read_json(file, _Summary, REPAIR)  # of the right types
+    summary = read_json(file, dict[str, Any], REPAIR)
+    if summary.get("sha256", _own_hash(summary)) != _own_hash(summary):
+        raise DataError(f"{file} has other numbers than were written; {REPAIR}")
+    return summary
+
+
+def write_summary(path: Path, summary: dict[str, Any]) -> None:
+    """summary.json with the hash of itself and of the files that it is made from."""
+    summary = summary | {"files": file_facts(path)}
+    text = json.dumps(summary | {"sha256": _own_hash(summary)}, indent=2, ensure_ascii=False)
+    write_atomically(path / SUMMARY, text + "\n")
+
+
+def _own_hash(summary: dict[str, Any]) -> str:
+    content = {key: value for key, value in summary.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def file_facts(path: Path) -> dict[str, dict[str, Any]]:

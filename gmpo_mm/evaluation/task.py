@@ -129,7 +129,8 @@ def prepare_directory(task: Task, overwrite: bool) -> bool:
     ours = ("problems.jsonl", "pictures", ".lock", ".problems.jsonl.tmp", ".evaluation.json.tmp")  # killed at its beginning
     foreign = sorted(item.name for item in path.iterdir() if item.name not in ours) if path.is_dir() else []
     if foreign:
-        raise ConfigError(f"out: {path} holds {', '.join(foreign[:5])} and no evaluation; give another out=FOLDER")
+        held = ", ".join(foreign[:5])
+        raise ConfigError(f"out: {path} holds {held} and no evaluation.json; restore it, or give another out=FOLDER")
     return False
 
 

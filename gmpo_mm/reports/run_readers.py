@@ -15,7 +15,7 @@ from gmpo_mm.credentials import hide_command
 from gmpo_mm.errors import DataError
 from gmpo_mm.reports.study import CLIP_SHARE, UNKNOWN, Run, Series
 from gmpo_mm.runs.metrics_file import FILE_NAME as METRICS_FILE
-from gmpo_mm.runs.metrics_file import read_metrics
+from gmpo_mm.runs.metrics_file import lost_lines, read_metrics
 from gmpo_mm.runs.reading import read_bytes, read_json, read_yaml
 
 EASYR1_LOG = "experiment_log.jsonl"
@@ -40,7 +40,7 @@ def read_run(path: Path, **known: Any) -> Run:
     state = read_json(path / "run.json", dict[str, Any], LEAVE_OUT) if (path / "run.json").exists() else {}
     config = _resolved(read_yaml(path / "config.yaml", LEAVE_OUT)) if (path / "config.yaml").exists() else None
     lines = read_metrics(path) if (path / METRICS_FILE).is_file() else []
-    if what := _missing(path, state, config, lines):
+    if what := _missing(path, state, config):
         raise DataError(f"{path}: {what}; {LEAVE_OUT}")
     fields: dict[str, Any] = {
         "path": path, "seed": seed_of(config), "source": "gmpo-mm", "config": config,
@@ -51,7 +51,7 @@ def read_run(path: Path, **known: Any) -> Run:
     return Run(**(fields | known))
 
 
-def _missing(path: Path, state: dict[str, Any], config: dict[str, Any] | None, lines: list[dict[str, Any]]) -> str | None:
+def _missing(path: Path, state: dict[str, Any], config: dict[str, Any] | None) -> str | None:
     """What a run's files lack, by what they say of each other; None for whole ones, and for metrics alone."""
     if not state and config is None:
         return None
@@ -61,12 +61,10 @@ def _missing(path: Path, state: dict[str, Any], config: dict[str, Any] | None, l
         return "config.yaml is missing or empty"
     if config and "data" in config and not read_bytes(path / "config.yaml", LEAVE_OUT).endswith(b"\n"):  # ours, whole
         return "config.yaml was cut"
-    wanted, found = state.get("step"), max((line["step"] for line in lines if line["kind"] == "train"), default=0)
+    wanted = state.get("step")
     if state["state"] != "finished" or not isinstance(wanted, int) or not wanted:
         return None
-    if found < wanted or not read_bytes(path / METRICS_FILE, LEAVE_OUT).endswith(b"\n"):
-        return f"{METRICS_FILE} was cut or removed: it ends with step {found} of the {wanted} that the run finished"
-    return None
+    return lost_lines(path, wanted)
 
 
 def _resolved(config: dict[str, Any]) -> dict[str, Any]:

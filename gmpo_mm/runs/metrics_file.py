@@ -104,6 +104,16 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return list(entries.values())
 
 
+def lost_lines(path: Path, finished_step: int) -> str | None:
+    """What the metrics of a run that finished at that step have lost; None for whole ones. DataError where one is damaged."""
+    file = path / FILE_NAME
+    lines = read_metrics(path) if file.is_file() else []
+    found = max((line["step"] for line in lines if line["kind"] == "train"), default=0)
+    if found < finished_step or not file.read_bytes().endswith(b"\n"):
+        return f"{FILE_NAME} was cut or removed: it ends with step {found} of the {finished_step} that the run finished"
+    return None
+
+
 def read_events(path: str | Path) -> list[dict[str, Any]]:
     """The event lines of a run directory (or of a metrics.jsonl), in file order."""
     return [line for line in _read_lines(path)[0] if "event" in line]
@@ -125,7 +135,9 @@ def _read_lines(path: str | Path) -> tuple[list[dict[str, Any]], Path]:
         elif line.get("event") == "resume":
             torn = None
         elif torn is not None:
-            raise DataError(f"{file}, line {torn}: not a JSON object; the file was damaged or edited. Remove the line")
+            break
+    if torn is not None and (torn < len(lines) or not raw[-1]):  # a line that a kill tore has no end
+        raise DataError(f"{file}, line {torn}: not a JSON object; the file was damaged or edited. Remove the line")
     return lines, file
 
 

@@ -40,7 +40,7 @@ from gmpo_mm.runs.environment import describe_environment
 from gmpo_mm.runs.files import write_atomically
 from gmpo_mm.runs.lock import DirectoryLock
 from gmpo_mm.runs.metrics_file import FILE_NAME as METRICS_FILE
-from gmpo_mm.runs.metrics_file import MetricsFile, read_events, read_metrics
+from gmpo_mm.runs.metrics_file import MetricsFile, lost_lines, read_events, read_metrics
 from gmpo_mm.runs.overwrite import ASIDE, FOLDERS, FormerRun, recover
 from gmpo_mm.runs.reading import read_json, read_text, read_yaml
 from gmpo_mm.runs.run_config import (
@@ -189,12 +189,8 @@ class RunDirectory:
         if not self.resuming or self._run.get("state") != "finished" or step < total_steps:
             return False
         self._old_environment()
-        trained = [line["step"] for line in read_metrics(self.path) if line["kind"] == "train"]
-        if max(trained, default=0) < step:
-            raise DataError(
-                f"{self.path / METRICS_FILE} ends at step {max(trained, default=0)}, and the run finished at step {step}: "
-                f"lines were lost; {RESTORE}"
-            )
+        if step and (what := lost_lines(self.path, step)):
+            raise DataError(f"{self.path}: {what}; {RESTORE}")
         return True
 
     def begin(self, total_steps: int | None = None) -> None:
@@ -376,7 +372,7 @@ class RunDirectory:
         if self.interpolated:
             lines.append("  (an interpolation has to stand for what it stood for when the run began)")
         raise ConfigError(
-            f"{self.path} holds a run of another configuration ({self._describe_run()}):\n" + "\n".join(lines) + "\n"
+            f"{self.path} holds a run of another configuration ({self._describe_run()}; its config.yaml is compared):\n" + "\n".join(lines) + "\n"
             f"To go on with that run, give its values. To train this configuration, start over with {START_OVER} "
             "(it removes that run) or give another trainer.run_dir; with "
             f"trainer.resume={self.layout.latest(self.path) or 'PATH'} it starts from a checkpoint"

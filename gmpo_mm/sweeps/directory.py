@@ -163,7 +163,8 @@ class SweepDirectory:
             ours = (".lock", ".sweep.yaml.tmp")
             foreign = sorted(item.name for item in self.path.iterdir() if item.name not in ours) if self.path.is_dir() else []
             if foreign:
-                raise ConfigError(f"--out {self.path} holds {', '.join(foreign[:5])} and no sweep; give another --out")
+                held = ", ".join(foreign[:5])
+                raise ConfigError(f"--out {self.path} holds {held} and no sweep.yaml; restore it, or give another --out")
             return
         old = read_yaml(file, RESTORE, ConfigError, _SweepFile)
         lines = [f"  {key}: {there!r} there, {now!r} now" for key, there, now in sweep_differences(old, self.sweep.to_dict())]

@@ -169,9 +169,18 @@ def test_a_missing_config_file_lists_the_yaml_files_beside_it(tmp_path: Path) ->
         load_config(tmp_path / "here.yaml", [])
 
 
-def test_an_empty_file_gives_the_defaults_and_no_explicit_keys(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["", " \n", "\0\0\0"])
+def test_an_empty_file_is_an_error_that_names_it(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "lost.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=r"config file \S+lost.yaml is empty"):
+        load_config(path, ["worker.rollout.n=8"])
+
+
+@pytest.mark.parametrize("content", ["{}", "# nothing yet\n"])
+def test_a_file_without_keys_gives_the_defaults_and_no_explicit_keys(tmp_path: Path, content: str) -> None:
     path = tmp_path / "empty.yaml"
-    path.write_text("")
+    path.write_text(content)
     loaded = load_config(path, [])
     named = Config()
     named.trainer.experiment_name, named.trainer.run_dir = "empty", "runs/empty"

@@ -15,7 +15,7 @@ import torch
 
 from gmpo_mm.data import picture_loader
 from gmpo_mm.data.prompts import Pictures, load_pictures
-from gmpo_mm.errors import ConfigError
+from gmpo_mm.errors import ConfigError, DataError
 from gmpo_mm.evaluation import generators
 from gmpo_mm.evaluation.evaluate import evaluate
 from gmpo_mm.evaluation.results import Result, read_result
@@ -157,7 +157,7 @@ def test_a_foreign_directory_is_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / "synthetic_pictures-12"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"notes.txt and no evaluation; give another out"):
+    with pytest.raises(ConfigError, match=r"notes.txt and no evaluation.json; restore it, or give another out"):
         evaluate(settings(tmp_path))
 
 
@@ -216,3 +216,12 @@ def test_a_validation_gives_the_number_of_an_evaluation_by_the_same_protocol(tmp
     (line,) = read_metrics(run_dir / "metrics.jsonl")
     result = evaluate_one(tmp_path / "out", limit=24, n=8)
     assert 0.1 < line["val/accuracy_reward"] == pytest.approx(result.summary["pass_at_1"]["value"], abs=1e-12)
+
+
+def test_a_number_that_was_changed_in_a_summary_is_noticed(tmp_path: Path, finished: Result) -> None:
+    shutil.copytree(finished.path, tmp_path / "out")
+    file = tmp_path / "out" / "summary.json"
+    whole = file.read_text()
+    file.write_text(whole.replace('"n": ', '"n": 1'))
+    with pytest.raises(DataError, match=r"summary.json has other numbers than were written"):
+        read_result(file.parent)

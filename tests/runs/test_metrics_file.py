@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gmpo_mm.errors import DataError
-from gmpo_mm.runs.metrics_file import MetricsFile, read_events, read_metrics
+from gmpo_mm.runs.metrics_file import MetricsFile, lost_lines, read_events, read_metrics
 
 
 @pytest.fixture
@@ -92,3 +92,22 @@ def test_events_are_listed(metrics):
     metrics.log_metrics(1, "train", {})
     metrics.log_event("tracker_failed", tracker="wandb")
     assert [event["event"] for event in read_events(metrics.path)] == ["resume", "tracker_failed"]
+
+
+def test_a_line_that_is_whole_and_no_json_is_damage_and_one_without_its_end_the_trace_of_a_kill(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    whole = b'{"step": 1, "kind": "train", "a": 1}\n{"step": 1, "kind": "validation", "a": 2}\n'
+    file.write_bytes(whole.replace(b'{"step": 1, "kind": "v', b'{"step": 1, "kind": \xf6'))
+    with pytest.raises(DataError, match="line 2: not a JSON object"):
+        read_metrics(file)
+    file.write_bytes(whole[:-20])
+    assert [line["kind"] for line in read_metrics(file)] == ["train"]
+
+
+@pytest.mark.parametrize("lost", [1, 30, 60])
+def test_a_finished_run_whose_metrics_lost_their_end_says_so(tmp_path, lost):
+    whole = b'{"step": 1, "kind": "train"}\n{"step": 2, "kind": "train"}\n{"step": 2, "kind": "validation", "a": 2}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(whole)
+    assert lost_lines(tmp_path, 2) is None
+    (tmp_path / "metrics.jsonl").write_bytes(whole[:-lost])
+    assert "was cut or removed" in lost_lines(tmp_path, 2)

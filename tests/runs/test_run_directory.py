@@ -174,6 +174,13 @@ def test_a_finished_run_is_complete_until_more_steps_are_asked_for(tmp_path):
         assert run.is_complete(4) and not run.is_complete(6)
         assert "finished at step 4" in run.notes[0] and "trainer.max_steps" in run.notes[0]
     assert before == {name: (tmp_path / name).read_bytes() for name in before}, "opening alone changes nothing"
+    (tmp_path / "environment.json").write_bytes(b"\0" * 40)
+    (tmp_path / "metrics.jsonl").write_bytes(before["metrics.jsonl"][:-9])
+    with open_run(tmp_path) as run:
+        with pytest.raises(DataError, match=r"metrics.jsonl was cut or removed: it ends with step 3 of the 4"):
+            run.is_complete(4)
+        assert json.loads((tmp_path / "environment.json").read_text()) == run.environment
+    (tmp_path / "metrics.jsonl").write_bytes(before["metrics.jsonl"])
 
     with open_run(tmp_path, config=changed(trainer__max_steps=6)) as run:
         train(run, 6)
