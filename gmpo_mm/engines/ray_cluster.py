@@ -49,7 +49,7 @@ def check_cluster(
     most = max(usable, default=0)
     lacks_cores = usable != gpus
     cores = ", ".join(f"{address}: {int(resources.get('CPU', 0))}" for address, resources in alive)
-    mend = (
+    fix = (
         f"start more nodes (ray start --address=...), or set trainer.nnodes={groups}"
         if groups
         else f"set trainer.n_gpus_per_node to at most {most}"
@@ -61,13 +61,13 @@ def check_cluster(
     raise ConfigError(
         f"trainer.nnodes = {wanted_nodes}, trainer.n_gpus_per_node = {gpus_a_node}: the Ray cluster has GPUs by node {there}"
         + (f" and cores by node {cores}, of which each GPU's process takes {cpus_a_gpu}" if lacks_cores else "")
-        + f", so {groups} of {wanted_nodes} groups fit; {mend}"
+        + f", so {groups} of {wanted_nodes} groups fit; {fix}"
     )
 
 
 @contextmanager
 def errors_of_workers() -> Iterator[None]:
-    """What a worker raised on purpose is raised without Ray's wrapping; one that died is a TrainingError with the mend."""
+    """What a worker raised on purpose is raised without Ray's wrapping; one that died is a TrainingError with the fix."""
     import ray
 
     try:

@@ -37,7 +37,7 @@ HANDLED_HERE = frozenset(
         "trainer.log_samples",  # trainer.py
     }
 )
-"""Keys of ours that EasyR1's configuration has no place for: read by this engine itself, refused, or told as ineffective."""
+"""Keys of ours that EasyR1's configuration has no place for: read by this engine itself, refused, or named as ignored."""
 
 
 @dataclass
