@@ -12,7 +12,7 @@ import gmpo_mm
 from benchmarks.reporter import Reporter
 from benchmarks.workload import REPOSITORY, Workload
 from gmpo_mm.config import LoadedConfig, load_config
-from gmpo_mm.engines import local
+from gmpo_mm.engines.local import launch as local
 from gmpo_mm.rewards import RewardFunction
 from gmpo_mm.rollout.hf import HFRollout
 from gmpo_mm.training.actor import Actor

@@ -102,7 +102,7 @@ def measure_overhead(arguments: argparse.Namespace, long_prompts: bool) -> dict[
 
     from benchmarks import long_prompts_vs_trl, round_vs_trl
     from benchmarks.local_side import build_config
-    from gmpo_mm.engines import local
+    from gmpo_mm.engines.local import launch as local
 
     torch.set_num_threads(1)
     meter = OverheadMeter()

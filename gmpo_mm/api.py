@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -232,7 +232,8 @@ def train(
     >>> run = gmpo_mm.train("quickstart", {"trainer.max_steps": 3})  # doctest: +SKIP
     >>> run.metrics("validation").frame()  # doctest: +SKIP
     """
-    from gmpo_mm.config import LoadedConfig, validate_for_training
+    from gmpo_mm.config import LoadedConfig
+    from gmpo_mm.engines.checks import validate_for_training
 
     _quiet()
     if isinstance(config, LoadedConfig):
@@ -248,27 +249,14 @@ def train(
 
 def start_training(loaded: LoadedConfig, command: Sequence[str], *, overwrite: bool = False) -> Path:
     """Train a checked configuration on its engine; returns the run directory. `command` is what the run says made it."""
-    from gmpo_mm.config import notes
+    from gmpo_mm.engines.checks import notes
+    from gmpo_mm.engines.registry import engine_of
     from gmpo_mm.runs.progress import Progress
 
     progress = Progress()
     for line in notes(loaded):
         progress.log(line)
-    return _engine(loaded.config.engine)(loaded, list(command), progress, overwrite=overwrite)
-
-
-def _engine(name: str) -> Callable[..., Path]:
-    if name == "easyr1":
-        from gmpo_mm.engines.easyr1.launch import train as train_on_easyr1
-
-        return train_on_easyr1
-    if name == "verl":
-        from gmpo_mm.engines.verl.launch import train as train_on_verl
-
-        return train_on_verl
-    from gmpo_mm.engines.local import train as train_locally
-
-    return train_locally
+    return engine_of(loaded.config).train(loaded, list(command), progress, overwrite=overwrite)
 
 
 def load_run(path: str | Path) -> Run:

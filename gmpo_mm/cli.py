@@ -114,7 +114,8 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train the model of CONFIG; `worker.rollout.n=8` and the like override its keys."""
-    from gmpo_mm.config import load_config, to_yaml, validate_for_training
+    from gmpo_mm.config import load_config, to_yaml
+    from gmpo_mm.engines.checks import validate_for_training
 
     loaded = load_config(config, overrides or [])
     validate_for_training(loaded, prepared=not (dry_run or print_config))

@@ -9,14 +9,12 @@ import sys
 from typing import Any
 
 from gmpo_mm.config.backends import SAMPLERS, TRACKERS, Backend
-from gmpo_mm.engines.easyr1.preflight import HOW_TO_GET, package_problems
-from gmpo_mm.engines.installed import InstalledVerl, find_verl, installed_version, package_folder
-from gmpo_mm.engines.verl import preflight as verl_preflight
+from gmpo_mm.engines.installed import installed_version, package_folder
+from gmpo_mm.engines.registry import all_engines
 from gmpo_mm.version import VERSION
 
 OPTIONAL_PACKAGES = ("tokenizers", "safetensors", "datasets", "peft", "omegaconf", "sympy", "flash-attn", "ray")
 IMPORT_SECONDS = 180
-WHOSE = {"easyr1": "EasyR1's", "verl": "verl's", "unknown": "neither EasyR1's nor verl's as known here"}
 
 
 def diagnose() -> dict[str, dict[str, str]]:
@@ -25,7 +23,7 @@ def diagnose() -> dict[str, dict[str, str]]:
         "machine": _machine(),
         "torch": _torch(),
         "packages": {name: installed_version(name) or "not installed" for name in ("transformers", *OPTIONAL_PACKAGES)},
-        "engines": {"local": "ready: one process, CPU or one GPU", **_distributed_engines()},
+        "engines": {engine.name: engine.diagnose() for engine in all_engines()},
         "rollouts": {name: _sampler(name, backend) for name, backend in SAMPLERS.items()},
         "trackers": {"console": "ready", "file": "ready", **{name: _state(backend) for name, backend in TRACKERS.items()}},
     }
@@ -58,34 +56,6 @@ def _torch() -> dict[str, str]:
         properties = torch.cuda.get_device_properties(index)
         found[f"cuda:{index}"] = f"{properties.name}, {_gigabytes(properties.total_memory)}"
     return {**found, "CUDA": str(torch.version.cuda)}
-
-
-def _distributed_engines() -> dict[str, str]:
-    """EasyR1 and verl are both imported as `verl`: tell which one is there, and what keeps it from training."""
-    found = find_verl()
-    return {"easyr1": _easyr1(found), "verl": _verl(found)}
-
-
-def _easyr1(found: InstalledVerl | None) -> str:
-    if found is None or found.engine != "easyr1":
-        there = "" if found is None else f"`verl` at {found.root} is {WHOSE[found.engine]}; "
-        return f"not installed: {there}{HOW_TO_GET}"
-    problems = list(package_problems())
-    if problems:
-        return f"{found.version} at {found.root} can't be used yet: " + " ".join(problems)
-    return f"ready: {found.version} at {found.root}"
-
-
-def _verl(found: InstalledVerl | None) -> str:
-    if found is None or found.engine != "verl":
-        there = "" if found is None else f"`verl` at {found.root} is {WHOSE[found.engine]}; "
-        return f"not installed: {there}{verl_preflight.HOW_TO_GET}"
-    on_gpu, on_cpu = (list(verl_preflight.problems(found.version, on_cpu=cpu)) for cpu in (False, True))
-    if not on_gpu:
-        return f"ready: {found.version} at {found.root}"
-    if not on_cpu:
-        return f"{found.version} at {found.root}, only with trainer.device=cpu, for tests: " + " ".join(on_gpu)
-    return f"{found.version} at {found.root} can't be used yet: " + " ".join(on_cpu)
 
 
 def _sampler(name: str, backend: Backend) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gmpo_mm.config import Config, load_config
+from gmpo_mm.config.engine_facts import engine_name
 from gmpo_mm.config.paths import find_model, looks_like_path, resolve_model_path
 from gmpo_mm.datasets.preparing import new_folder
 from gmpo_mm.errors import ConfigError
@@ -102,7 +103,7 @@ def _facts(config: Config) -> Iterator[tuple[str, str]]:
     yield "reward", f"`{_visible_word(config.worker.reward.reward_function or '')}`"
     yield "a step", f"{data.rollout_batch_size} prompts, {rollout.n} responses each, temperature {rollout.temperature:g}"
     yield "an update", f"{actor.global_batch_size} prompts"
-    yield "engine", "local" if config.engine == "auto" else config.engine
+    yield "engine", engine_name(config)
 
 
 def _front_matter(config: Config) -> str:

@@ -15,7 +15,7 @@ import torch
 from benchmarks.gpu_check.parts import Context
 from benchmarks.gpu_check.wheels import ROOT
 from gmpo_mm.config import load_config
-from gmpo_mm.engines.local import train
+from gmpo_mm.engines.local.launch import train
 from gmpo_mm.models.processing import load_processor
 from gmpo_mm.toys import warm_start
 from gmpo_mm.toys.countdown import TINY, make_splits

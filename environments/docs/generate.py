@@ -25,30 +25,15 @@ from gmpo_mm.algorithms import clip_keys_read_by, get_policy_loss, known_loss_ty
 from gmpo_mm.algorithms.config import CLIP_LEVELS
 from gmpo_mm.cli import app
 from gmpo_mm.config.bounds import choices
-from gmpo_mm.config.ineffective import EASYR1_ENGINE, LOCAL_ENGINE, WITHOUT_CRITIC
+from gmpo_mm.config.engine_facts import ENGINES
 from gmpo_mm.config.keys import default_of, describe_type, schema_keys
 from gmpo_mm.config.loss import LOSS_KEYS
 from gmpo_mm.config.meanings import MEANINGS, meaning_of
 from gmpo_mm.config.ranges import LARGEST_SEED, MOST, Range, range_of
 from gmpo_mm.config.schema import Config, ValidationSampling
-from gmpo_mm.config.verl_keys import NO_COUNTERPART, ON_CPU_IGNORED
+from gmpo_mm.engines.registry import all_engines, get_engine
 
 PAGES = Path(__file__).parents[2] / "docs/reference"
-ENGINES = ("local", "easyr1", "verl")
-NOT_READ: dict[str, Mapping[str, str]] = {
-    "local": LOCAL_ENGINE,
-    "easyr1": EASYR1_ENGINE,
-    "verl": NO_COUNTERPART,
-}
-REFUSED = {
-    "ray_address": ("local",),
-    "algorithm.lam": ("local",),
-    "data.video_fps": ("local", "verl"),
-    "worker.actor.seq_mean": ("local", "verl"),
-    "worker.rollout.correction": ("easyr1",),
-    "worker.rollout.correction_cap": ("easyr1",),
-}
-"""Keys that only some engines have: another engine refuses every value but the default (or a row with a video)."""
 WORDS = choices() | {"worker.actor.gmpo.clip": CLIP_LEVELS, "worker.actor.loss_avg_mode": ("token", "seq")}
 """For a command whose help has no example (`epilog`)."""
 _KEY = re.compile(
@@ -60,11 +45,11 @@ _KEY = re.compile(
 # ---- configuration keys -----------------------------------------------------------------------------------------------
 
 
-def reads(engine: str, key: str) -> bool:
+def reads(name: str, key: str) -> bool:
     """Whether an engine reads a key for anything but to refuse it."""
-    table = NOT_READ[engine]
-    unread = any(key == name or (name.endswith((".", "_")) and key.startswith(name)) for name in table)
-    return not unread and engine not in REFUSED.get(key, ())
+    engine = get_engine(name)
+    unread = any(key == one or (one.endswith((".", "_")) and key.startswith(one)) for one in engine.unread)
+    return not unread and key not in engine.refused
 
 
 def engines_of(key: str) -> str:
@@ -172,16 +157,14 @@ def losses_and_keys() -> str:
 def unread_keys() -> str:
     """For each engine the keys that it does not read, with the reason."""
     parts = []
-    tables = {
-        "local": LOCAL_ENGINE,
-        "easyr1": {**EASYR1_ENGINE, **WITHOUT_CRITIC},
-        "verl": NO_COUNTERPART,
-        "verl on the CPU": dict.fromkeys(ON_CPU_IGNORED, "padded batches, float32, transformers samples"),
-    }
+    tables: dict[str, dict[str, str]] = {}
+    for one in all_engines():
+        for where, unread in (("", one.unread), *one.unread_where.items()):
+            tables.setdefault(f"{one.name} {where}".rstrip(), {}).update(unread)
     for engine, reasons in tables.items():
         by_reason: dict[str, list[str]] = {}
         for key, reason in _folded(reasons).items():
-            by_reason.setdefault(re.sub(r"^engine \w+: ", "", reason), []).append(_with_star(key))
+            by_reason.setdefault(re.sub(r"^engine [^:]+: ", "", reason), []).append(_with_star(key))
         rows = [
             (_KEY.sub(r"`\g<0>`", reason), ", ".join(f"`{key}`" for key in keys))
             for reason, keys in by_reason.items()

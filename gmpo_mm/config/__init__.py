@@ -1,7 +1,6 @@
 """One configuration: EasyR1's sections and keys, plus ours; loading, checking and printing it."""
 
-from gmpo_mm.config.cautions import cautions, notes
-from gmpo_mm.config.ineffective import ineffective_keys
+from gmpo_mm.config.cautions import cautions
 from gmpo_mm.config.load import LoadedConfig, config_differences, load_config, to_yaml
 from gmpo_mm.config.loss import policy_loss_config
 from gmpo_mm.config.paths import resolve_model_path, resume_choice, run_directory, split_function_spec
@@ -18,7 +17,7 @@ from gmpo_mm.config.schema import (
     TrainerConfig,
     WorkerConfig,
 )
-from gmpo_mm.config.validate import validate_for_training, warm_up_too_long
+from gmpo_mm.config.validate import warm_up_too_long
 
 __all__ = [
     "ActorConfig",
@@ -35,16 +34,13 @@ __all__ = [
     "cautions",
     "choose_sampler",
     "config_differences",
-    "ineffective_keys",
     "load_config",
     "longest_response",
-    "notes",
     "policy_loss_config",
     "resolve_model_path",
     "resume_choice",
     "run_directory",
     "split_function_spec",
     "to_yaml",
-    "validate_for_training",
     "warm_up_too_long",
 ]

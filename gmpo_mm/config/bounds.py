@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from gmpo_mm.config.backends import SAMPLERS, TRACKERS
+from gmpo_mm.config.engine_facts import ENGINES, facts_of
 from gmpo_mm.config.keys import flatten, get_key, nearest
 from gmpo_mm.config.load import LoadedConfig
 from gmpo_mm.config.ranges import ranges_of
@@ -17,7 +18,7 @@ from gmpo_mm.config.words import settings_for_value
 
 LOGGERS = ("console", "file", *TRACKERS)
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "engine": ("auto", "local", "easyr1", "verl"),
+    "engine": ("auto", *ENGINES),
     "algorithm.kl_penalty": ("kl", "abs", "mse", "low_var_kl", "full"),
     "algorithm.kl_type": ("fixed", "adaptive"),
     "worker.actor.seq_mean": ("exact", "easyr1"),
@@ -59,9 +60,10 @@ def check_choices(loaded: LoadedConfig) -> Iterator[str]:
             known = ", ".join(LOGGERS)
             yield f"trainer.logger = {loaded.config.trainer.logger!r}: {name!r} is not known.{hint} Known: {known}."
     key, strategy = "worker.actor.optim.strategy", loaded.config.worker.actor.optim.strategy
-    if strategy == "adamw_bf16" and loaded.config.engine in ("auto", "local"):
+    engine = facts_of(loaded.config)
+    if strategy == "adamw_bf16" and not engine.distributed:
         yield (
-            "worker.actor.optim.strategy = 'adamw_bf16': engine=local keeps float32 AdamW states; set it to adamw. To "
+            f"worker.actor.optim.strategy = 'adamw_bf16': engine={engine.name} keeps float32 AdamW states; set it to adamw. To "
             "save memory, train LoRA adapters (worker.actor.model.lora.rank=64)."
         )
     elif strategy not in ("adamw", "adamw_bf16"):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gmpo_mm.config.ineffective import ineffective_keys
 from gmpo_mm.config.load import LoadedConfig
 from gmpo_mm.config.loss import ACTOR, loss_unit_of
-from gmpo_mm.config.words import show
 from gmpo_mm.errors import ConfigError
 
 GSPO_BOUNDS = (3e-4, 4e-4)
@@ -16,16 +14,6 @@ WIDE, NARROW = 0.01, 0.01
 """A sequence's ratio stays within a percent of 1, so bounds above that clip nothing; a token's does not."""
 _SEQUENCE_RATIOS = ("gspo", "gspo_token")
 _BOUNDS = f"{ACTOR}clip_ratio_low={GSPO_BOUNDS[0]:g} {ACTOR}clip_ratio_high={GSPO_BOUNDS[1]:g}"
-
-
-def notes(loaded: LoadedConfig) -> list[str]:
-    """All lines that a start and a dry run print: keys without effect, one line a reason, then the cautions."""
-    by_reason: dict[str, list[str]] = {}
-    for key, value, reason in ineffective_keys(loaded):
-        by_reason.setdefault(reason, []).append(f"{key}={show(value)}")
-    lines = ["Set, but without effect here:"] if by_reason else []
-    lines += [f"  {reason}: {', '.join(keys)}" for reason, keys in by_reason.items()]
-    return lines + [f"Note: {text}" for text in cautions(loaded)]
 
 
 def cautions(loaded: LoadedConfig) -> list[str]:

@@ -13,13 +13,11 @@ import json
 import re
 from pathlib import Path
 
+from gmpo_mm.config.engine_facts import TRACKERS
 from gmpo_mm.errors import ConfigError
 
 MODEL_FOLDER = "huggingface"
 MANIFEST_FILE = "manifest.json"
-TRACKERS = {"easyr1": "checkpoint_tracker.json", "verl": "latest_checkpointed_iteration.txt"}
-LOADER_STATES = {"easyr1": "dataloader.pt", "verl": "data.pt"}
-"""The last file of a checkpoint that is written before the tracker."""
 
 _LOCAL_STEP = re.compile(r"step_(\d+)\Z")
 _STEP = re.compile(r"global_step_(\d+)\Z")
@@ -54,11 +52,11 @@ def latest_fsdp_checkpoint(run: Path) -> Path | None:
 
     Raises ConfigError for a tracker that a kill cut off, or that names a checkpoint which is not whole.
     """
-    engine = next((name for name, file in TRACKERS.items() if (run / file).is_file()), None)
-    if engine is None:
+    found = next((tracker for tracker in TRACKERS if (run / tracker.file).is_file()), None)
+    if found is None:
         return None
-    tracker = run / TRACKERS[engine]
-    whole = [folder for folder in _step_folders(run) if (folder / LOADER_STATES[engine]).is_file()]
+    tracker = run / found.file
+    whole = [folder for folder in _step_folders(run) if (folder / found.loader_state).is_file()]
     fix = (
         f"set trainer.resume={whole[-1]} with a new trainer.run_dir"
         if whole
@@ -66,7 +64,7 @@ def latest_fsdp_checkpoint(run: Path) -> Path | None:
     )
     try:
         text = tracker.read_text(encoding="utf-8")
-        step = int(json.loads(text)["last_global_step"] if engine == "easyr1" else text)
+        step = int(text if found.key is None else json.loads(text)[found.key])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ConfigError(
             f"{tracker} can't be read ({error}), as after a kill while it was written; {fix}"

@@ -1,6 +1,6 @@
-"""Checks before any model is loaded: a config that passes trains what it says.
+"""Checks before any model is loaded, on every engine: a config that passes trains what it says.
 
-Each check yields messages that name key, value and mend; `validate_for_training` raises all of them at once.
+Each check yields messages that name key, value and fix; `raise_problems` raises all of them at once.
 """
 
 from __future__ import annotations
@@ -11,29 +11,31 @@ from typing import Any, get_type_hints
 
 from gmpo_mm.config.backends import SAMPLERS
 from gmpo_mm.config.bounds import RANGES, check_choices, check_names, check_ranges, shorten
-from gmpo_mm.config.easyr1_rules import check_easyr1, nearest_multiple
+from gmpo_mm.config.engine_facts import facts_of
 from gmpo_mm.config.keys import get_key, nearest
 from gmpo_mm.config.load import LoadedConfig
 from gmpo_mm.config.loss import ACTOR, LOSS_KEYS, policy_loss_config, unread_loss_keys
 from gmpo_mm.config.paths_check import check_paths, check_prepared
 from gmpo_mm.config.ranges import ranges_of
 from gmpo_mm.config.sampler import choose_sampler, longest_response, sees_gpu
-from gmpo_mm.config.schema import Config, ValidationSampling
-from gmpo_mm.config.verl_rules import check_verl
+from gmpo_mm.config.schema import ValidationSampling
+from gmpo_mm.config.sizes import divisor, nearest_multiple
 from gmpo_mm.config.words import settings_for_value
 from gmpo_mm.errors import ConfigError
 
+Check = Callable[[LoadedConfig], Iterator[str]]
 VALIDATION_SAMPLING = get_type_hints(ValidationSampling)
 _VALIDATION_RANGES = dict(ranges_of(ValidationSampling))
 LOSS_RANGES = {key: RANGES[key] for key in RANGES if key.removeprefix(ACTOR) in LOSS_KEYS}
 
 
-def validate_for_training(loaded: LoadedConfig, *, prepared: bool = True) -> None:
+def raise_problems(loaded: LoadedConfig, engine_rules: Check | None, *, prepared: bool = True) -> None:
     """Raises ConfigError with one paragraph for each thing that is wrong; loads no model and no data.
 
-    For a plan, `prepared=False` lets data and models be missing that a command of ours makes.
+    `engine_rules` finds what the configured engine can't honour. For a plan, `prepared=False` lets data and models be missing
+    that a command of ours makes.
     """
-    checks: tuple[Callable[[LoadedConfig], Iterator[str]], ...] = (
+    checks: list[Check] = [
         check_choices,
         check_ranges,
         check_names,
@@ -45,19 +47,12 @@ def validate_for_training(loaded: LoadedConfig, *, prepared: bool = True) -> Non
         check_sampling,
         check_validation,
         check_trainer,
-        check_easyr1,
-        check_verl,
-    )
-    problems: list[str] = []
-    for check in (*checks, check_prepared) if prepared else checks:
-        problems.extend(check(loaded))
+    ]
+    checks += [engine_rules] if engine_rules is not None else []
+    checks += [check_prepared] if prepared else []
+    problems = [problem for check in checks for problem in check(loaded)]
     if problems:
         raise ConfigError("\n\n".join(dict.fromkeys(problems)))
-
-
-def _own_engine(config: Config) -> str:
-    """The engine by its own name: auto is local."""
-    return "local" if config.engine == "auto" else config.engine
 
 
 def check_loss(loaded: LoadedConfig) -> Iterator[str]:
@@ -100,9 +95,10 @@ def check_advantages(loaded: LoadedConfig) -> Iterator[str]:
     config = loaded.config
     algorithm, n = config.algorithm, config.worker.rollout.n
     estimator = algorithm.adv_estimator
-    if estimator == "gae" and config.engine != "easyr1":
+    engine = facts_of(config)
+    if estimator == "gae" and not engine.has_critic:
         yield (
-            f"algorithm.adv_estimator = 'gae': it needs a critic (a value model), and engine={_own_engine(config)} has none; "
+            f"algorithm.adv_estimator = 'gae': it needs a critic (a value model), and engine={engine.name} has none; "
             f"use grpo (or {', '.join(n for n in known_estimators() if n != 'grpo')}), which needs no critic, or engine=easyr1."
         )
     elif estimator == "gae" and config.worker.actor.loss_type == "gmpo":
@@ -167,26 +163,24 @@ def check_batch_sizes(loaded: LoadedConfig) -> Iterator[str]:
     if not all(1 <= size <= 10**6 for size in sizes):
         return  # check_ranges names it
     if prompts % mini:
-        fitting = max(size for size in range(1, min(prompts, mini) + 1) if prompts % size == 0)
         yield (
             f"worker.actor.global_batch_size = {mini}: data.rollout_batch_size = {prompts} prompts don't divide into "
-            f"mini-batches of {mini} prompts; set global_batch_size={fitting} or "
+            f"mini-batches of {mini} prompts; set global_batch_size={divisor(prompts, mini)} or "
             f"rollout_batch_size={nearest_multiple(prompts, mini)}."
         )
     micro = actor.micro_batch_size_per_device_for_update
     if not actor.dynamic_batching and (mini * n) % micro:
-        fitting = max(size for size in range(1, micro + 1) if (mini * n) % size == 0)
         yield (
             f"worker.actor.micro_batch_size_per_device_for_update = {micro}: a mini-batch has global_batch_size x n = "
-            f"{mini} x {n} = {mini * n} samples, which {micro} does not divide; set it to {fitting}, or "
+            f"{mini} x {n} = {mini * n} samples, which {micro} does not divide; set it to {divisor(mini * n, micro)}, or "
             "worker.actor.dynamic_batching=true."
         )
     sampled = data.mini_rollout_batch_size
     if sampled and not config.algorithm.online_filtering and prompts % sampled:
-        fitting = max(size for size in range(1, min(prompts, sampled) + 1) if prompts % size == 0)
         yield (
-            f"data.mini_rollout_batch_size = {sampled}: it does not divide data.rollout_batch_size = {prompts}, so "
-            f"prompts would be sampled and thrown away; set it to {fitting} or null (only online_filtering needs more)."
+            f"data.mini_rollout_batch_size = {sampled}: it does not divide data.rollout_batch_size = {prompts}, so prompts "
+            "would be sampled and thrown away; "
+            f"set it to {divisor(prompts, sampled)} or null (only online_filtering needs more)."
         )
 
 
@@ -194,13 +188,13 @@ def check_sampling(loaded: LoadedConfig) -> Iterator[str]:
     """Training samples from the policy itself: a truncated or sharpened distribution biases the importance ratio."""
     config = loaded.config
     rollout = config.worker.rollout
-    backend = SAMPLERS.get(rollout.name)
-    if backend is not None and _own_engine(config) == "local" and not backend.is_installed():
+    backend, here = SAMPLERS.get(rollout.name), not facts_of(config).distributed
+    if backend is not None and here and not backend.is_installed():
         yield (
             f"worker.rollout.name = {rollout.name!r}: {backend.package} is not installed; pip install {backend.install}, "
             "or set it to hf."
         )
-    if _own_engine(config) == "local":
+    if here:
         try:
             choose_sampler(rollout.name, on_gpu=sees_gpu(config.trainer.device), max_tokens=longest_response(config))
         except ConfigError as error:
@@ -296,7 +290,7 @@ def check_trainer(loaded: LoadedConfig) -> Iterator[str]:
         settings = settings_for_value("trainer.device", trainer.device)
         hint = f" Write {settings}." if settings else ""
         yield f"trainer.device = {trainer.device!r}: it must be auto, cpu, cuda or cuda:N.{hint}"
-    elif trainer.device.startswith("cuda") and _own_engine(loaded.config) == "local":
+    elif trainer.device.startswith("cuda") and not facts_of(loaded.config).distributed:
         yield from _check_cuda(trainer.device)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+from gmpo_mm.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,46 @@ def find_verl() -> InstalledVerl | None:
     elif (root / "trainer" / "config").is_dir():
         engine = "verl"
     return InstalledVerl(engine, _written_version(root), root)
+
+
+WHOSE = {"easyr1": "EasyR1's", "verl": "verl's", "unknown": "neither EasyR1's nor verl's as known here"}
+
+
+_ORIGINS = {"easyr1": "EasyR1's", "verl": "verl's own, from the package registry", "unknown": "of unknown origin"}
+
+
+def checked_version(
+    engine: str, title: str, how_to_get: str, instead: str, *, problems: Callable[[str], Iterable[str]],
+    packages: Callable[[], Mapping[str, str | None]],
+) -> str:  # fmt: skip
+    """The version of the engine's `verl`; ConfigError with everything that keeps it from training.
+
+    `instead` is what to do where another `verl` is installed. `problems(version)` gives a sentence for each thing that is
+    wrong, `packages()` what is installed beside it.
+    """
+    found = find_verl()
+    if found is None:
+        raise ConfigError(f"engine={engine}: {title} is not installed. {how_to_get}; or train with engine=local.")
+    if found.engine != engine:
+        raise ConfigError(
+            f"engine={engine}: `verl` at {found.root} ({found.version}) is {_ORIGINS[found.engine]}, and both are imported as "
+            f"`verl`; {instead}. {how_to_get}."
+        )
+    wrong = list(problems(found.version))
+    if wrong:
+        versions = ", ".join(f"{name} {version or 'missing'}" for name, version in packages().items())
+        raise ConfigError(
+            f"engine={engine}: {title} {found.version} at {found.root} can't train here:\n"
+            + "\n".join(f"  - {problem}" for problem in wrong)
+            + f"\nInstalled: {versions}"
+        )
+    return found.version
+
+
+def not_installed(found: InstalledVerl | None, how_to_get: str) -> str:
+    """That an engine is not there, whose `verl` is in its place, and how to get the right one."""
+    there = "" if found is None else f"`verl` at {found.root} is {WHOSE[found.engine]}; "
+    return f"not installed: {there}{how_to_get}"
 
 
 def package_folder(name: str) -> Path | None:

@@ -9,9 +9,6 @@ from typing import Any
 from gmpo_mm.errors import ConfigError, GMPOError, TrainingError
 from gmpo_mm.runs.progress import Progress
 
-RAY_ENGINES = ("easyr1", "verl")
-"""Engines that spread one run over the GPUs of a Ray cluster."""
-
 
 def connect(ray_address: str | None, progress: Progress, **options: Any) -> None:
     """Join the cluster at `ray_address`, or one of this machine, or start one with `options`; ConfigError when none answers."""
@@ -52,7 +49,7 @@ def check_cluster(
     most = max(usable, default=0)
     lacks_cores = usable != gpus
     cores = ", ".join(f"{address}: {int(resources.get('CPU', 0))}" for address, resources in alive)
-    mend = (
+    fix = (
         f"start more nodes (ray start --address=...), or set trainer.nnodes={groups}"
         if groups
         else f"set trainer.n_gpus_per_node to at most {most}"
@@ -64,13 +61,13 @@ def check_cluster(
     raise ConfigError(
         f"trainer.nnodes = {wanted_nodes}, trainer.n_gpus_per_node = {gpus_a_node}: the Ray cluster has GPUs by node {there}"
         + (f" and cores by node {cores}, of which each GPU's process takes {cpus_a_gpu}" if lacks_cores else "")
-        + f", so {groups} of {wanted_nodes} groups fit; {mend}"
+        + f", so {groups} of {wanted_nodes} groups fit; {fix}"
     )
 
 
 @contextmanager
 def errors_of_workers() -> Iterator[None]:
-    """What a worker raised on purpose is raised without Ray's wrapping; one that died is a TrainingError with the mend."""
+    """What a worker raised on purpose is raised without Ray's wrapping; one that died is a TrainingError with the fix."""
     import ray
 
     try:

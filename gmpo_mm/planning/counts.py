@@ -10,6 +10,7 @@ from gmpo_mm.config import Config, run_directory
 from gmpo_mm.config.loss import loss_unit_of
 from gmpo_mm.config.paths import data_is_local, split_data_spec
 from gmpo_mm.config.preparations import find_preparation
+from gmpo_mm.engines.registry import engine_of
 from gmpo_mm.errors import ConfigError
 
 
@@ -48,7 +49,7 @@ def count_records(config: Config, spec: str) -> int | None:
 
 def plan_run(config: Config, train_records: int | None, val_records: int | None) -> RunPlan:
     """Count everything that follows from the configuration; raises ConfigError when not one batch fits."""
-    from gmpo_mm.engines.local import count_steps, validation_params
+    from gmpo_mm.engines.run_setup import count_steps, validation_params
 
     data, trainer, worker = config.data, config.trainer, config.worker
     steps = None
@@ -99,8 +100,9 @@ def _times_due(every: int, steps: int | None) -> int | None:
 def describe_plan(config: Config, plan: RunPlan) -> Iterator[tuple[str, str]]:
     """(what, how much) rows for a reader."""
     data, trainer, worker, algorithm = config.data, config.trainer, config.worker, config.algorithm
-    yield "engine", "local: one process on one device" if config.engine in ("auto", "local") else config.engine
-    yield "device", _device_words(config)
+    engine = engine_of(config)
+    yield "engine", engine.about
+    yield "device", engine.device_words(config)
     yield "model", str(worker.actor.model.model_path)
     loss = f"loss {worker.actor.loss_type}, {_mean_words(config)}"
     yield "algorithm", f"{loss}, advantages {algorithm.adv_estimator}, {_kl_words(config)}"
@@ -138,25 +140,6 @@ def _kl_words(config: Config) -> str:
         return "no KL term"
     place = "loss" if algorithm.use_kl_loss else "reward"
     return f"KL in the {place} ({algorithm.kl_penalty}, coefficient {algorithm.kl_coef:g})"
-
-
-def _device_words(config: Config) -> str:
-    from gmpo_mm.models.loading import resolve_device, resolve_dtype
-
-    trainer = config.trainer
-    on_cpu = config.engine == "verl" and trainer.device == "cpu"
-    if config.engine in ("easyr1", "verl"):
-        kind = "processes on the CPU" if on_cpu else "GPUs"
-        return f"{trainer.nnodes} node(s) x {trainer.n_gpus_per_node} {kind}"
-    import torch
-
-    if trainer.device.startswith("cuda") and not torch.cuda.is_available():
-        return f"{trainer.device}, which is not on this machine"
-    device = resolve_device(trainer.device)
-    dtype = str(resolve_dtype(trainer.dtype, device)).removeprefix("torch.")
-    if device.type == "cuda":
-        return f"{device}, {torch.cuda.get_device_name(device)}, {dtype}"
-    return f"cpu, {trainer.threads or torch.get_num_threads()} thread(s), {dtype}"
 
 
 def _mean_words(config: Config) -> str:

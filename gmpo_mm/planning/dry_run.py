@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from gmpo_mm.config import Config, LoadedConfig, notes, resolve_model_path, resume_choice, run_directory, to_yaml
+from gmpo_mm.config import Config, LoadedConfig, resolve_model_path, resume_choice, run_directory, to_yaml
 from gmpo_mm.config.paths import data_is_local
 from gmpo_mm.config.preparations import missing_preparations, preparing_command
 from gmpo_mm.credentials import clean
+from gmpo_mm.engines.checks import notes
+from gmpo_mm.engines.registry import engine_of
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.planning.counts import RunPlan, describe_plan, plan_run
 from gmpo_mm.planning.model_files import check_adapter, check_weights_there
@@ -20,6 +21,7 @@ from gmpo_mm.planning.report import CardPlan, make_plan, print_plan, summary
 
 if TYPE_CHECKING:
     from gmpo_mm.data.records import Record
+    from gmpo_mm.engines.protocol import Engine
     from gmpo_mm.rewards.loading import RewardFunction
 
 TITLE = "What would happen"
@@ -37,7 +39,7 @@ def print_dry_run(loaded: LoadedConfig, *, print_config: bool = False, overwrite
     """
     from rich.console import Console
 
-    from gmpo_mm.engines.local import configured_reward
+    from gmpo_mm.engines.run_setup import configured_reward
     from gmpo_mm.runs.progress import Progress
     from gmpo_mm.runs.run_data import look_at_rows, with_columns
     from gmpo_mm.runs.trackers import check_trackers
@@ -54,25 +56,25 @@ def print_dry_run(loaded: LoadedConfig, *, print_config: bool = False, overwrite
     reward = reward_words(config, function, train if train is not None else val)
     console = Console()
     rows = dict(describe_plan(config, counts)) | {"reward": reward}
-    distributed = config.engine in ("easyr1", "verl")
-    if distributed:
-        rows |= {"engine": _distributed(config), "memory and time": "not planned here: see gmpo-mm plan FILE --gpu h100"}
+    engine = engine_of(config)
+    if engine.distributed:
+        rows |= {"engine": _installed(engine, config), "memory and time": "not planned here: see gmpo-mm plan FILE --gpu h100"}
     console.print(table(TITLE, rows.items()))  # before the rehearsal, which can take minutes on a CPU
     here = {config.data.train_files: train, config.data.val_files: val}
     if found := {spec: records for spec, records in here.items() if records is not None}:
         typer.echo(look_at_rows(found, function, Progress()))
     check_templates(config, [*(train or [])[:RENDERED], *(val or [])[:RENDERED]])
-    if config.engine in ("auto", "local"):
+    if not engine.distributed:
         check_weights_there(config)
-    details = None if distributed else rehearse(config, counts, console)
+    details = None if engine.distributed else rehearse(config, counts, console)
     if details is not None:
         console.print(table("Memory and time", summary(details)))
     for line in notes(loaded):
         typer.echo(clean(line))
     if isinstance(details, CardPlan):
         print_plan(details, console)
-    if config.engine == "verl":
-        _print_translation(config, counts.steps)
+    for line in engine.translation(config, counts.steps):
+        typer.echo(line)
     if print_config:
         typer.echo(to_yaml(config, loaded.written))
     for line in (*missing_lines([config]), *filter(None, [unchecked])):
@@ -110,14 +112,11 @@ def open_records(config: Config, spec: str) -> Any | None:
 def _check_directory(loaded: LoadedConfig, overwrite: bool) -> None:
     """ConfigError unless the run could begin, or go on, in its directory."""
     config = loaded.config
-    from gmpo_mm.runs.checkpoint_layout import LOCAL_LAYOUT, fsdp_layout
     from gmpo_mm.runs.run_directory import RunDirectory
 
-    processes = config.trainer.nnodes * config.trainer.n_gpus_per_node
-    layout = LOCAL_LAYOUT if config.engine == "local" else fsdp_layout(processes)
     RunDirectory.check(
-        run_directory(config), resume=resume_choice(config), config=to_yaml(config, loaded.written), layout=layout,
-        overwrite=overwrite, interpolated=loaded.interpolated,
+        run_directory(config), resume=resume_choice(config), config=to_yaml(config, loaded.written),
+        layout=engine_of(config).layout(config), overwrite=overwrite, interpolated=loaded.interpolated,
     )  # fmt: skip
 
 
@@ -164,36 +163,13 @@ def rehearse(
         return make_plan(config, counts, device, card, stop_early=gpu is None, **lengths)
 
 
-def _distributed(config: Config) -> str:
+def _installed(engine: Engine, config: Config) -> str:
     """The engine, and whether it can train on this machine. Raises ConfigError for a directory that holds another run."""
-    if config.engine == "easyr1":
-        from gmpo_mm.engines.easyr1 import preflight as easyr1
-
-        easyr1.check_directory(run_directory(config))
-        name, check = "EasyR1", partial(easyr1.check_installation)
-    else:
-        from gmpo_mm.engines.verl import preflight as verl
-        from gmpo_mm.engines.verl.translate import is_cpu
-
-        verl.check_directory(run_directory(config))
-        name, check = "verl", partial(verl.check_installation, is_cpu(config))
+    engine.check_directory(run_directory(config))
     try:
-        return f"{config.engine}: {name} {check()} can train here"
+        return f"{engine.name}: {engine.preflight([config])} can train here"
     except ConfigError as error:
-        return f"{config.engine}: not on this machine: {error}"
-
-
-def _print_translation(config: Config, steps: int | None) -> None:
-    """The translation to verl's configuration."""
-    from gmpo_mm.config.verl_keys import OURS
-    from gmpo_mm.engines.verl.translate import described, to_verl
-
-    typer.echo("What verl is given:")
-    for ours, theirs in described(config, to_verl(config, total_steps=steps)):
-        typer.echo(f"  {ours} -> {theirs}")
-    typer.echo("Read by gmpo_mm's own parts of the run, not by verl:")
-    for reader in dict.fromkeys(OURS.values()):
-        typer.echo(f"  {reader}: {', '.join(key for key, who in OURS.items() if who == reader)}")
+        return f"{engine.name}: not on this machine: {error}"
 
 
 def missing_lines(configs: Iterable[Config], more: Iterable[tuple[str, str]] = ()) -> Iterator[str]:

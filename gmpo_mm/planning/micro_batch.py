@@ -14,7 +14,7 @@ import torch
 from gmpo_mm.config import Config
 from gmpo_mm.data.patches import LEVELS, ImagePatches
 from gmpo_mm.data.prompts import EncodedPrompt
-from gmpo_mm.engines.local import update_config
+from gmpo_mm.engines.local.launch import update_config
 from gmpo_mm.models import loading
 from gmpo_mm.models.cards import CARDS, Card
 from gmpo_mm.models.flops import ModelFlops, Work, work_of

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gmpo_mm.config.engine_facts import TRACKERS
 from gmpo_mm.errors import ConfigError, DataError
 from gmpo_mm.runs.files import remove_tree
 from gmpo_mm.runs.reading import read_json
@@ -13,8 +14,8 @@ from gmpo_mm.runs.reading import read_json
 ASIDE, GOING = ".replaced", ".removing"
 WRITTEN = (
     "config.yaml", "environment.json", "run.json", "metrics.jsonl", "trackers.json", "samples", "checkpoints", "tensorboard",
-    "wandb", "mlflow", "swanlog", "report", "*.log", "log.txt", "global_step_*", "checkpoint_tracker.json",
-    "latest_checkpointed_iteration.txt",
+    "wandb", "mlflow", "swanlog", "report", "*.log", "log.txt", "global_step_*",
+    *(tracker.file for tracker in TRACKERS),
 )  # fmt: skip
 """What a run, its trackers and its report write into a run directory, on any engine; nothing else is ever touched."""
 

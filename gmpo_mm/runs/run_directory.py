@@ -374,7 +374,8 @@ class RunDirectory:
         if self.interpolated:
             lines.append("  (an interpolation has to stand for what it stood for when the run began)")
         raise ConfigError(
-            f"{self.path} holds a run of another configuration ({self._describe_run()}; its config.yaml is compared):\n" + "\n".join(lines) + "\n"
+            f"{self.path} holds a run of another configuration ({self._describe_run()}; its config.yaml is compared):\n"
+            + "\n".join(lines) + "\n"
             f"To go on with that run, give its values. To train this configuration, start over with {START_OVER} "
             "(it removes that run) or give another trainer.run_dir; with "
             f"trainer.resume={self.layout.latest(self.path) or 'PATH'} it starts from a checkpoint"

@@ -93,8 +93,8 @@ class Trackers:
                 except Exception as error:
                     self.finish()
                     raise ConfigError(
-                        f"trainer.logger: {name} can't start ({type(error).__name__}: {error}); {TRACKERS[name].remedy}, or leave it "
-                        "out of trainer.logger"
+                        f"trainer.logger: {name} can't start ({type(error).__name__}: {error}); {TRACKERS[name].remedy}, "
+                        "or leave it out of trainer.logger"
                     ) from error
 
     def log(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from gmpo_mm.config import load_config
 from gmpo_mm.datasets import synthetic_geometry
-from gmpo_mm.engines.local import train
+from gmpo_mm.engines.local.launch import train
 from gmpo_mm.evaluation.evaluate import evaluate
 from gmpo_mm.evaluation.results import Result
 from gmpo_mm.evaluation.settings import load_settings

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gmpo_mm.config import Config, LoadedConfig, config_differences, load_config, resume_choice, validate_for_training
+from gmpo_mm.config import Config, LoadedConfig, config_differences, load_config, resume_choice
 from gmpo_mm.config.keys import flatten
 from gmpo_mm.config.loss import ACTOR, loss_unit_of, unread_loss_keys
 from gmpo_mm.credentials import clean, hide
+from gmpo_mm.engines.checks import validate_for_training
 from gmpo_mm.errors import ConfigError, DataError, GMPOError
 from gmpo_mm.evaluation.benchmark import load_benchmark
 from gmpo_mm.evaluation.settings import EvaluateSettings, load_settings

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from gmpo_mm.config import Config
 from gmpo_mm.credentials import hide_command
-from gmpo_mm.engines.ray_cluster import RAY_ENGINES
+from gmpo_mm.engines.registry import engine_of
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.machine_errors import writing
 from gmpo_mm.runs.files import open_appending
@@ -80,7 +80,7 @@ class LocalLauncher:
 
     def start(self, arguments: Sequence[str], log: Path, slot: int, config: Config) -> Child:
         """As `Launcher.start`."""
-        sees_one = self.gpus and config.engine not in RAY_ENGINES and config.trainer.device != "cpu"
+        sees_one = self.gpus and not engine_of(config).distributed and config.trainer.device != "cpu"
         environment = {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]} if sees_one else {}
         return LocalProcess(arguments, log, environment)
 
@@ -114,7 +114,7 @@ def visible_gpus() -> tuple[str, ...]:
 
 def choose_jobs(asked: int | None, configs: Sequence[Config], gpus: Sequence[str]) -> int:
     """How many runs go on at once: what was asked for, else one, or one a GPU. Raises ConfigError for what can't be."""
-    spread = [config.engine for config in configs if config.engine in RAY_ENGINES]
+    spread = [config.engine for config in configs if engine_of(config).distributed]
     if spread:
         if asked is not None and asked > 1:
             raise ConfigError(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gmpo_mm.config import Config
-from gmpo_mm.engines.ray_cluster import RAY_ENGINES
+from gmpo_mm.engines.registry import engine_of
 from gmpo_mm.errors import ConfigError, TrainingError
 from gmpo_mm.sweeps.processes import begin_log
 
@@ -51,7 +51,7 @@ class RayLauncher:
             return RayJob(self.client, job)
         if status is not None:
             self.client.delete_job(job)
-        if config.engine in RAY_ENGINES and arguments[0] == "train":
+        if engine_of(config).distributed and arguments[0] == "train":
             arguments = [*arguments, "ray_address=auto"]
         begin_log(log, arguments)
         command = shlex.join([sys.executable, "-m", "gmpo_mm.cli", *arguments])
@@ -122,7 +122,7 @@ def _exit_code(info: Any) -> int | None:
 
 def _resources(config: Config) -> dict[str, Any]:
     """What Ray keeps free for the job: a run of EasyR1 or verl asks for its GPUs itself."""
-    if config.engine in RAY_ENGINES:
+    if engine_of(config).distributed:
         return {}
     return {"entrypoint_num_gpus": 1} if config.trainer.device.startswith("cuda") else {"entrypoint_num_cpus": 1}
 
@@ -130,16 +130,16 @@ def _resources(config: Config) -> dict[str, Any]:
 def check_for_ray(address: str, configs: Sequence[Config]) -> None:
     """Raises ConfigError where Ray could not know what a run needs."""
     for config in configs:
-        if config.engine not in RAY_ENGINES and config.trainer.device == "auto":
+        if not engine_of(config).distributed and config.trainer.device == "auto":
             raise ConfigError(
-                f"trainer.device = 'auto': with ray_address={address} Ray has to know what a run of engine=local needs; set "
-                "trainer.device=cuda (one GPU of the cluster a run) or cpu"
+                f"trainer.device = 'auto': with ray_address={address} Ray has to know what a run of "
+                f"engine={engine_of(config).name} needs; set trainer.device=cuda (one GPU of the cluster a run) or cpu"
             )
 
 
 def cluster_address(sweep_address: str | None, configs: Sequence[Config]) -> str | None:
     """The cluster that runs are submitted to: the sweep file's, else the one that the runs' own configurations name."""
-    named = sorted({config.ray_address for config in configs if config.ray_address and config.engine in RAY_ENGINES})
+    named = sorted({config.ray_address for config in configs if config.ray_address and engine_of(config).distributed})
     if sweep_address is None and len(named) > 1:
         raise ConfigError(f"ray_address: the runs name {', '.join(named)}; set one for all in the sweep file")
     return sweep_address or (named[0] if named else None)

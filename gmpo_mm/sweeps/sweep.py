@@ -8,7 +8,8 @@ from typing import Any
 
 from gmpo_mm.config import Config
 from gmpo_mm.credentials import hide_argument
-from gmpo_mm.engines.local import configured_reward
+from gmpo_mm.engines.registry import all_engines, engine_of
+from gmpo_mm.engines.run_setup import configured_reward
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.planning.dry_run import open_records, reward_words
 from gmpo_mm.runs.progress import Progress
@@ -106,15 +107,10 @@ def _results(directory: SweepDirectory, jobs: int) -> dict[str, Any]:
 
 def _check_engines(configs: Sequence[Config]) -> None:
     """An engine that is not installed is one error now, not one a run."""
-    if any(config.engine == "easyr1" for config in configs):
-        from gmpo_mm.engines.easyr1.preflight import check_installation
-
-        check_installation()
-    on_verl = [config.trainer.device == "cpu" for config in configs if config.engine == "verl"]
-    if on_verl:
-        from gmpo_mm.engines.verl.preflight import check_installation as check_verl
-
-        check_verl(on_cpu=all(on_verl))
+    for engine in all_engines():
+        own = [config for config in configs if engine_of(config) is engine]
+        if own:
+            engine.preflight(own)
 
 
 def _summary(directory: SweepDirectory) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gmpo_mm.config import cautions, notes, validate_for_training
+from gmpo_mm.config import cautions
+from gmpo_mm.engines.checks import notes, validate_for_training
 from tests.config.conftest import Load
 
 LOSS, LOW, HIGH = "worker.actor.loss_type=", "worker.actor.clip_ratio_low=", "worker.actor.clip_ratio_high="

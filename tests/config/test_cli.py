@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from gmpo_mm import __version__
-from gmpo_mm.config import cautions, ineffective_keys, load_config, validate_for_training
+from gmpo_mm.config import cautions, load_config
 from gmpo_mm.doctor import diagnose, print_report
+from gmpo_mm.engines.checks import ineffective_keys, validate_for_training
 from tests.config.conftest import VALID
 
 ROOT = Path(__file__).parents[2]

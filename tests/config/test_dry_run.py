@@ -12,9 +12,10 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from gmpo_mm.cli import app
-from gmpo_mm.config import load_config, to_yaml, validate_for_training
+from gmpo_mm.config import load_config, to_yaml
 from gmpo_mm.config.paths import split_data_spec
 from gmpo_mm.config.preparations import PREPARATIONS, find_preparation, missing_preparations, preparing_command
+from gmpo_mm.engines.checks import validate_for_training
 from gmpo_mm.errors import ConfigError, DataError, GMPOError, RewardError
 from gmpo_mm.runs import run_data
 from gmpo_mm.start.commands import DATA_TOOLS

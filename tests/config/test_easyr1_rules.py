@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gmpo_mm.config import ineffective_keys, load_config, validate_for_training
-from gmpo_mm.config.ineffective import EASYR1_ENGINE, WITHOUT_CRITIC
+from gmpo_mm.config import load_config
 from gmpo_mm.config.keys import schema_keys, section_names
+from gmpo_mm.engines.checks import ineffective_keys, validate_for_training
+from gmpo_mm.engines.easyr1.keys import UNREAD, WITHOUT_CRITIC
 from gmpo_mm.errors import ConfigError
 from tests.config.conftest import Load
 from tests.config.easyr1_facts import SCRIPT_OVERRIDES
@@ -109,7 +110,7 @@ def test_keys_of_the_local_engine_are_told_to_have_no_effect(load: Load) -> None
     assert "worker.actor.fsdp.torch_dtype" not in {
         key for key, _, _ in ineffective_keys(load(*EASYR1, "worker.actor.fsdp.torch_dtype=bf16"))
     }
-    for prefix in {**EASYR1_ENGINE, **WITHOUT_CRITIC}:
+    for prefix in {**UNREAD, **WITHOUT_CRITIC}:
         assert prefix in schema_keys() or prefix.rstrip(".") in section_names()
 
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gmpo_mm.config import Config, config_differences, load_config, policy_loss_config, validate_for_training
+from gmpo_mm.config import Config, config_differences, load_config, policy_loss_config
+from gmpo_mm.engines.checks import validate_for_training
 from gmpo_mm.evaluation.benchmark import load_template
 from gmpo_mm.planning.counts import count_records, describe_plan, plan_run
 from gmpo_mm.toys.tiny import write_model_files

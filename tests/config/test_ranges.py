@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from gmpo_mm.config import LoadedConfig, load_config, validate_for_training
+from gmpo_mm.config import LoadedConfig, load_config
 from gmpo_mm.config.bounds import RANGES, check_names, check_ranges
 from gmpo_mm.config.keys import default_of, schema_keys
 from gmpo_mm.config.ranges import Range, ranges_of
 from gmpo_mm.config.schema import Config
+from gmpo_mm.engines.checks import validate_for_training
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.evaluation.settings import EvaluateSettings
 from tests.config.conftest import Load

@@ -7,16 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gmpo_mm.config import (
-    choose_sampler,
-    ineffective_keys,
-    load_config,
-    longest_response,
-    to_yaml,
-    validate_for_training,
-)
-from gmpo_mm.config import ineffective as ineffective_module
+from gmpo_mm.config import choose_sampler, load_config, longest_response, to_yaml
 from gmpo_mm.config import validate as validate_module
+from gmpo_mm.engines.checks import ineffective_keys, validate_for_training
+from gmpo_mm.engines.local import keys as local_keys
 from gmpo_mm.errors import ConfigError
 from tests.config.conftest import Load
 
@@ -40,7 +34,7 @@ def without_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which `trainer.device=auto` is a GPU."""
-    for module in (validate_module, ineffective_module):
+    for module in (validate_module, local_keys):
         monkeypatch.setattr(module, "sees_gpu", lambda device: device != "cpu")
 
 
@@ -155,7 +149,7 @@ def test_the_longest_response_counts(load: Load, override: dict, longest: int) -
 def test_the_type_of_logits_matters_beside_16_bit_weights_on_a_gpu(
     gpu: bool, dtype: str, ineffective: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gmpo_mm.config.ineffective.sees_gpu", lambda device: gpu)
+    monkeypatch.setattr("gmpo_mm.engines.local.keys.sees_gpu", lambda device: gpu)
     loaded = load_config(
         None, ["worker.actor.logits_dtype=bfloat16", f"trainer.dtype={dtype}", "engine=local"]
     )

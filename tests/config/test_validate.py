@@ -6,19 +6,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from gmpo_mm.algorithms import known_loss_types
-from gmpo_mm.config import (
-    ineffective_keys,
-    load_config,
-    policy_loss_config,
-    resume_choice,
-    run_directory,
-    to_yaml,
-    validate_for_training,
-)
+from gmpo_mm.config import load_config, policy_loss_config, resume_choice, run_directory, to_yaml
 from gmpo_mm.config.bounds import RANGES, choices
-from gmpo_mm.config.ineffective import COUNTS, LOCAL_ENGINE, VLLM_ONLY
+from gmpo_mm.config.ineffective import COUNTS
 from gmpo_mm.config.keys import schema_keys, section_names
 from gmpo_mm.config.paths import bundled_model_names, resolve_model_path, split_function_spec
+from gmpo_mm.engines.checks import ineffective_keys, validate_for_training
+from gmpo_mm.engines.local.keys import UNREAD, VLLM_ONLY
 from gmpo_mm.errors import ConfigError
 from tests.config.conftest import VALID, Load
 from tests.config.easyr1_facts import MATH_CONFIG, SCRIPT_OVERRIDES
@@ -316,7 +310,7 @@ def test_a_key_without_effect_is_told_with_its_reason_when_it_is_set(load: Load,
 def test_the_tables_name_keys_that_exist() -> None:
     named = {*choices(), *RANGES, *COUNTS, *(f"worker.rollout.{name}" for name in VLLM_ONLY)}
     assert named <= set(schema_keys())
-    for prefix in LOCAL_ENGINE:
+    for prefix in UNREAD:
         assert prefix in schema_keys() or any(key.startswith(prefix) for key in schema_keys())
         assert not prefix.endswith(".") or prefix[:-1] in section_names()
 

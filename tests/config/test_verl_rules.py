@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from gmpo_mm.config import Config, ineffective_keys, policy_loss_config, validate_for_training
+from gmpo_mm.config import Config, policy_loss_config
 from gmpo_mm.config.keys import flatten, schema_keys
-from gmpo_mm.config.verl_keys import NO_COUNTERPART, ON_CPU_IGNORED, OURS, PASSED
+from gmpo_mm.engines.checks import ineffective_keys, validate_for_training
+from gmpo_mm.engines.verl.keys import NO_COUNTERPART, ON_CPU_IGNORED, OURS, PASSED
 from gmpo_mm.engines.verl.translate import described, to_verl
 from gmpo_mm.errors import ConfigError
 from tests.config.conftest import Load

@@ -110,21 +110,21 @@ def test_without_easyr1_the_commands_say_where_to_get_it(workplace: Path) -> Non
     done = subprocess.run([*module, *fitting, *cispo], capture_output=True, text=True, check=False)
     assert "Set, but without effect here:" in done.stdout and "trainer.threads=2" in done.stdout
     assert "Note: worker.actor.clip_ratio_low = 0 with loss_type=cispo raises every ratio" in done.stdout.replace("\n", " ")
-    Path("empty.yaml").write_text("{}")
+    Path("file.yaml").write_text("engine: easyr1")
     done = subprocess.run(
-        [sys.executable, "-m", "gmpo_mm.cli", "train", "empty.yaml", "engine=easyr1", *fitting],
+        [sys.executable, "-m", "gmpo_mm.cli", "train", "file.yaml", *fitting],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
     assert "EasyR1 is not installed" in done.stderr
-    mistyped = [*module, "config=empty.yaml", "worker.actor.lss_type=gmpo"]
+    mistyped = [*module, "config=file.yaml", "worker.actor.lss_type=gmpo"]
     done = subprocess.run(mistyped, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Did you mean worker.actor.loss_type?" in done.stderr
     done = subprocess.run([*module, "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout.startswith("usage: python -m gmpo_mm.engines.easyr1 config=FILE.yaml")
     done = subprocess.run(
-        [sys.executable, "-m", "gmpo_mm.cli", "train", "empty.yaml", "--dry-run", "engine=easyr1", *fitting,
+        [sys.executable, "-m", "gmpo_mm.cli", "train", "file.yaml", "--dry-run", *fitting,
          "worker.actor.model.model_path=bundled:qwen2_tiny"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -222,7 +222,7 @@ def test_verl_is_refused_by_what_is_missing_and_its_directory_is_left_alone(tmp_
 
 def test_a_tokenizer_with_code_and_rows_without_pictures_are_refused_for_verl(tmp_path: Path) -> None:
     from gmpo_mm.config import Config
-    from gmpo_mm.engines.verl.preflight import check_pictures, check_remote_code
+    from gmpo_mm.engines.verl.data_check import check_pictures, check_remote_code
 
     (tmp_path / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["own.Tokenizer", null]}}')
     with pytest.raises(ConfigError, match="trust_remote_code"):

@@ -264,7 +264,8 @@ class PageRunner:
             self._bash(block, f"gmpo-mm train {completed.name} trainer.run_dir=runs/dry --dry-run")
             return
         code = (  # an engine that need not be installed
-            "from gmpo_mm.config import load_config as _load, validate_for_training as _validate\n"
+            "from gmpo_mm.config import load_config as _load\n"
+            "from gmpo_mm.engines.checks import validate_for_training as _validate\n"
             "_validate(_load({!r}), prepared=False)"
         )
         self._python(block, session, code.format(completed.name))

@@ -92,7 +92,7 @@ def serve(path: str) -> None:
     import torch
     import transformers.models.qwen2_5_vl.modeling_qwen2_5_vl  # noqa: F401
 
-    import gmpo_mm.engines.local
+    import gmpo_mm.engines.local.launch
     import gmpo_mm.evaluation.evaluate
     import gmpo_mm.planning.dry_run
     import gmpo_mm.reports.report

@@ -13,9 +13,10 @@ import typer
 from gmpo_mm.algorithms import known_loss_types
 from gmpo_mm.algorithms.config import GMPOKeys, LossKeys
 from gmpo_mm.cli import app
-from gmpo_mm.config import load_config, validate_for_training
+from gmpo_mm.config import load_config
 from gmpo_mm.config.keys import schema_keys, section_names
 from gmpo_mm.config.meanings import MEANINGS, key_meanings
+from gmpo_mm.engines.checks import validate_for_training
 from gmpo_mm.errors import ConfigError
 from tests.docs.generator import REFERENCE, ROOT, load_generator, rows_below
 

@@ -8,7 +8,7 @@ import torch
 
 from gmpo_mm.config import load_config
 from gmpo_mm.data import PromptDataset, RecordKeys, load_records
-from gmpo_mm.engines.local import update_config
+from gmpo_mm.engines.local.launch import update_config
 from gmpo_mm.models.loading import load_policy
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.rollout.protocol import Response

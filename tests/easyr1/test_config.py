@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 from verl.trainer.core_algos import ADV_ESTIMATOR_MAP, AdvantageEstimator, compute_advantage_return
 
 from gmpo_mm.algorithms import compute_advantages
-from gmpo_mm.config import LoadedConfig, load_config, validate_for_training
+from gmpo_mm.config import LoadedConfig, load_config
 from gmpo_mm.config.keys import schema_keys
+from gmpo_mm.engines.checks import validate_for_training
 from gmpo_mm.engines.easyr1 import advantages
 from gmpo_mm.engines.easyr1.config import HANDLED_HERE, GMPOPPOConfig, to_easyr1
 

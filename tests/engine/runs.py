@@ -13,7 +13,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from gmpo_mm.config import load_config
-from gmpo_mm.engines.local import train
+from gmpo_mm.engines.local.launch import train
 from gmpo_mm.runs.metrics_file import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from gmpo_mm.config import load_config
-from gmpo_mm.engines.local import train
+from gmpo_mm.engines.local.launch import train
 from gmpo_mm.errors import DataError, RewardError, TrainingError
 from gmpo_mm.runs.checkpoint import latest_checkpoint, load_checkpoint
 from gmpo_mm.runs.progress import Progress

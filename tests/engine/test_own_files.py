@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from gmpo_mm.config import load_config
-from gmpo_mm.engines.local import train
+from gmpo_mm.engines.local.launch import train
 from gmpo_mm.errors import ConfigError, DataError
 from tests.data.helpers import encoded
 from tests.engine.runs import train_metrics

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gmpo_mm.config import Config
-from gmpo_mm.engines import local
+from gmpo_mm.engines.local import launch as local
 from gmpo_mm.rollout.hf import HFRollout
 from gmpo_mm.training.offload import Offload
 from tests.engine.runs import arguments, file_bytes, metrics_without_times, run_here

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gmpo_mm.config import load_config
-from gmpo_mm.engines import local
+from gmpo_mm.engines.local import launch as local
 from gmpo_mm.errors import TrainingError
 from gmpo_mm.rollout.protocol import SamplingParams
 from gmpo_mm.runs.metrics_file import read_metrics

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gmpo_mm.config import load_config
-from gmpo_mm.engines.local import train
+from gmpo_mm.engines.local.launch import train
 from gmpo_mm.errors import RewardError, TrainingError
 from gmpo_mm.reports.report import write_report
 from tests.engine.runs import arguments, run_here, train_metrics

@@ -42,7 +42,7 @@ from torch import Tensor
 
 from gmpo_mm.algorithms import compute_advantages, compute_policy_loss
 from gmpo_mm.config import load_config
-from gmpo_mm.engines.local import update_config
+from gmpo_mm.engines.local.launch import update_config
 from gmpo_mm.models.loading import load_policy
 from gmpo_mm.models.packed import Group, PackedOutput
 from gmpo_mm.rollout.protocol import Response

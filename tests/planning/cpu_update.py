@@ -15,7 +15,7 @@ import torch
 
 from gmpo_mm.config import load_config
 from gmpo_mm.config.paths import BUNDLED_MODELS
-from gmpo_mm.engines.local import update_config
+from gmpo_mm.engines.local.launch import update_config
 from gmpo_mm.models import loading
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.planning.micro_batch import (

@@ -96,7 +96,7 @@ def _serve() -> None:
     import torch
     import transformers.models.qwen2_5_vl.modeling_qwen2_5_vl  # noqa: F401
 
-    import gmpo_mm.engines.local
+    import gmpo_mm.engines.local.launch
     import gmpo_mm.evaluation.evaluate
     import gmpo_mm.evaluation.grade_file
     import gmpo_mm.reports.report

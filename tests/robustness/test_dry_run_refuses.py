@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from gmpo_mm.config import load_config, validate_for_training
+from gmpo_mm.config import load_config
 from gmpo_mm.config.paths import BUNDLED_MODELS
-from gmpo_mm.engines.local import configured_reward
+from gmpo_mm.engines.checks import validate_for_training
+from gmpo_mm.engines.run_setup import configured_reward
 from gmpo_mm.errors import GMPOError
 from gmpo_mm.planning.dry_run import print_dry_run
 from tests.engine.runs import arguments, run_here, write_data

@@ -13,8 +13,9 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from gmpo_mm.cli import app
-from gmpo_mm.config import load_config, validate_for_training
+from gmpo_mm.config import load_config
 from gmpo_mm.config.shipped import find_file, shipped_names
+from gmpo_mm.engines.checks import validate_for_training
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.start.commands import DATA_TOOLS
 from gmpo_mm.start.init import KINDS

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from gmpo_mm.config import Config
+from gmpo_mm.engines.installed import find_verl
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.runs.progress import Progress
 from gmpo_mm.sweeps.planning import PlannedRun, plan_evaluation, plan_sweep, variant_differences
 from gmpo_mm.sweeps.processes import choose_jobs
+from gmpo_mm.sweeps.sweep import _check_engines
 from gmpo_mm.sweeps.sweep_file import load_sweep
 from tests.engine.runs import ROOT
 from tests.sweeps.sweeps import GMPO, NO_CLIP, run_sweep, write_sweep
@@ -109,3 +111,11 @@ def test_one_run_at_once_or_one_a_gpu_unless_more_is_asked_for() -> None:
         choose_jobs(2, configs(engine="easyr1"), ("0", "1"))
     with pytest.raises(ConfigError, match="trainer.device = 'cuda:1'"):
         choose_jobs(None, configs(device="cuda:1"), ("0", "1"))
+
+
+@pytest.mark.skipif(find_verl() is not None, reason="a verl is installed here")
+@pytest.mark.parametrize(("engine", "title"), [("easyr1", "EasyR1"), ("verl", "verl")])
+def test_an_engine_that_is_not_installed_is_one_error_before_any_run(engine: str, title: str) -> None:
+    _check_engines(configs(engine="auto"))
+    with pytest.raises(ConfigError, match=f"engine={engine}: {title} is not installed"):
+        _check_engines([*configs(engine="auto"), *configs(engine=engine), *configs(engine=engine, device="cpu")])

@@ -49,7 +49,7 @@ from gmpo_mm.config import load_config, resolve_model_path
 from gmpo_mm.config.schema import Config
 from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.data.records import Record
-from gmpo_mm.engines.local import update_config
+from gmpo_mm.engines.local.launch import update_config
 from gmpo_mm.models.loading import load_policy
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor

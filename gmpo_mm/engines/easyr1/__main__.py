@@ -20,7 +20,8 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or any(argument in ("-h", "--help") for argument in arguments):
         print(USAGE)
         return 0 if arguments else 2
-    from gmpo_mm.config import load_config, notes, validate_for_training
+    from gmpo_mm.config import load_config
+    from gmpo_mm.engines.checks import notes, validate_for_training
     from gmpo_mm.engines.easyr1.launch import train
     from gmpo_mm.runs.progress import Progress
 

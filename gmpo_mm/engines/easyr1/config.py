@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -12,10 +11,11 @@ from verl.workers.actor.config import ActorConfig
 from verl.workers.config import WorkerConfig
 
 from gmpo_mm.algorithms.config import LossKeys
-from gmpo_mm.config import Config, resolve_model_path, run_directory, split_function_spec
+from gmpo_mm.config import Config, resolve_model_path, run_directory
 from gmpo_mm.config.keys import flatten
 from gmpo_mm.config.shipped import find_file
 from gmpo_mm.engines.easyr1.preflight import TESTED
+from gmpo_mm.engines.run_setup import absolute_function
 from gmpo_mm.errors import ConfigError
 
 HANDLED_HERE = frozenset(
@@ -37,7 +37,7 @@ HANDLED_HERE = frozenset(
         "trainer.log_samples",  # trainer.py
     }
 )
-"""Keys of ours that EasyR1's configuration has no place for: read by this engine itself, refused, or told as ineffective."""
+"""Keys of ours that EasyR1's configuration has no place for: read by this engine itself, refused, or named as ignored."""
 
 
 @dataclass
@@ -106,10 +106,3 @@ def to_easyr1(config: Config) -> GMPOPPOConfig:
     easyr1.trainer.save_checkpoint_path = str(run_directory(config).absolute())
     easyr1.deep_post_init()
     return easyr1
-
-
-def absolute_function(spec: str) -> str:
-    """`path/to/file.py:function` with an absolute path, for processes that run elsewhere."""
-    path, function = split_function_spec(spec)
-    return f"{Path(path).absolute()}:{function}"
-

@@ -6,13 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gmpo_mm.config import (
-    LoadedConfig,
-    resume_choice,
-    run_directory,
-    to_yaml,
-    validate_for_training,
-)
+from gmpo_mm.config import LoadedConfig
 from gmpo_mm.config.schema import Config
 from gmpo_mm.engines.easyr1.data_check import check_answer_column, check_nothing_dropped, dropped_report
 from gmpo_mm.engines.easyr1.preflight import (
@@ -22,15 +16,13 @@ from gmpo_mm.engines.easyr1.preflight import (
     check_installation,
     installed_packages,
 )
-from gmpo_mm.engines.local import configured_reward
-from gmpo_mm.engines.ray_cluster import check_cluster, connect, errors_of_workers
+from gmpo_mm.engines.ray_cluster import errors_of_workers
+from gmpo_mm.engines.ray_run import join_cluster, open_run
 from gmpo_mm.rewards.loading import RewardFunction
-from gmpo_mm.runs.checkpoint_layout import fsdp_layout
-from gmpo_mm.runs.progress import LOG_NAME, Progress
-from gmpo_mm.runs.run_data import read_run_data, with_columns
+from gmpo_mm.runs.progress import Progress
+from gmpo_mm.runs.run_data import read_run_data
 from gmpo_mm.runs.run_directory import RunDirectory
-from gmpo_mm.runs.trackers import Trackers, check_trackers
-from gmpo_mm.runs.usable_model import with_usable_models
+from gmpo_mm.runs.trackers import Trackers
 
 WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "true",
@@ -59,35 +51,20 @@ def train(
     needs; a Ray that is initialised already is used as it is. Raises ConfigError and DataError before any worker starts,
     TrainingError when the run ends early.
     """
-    validate_for_training(loaded)
-    notes: list[str] = []
-    loaded = with_columns(loaded, notes.append)
-    config = loaded.config
-    version = check_installation(requirements)
-    check_trackers(config.trainer.logger)
-    path = run_directory(config)
-    check_directory(path)
-    layout = fsdp_layout(config.trainer.nnodes * config.trainer.n_gpus_per_node)
-    with (
-        progress or Progress() as progress,
-        RunDirectory.open(
-            path, resume=resume_choice(config), config=to_yaml(config, loaded.written), command=list(command), layout=layout,
-            overwrite=overwrite, interpolated=loaded.interpolated,
-        ) as run,
-    ):
-        progress.log_to(run.path / LOG_NAME, command)
-        for note in (*notes, *run.notes):
-            progress.log(note)
-        run.environment |= {"easyr1": version, "engine": "easyr1", **installed_packages()}
-        config = with_usable_models(config, progress.log, whole=True)
-        reward = configured_reward(config)  # an error here, before an actor of Ray's would find it out
-        records = _records(config, reward, progress)
-        _connect(config, progress)
+
+    def installed(_: Config) -> dict[str, str | None]:
+        return {"easyr1": check_installation(requirements), "engine": "easyr1", **installed_packages()}
+
+    with open_run(
+        loaded, command, progress, installed=installed, check_directory=check_directory, overwrite=overwrite
+    ) as opened:
+        config, run, progress = opened.config, opened.run, opened.progress
+        records = _records(config, opened.reward, progress)
+        join_cluster(config, progress, WORKER_ENVIRONMENT)
         _tell(config, progress)
         with Trackers(config.trainer.logger, run.config, run, progress.warn) as trackers:
             trainer = _build(config, run, progress, trackers, records, worker_class)
-            if run.is_complete(trainer.training_steps) and not config.trainer.val_only:
-                progress.log(f"nothing to train: the run in {run.path} has done its {trainer.training_steps} steps")
+            if opened.has_nothing_to_train(trainer.training_steps):
                 return run.path
             run.begin(trainer.training_steps)
             _fit(trainer)
@@ -105,17 +82,6 @@ def _records(config: Config, reward: RewardFunction, progress: Progress) -> dict
         return {"train": found.training}
     check_answer_column(config, data.val_files, found.validation)
     return {"train": found.training, "val": found.validation}
-
-
-def _connect(config: Config, progress: Progress) -> None:
-    """Join or start Ray; ConfigError when its nodes can't hold the workers."""
-    import ray
-
-    if not ray.is_initialized():
-        connect(config.ray_address, progress, runtime_env={"env_vars": WORKER_ENVIRONMENT})
-    nodes = ray.nodes()
-    check_cluster(nodes, config.trainer.nnodes, config.trainer.n_gpus_per_node)
-    progress.log(f"Ray {ray.__version__} at {ray.get_runtime_context().gcs_address}, {len(nodes)} node(s)")
 
 
 def _tell(config: Config, progress: Progress) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gmpo_mm.engines.installed import Requirement, find_verl, installed_version, package_folder, unmet
-from gmpo_mm.errors import ConfigError
+from gmpo_mm.engines.foreign_run import check_no_foreign_run
+from gmpo_mm.engines.installed import Requirement, checked_version, installed_version, package_folder, unmet
 
 HOW_TO_GET = (
     "EasyR1 is not on the package registry: git clone https://github.com/hiyouga/EasyR1 and pip install -e EasyR1 (or put the "
@@ -49,26 +49,14 @@ def package_problems(requirements: Sequence[Requirement] = GPU_REQUIREMENTS) -> 
 
 def check_installation(requirements: Sequence[Requirement] = GPU_REQUIREMENTS) -> str:
     """EasyR1's version; ConfigError with everything that keeps an installed EasyR1 from training."""
-    found = find_verl()
-    if found is None:
-        raise ConfigError(f"engine=easyr1: EasyR1 is not installed. {HOW_TO_GET}; or train with engine=local.")
-    if found.engine != "easyr1":
-        whose = "verl's own, from the package registry" if found.engine == "verl" else "of unknown origin"
-        raise ConfigError(
-            f"engine=easyr1: `verl` at {found.root} ({found.version}) is {whose}, and both are imported as `verl`; use an "
-            f"environment that holds EasyR1 instead. {HOW_TO_GET}."
-        )
-    problems = list(package_problems(requirements))
-    if not found.version.startswith(TESTED + "."):
-        problems.insert(0, f"EasyR1 {found.version} is installed; the engine is written for {TESTED}.x.")
-    if problems:
-        versions = ", ".join(f"{name} {version or 'missing'}" for name, version in installed_packages().items())
-        raise ConfigError(
-            f"engine=easyr1: EasyR1 {found.version} at {found.root} can't train here:\n"
-            + "\n".join(f"  - {problem}" for problem in problems)
-            + f"\nInstalled: {versions}"
-        )
-    return found.version
+
+    def problems(version: str) -> Iterator[str]:
+        if not version.startswith(TESTED + "."):
+            yield f"EasyR1 {version} is installed; the engine is written for {TESTED}.x."
+        yield from package_problems(requirements)
+
+    instead = "use an environment that holds EasyR1 instead"
+    return checked_version("easyr1", "EasyR1", HOW_TO_GET, instead, problems=problems, packages=installed_packages)
 
 
 EASYR1_FILES = ("experiment_log.jsonl", "generations.log", "experiment_config.json", "checkpoint_tracker.json")
@@ -76,14 +64,4 @@ EASYR1_FILES = ("experiment_log.jsonl", "generations.log", "experiment_config.js
 
 def check_directory(path: Path) -> None:
     """ConfigError for a directory that holds a run of EasyR1 itself: its logs would be cut off, its weights trained on."""
-    if not path.is_dir() or (path / "run.json").is_file():
-        return  # a run of ours is the run directory's own business
-    found = [name for name in EASYR1_FILES if (path / name).exists()]
-    checkpoints = sorted(path.glob("global_step_*"), key=lambda folder: (len(folder.name), folder.name))
-    if found or checkpoints:
-        held = ", ".join([*found, *(folder.name for folder in checkpoints[-1:])])
-        start = f"; to train on from its weights, add trainer.resume={checkpoints[-1]}" if checkpoints else ""
-        raise ConfigError(
-            f"trainer.run_dir (or save_checkpoint_path) = {path}: it holds a run of EasyR1 ({held}), which EasyR1 would go on "
-            f"from and whose logs it would truncate; give another trainer.run_dir{start}"
-        )
+    check_no_foreign_run(path, "EasyR1", EASYR1_FILES, "go on from and whose logs it would truncate")

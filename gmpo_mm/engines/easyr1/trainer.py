@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
 from verl.protocol import DataProto
 from verl.trainer.ray_trainer import RayPPOTrainer
 from verl.utils.checkpoint import remove_obsolete_ckpt
 from verl.utils.logger.logger import LOGGERS
 
+from gmpo_mm.engines.batch_metrics import response_shares
 from gmpo_mm.engines.easyr1.actor import UPDATES
 from gmpo_mm.engines.finished_step import FinishedStep
+from gmpo_mm.engines.step_log import StepLog
 from gmpo_mm.errors import TrainingError
 from gmpo_mm.runs.accuracy import not_0_or_1
 from gmpo_mm.runs.learning_watch import LearningWatch
@@ -45,8 +46,8 @@ class GMPOTrainer(RayPPOTrainer):
         self.finished = FinishedStep(run, progress)
         self._save_is_due = False
         self._samples_shown = samples_shown
-        self.validation_facts: dict[str, float] = {}
-        LOGGERS[TRACKER] = lambda config: _StepLog(self)
+        self._validation_facts: dict[str, float] = {}
+        LOGGERS[TRACKER] = lambda config: StepLog(self)
         self.config.trainer.logger = (TRACKER,)
         if self.val_reward_fn is not None:
             self.val_reward_fn = _RememberedRewards(self.val_reward_fn)
@@ -119,7 +120,7 @@ class GMPOTrainer(RayPPOTrainer):
         if len(rows) != len(inputs):
             raise TrainingError(f"EasyR1 validated {len(inputs)} responses and graded {len(rows)}")
         self.val_reward_fn.batches.clear()
-        self.validation_facts = not_0_or_1(rows)
+        self._validation_facts = not_0_or_1(rows)
         self.run.write_samples(self.global_step, "validation", rows)
         show_validation(self.trackers, self.progress, self.global_step, rows, *self._samples_shown)
 
@@ -132,6 +133,19 @@ class GMPOTrainer(RayPPOTrainer):
             self._save_is_due = True
         else:
             self._save_now()
+
+    @property
+    def steps_in_all(self) -> int:
+        """How many steps the run has."""
+        return int(self.training_steps)
+
+    def own_metrics(self) -> dict[str, float]:
+        """None beside EasyR1's: they are put among those of the update."""
+        return {}
+
+    def own_validation(self) -> dict[str, float]:
+        """Which metrics of the samples are no shares."""
+        return self._validation_facts
 
     def step_recorded(self) -> None:
         """The step's metrics are in the run directory: save the checkpoint that waits for them, or one before a stop."""
@@ -179,38 +193,6 @@ class _RememberedRewards:
         return graded
 
 
-class _StepLog:
-    """The tracker that EasyR1 knows: metrics of a step or of a validation go to ours, under our names where they differ."""
-
-    def __init__(self, trainer: GMPOTrainer) -> None:
-        self.trainer = trainer
-
-    def log(self, data: dict[str, Any], step: int) -> None:
-        """One call of EasyR1 may hold a step's metrics, a validation's, or both."""
-        trainer = self.trainer
-        numbers = {name: float(value) for name, value in data.items()}
-        validation = {name: value for name, value in numbers.items() if name.startswith(("val/", "val_"))}
-        training = {name: value for name, value in numbers.items() if name not in validation}
-        if validation:
-            validation |= trainer.validation_facts
-        training.pop("timing_s/save_checkpoint", None)  # EasyR1 timed the call that only noted the checkpoint down
-        if "reward/verifier_timeout" in training:
-            training["verifier/timeout_frac"] = training["reward/verifier_timeout"]
-        for kind, metrics in (("train", training), ("validation", validation)):
-            if metrics:
-                trainer.trackers.log(step, kind, metrics)
-                if trainer.trackers.console and kind == "train":
-                    trainer.progress.step(step, trainer.training_steps, metrics)
-                elif trainer.trackers.console:
-                    trainer.progress.validation(step, metrics)
-        if training:
-            trainer.watch.step(step, training)
-            trainer.step_recorded()
-
-    def finish(self) -> None:
-        """Nothing: the trackers are finished with the run."""
-
-
 def aligned(name: str, per_sample: Mapping[str, Sequence[float]]) -> list[float | None]:
     """A part of the rewards, row by row: EasyR1 lists what is there, and a part that is not finite is left out."""
     flags = per_sample.get(f"{name}_not_finite")
@@ -221,15 +203,7 @@ def aligned(name: str, per_sample: Mapping[str, Sequence[float]]) -> list[float 
 
 
 def batch_metrics(batch: DataProto, end_tokens: list[int]) -> dict[str, float]:
-    """Shares of truncated responses, and of groups in which no response has an advantage."""
-    mask_BT = batch.batch["response_mask"].bool()
-    responses_BT = batch.batch["responses"]
-    last_B = (mask_BT.sum(-1) - 1).clamp(min=0)
-    ended_B = torch.isin(responses_BT.gather(1, last_B[:, None])[:, 0], torch.tensor(end_tokens))
-    active_B = (batch.batch["advantages"].masked_fill(~mask_BT, 0) != 0).any(-1)
-    groups = np.unique(batch.non_tensor_batch["uid"].astype(str), return_inverse=True)[1]
-    active_groups = len(set(groups[active_B.numpy()]))
-    return {
-        "response/truncated_frac": 1.0 - ended_B.double().mean().item(),
-        "group/zero_advantage_frac": 1.0 - active_groups / (int(groups.max()) + 1),
-    }
+    """As `response_shares`."""
+    tensors, groups = batch.batch, batch.non_tensor_batch["uid"].astype(str).tolist()
+    mask_BT = tensors["response_mask"].bool()
+    return response_shares(tensors["responses"], mask_BT, tensors["advantages"], groups, end_tokens)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from gmpo_mm.algorithms import compute_kl, finalize_metrics, log_prob_gap, masked_mean
+from gmpo_mm.engines.batch_metrics import response_shares
 
 
 def batch_metrics(rows: Mapping[str, torch.Tensor], uids: Sequence[str], end_tokens: Sequence[int]) -> dict[str, float]:
@@ -15,15 +16,9 @@ def batch_metrics(rows: Mapping[str, torch.Tensor], uids: Sequence[str], end_tok
     `rows` holds `responses`, `response_mask`, `advantages`, `entropy`, each (B, T), right-padded.
     """
     mask_BT = rows["response_mask"].bool()
-    last_B = (mask_BT.sum(-1) - 1).clamp(min=0)
-    ended_B = torch.isin(rows["responses"].gather(1, last_B[:, None])[:, 0], torch.tensor(list(end_tokens)))
-    active_B = (rows["advantages"].masked_fill(~mask_BT, 0) != 0).any(-1).tolist()
-    active = {uid for uid, is_active in zip(uids, active_B, strict=True) if is_active}
-    return {
-        "actor/entropy": float(rows["entropy"][mask_BT].double().mean()) if mask_BT.any() else 0.0,
-        "response/truncated_frac": 1.0 - ended_B.double().mean().item(),
-        "group/zero_advantage_frac": 1.0 - len(active) / len(set(uids)),
-    }
+    entropy = float(rows["entropy"][mask_BT].double().mean()) if mask_BT.any() else 0.0
+    shares = response_shares(rows["responses"], mask_BT, rows["advantages"], uids, end_tokens)
+    return {"actor/entropy": entropy, **shares}
 
 
 def sampler_gap(rows: Mapping[str, torch.Tensor]) -> dict[str, float]:

@@ -12,34 +12,28 @@ from gmpo_mm.config import (
     Config,
     LoadedConfig,
     resolve_model_path,
-    resume_choice,
-    run_directory,
-    split_function_spec,
-    to_yaml,
-    validate_for_training,
 )
 from gmpo_mm.config.shipped import find_file
-from gmpo_mm.engines.local import configured_reward, count_steps
-from gmpo_mm.engines.ray_cluster import check_cluster, connect, errors_of_workers
+from gmpo_mm.engines.ray_cluster import errors_of_workers
+from gmpo_mm.engines.ray_run import join_cluster, open_run
+from gmpo_mm.engines.run_setup import absolute_function, count_steps
+from gmpo_mm.engines.verl.data_check import check_pictures, check_remote_code
 from gmpo_mm.engines.verl.dataset import GMPODataset
+from gmpo_mm.engines.verl.keys import is_cpu
 from gmpo_mm.engines.verl.preflight import (
     TESTED,
     check_directory,
     check_installation,
-    check_pictures,
-    check_remote_code,
     installed_packages,
 )
-from gmpo_mm.engines.verl.translate import is_cpu, to_verl
+from gmpo_mm.engines.verl.translate import to_verl
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.loading import end_token_ids
 from gmpo_mm.models.processing import Processor, load_processor
-from gmpo_mm.runs.checkpoint_layout import fsdp_layout
-from gmpo_mm.runs.progress import LOG_NAME, Progress
-from gmpo_mm.runs.run_data import read_run_data, with_columns
+from gmpo_mm.runs.progress import Progress
+from gmpo_mm.runs.run_data import read_run_data
 from gmpo_mm.runs.run_directory import RunDirectory
-from gmpo_mm.runs.trackers import Trackers, check_trackers
-from gmpo_mm.runs.usable_model import with_usable_models
+from gmpo_mm.runs.trackers import Trackers
 
 CORES_A_PROCESS = 3
 """What verl reserves in Ray with each GPU."""
@@ -62,39 +56,24 @@ def train(
     A Ray that is initialised already is used as it is. Raises ConfigError and DataError before any worker starts,
     TrainingError when the run ends early.
     """
-    validate_for_training(loaded)
-    notes: list[str] = []
-    loaded = with_columns(loaded, notes.append)
-    config = loaded.config
-    version = check_installation(is_cpu(config))
-    check_trackers(config.trainer.logger)
-    path = run_directory(config)
-    check_directory(path)
-    layout = fsdp_layout(config.trainer.nnodes * config.trainer.n_gpus_per_node)
-    with (
-        progress or Progress() as progress,
-        RunDirectory.open(
-            path, resume=resume_choice(config), config=to_yaml(config, loaded.written), command=list(command), layout=layout,
-            overwrite=overwrite, interpolated=loaded.interpolated,
-        ) as run,
-    ):
-        progress.log_to(run.path / LOG_NAME, command)
-        for note in (*notes, *run.notes):
-            progress.log(note)
-        run.environment |= {"verl": version, "engine": "verl", **installed_packages()}
-        config = with_usable_models(config, progress.log, whole=True)
-        reward = configured_reward(config)  # an error here, before an actor of Ray's would find it out
+
+    def installed(config: Config) -> dict[str, str | None]:
+        return {"verl": check_installation(is_cpu(config)), "engine": "verl", **installed_packages()}
+
+    with open_run(
+        loaded, command, progress, installed=installed, check_directory=check_directory, overwrite=overwrite
+    ) as opened:
+        config, run, progress = opened.config, opened.run, opened.progress
         _choose_platform(config, progress)
         processor = _load_processor(config)
-        found = read_run_data(config, reward, progress)
+        found = read_run_data(config, opened.reward, progress)
         training = GMPODataset.from_config(config, processor, found.training, True, progress)
         validation = training
         if found.validation is not None:
             validation = GMPODataset.from_config(config, processor, found.validation, False, progress)
         progress.log(training.prompts.overlong_report() or f"{len(training)} training prompts, none over-long")
         total_steps = count_steps(config, len(training))
-        if run.is_complete(total_steps) and not config.trainer.val_only:
-            progress.log(f"nothing to train: the run in {run.path} has done its {total_steps} steps")
+        if opened.has_nothing_to_train(total_steps):
             return run.path
         with progress.stage("importing verl and translating the configuration"):
             verl_config = compose(config, total_steps, run)
@@ -126,9 +105,8 @@ def compose(config: Config, total_steps: int | None, run: RunDirectory | None) -
                 raise ConfigError(f"engine=verl: the installed verl has no key {key}; install verl {TESTED}")
             section[name] = value
         reward = config.worker.reward
-        path, function = split_function_spec(reward.reward_function or "")
         composed.gmpo_mm_reward = {
-            "function": f"{Path(path).absolute()}:{function}",
+            "function": absolute_function(reward.reward_function or ""),
             "kwargs": dict(reward.reward_function_kwargs),
             "skip_special_tokens": reward.skip_special_tokens,
         }
@@ -206,10 +184,7 @@ def _connect(config: Config, verl_config: Any, progress: Progress) -> None:
             options |= {"num_gpus": gpus, "num_cpus": cores, "include_dashboard": False}
     elif threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
-    if not ray.is_initialized():
-        connect(config.ray_address, progress, runtime_env={"env_vars": environment}, **options)
-    nodes = ray.nodes()
-    check_cluster(nodes, config.trainer.nnodes, gpus, CORES_A_PROCESS)
+    join_cluster(config, progress, environment, cpus_a_gpu=CORES_A_PROCESS, **options)
     try:
         ray.get_actor("TransferQueueController", namespace="transfer_queue")
     except ValueError:
@@ -219,7 +194,6 @@ def _connect(config: Config, verl_config: Any, progress: Progress) -> None:
             "the Ray cluster holds a run of verl already, and both would share one queue of responses; wait until it ends, or "
             "give this run a cluster of its own (ray_address)"
         )
-    progress.log(f"Ray {ray.__version__} at {ray.get_runtime_context().gcs_address}, {len(nodes)} node(s)")
 
 
 def _train(

@@ -18,6 +18,7 @@ from verl.utils.config import omega_conf_to_dataclass
 
 from gmpo_mm.algorithms import finalize_metrics, merge_metrics
 from gmpo_mm.engines.finished_step import FinishedStep
+from gmpo_mm.engines.step_log import StepLog
 from gmpo_mm.engines.verl.batch_metrics import batch_metrics, sampler_gap
 from gmpo_mm.engines.verl.dataset import GMPODataset
 from gmpo_mm.engines.verl.losses import measured_loss, take_metrics
@@ -68,9 +69,9 @@ class GMPOTrainer(PPOTrainerSync):
     # ---- what verl asks for and we answer --------------------------------------------------------------------------------
 
     @property
-    def logger(self) -> _StepLog:
+    def logger(self) -> StepLog:
         """verl sets its own trackers here, which truncate their files at a restart; ours append."""
-        return _StepLog(self)
+        return StepLog(self)
 
     @logger.setter
     def logger(self, _: Any) -> None:
@@ -185,9 +186,18 @@ class GMPOTrainer(PPOTrainerSync):
                 "tighten the loss's clip keys"
             )
 
+    @property
+    def steps_in_all(self) -> int:
+        """How many steps the run has."""
+        return int(self.total_training_steps)
+
     def own_metrics(self) -> dict[str, float]:
         """Our metrics of the step that has just been trained."""
         return self._own_metrics
+
+    def own_validation(self) -> dict[str, float]:
+        """None beside those of `_val_metrics_update`."""
+        return {}
 
     # ---- validation ------------------------------------------------------------------------------------------------------
 
@@ -270,38 +280,6 @@ class _Loss:
 
     def __call__(self, model_output: Any, data: Any, dp_group: Any = None) -> Any:
         return measured_loss(self.config, model_output, data, dp_group)
-
-
-class _StepLog:
-    """The tracker that verl knows: a step's metrics or a validation's, or both, go to ours with our own beside verl's."""
-
-    def __init__(self, trainer: GMPOTrainer) -> None:
-        self.trainer = trainer
-
-    def log(self, data: dict[str, Any], step: int) -> None:
-        """Write a line for each kind; then a checkpoint that waited may be saved."""
-        trainer = self.trainer
-        numbers = {name: float(value) for name, value in data.items()}
-        validation = {name: value for name, value in numbers.items() if name.startswith("val")}
-        training = {name: value for name, value in numbers.items() if name not in validation}
-        if training:
-            training.pop("timing_s/save_checkpoint", None)  # verl timed the call that only noted the checkpoint down
-            training |= trainer.own_metrics()
-            if "reward/verifier_timeout" in training:
-                training["verifier/timeout_frac"] = training["reward/verifier_timeout"]
-        for kind, metrics in (("train", training), ("validation", validation)):
-            if metrics:
-                trainer.trackers.log(step, kind, metrics)
-                if trainer.trackers.console and kind == "train":
-                    trainer.progress.step(step, trainer.total_training_steps, metrics)
-                elif trainer.trackers.console:
-                    trainer.progress.validation(step, metrics)
-        if training:
-            trainer.watch.step(step, training)
-            trainer.step_recorded()
-
-    def finish(self, exit_code: int = 0) -> None:
-        """Nothing: the trackers are finished with the run."""
 
 
 def _means(scores: Sequence[dict[str, float]]) -> dict[str, float]:

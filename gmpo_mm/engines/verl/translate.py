@@ -10,7 +10,7 @@ from typing import Any
 from gmpo_mm.algorithms import loss_unit
 from gmpo_mm.config import Config, policy_loss_config, resolve_model_path, run_directory
 from gmpo_mm.config.shipped import find_file
-from gmpo_mm.config.verl_keys import ACTOR_OF_VERL, MODEL, ON_CPU_IGNORED, PASSED, REF, ROLLOUT
+from gmpo_mm.engines.verl.keys import ACTOR_OF_VERL, MODEL, ON_CPU_IGNORED, PASSED, REF, ROLLOUT, is_cpu
 from gmpo_mm.runs.run_directory import RunDirectory
 
 LOSS_NAME = "gmpo_mm"
@@ -21,11 +21,6 @@ NEVER = 10**9
 """A period that no run reaches: verl then does a thing after the last step only."""
 DTYPES = {"fp32": "fp32", "float32": "fp32", "bf16": "bf16", "bfloat16": "bf16", "fp16": "fp16", "float16": "fp16"}
 LONG_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-
-
-def is_cpu(config: Config) -> bool:
-    """Whether the CPU plug-in was asked for; it never is by default."""
-    return config.trainer.device == "cpu"
 
 
 def to_verl(config: Config, *, total_steps: int | None, run: RunDirectory | None = None) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """What becomes of every key of the schema on `engine=verl`: passed on to verl's configuration, read by our own code around
-verl, or without a counterpart. `verl_rules` refuses values; `engines.verl.translate` computes what is passed on."""
+verl, or without a counterpart. `rules` refuses values; `translate` computes what is passed on."""
 
 from __future__ import annotations
 
 from gmpo_mm.algorithms.config import loss_keys
 from gmpo_mm.config.keys import schema_keys
+from gmpo_mm.config.schema import Config
 
 ROLLOUT, MODEL, REF = "actor_rollout_ref.rollout.", "actor_rollout_ref.model.", "actor_rollout_ref.ref."
 ACTOR_OF_VERL = "actor_rollout_ref.actor."
@@ -197,3 +198,8 @@ ON_CPU_IGNORED = (
     "worker.rollout.max_num_batched_tokens", "worker.rollout.limit_images", "worker.rollout.tensor_parallel_size",
 )  # fmt: skip
 """Keys that `trainer.device=cpu` does not read: padded batches, float32, no compiler, transformers in place of vLLM."""
+
+
+def is_cpu(config: Config) -> bool:
+    """Whether the CPU plug-in was asked for; it never is by default."""
+    return config.trainer.device == "cpu"

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gmpo_mm.config.easyr1_rules import divisor, nearest_multiple
 from gmpo_mm.config.load import LoadedConfig
 from gmpo_mm.config.loss import ACTOR
 from gmpo_mm.config.schema import Config
+from gmpo_mm.config.sizes import divisor, nearest_multiple, prompts_that_divide
 
 VALIDATION_KEYS = ("n", "temperature", "top_p", "top_k")
 
 
 def check_verl(loaded: LoadedConfig) -> Iterator[str]:
-    """Every clash of a configuration with verl's engine that can be seen without verl."""
+    """Every clash of a configuration with verl that can be seen without verl."""
     config = loaded.config
-    if config.engine != "verl":
-        return
     yield from _check_algorithm(config)
     yield from _check_model(config)
     yield from _check_rollout(config)
@@ -147,7 +145,7 @@ def _check_sizes(config: Config) -> Iterator[str]:
     ranks = gpus // actor.ulysses_size
     samples = actor.global_batch_size * rollout.n
     if samples % ranks:
-        unit = next(prompts for prompts in range(1, ranks + 1) if prompts * rollout.n % ranks == 0)
+        unit = prompts_that_divide(ranks, rollout.n)
         yield (
             f"{ACTOR}global_batch_size = {actor.global_batch_size}: a mini-batch of global_batch_size x n = {samples} samples "
             f"does not divide over {ranks} data-parallel ranks ({where}, ulysses_size {actor.ulysses_size}); set it to a "

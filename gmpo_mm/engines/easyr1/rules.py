@@ -7,15 +7,13 @@ from collections.abc import Iterator
 from gmpo_mm.config.load import LoadedConfig
 from gmpo_mm.config.loss import ACTOR, policy_loss_config
 from gmpo_mm.config.schema import ActorConfig, Config, CriticConfig
+from gmpo_mm.config.sizes import divisor, nearest_multiple, prompts_that_divide
 from gmpo_mm.errors import ConfigError
 
 
 def check_easyr1(loaded: LoadedConfig) -> Iterator[str]:
-    """Every clash of a configuration with EasyR1's engine that can be seen without EasyR1."""
+    """Every clash of a configuration with EasyR1 that can be seen without EasyR1."""
     config = loaded.config
-    if config.engine != "easyr1":
-        yield from _check_other_engine(loaded)
-        return
     yield from _check_sampling(config)
     yield from _check_seq_mean(loaded)
     yield from _check_parallelism(config)
@@ -24,19 +22,6 @@ def check_easyr1(loaded: LoadedConfig) -> Iterator[str]:
             f"ray_address = {config.ray_address!r}: the trainer has to run on a node of the cluster, not behind Ray's client; "
             "log in to one and set ray_address=auto."
         )
-
-
-def _check_other_engine(loaded: LoadedConfig) -> Iterator[str]:
-    config = loaded.config
-    if config.engine == "verl":
-        return
-    if config.worker.actor.seq_mean == "easyr1":
-        yield (
-            f"{ACTOR}seq_mean = 'easyr1': EasyR1's weighting by tokens belongs to engine=easyr1; engine=local divides by the "
-            "sequences of the whole mini-batch. Set it to exact."
-        )
-    if config.ray_address is not None:
-        yield f"ray_address = {config.ray_address!r}: engine=local uses no Ray; remove it, or set engine=easyr1 or engine=verl."
 
 
 def _check_sampling(config: Config) -> Iterator[str]:
@@ -137,7 +122,7 @@ def _check_updates(
         yield (
             f"{prefix}global_batch_size = {section.global_batch_size}: a mini-batch of global_batch_size x n = {samples} "
             f"samples does not divide over {ranks} data-parallel ranks ({where}, ulysses_size {section.ulysses_size}), and "
-            f"EasyR1 would train on smaller ones; set it to a multiple of {_unit(ranks, n)}."
+            f"EasyR1 would train on smaller ones; set it to a multiple of {prompts_that_divide(ranks, n)}."
         )
     elif samples // ranks % micro:
         per_rank = samples // ranks
@@ -157,18 +142,3 @@ def _check_updates(
             f"samples of each of {ranks} ranks; set it to {divisor(step // ranks, experience)}, or "
             f"{prefix}dynamic_batching=true."
         )
-
-
-def divisor(of: int, at_most: int) -> int:
-    """The largest divisor of `of` that is not above `at_most`."""
-    return max(size for size in range(1, min(of, at_most) + 1) if of % size == 0)
-
-
-def nearest_multiple(value: int, unit: int) -> int:
-    """The multiple of `unit` nearest to `value`, at least one unit."""
-    return max(1, round(value / unit)) * unit
-
-
-def _unit(ranks: int, n: int) -> int:
-    """The smallest number of prompts whose n samples each divide over the ranks."""
-    return next(prompts for prompts in range(1, ranks + 1) if prompts * n % ranks == 0)

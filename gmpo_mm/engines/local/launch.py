@@ -1,11 +1,10 @@
-"""The `local` engine: one process, one device, PyTorch and transformers."""
+"""One run on the local engine: checks, the run directory, and everything that the trainer's loop is made of."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,25 @@ from gmpo_mm.config import (
     policy_loss_config,
     resume_choice,
     run_directory,
-    split_function_spec,
     to_yaml,
-    validate_for_training,
-    warm_up_too_long,
 )
 from gmpo_mm.config.backends import SAMPLERS
 from gmpo_mm.config.schema import Config
 from gmpo_mm.data import PromptDataset, PromptSampler
+from gmpo_mm.engines.checks import validate_for_training
+from gmpo_mm.engines.run_setup import (
+    check_batch_fits,
+    configured_reward,
+    count_steps,
+    training_params,
+    validation_params,
+)
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.fused import Fused
 from gmpo_mm.models.loading import load_policy, read_chat_template, resolve_device, resolve_dtype
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor
-from gmpo_mm.rewards.loading import RewardFunction, load_reward_function
-from gmpo_mm.rollout.protocol import RolloutBackend, RolloutRequest, SamplingParams
+from gmpo_mm.rollout.protocol import RolloutBackend, RolloutRequest
 from gmpo_mm.rollout.seeds import EVALUATION_SEED
 from gmpo_mm.runs.progress import LOG_NAME, Progress
 from gmpo_mm.runs.run_data import read_run_data, with_columns
@@ -166,13 +169,6 @@ def _load_policy(config: Config, device: torch.device, dtype: torch.dtype) -> tu
     return policy, processor
 
 
-def configured_reward(config: Config) -> RewardFunction:
-    """The function of `worker.reward`; ConfigError when it can't be loaded."""
-    reward = config.worker.reward
-    path, name = split_function_spec(reward.reward_function or "")
-    return load_reward_function(f"{path}:{name}", reward.reward_function_kwargs)
-
-
 def _encode(config: Config, records: Any, processor: Processor, what: str, progress: Progress) -> PromptDataset:
     with progress.stage(f"measuring {what} prompts", len(records), "prompts") as stage:
         return PromptDataset(
@@ -194,20 +190,6 @@ def _reference(config: Config, policy: PolicyModel, dtype: torch.dtype) -> Polic
     return reference
 
 
-def count_steps(config: Config, prompts: int) -> int:
-    """Steps of a run over `prompts` training prompts, as EasyR1 counts them."""
-    check_batch_fits(config, prompts)
-    if config.trainer.max_steps is not None:
-        return config.trainer.max_steps
-    a_call = config.data.mini_rollout_batch_size or config.data.rollout_batch_size
-    steps_an_epoch = prompts // a_call * a_call // config.data.rollout_batch_size
-    steps = max(1, steps_an_epoch * config.trainer.total_epochs)
-    warm_up = config.worker.actor.optim.lr_warmup_steps
-    if warm_up is not None and warm_up > steps and not config.trainer.val_only:
-        raise ConfigError(warm_up_too_long(warm_up, steps, "trainer.total_epochs"))
-    return steps
-
-
 def _round_linear_weights(module: torch.nn.Module, dtype: torch.dtype) -> None:
     """Store the linear layers' weights in the compute type, to which autocast rounds them anyway; nothing else.
 
@@ -218,14 +200,6 @@ def _round_linear_weights(module: torch.nn.Module, dtype: torch.dtype) -> None:
     for layer in module.modules():
         if isinstance(layer, torch.nn.Linear) and layer.weight is not embedding:
             layer.to(dtype)
-
-
-def check_batch_fits(config: Config, prompts: int) -> None:
-    """ConfigError when one sampling call wants more prompts than there are."""
-    key = "mini_rollout_batch_size" if config.data.mini_rollout_batch_size else "rollout_batch_size"
-    wanted = getattr(config.data, key)
-    if wanted > prompts and not config.trainer.val_only:
-        raise ConfigError(f"data.{key}={wanted} is more than the {prompts} training prompts; lower it, or add data")
 
 
 def update_config(config: Config) -> UpdateConfig:
@@ -251,20 +225,6 @@ def update_config(config: Config) -> UpdateConfig:
         drop_zero_advantage=algorithm.drop_zero_advantage,
         correction_cap=rollout.correction_cap if rollout.correction == "truncated" else None,
     )
-
-
-def training_params(config: Config) -> SamplingParams:
-    """How training responses are sampled."""
-    rollout = config.worker.rollout
-    return SamplingParams(
-        n=rollout.n, temperature=rollout.temperature, top_p=rollout.top_p, top_k=rollout.top_k,
-        max_tokens=config.data.max_response_length, ignore_eos=rollout.ignore_eos, seed=rollout.seed,
-    )  # fmt: skip
-
-
-def validation_params(config: Config) -> SamplingParams:
-    """How validation responses are sampled: one a problem unless `worker.rollout.val_override_config` says more."""
-    return replace(training_params(config), **{"n": 1, **config.worker.rollout.val_override_config})
 
 
 def _batch_maker(

@@ -1,0 +1,1 @@
+"""What stands on disk and what is shown: run directories, checkpoints, metrics, trackers, progress and locks."""
