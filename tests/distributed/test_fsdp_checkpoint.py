@@ -216,6 +216,8 @@ def test_a_run_directory_goes_on_from_easyr1s_checkpoint(tmp_path: Path, sharded
     with open_run(tmp_path / "run") as run:
         assert (run.resuming, run.from_step, run.checkpoint) == (False, 0, None)
         run.begin(10)
+        for step in (1, 2, 3):  # they are on the disk before the checkpoint is
+            run.log_metrics(step, "train", {"loss": 0.5})
     for item in sharded.iterdir():
         (shutil.copytree if item.is_dir() else shutil.copyfile)(item, tmp_path / "run" / item.name)
     with open_run(tmp_path / "run") as run:
