@@ -11,6 +11,7 @@ import struct
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from gmpo_mm.algorithms import PolicyLossConfig, compute_policy_loss, count_units, finalize_metrics
 from gmpo_mm.algorithms.config import ClipCovKeys, DPPOKeys, FIPOKeys, KLCovKeys, M2POKeys, VESPOKeys
@@ -442,6 +443,19 @@ def test_fipo_looks_ahead_and_not_back():
     _, gradient, _ = run([[0.0, 0.2, 0.0]], [1.0], config, torch.float64)
     expected = [-math.exp(0.2 / 2), -math.exp(0.2) * math.exp(0.2), -1.0]
     assert gradient[0].tolist() == pytest.approx(expected, rel=1e-12)
+
+
+@every
+def test_nothing_is_read_back_from_the_device(config):
+    """A tensor without contents cannot be read, so a read is an error here."""
+    batch = make_batch(0).to(torch.float32)
+    with FakeTensorMode() as mode:
+        log_probs, old, advantages, mask = map(
+            mode.from_tensor, (batch.log_probs, batch.old, batch.advantages, batch.mask)
+        )
+        log_probs.requires_grad_()
+        compute_policy_loss(log_probs, old, advantages, mask, config).sum.backward()
+    assert log_probs.grad is not None
 
 
 def test_old_log_probs_and_advantages_get_no_gradient():
