@@ -83,8 +83,8 @@ def m2po_loss(
     """
     d_BT = log_probs_BT - old_BT
     fixed_BT = d_BT.detach()
-    upper_BT = mask_BT & (advantages_BT > 0) & (fixed_BT > 0)
-    lower_BT = mask_BT & (advantages_BT < 0) & (fixed_BT < 0)
+    upper_BT = (advantages_BT > 0) & (fixed_BT > 0)
+    lower_BT = (advantages_BT < 0) & (fixed_BT < 0)
     concerned_BT = upper_BT | lower_BT
     squares_BT = fixed_BT.square()
 
@@ -173,8 +173,8 @@ def vespo_loss(
     lambda_BT = torch.full_like(advantages_BT, keys.lambda_positive).masked_fill(
         negative_BT, keys.lambda_negative
     )
-    # W is held at e^80, where the bracket has long made phi 0
-    log_phi_BT = k_BT * log_w_B1.clamp(max=80.0) + lambda_BT * (1.0 - saturated_exp(log_w_B1))
+    # an infinite W makes phi 0; a small lambda beside a large k could still overflow
+    log_phi_BT = k_BT * log_w_B1 + lambda_BT * (1.0 - log_w_B1.exp())
     return -advantages_BT * saturated_exp(log_phi_BT) * log_probs_BT
 
 

@@ -430,6 +430,13 @@ def test_vespo_weighs_by_the_product_of_the_ratios_not_their_mean(advantage, k, 
         assert gradient[0].tolist() == pytest.approx([expected] * 2, rel=1e-9, abs=1e-300)
 
 
+def test_vespo_with_a_large_exponent_stays_finite_and_keeps_zero_at_zero():
+    config = PolicyLossConfig("vespo", vespo=VESPOKeys(1e3, 1e3, 1e-3, 1e-3))
+    value, gradient, _ = run([[5.0], [5.0], [5.0]], [1.0, -1.0, 0.0], config)
+    assert math.isfinite(value) and gradient.isfinite().all()
+    assert gradient[2] == 0 and gradient[0] < 0 < gradient[1]
+
+
 def test_fipo_without_a_clip_range_is_the_default_loss():
     batch = make_batch(4)
     plain = ours(batch, PolicyLossConfig("default"))
