@@ -147,7 +147,7 @@ def losses_and_keys() -> str:
     losses = [
         name
         for name in known_loss_types()
-        if get_policy_loss(name).function.__module__ == "gmpo_mm.algorithms.losses"
+        if get_policy_loss(name).function.__module__.startswith("gmpo_mm.algorithms.")
     ]
     read = {loss: clip_keys_read_by(loss) for loss in losses}
     rows = [(f"`{key}`", *("yes" if key in read[loss] else "" for loss in losses)) for key in LOSS_KEYS]

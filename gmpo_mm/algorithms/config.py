@@ -35,6 +35,73 @@ class GMPOKeys:
     )
 
 
+@dataclass(unsafe_hash=True)
+class DPPOKeys:
+    """Of `dppo_tv` and `dppo_kl` (arXiv 2602.04879); the defaults are those of verl's example."""
+
+    tv_low: float = key(
+        0.15, "`dppo_tv`: with A < 0, tokens whose probability fell by more than this are left out.", 0, 1
+    )
+    tv_high: float = key(
+        0.15, "`dppo_tv`: with A > 0, tokens whose probability rose by more than this are left out.", 0, 1
+    )
+    kl_low: float = key(
+        0.05, "`dppo_kl`: with A < 0, less probable tokens with a larger binary KL than this are left out.", 0, 1e6
+    )
+    kl_high: float = key(
+        0.05, "`dppo_kl`: with A > 0, more probable tokens with a larger binary KL than this are left out.", 0, 1e6
+    )
+    ratio_cap: float = key(20.0, "DPPO: a token's ratio weighs at most this.", 1, 1e6)
+
+
+@dataclass(unsafe_hash=True)
+class M2POKeys:
+    """Of `m2po` (arXiv 2510.01161)."""
+
+    budget: float = key(
+        0.04, "M2PO: the largest mean square of the log-ratios that a trust region concerns.", 0, 1e6, above=True
+    )
+
+
+@dataclass(unsafe_hash=True)
+class ClipCovKeys:
+    """Of `clip_cov` (arXiv 2505.22617)."""
+
+    share: float = key(2e-4, "Clip-Cov: the share of all tokens that is left out; one token at least.", 0, 1, above=True)
+    cov_low: float = key(1.0, "Clip-Cov: only tokens with a larger covariance than this are left out.", -1e6, 1e6)
+    cov_high: float = key(5.0, "Clip-Cov: only tokens with a smaller covariance than this are left out.", -1e6, 1e6)
+
+
+@dataclass(unsafe_hash=True)
+class KLCovKeys:
+    """Of `kl_cov` (arXiv 2505.22617)."""
+
+    share: float = key(
+        2e-4, "KL-Cov: the share of all tokens, those of largest covariance, with a KL penalty; one at least.", 0, 1, above=True
+    )
+    coef: float = key(1.0, "KL-Cov: coefficient of the penalty.", 0, 1e6)
+
+
+@dataclass(unsafe_hash=True)
+class VESPOKeys:
+    """Of `vespo` (arXiv 2602.10693): the weight of a sequence is W^k exp(lambda (1 - W))."""
+
+    k_positive: float = key(2.0, "VESPO: the exponent k for A >= 0.", 0, 1e3)
+    k_negative: float = key(3.0, "VESPO: the exponent k for A < 0.", 0, 1e3)
+    lambda_positive: float = key(3.0, "VESPO: the decay lambda for A >= 0.", 0, 1e3, above=True)
+    lambda_negative: float = key(2.0, "VESPO: the decay lambda for A < 0.", 0, 1e3, above=True)
+
+
+@dataclass(unsafe_hash=True)
+class FIPOKeys:
+    """Of `fipo` (arXiv 2603.19835)."""
+
+    half_life: float = key(32.0, "FIPO: the tokens ahead after which a log-ratio counts half.", 0, 1e9, above=True)
+    clip: float = key(0.2, "FIPO: a token's weight is at most 1 + value. 0 leaves the loss of `default`.", 0, 1)
+    clip_high_only: bool = key(True, "FIPO: the weight is at least 1; with `false` it is at least 1 - `clip`.")
+    safe_ratio: float = key(10.0, "FIPO: with A < 0 and a ratio above this, the weight is held in [0.8, 1].", 0, 1e6)
+
+
 @dataclass
 class LossKeys:
     """The keys of `worker.actor` that say which policy loss is trained with, and what it reads."""
@@ -59,6 +126,12 @@ class LossKeys:
         "(`seq`). Losses that are means over sequences ignore it.",
     )
     gmpo: GMPOKeys = field(default_factory=GMPOKeys)
+    dppo: DPPOKeys = field(default_factory=DPPOKeys)
+    m2po: M2POKeys = field(default_factory=M2POKeys)
+    clip_cov: ClipCovKeys = field(default_factory=ClipCovKeys)
+    kl_cov: KLCovKeys = field(default_factory=KLCovKeys)
+    vespo: VESPOKeys = field(default_factory=VESPOKeys)
+    fipo: FIPOKeys = field(default_factory=FIPOKeys)
 
 
 @dataclass(unsafe_hash=True)
@@ -112,6 +185,23 @@ class PolicyLossConfig(LossKeys):
         for name in ("tau_positive", "tau_negative"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: {getattr(self, name)!r} must be > 0; it is a temperature.")
+        for name in ("dppo", "m2po", "clip_cov", "kl_cov", "vespo", "fipo"):
+            _check_bounds(name, getattr(self, name))
+        if not self.clip_cov.cov_low < self.clip_cov.cov_high:
+            low, high = self.clip_cov.cov_low, self.clip_cov.cov_high
+            raise ValueError(f"clip_cov.cov_low: {low!r} must be below clip_cov.cov_high, {high!r}.")
+
+
+def _check_bounds(prefix: str, section: Any) -> None:
+    """ValueError for a number of a section that is outside the range written beside its key."""
+    for item in fields(section):
+        value, bounds = getattr(section, item.name), item.metadata.get("bounds")
+        if bounds is None:
+            continue
+        low, high, above = bounds["low"], bounds["high"], bounds.get("above", False)
+        if not (low < value <= high if above else low <= value <= high):
+            words = f"above {low:g}" if above else f"at least {low:g}"
+            raise ValueError(f"{prefix}.{item.name}: {value!r} must be {words} and at most {high:g}.")
 
 
 def make_loss_config(values: Mapping[str, Any]) -> PolicyLossConfig:

@@ -1,5 +1,6 @@
 """What `gmpo_mm.algorithms` offers, imported when the first of it is asked for."""
 
+import gmpo_mm.algorithms.trust_region  # noqa: F401  (registers its losses)
 from gmpo_mm.algorithms.advantages import (
     AdvantageInputs,
     compute_advantages,

@@ -63,6 +63,14 @@ OTHER_NAMES = {
     "geo_mean": "worker.actor.loss_type=gmpo",
     "geometric_mean": "worker.actor.loss_type=gmpo",
     "gspo-token": "worker.actor.loss_type=gspo_token",
+    "dppo": "worker.actor.loss_type=dppo_tv (or dppo_kl)",
+    "dppo-tv": "worker.actor.loss_type=dppo_tv",
+    "binary_tv": "worker.actor.loss_type=dppo_tv",
+    "dppo-kl": "worker.actor.loss_type=dppo_kl",
+    "binary_kl": "worker.actor.loss_type=dppo_kl",
+    "clip-cov": "worker.actor.loss_type=clip_cov",
+    "kl-cov": "worker.actor.loss_type=kl_cov",
+    "future_kl": "worker.actor.loss_type=fipo",
     "sequence": "worker.actor.loss_type=gspo",
 }
 """What other projects call a loss, or call what is an estimator of advantages here -> the keys that train it."""

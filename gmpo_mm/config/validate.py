@@ -75,6 +75,8 @@ def check_loss(loaded: LoadedConfig) -> Iterator[str]:
 
 
 def _why_unread(key: str, loss_type: str) -> str:
+    from gmpo_mm.algorithms import clip_keys_read_by, known_loss_types
+
     name = key.removeprefix(ACTOR)
     if name == "loss_avg_mode":
         return f"loss_type={loss_type} is a mean over sequences, whatever this key says; remove it or set it to seq."
@@ -83,8 +85,8 @@ def _why_unread(key: str, loss_type: str) -> str:
     if loss_type == "gmpo" and name in ("clip_ratio_low", "clip_ratio_high"):
         ours = name.replace("clip_ratio", "gmpo.log_clip")
         return f"loss_type=gmpo clips in log space and does not read it; set {ACTOR}{ours} instead (the paper: 0.4)."
-    home = {"gmpo": "loss_type=gmpo", "tau_": "loss_type=sapo"}.get(name[:4])
-    meant = f"; it belongs to {home}" if home else ""
+    homes = [loss for loss in known_loss_types() if name in clip_keys_read_by(loss)]
+    meant = f"; it belongs to loss_type={' or '.join(homes)}" if len(homes) <= 2 else ""
     return f"loss_type={loss_type} does not read this key, so it has no effect{meant}. Remove it or change the loss."
 
 

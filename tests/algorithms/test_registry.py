@@ -52,7 +52,10 @@ def user_file(tmp_path):
 
 
 def test_known_losses():
-    assert known_loss_types() == ("cispo", "default", "gmpo", "gspo", "gspo_token", "sapo")
+    assert known_loss_types() == (
+        "cispo", "clip_cov", "default", "dppo_kl", "dppo_tv", "fipo", "gmpo", "gspo", "gspo_token", "kl_cov", "m2po", "sapo",
+        "vespo",
+    )  # fmt: skip
 
 
 def test_keys_that_each_loss_reads():

@@ -98,7 +98,7 @@ def test_the_table_has_the_words_of_every_project_and_each_leads_to_keys_that_ex
     texts += [text for values in (*FOREIGN_VALUES.values(), *SWITCHES_OF_VALUES.values()) for text in values.values()]
     texts += list(OTHER_NAMES.values())
     for text in filter(None, texts):
-        for setting in re.findall(r"[a-z_.]+=\S+", text):
+        for setting in re.findall(r"[a-z0-9_.]+=\S+", text):
             key, _, value = setting.partition("=")
             assert key in schema_keys() or key.rpartition(".")[0] in schema_keys(), text
             if key in choices() and not PLACEHOLDERS.match(value):

@@ -43,11 +43,11 @@ def naive_balance_loss(policy, batch: Batch) -> torch.Tensor:
 def test_the_balance_loss_enters_every_policy_loss_with_its_coefficient(loss_type: str) -> None:
     coefficient = 0.37
     config = PolicyLossConfig(loss_type=loss_type, loss_avg_mode="seq")
-    without = make_actor(FAMILY, loss=config)
-    without.router_coef = 0.0
-    batch = make_batch(without.policy, FAMILY)
-    plain = gradients(without, batch)
+    batch = make_batch(make_actor(FAMILY, loss=config).policy, FAMILY)
     for cut in (CutLimits(samples=16), CutLimits(samples=3)):
+        without = make_actor(FAMILY, loss=config, update_limits=cut)  # a loss that ranks tokens depends on the cut
+        without.router_coef = 0.0
+        plain = gradients(without, batch)
         actor = make_actor(FAMILY, loss=config, update_limits=cut)
         actor.router_coef = coefficient
         both = gradients(actor, batch)
