@@ -1,5 +1,6 @@
 """What `gmpo_mm.algorithms` offers, imported when the first of it is asked for."""
 
+import gmpo_mm.algorithms.power_mean  # noqa: F401  # registers its loss
 from gmpo_mm.algorithms.advantages import (
     AdvantageInputs,
     compute_advantages,
@@ -7,7 +8,7 @@ from gmpo_mm.algorithms.advantages import (
     known_estimators,
     register_advantage_estimator,
 )
-from gmpo_mm.algorithms.config import GMPOConfig, PolicyLossConfig
+from gmpo_mm.algorithms.config import GMPOConfig, PolicyLossConfig, PowerMeanConfig
 from gmpo_mm.algorithms.kl import (
     KL_KINDS,
     AdaptiveKLController,
@@ -54,6 +55,7 @@ __all__ = [
     "Metric",
     "PolicyLoss",
     "PolicyLossConfig",
+    "PowerMeanConfig",
     "aggregate",
     "apply_kl_to_rewards",
     "clip_keys_read_by",

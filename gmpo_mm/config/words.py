@@ -266,11 +266,12 @@ FOREIGN_VALUES: dict[str, dict[str, str]] = {
         "sample": "worker.actor.loss_avg_mode=seq",
         "mean": "worker.actor.loss_avg_mode=token",
     },
-    "worker.actor.gmpo.clip": {
-        "seq": "worker.actor.gmpo.clip=sequence",
-        "false": "worker.actor.gmpo.clip=none",
-        "off": "worker.actor.gmpo.clip=none",
-        "null": "worker.actor.gmpo.clip=none",
+    **{
+        f"{ACTOR}{section}.clip": {
+            "seq": f"{ACTOR}{section}.clip=sequence",
+            **dict.fromkeys(("false", "off", "null"), f"{ACTOR}{section}.clip=none"),
+        }
+        for section in ("gmpo", "power_mean")
     },
     "worker.actor.optim.lr_scheduler_type": {
         "constant_with_warmup": "worker.actor.optim.lr_scheduler_type=constant worker.actor.optim.lr_warmup_ratio=0.03",
