@@ -1,6 +1,7 @@
 """What `gmpo_mm.algorithms` offers, imported when the first of it is asked for."""
 
-import gmpo_mm.algorithms.power_mean  # noqa: F401  # registers its loss
+import gmpo_mm.algorithms.plain_losses  # registers its losses
+import gmpo_mm.algorithms.power_mean  # noqa: F401
 from gmpo_mm.algorithms.advantages import (
     AdvantageInputs,
     compute_advantages,

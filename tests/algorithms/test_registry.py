@@ -52,7 +52,8 @@ def user_file(tmp_path):
 
 
 def test_known_losses():
-    assert {"cispo", "default", "gmpo", "gspo", "gspo_token", "power_mean", "sapo"} <= set(known_loss_types())
+    assert {"cispo", "default", "gmpo", "gspo", "gspo_token", "sapo"} <= set(known_loss_types())
+    assert {"gpg", "luspo", "power_mean", "reinforce"} <= set(known_loss_types())
     assert list(known_loss_types()) == sorted(known_loss_types())
 
 
