@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from gmpo_mm.algorithms.config import PolicyLossConfig
-from gmpo_mm.algorithms.losses import RATIO_CLIP_KEYS, gspo_loss
+from gmpo_mm.algorithms.losses import RATIO_CLIP_KEYS, _clipped_surrogate
+from gmpo_mm.algorithms.masked import masked_mean_B, zero_outside
 from gmpo_mm.algorithms.registry import LossTerms, register_policy_loss
 
 
@@ -43,5 +44,6 @@ def luspo_loss(
     A token of GSPO has the weight 1/n, less the longer its response; here it has the weight 1. The dual clip is EasyR1's
     and not the paper's, as in ``gspo``; a large ``clip_ratio_dual`` is none.
     """
-    terms = gspo_loss(log_probs_BT, old_BT, advantages_BT, mask_BT, config)
-    return LossTerms(terms.losses * mask_BT.sum(dim=-1), terms.token_flags)
+    d_B1 = masked_mean_B(log_probs_BT - old_BT, mask_BT)[:, None]
+    terms = _clipped_surrogate(d_B1.expand_as(log_probs_BT), advantages_BT, config)
+    return LossTerms(zero_outside(terms.losses, mask_BT).sum(dim=-1), terms.token_flags)

@@ -57,8 +57,9 @@ def _off_policy(loaded: LoadedConfig) -> Iterator[str]:
     updates = actor.ppo_epochs * data.rollout_batch_size // max(actor.global_batch_size, 1)
     if actor.loss_type in _WITHOUT_RATIO and updates > 1:
         yield (
-            f"{ACTOR}loss_type = {actor.loss_type} has no ratio to the policy that sampled, and each rollout gets {updates} "
-            f"updates, all but the first off-policy; set {ACTOR}global_batch_size={data.rollout_batch_size} {ACTOR}ppo_epochs=1."
+            f"{ACTOR}loss_type = {actor.loss_type} has no ratio to the policy that sampled, and a rollout gets {updates} "
+            f"updates, all but the first off-policy; set "
+            f"{ACTOR}global_batch_size={data.rollout_batch_size} {ACTOR}ppo_epochs=1."
         )
 
 
