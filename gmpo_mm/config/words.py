@@ -235,6 +235,7 @@ FOREIGN_VALUES: dict[str, dict[str, str]] = {
         "gspo": "worker.actor.loss_type=gspo algorithm.adv_estimator=grpo",
         "cispo": "worker.actor.loss_type=cispo algorithm.adv_estimator=grpo",
         "sapo": "worker.actor.loss_type=sapo algorithm.adv_estimator=grpo",
+        "gpg": "worker.actor.loss_type=gpg algorithm.adv_estimator=dr_grpo",
         "dapo": "algorithm.adv_estimator=grpo algorithm.online_filtering=true worker.actor.clip_ratio_low=0.2 "
         "worker.actor.clip_ratio_high=0.28",
         "group_norm": "algorithm.adv_estimator=grpo",

@@ -146,6 +146,7 @@ def test_a_slip_for_a_neighbour_goes_before_a_word_of_others() -> None:
         ("worker.actor.loss_type=GMPO", "Did you mean 'gmpo'?"),
         ("worker.actor.loss_type=gmop", "Did you mean 'gmpo'?"),
         ("algorithm.adv_estimator=gmpo", "Write worker.actor.loss_type=gmpo algorithm.adv_estimator=grpo."),
+        ("algorithm.adv_estimator=gpg", "Write worker.actor.loss_type=gpg algorithm.adv_estimator=dr_grpo."),
         ("algorithm.adv_estimator=GRPO", "Did you mean grpo?"),
         ("algorithm.adv_estimator=reinforce++", "Write algorithm.adv_estimator=reinforce_plus_plus."),
         ("algorithm.kl_penalty=k3", "Write algorithm.kl_penalty=low_var_kl."),
