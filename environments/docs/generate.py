@@ -27,14 +27,18 @@ from gmpo_mm.cli import app
 from gmpo_mm.config.bounds import choices
 from gmpo_mm.config.engine_facts import ENGINES
 from gmpo_mm.config.keys import default_of, describe_type, schema_keys
-from gmpo_mm.config.loss import LOSS_KEYS
+from gmpo_mm.config.loss import LOG_CLIP_SECTIONS, LOSS_KEYS
 from gmpo_mm.config.meanings import MEANINGS, meaning_of
 from gmpo_mm.config.ranges import LARGEST_SEED, MOST, Range, range_of
 from gmpo_mm.config.schema import Config, ValidationSampling
 from gmpo_mm.engines.registry import all_engines, get_engine
 
 PAGES = Path(__file__).parents[2] / "docs/reference"
-WORDS = choices() | {"worker.actor.gmpo.clip": CLIP_LEVELS, "worker.actor.loss_avg_mode": ("token", "seq")}
+WORDS = (
+    choices()
+    | {f"worker.actor.{section}.clip": CLIP_LEVELS for section in LOG_CLIP_SECTIONS}
+    | {"worker.actor.loss_avg_mode": ("token", "seq")}
+)
 """For a command whose help has no example (`epilog`)."""
 _KEY = re.compile(
     r"\b(?:trainer|worker|algorithm|data)\.[a-z_.]*[a-z]"
@@ -143,15 +147,20 @@ def validation_keys() -> str:
 
 
 def losses_and_keys() -> str:
-    """Which loss reads which of the loss's keys."""
+    """Which of the losses' keys each loss reads; all of a section's as `section.*`."""
     losses = [
         name
         for name in known_loss_types()
         if get_policy_loss(name).function.__module__.startswith("gmpo_mm.algorithms.")
     ]
-    read = {loss: clip_keys_read_by(loss) for loss in losses}
-    rows = [(f"`{key}`", *("yes" if key in read[loss] else "" for loss in losses)) for key in LOSS_KEYS]
-    return table(("key of `worker.actor`", *(f"`{loss}`" for loss in losses)), rows)
+    rows = []
+    for loss in losses:
+        read = clip_keys_read_by(loss)
+        whole = {name for key in LOSS_KEYS if "." in key and (name := key.partition(".")[0])}
+        whole = {name for name in whole if all(key in read for key in LOSS_KEYS if key.startswith(f"{name}."))}
+        parts = (f"{key.partition('.')[0]}.*" if key.partition(".")[0] in whole else key for key in LOSS_KEYS if key in read)
+        rows.append((f"`{loss}`", ", ".join(f"`{part}`" for part in dict.fromkeys(parts))))
+    return table(("loss", "keys of `worker.actor`"), rows)
 
 
 def unread_keys() -> str:

@@ -1,9 +1,10 @@
 """The only configuration that the algorithms know, and with it the keys of every loss: each is written here, once.
 
 A key has a default, a range and a meaning. The schema of `worker.actor`, its checks, the reference page and the other engines
-take them from here. So a loss with a key of its own touches this file and `losses.py`. No torch: every command reads this.
+take them from here. So a loss with a key of its own touches this file and the loss's. No torch: every command reads this.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, get_type_hints
@@ -11,6 +12,7 @@ from typing import Any, get_type_hints
 CLIP_LEVELS = ("token", "sequence", "none")
 AVERAGE_MODES = ("token", "seq")
 _NO_CLIPPING = "Set worker.actor.gmpo.clip=none for no clipping."
+_NO_POWER_CLIPPING = "Set worker.actor.power_mean.clip=none for no clipping."
 
 
 def key(default: Any, means: str, low: float | None = None, high: float | None = None, **more: Any) -> Any:
@@ -103,6 +105,24 @@ class FIPOKeys:
 
 
 @dataclass
+class PowerMeanKeys:
+    """The power mean's own keys (arXiv 2601.22521, 2605.12058); the bounds are in LOG space, as GMPO's."""
+
+    p: float = key(
+        0.5, "Exponent of the mean over a response's ratios: 1 is GRPO's (arithmetic), 0 is GMPO's (geometric).", -100, 100
+    )
+    clip: str = key(
+        "token", "What is clipped: each `token` before the mean, the mean itself (`sequence`), or `none`."
+    )
+    log_clip_low: float = key(
+        0.4, "Lower clip bound for the log-ratio: ratios below exp(-value) are clipped.", 0, 20, fix=_NO_POWER_CLIPPING
+    )
+    log_clip_high: float = key(
+        0.4, "Upper clip bound for the log-ratio: ratios above exp(value) are clipped.", 0, 20, fix=_NO_POWER_CLIPPING
+    )
+
+
+@dataclass
 class LossKeys:
     """The keys of `worker.actor` that say which policy loss is trained with, and what it reads."""
 
@@ -126,6 +146,7 @@ class LossKeys:
         "(`seq`). Losses that are means over sequences ignore it.",
     )
     gmpo: GMPOKeys = field(default_factory=GMPOKeys)
+    power_mean: PowerMeanKeys = field(default_factory=PowerMeanKeys)
     dppo: DPPOKeys = field(default_factory=DPPOKeys)
     m2po: M2POKeys = field(default_factory=M2POKeys)
     clip_cov: ClipCovKeys = field(default_factory=ClipCovKeys)
@@ -146,19 +167,34 @@ class GMPOConfig(GMPOKeys):
     """
 
     def __post_init__(self) -> None:
-        if self.clip not in CLIP_LEVELS:
-            raise ValueError(f"gmpo.clip: {self.clip!r} is unknown; use one of {', '.join(CLIP_LEVELS)}.")
-        for name in ("log_clip_low", "log_clip_high"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(
-                    f"gmpo.{name}: {getattr(self, name)!r} must be >= 0; it is the size of a log-ratio "
-                    "(0.4 clips at e^-0.4 or e^0.4)."
-                )
+        _check_log_clip("gmpo", self)
+
+
+@dataclass(unsafe_hash=True)
+class PowerMeanConfig(PowerMeanKeys):
+    """Options of the power mean. Raises ValueError: unknown ``clip``, a negative bound, ``p`` that is no finite number."""
+
+    def __post_init__(self) -> None:
+        _check_log_clip("power_mean", self)
+        if not math.isfinite(self.p):
+            raise ValueError(f"power_mean.p: {self.p!r} must be a finite number; 1 is GRPO's mean, 0 is GMPO's.")
+
+
+def _check_log_clip(section: str, keys: GMPOKeys | PowerMeanKeys) -> None:
+    if keys.clip not in CLIP_LEVELS:
+        raise ValueError(f"{section}.clip: {keys.clip!r} is unknown; use one of {', '.join(CLIP_LEVELS)}.")
+    for name in ("log_clip_low", "log_clip_high"):
+        if not getattr(keys, name) >= 0:
+            raise ValueError(
+                f"{section}.{name}: {getattr(keys, name)!r} must be >= 0; it is the size of a log-ratio "
+                "(0.4 clips at e^-0.4 or e^0.4)."
+            )
 
 
 @dataclass(unsafe_hash=True)
 class PolicyLossConfig(LossKeys):
-    """Everything that a policy loss may read; names, meaning and defaults of EasyR1's ``worker.actor``, plus ``gmpo``.
+    """Everything that a policy loss may read; names, meaning and defaults of EasyR1's ``worker.actor``, plus one section
+    for each loss with keys of its own (``gmpo``, ``power_mean``).
 
     ``clip_ratio_low/high`` clip ratios at ``1 - low`` and ``1 + high``; ``clip_ratio_dual`` bounds the ratio where the
     advantage is negative; ``loss_avg_mode`` says whether the mean runs over tokens or over sequences (of their token
@@ -170,6 +206,7 @@ class PolicyLossConfig(LossKeys):
     """
 
     gmpo: GMPOConfig = field(default_factory=GMPOConfig)
+    power_mean: PowerMeanConfig = field(default_factory=PowerMeanConfig)
 
     def __post_init__(self) -> None:
         if self.loss_avg_mode not in AVERAGE_MODES:

@@ -1,6 +1,8 @@
 """What `gmpo_mm.algorithms` offers, imported when the first of it is asked for."""
 
-import gmpo_mm.algorithms.trust_region  # noqa: F401  (registers its losses)
+import gmpo_mm.algorithms.plain_losses  # these register their losses
+import gmpo_mm.algorithms.power_mean
+import gmpo_mm.algorithms.trust_region  # noqa: F401
 from gmpo_mm.algorithms.advantages import (
     AdvantageInputs,
     compute_advantages,
@@ -8,7 +10,7 @@ from gmpo_mm.algorithms.advantages import (
     known_estimators,
     register_advantage_estimator,
 )
-from gmpo_mm.algorithms.config import GMPOConfig, PolicyLossConfig
+from gmpo_mm.algorithms.config import GMPOConfig, PolicyLossConfig, PowerMeanConfig
 from gmpo_mm.algorithms.kl import (
     KL_KINDS,
     AdaptiveKLController,
@@ -55,6 +57,7 @@ __all__ = [
     "Metric",
     "PolicyLoss",
     "PolicyLossConfig",
+    "PowerMeanConfig",
     "aggregate",
     "apply_kl_to_rewards",
     "clip_keys_read_by",

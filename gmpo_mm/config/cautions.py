@@ -12,13 +12,14 @@ GSPO_BOUNDS = (3e-4, 4e-4)
 """Clip range of GSPO's experiments (arXiv 2507.18071, section 5.1)."""
 WIDE, NARROW = 0.01, 0.01
 """A sequence's ratio stays within a percent of 1, so bounds above that clip nothing; a token's does not."""
-_SEQUENCE_RATIOS = ("gspo", "gspo_token")
+_SEQUENCE_RATIOS = ("gspo", "gspo_token", "luspo")
+_WITHOUT_RATIO = ("gpg", "reinforce")
 _BOUNDS = f"{ACTOR}clip_ratio_low={GSPO_BOUNDS[0]:g} {ACTOR}clip_ratio_high={GSPO_BOUNDS[1]:g}"
 
 
 def cautions(loaded: LoadedConfig) -> list[str]:
     """One sentence for each; an unknown loss has none, because `validate` names it."""
-    return [*_clip_range(loaded), *_mean(loaded), *_warm_up(loaded)]
+    return [*_clip_range(loaded), *_off_policy(loaded), *_mean(loaded), *_warm_up(loaded)]
 
 
 def _clip_range(loaded: LoadedConfig) -> Iterator[str]:
@@ -32,8 +33,9 @@ def _clip_range(loaded: LoadedConfig) -> Iterator[str]:
             + f"; CISPO has no lower bound: set {ACTOR}clip_ratio_low=1.0."
         )
     elif loss in _SEQUENCE_RATIOS and max(low, high) >= WIDE:
+        whose = "the paper's" if loss.startswith("gspo") else "GSPO's"
         yield (
-            f"{shown} with loss_type={loss}: the paper's bounds are {GSPO_BOUNDS[0]:g} and {GSPO_BOUNDS[1]:g}, about a "
+            f"{shown} with loss_type={loss}: {whose} bounds are {GSPO_BOUNDS[0]:g} and {GSPO_BOUNDS[1]:g}, about a "
             f"thousand times narrower, because the ratio of a whole sequence stays near 1; these clip nothing. Set {_BOUNDS}."
         )
     elif loss == "default" and max(low, high) < NARROW:
@@ -46,6 +48,18 @@ def _clip_range(loaded: LoadedConfig) -> Iterator[str]:
         yield (
             f"{ACTOR}gmpo.log_clip_low = {gmpo.log_clip_low:g} and log_clip_high = {gmpo.log_clip_high:g} clip nearly every "
             "token; the paper has 0.4 for both."
+        )
+
+
+def _off_policy(loaded: LoadedConfig) -> Iterator[str]:
+    """A loss without a ratio doesn't see that the policy has moved."""
+    actor, data = loaded.config.worker.actor, loaded.config.data
+    updates = actor.ppo_epochs * data.rollout_batch_size // max(actor.global_batch_size, 1)
+    if actor.loss_type in _WITHOUT_RATIO and updates > 1:
+        yield (
+            f"{ACTOR}loss_type = {actor.loss_type} has no ratio to the policy that sampled, and a rollout gets {updates} "
+            f"updates, all but the first off-policy; set "
+            f"{ACTOR}global_batch_size={data.rollout_batch_size} {ACTOR}ppo_epochs=1."
         )
 
 

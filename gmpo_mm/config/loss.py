@@ -12,6 +12,8 @@ from gmpo_mm.errors import ConfigError
 
 ACTOR = "worker.actor."
 LOSS_KEYS = tuple(loss_keys())
+LOG_CLIP_SECTIONS = ("gmpo", "power_mean")
+"""The losses that clip in log space, each with a section of that name: `clip`, `log_clip_low`, `log_clip_high`."""
 
 
 def policy_loss_config(config: Config) -> PolicyLossConfig:
@@ -25,7 +27,8 @@ def actor_loss_config(actor: Any) -> PolicyLossConfig:
     try:
         return make_loss_config({key: vars(value) if is_dataclass(value) else value for key, value in values.items()})
     except ValueError as error:
-        words = ((ACTOR + "loss_avg_mode", actor.loss_avg_mode), (ACTOR + "gmpo.clip", actor.gmpo.clip))
+        words = [(ACTOR + "loss_avg_mode", actor.loss_avg_mode)]
+        words += [(f"{ACTOR}{section}.clip", getattr(actor, section).clip) for section in LOG_CLIP_SECTIONS]
         hints = [settings for key, value in words if (settings := settings_for_value(key, value))]
         raise ConfigError(f"{ACTOR}{error}" + "".join(f" Write {settings}." for settings in hints)) from error
 
@@ -48,6 +51,7 @@ def unread_loss_keys(config: Config) -> frozenset[str]:
         read = clip_keys_read_by(config.worker.actor.loss_type)
     except ValueError as error:
         raise ConfigError(f"{ACTOR}{error}") from error
-    if config.worker.actor.gmpo.clip == "none":
-        read -= {"gmpo.log_clip_low", "gmpo.log_clip_high"}
+    for section in LOG_CLIP_SECTIONS:
+        if getattr(config.worker.actor, section).clip == "none":
+            read -= {f"{section}.log_clip_low", f"{section}.log_clip_high"}
     return frozenset(ACTOR + key for key in LOSS_KEYS if key not in read)

@@ -14,7 +14,7 @@ from gmpo_mm.config.bounds import RANGES, check_choices, check_names, check_rang
 from gmpo_mm.config.engine_facts import facts_of
 from gmpo_mm.config.keys import get_key, nearest
 from gmpo_mm.config.load import LoadedConfig
-from gmpo_mm.config.loss import ACTOR, LOSS_KEYS, policy_loss_config, unread_loss_keys
+from gmpo_mm.config.loss import ACTOR, LOG_CLIP_SECTIONS, LOSS_KEYS, policy_loss_config, unread_loss_keys
 from gmpo_mm.config.paths_check import check_paths, check_prepared
 from gmpo_mm.config.ranges import ranges_of
 from gmpo_mm.config.sampler import choose_sampler, longest_response, sees_gpu
@@ -80,11 +80,12 @@ def _why_unread(key: str, loss_type: str) -> str:
     name = key.removeprefix(ACTOR)
     if name == "loss_avg_mode":
         return f"loss_type={loss_type} is a mean over sequences, whatever this key says; remove it or set it to seq."
-    if loss_type == "gmpo" and name.startswith("gmpo.log_clip"):
-        return f"gmpo.clip=none clips nothing; remove the key, or set {ACTOR}gmpo.clip=token."
-    if loss_type == "gmpo" and name in ("clip_ratio_low", "clip_ratio_high"):
-        ours = name.replace("clip_ratio", "gmpo.log_clip")
-        return f"loss_type=gmpo clips in log space and does not read it; set {ACTOR}{ours} instead (the paper: 0.4)."
+    if loss_type in LOG_CLIP_SECTIONS and name.startswith(f"{loss_type}.log_clip"):
+        return f"{loss_type}.clip=none clips nothing; remove the key, or set {ACTOR}{loss_type}.clip=token."
+    if loss_type in LOG_CLIP_SECTIONS and name in ("clip_ratio_low", "clip_ratio_high"):
+        ours = name.replace("clip_ratio", f"{loss_type}.log_clip")
+        paper = "the paper" if loss_type == "gmpo" else "GMPO's paper"
+        return f"loss_type={loss_type} clips in log space and does not read it; set {ACTOR}{ours} instead ({paper}: 0.4)."
     homes = [loss for loss in known_loss_types() if name in clip_keys_read_by(loss)]
     meant = f"; it belongs to loss_type={' or '.join(homes)}" if len(homes) <= 2 else ""
     return f"loss_type={loss_type} does not read this key, so it has no effect{meant}. Remove it or change the loss."
@@ -92,10 +93,16 @@ def _why_unread(key: str, loss_type: str) -> str:
 
 def check_advantages(loaded: LoadedConfig) -> Iterator[str]:
     """The estimator fits the group size, the loss and the engine."""
-    from gmpo_mm.algorithms import known_estimators
+    from gmpo_mm.algorithms import get_policy_loss, known_estimators
 
     config = loaded.config
     algorithm, n = config.algorithm, config.worker.rollout.n
+    loss_type = config.worker.actor.loss_type
+    try:
+        one_a_sequence = get_policy_loss(loss_type).sequence_advantages
+    except ValueError:
+        one_a_sequence = False  # check_loss names the unknown loss
+    needs_one = f"{loss_type} needs one advantage a sequence" + (" (equation 4)" if loss_type == "gmpo" else "")
     estimator = algorithm.adv_estimator
     engine = facts_of(config)
     if estimator == "gae" and not engine.has_critic:
@@ -103,9 +110,9 @@ def check_advantages(loaded: LoadedConfig) -> Iterator[str]:
             f"algorithm.adv_estimator = 'gae': it needs a critic (a value model), and engine={engine.name} has none; "
             f"use grpo (or {', '.join(n for n in known_estimators() if n != 'grpo')}), which needs no critic, or engine=easyr1."
         )
-    elif estimator == "gae" and config.worker.actor.loss_type == "gmpo":
+    elif estimator == "gae" and one_a_sequence:
         yield (
-            "algorithm.adv_estimator = 'gae': it gives one advantage a token, and gmpo needs one a sequence (equation 4); use "
+            f"algorithm.adv_estimator = 'gae': it gives one advantage a token, and {needs_one}; use "
             "grpo or another outcome estimator, or worker.actor.loss_type=default."
         )
     if estimator in known_estimators(groups=True) and n == 1 and not config.trainer.val_only:
@@ -130,13 +137,13 @@ def check_advantages(loaded: LoadedConfig) -> Iterator[str]:
             "algorithm.drop_zero_advantage = true: with a KL term in the loss or worker.actor.entropy_coef, groups without "
             "an advantage still have a gradient, so leaving them out would train something else; set it to false."
         )
-    if config.worker.actor.loss_type == "gmpo" and estimator == "reinforce_plus_plus":
-        yield from _check_one_advantage_a_sequence(loaded)
+    if one_a_sequence and estimator == "reinforce_plus_plus":
+        yield from _check_one_advantage_a_sequence(loaded, needs_one)
 
 
-def _check_one_advantage_a_sequence(loaded: LoadedConfig) -> Iterator[str]:
+def _check_one_advantage_a_sequence(loaded: LoadedConfig, needs_one: str) -> Iterator[str]:
     algorithm = loaded.config.algorithm
-    reason = "gmpo needs one advantage a sequence (equation 4), and reinforce_plus_plus then gives one a token"
+    reason = f"{needs_one}, and reinforce_plus_plus then gives one a token"
     if algorithm.gamma != 1.0:
         yield f"algorithm.gamma = {algorithm.gamma}: {reason}; set algorithm.gamma=1 or use adv_estimator=grpo."
     if not algorithm.disable_kl and not algorithm.use_kl_loss:

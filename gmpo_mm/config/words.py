@@ -249,6 +249,7 @@ FOREIGN_VALUES: dict[str, dict[str, str]] = {
         "gspo": "worker.actor.loss_type=gspo algorithm.adv_estimator=grpo",
         "cispo": "worker.actor.loss_type=cispo algorithm.adv_estimator=grpo",
         "sapo": "worker.actor.loss_type=sapo algorithm.adv_estimator=grpo",
+        "gpg": "worker.actor.loss_type=gpg algorithm.adv_estimator=dr_grpo",
         "dapo": "algorithm.adv_estimator=grpo algorithm.online_filtering=true worker.actor.clip_ratio_low=0.2 "
         "worker.actor.clip_ratio_high=0.28",
         "group_norm": "algorithm.adv_estimator=grpo",
@@ -280,11 +281,12 @@ FOREIGN_VALUES: dict[str, dict[str, str]] = {
         "sample": "worker.actor.loss_avg_mode=seq",
         "mean": "worker.actor.loss_avg_mode=token",
     },
-    "worker.actor.gmpo.clip": {
-        "seq": "worker.actor.gmpo.clip=sequence",
-        "false": "worker.actor.gmpo.clip=none",
-        "off": "worker.actor.gmpo.clip=none",
-        "null": "worker.actor.gmpo.clip=none",
+    **{
+        f"{ACTOR}{section}.clip": {
+            "seq": f"{ACTOR}{section}.clip=sequence",
+            **dict.fromkeys(("false", "off", "null"), f"{ACTOR}{section}.clip=none"),
+        }
+        for section in ("gmpo", "power_mean")
     },
     "worker.actor.optim.lr_scheduler_type": {
         "constant_with_warmup": "worker.actor.optim.lr_scheduler_type=constant worker.actor.optim.lr_warmup_ratio=0.03",

@@ -115,9 +115,9 @@ def clip_bounds(variant: Variant) -> tuple[float, float] | None:
     config = variant.runs[0].config if variant.runs else None
     actor = (config or {}).get("worker", {}).get("actor", {})
     loss = actor.get("loss_type")
-    gmpo: Mapping[str, Any] = actor.get("gmpo") or {}
-    if loss == "gmpo" and gmpo.get("clip") == "token":
-        return math.exp(-float(gmpo["log_clip_low"])), math.exp(float(gmpo["log_clip_high"]))
+    in_log: Mapping[str, Any] = actor.get(loss) or {} if loss in ("gmpo", "power_mean") else {}
+    if in_log.get("clip") == "token":
+        return math.exp(-float(in_log["log_clip_low"])), math.exp(float(in_log["log_clip_high"]))
     if loss in ("default", "cispo") and "clip_ratio_low" in actor:
         return max(1 - float(actor["clip_ratio_low"]), 0.0), 1 + float(actor["clip_ratio_high"])
     return None

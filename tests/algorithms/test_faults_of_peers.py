@@ -135,7 +135,7 @@ def test_clip_bounds_of_gmpo_are_log_space_and_of_the_others_ratio_space():
     assert not {key for key in others if key.startswith("gmpo.")}
 
 
-@pytest.mark.parametrize("loss_type", ["gmpo", "default", "gspo", "gspo_token", "cispo", "sapo"])
+@pytest.mark.parametrize("loss_type", ["gmpo", "default", "gspo", "gspo_token", "cispo", "sapo", "power_mean", "gpg"])
 def test_on_policy_gradient_is_the_plain_policy_gradient(loss_type):
     """With equal log-probabilities each ratio is exactly 1, so nothing is clipped and no weight differs from 1."""
     batch = make_batch(14)

@@ -11,6 +11,7 @@ from tests.config.conftest import Load
 LOSS, LOW, HIGH = "worker.actor.loss_type=", "worker.actor.clip_ratio_low=", "worker.actor.clip_ratio_high="
 OPTIM = "worker.actor.optim."
 SEQ = "worker.actor.loss_avg_mode=seq"
+ONE_UPDATE, TWO_EPOCHS = "worker.actor.global_batch_size=4", "worker.actor.ppo_epochs=2"
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,9 @@ SEQ = "worker.actor.loss_avg_mode=seq"
         ([LOSS + "cispo", LOW + "0", HIGH + "4"], ["raises every ratio below 1 to 1", "EasyR1's example", LOW + "1.0"]),
         ([LOSS + "cispo"], ["raises every ratio below 0.8 to 0.8", LOW + "1.0"]),
         ([LOSS + "gspo", SEQ], ["= 0.2 and clip_ratio_high = 0.3", "thousand times", LOW + "0.0003 " + HIGH + "0.0004"]),
+        ([LOSS + "luspo"], ["loss_type=luspo: GSPO's bounds are", LOW + "0.0003 " + HIGH + "0.0004"]),
+        ([LOSS + "gpg"], ["no ratio", "gets 2 updates", ONE_UPDATE + " worker.actor.ppo_epochs=1"]),
+        ([LOSS + "reinforce", ONE_UPDATE, TWO_EPOCHS], ["reinforce has no ratio", "gets 2 updates"]),
         ([LOSS + "gspo_token", SEQ], ["loss_type=gspo_token", LOW + "0.0003"]),
         ([LOSS + "gspo", LOW + "3e-4", HIGH + "4e-4"], ["loss_avg_mode is not set", "mean over sequences", SEQ]),
         ([LOSS + "gspo_token", LOW + "3e-4", HIGH + "4e-4"], ["loss_avg_mode is not set", "mean over tokens", SEQ]),
@@ -46,6 +50,9 @@ def test_it_is_said_once_with_the_mend_and_the_config_stays_legal(load: Load, ov
         [LOSS + "gspo", LOW + "3e-4", HIGH + "4e-4", SEQ],
         [LOSS + "default"],
         [LOSS + "sapo"],
+        [LOSS + "sapo", TWO_EPOCHS],
+        [LOSS + "gpg", ONE_UPDATE],
+        [LOSS + "power_mean"],
         ["worker.actor.gmpo.clip=none"],
         [OPTIM + "lr_warmup_ratio=0.05", OPTIM + "lr_warmup_steps=0"],
         [OPTIM + "lr_warmup_ratio=0.05", "trainer.max_steps=10"],

@@ -76,7 +76,7 @@ def test_a_configuration_that_fits_passes(load: Load) -> None:
             ["algorithm.adv_estimator=gae", "worker.actor.loss_type=default"],
             ["worker.critic.model.model_path is not set", "adv_estimator=gae trains a critic"],
         ),
-        (["algorithm.adv_estimator=gae"], ["gives one advantage a token", "gmpo needs one a sequence"]),
+        (["algorithm.adv_estimator=gae"], ["gives one advantage a token", "gmpo needs one advantage a sequence"]),
     ],
 )  # fmt: skip
 def test_each_clash_names_key_value_and_mend(load: Load, overrides: list[str], said: list[str]) -> None:

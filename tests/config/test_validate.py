@@ -127,6 +127,19 @@ def test_one_wrong_value_names_key_value_and_mend(load: Load, override: str, nam
             ["worker.actor.gmpo.log_clip_low = 0.3", "loss_type=default", "loss_type=gmpo"],
         ),
         (
+            [f"worker.actor.{text}" for text in ("loss_type=power_mean", "power_mean.clip=none", "power_mean.log_clip_low=1")],
+            ["power_mean.log_clip_low = 1", "power_mean.clip=none clips nothing", "power_mean.clip=token"],
+        ),
+        (
+            ["worker.actor.loss_type=power_mean", "worker.actor.clip_ratio_low=0.3"],
+            ["clip_ratio_low = 0.3", "worker.actor.power_mean.log_clip_low instead"],
+        ),
+        (["worker.actor.power_mean.p=0.3"], ["power_mean.p = 0.3", "loss_type=gmpo", "belongs to loss_type=power_mean"]),
+        (
+            ["worker.actor.loss_type=power_mean", "algorithm.adv_estimator=reinforce_plus_plus"],
+            ["algorithm.use_kl_loss = false", "power_mean needs one advantage a sequence"],
+        ),
+        (
             ["worker.actor.loss_type=gspo", "worker.actor.loss_avg_mode=token"],
             ["loss_avg_mode = 'token'", "loss_type=gspo"],
         ),
@@ -170,6 +183,7 @@ def test_all_mistakes_are_told_at_once(load: Load) -> None:
         ["worker.rollout.top_p=0.9", "worker.rollout.correction=truncated"],
         ["worker.rollout.val_override_config={n: 16, temperature: 0, top_p: 0.7, top_k: -1, max_tokens: 64}"],
         ["worker.actor.gmpo.clip=none"],
+        ["worker.actor.loss_type=power_mean", "worker.actor.power_mean.p=0", "worker.actor.power_mean.clip=none"],
         ["data.mini_rollout_batch_size=12", "algorithm.online_filtering=true"],
         ["worker.actor.micro_batch_size_per_device_for_update=3"],
         ["algorithm.adv_estimator=reinforce_plus_plus", "algorithm.use_kl_loss=true", "worker.rollout.n=1"],
@@ -190,6 +204,7 @@ def test_every_loss_accepts_exactly_the_keys_that_it_reads(load: Load, loss_type
     from gmpo_mm.algorithms import clip_keys_read_by
 
     values = {"clip_ratio_low": "0.1", "clip_ratio_dual": "4.0", "tau_positive": "1.5", "gmpo.normalize": "false"}
+    values["power_mean.p"] = "0.25"
     read = clip_keys_read_by(loss_type)
     for key, value in values.items():
         overrides = [f"worker.actor.loss_type={loss_type}", f"worker.actor.{key}={value}"]

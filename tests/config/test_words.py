@@ -146,11 +146,14 @@ def test_a_slip_for_a_neighbour_goes_before_a_word_of_others() -> None:
         ("worker.actor.loss_type=GMPO", "Did you mean 'gmpo'?"),
         ("worker.actor.loss_type=gmop", "Did you mean 'gmpo'?"),
         ("algorithm.adv_estimator=gmpo", "Write worker.actor.loss_type=gmpo algorithm.adv_estimator=grpo."),
+        ("algorithm.adv_estimator=gpg", "Write worker.actor.loss_type=gpg algorithm.adv_estimator=dr_grpo."),
         ("algorithm.adv_estimator=GRPO", "Did you mean grpo?"),
         ("algorithm.adv_estimator=reinforce++", "Write algorithm.adv_estimator=reinforce_plus_plus."),
         ("algorithm.kl_penalty=k3", "Write algorithm.kl_penalty=low_var_kl."),
         ("worker.actor.loss_avg_mode=token-mean", "Write worker.actor.loss_avg_mode=token."),
         ("worker.actor.gmpo.clip=seq", "Write worker.actor.gmpo.clip=sequence."),
+        ("worker.actor.power_mean.clip=off", "Write worker.actor.power_mean.clip=none."),
+        ("worker.actor.loss_type=PMPO", "Write worker.actor.loss_type=power_mean."),
         ("worker.actor.optim.lr_scheduler_type=constant_with_warmup", "lr_scheduler_type=constant "),
         ("worker.rollout.name=sglang", "Write worker.rollout.name=vllm."),
         ("trainer.dtype=bf16", "Write trainer.dtype=bfloat16."),
@@ -163,7 +166,7 @@ def test_a_value_of_another_project_names_what_to_write(load: Load, override: st
     assert here in problems(load, override)
 
 
-@pytest.mark.parametrize("name", ["gpo", "gepo", "luspo", "xyz", "dpo", "kto"])
+@pytest.mark.parametrize("name", ["gpo", "gepo", "kpo", "xyz", "dpo", "kto"])
 def test_no_other_algorithm_is_suggested_for_an_unknown_loss(name: str) -> None:
     with pytest.raises(ValueError, match=r"is unknown\. Known: ") as caught:
         get_policy_loss(name)

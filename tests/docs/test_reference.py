@@ -47,11 +47,16 @@ def test_every_key_is_on_the_page_once_with_a_meaning() -> None:
         assert len(meaning) > 10 and meaning.endswith("."), f"{key}: {meaning}"
 
 
+def loss_sections() -> list[type]:
+    """`LossKeys`, and the sections in it of the losses with keys of their own."""
+    nested = get_type_hints(LossKeys).values()
+    return [LossKeys, *(section for section in nested if is_dataclass(section))]
+
+
 def test_no_meaning_is_left_over() -> None:
     used = {key.rpartition(".")[2] for key, _ in key_meanings()} | {"max_tokens"}
     known = {name for section in MEANINGS.values() for name in section}
-    of_losses = [LossKeys, *(hint for hint in get_type_hints(LossKeys).values() if is_dataclass(hint))]
-    known |= {item.name for section in of_losses for item in fields(section) if "means" in item.metadata}
+    known |= {item.name for section in loss_sections() for item in fields(section) if "means" in item.metadata}
     assert known == used
     from gmpo_mm.config import schema
 

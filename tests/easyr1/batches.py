@@ -11,7 +11,7 @@ from tensordict import TensorDict
 from verl.protocol import DataProto
 from verl.workers.actor.dp_actor import DataParallelPPOActor
 
-from gmpo_mm.algorithms.config import GMPOKeys
+from gmpo_mm.algorithms.config import GMPOKeys, PowerMeanKeys
 from gmpo_mm.engines.easyr1.actor import GMPOActor
 from gmpo_mm.engines.easyr1.config import GMPOActorConfig
 from gmpo_mm.models.policy import PolicyModel
@@ -81,12 +81,14 @@ class Setting:
     kl_coef: float = 0.0
     entropy_coef: float = 0.0
     gmpo: GMPOKeys = field(default_factory=GMPOKeys)
+    power_mean: PowerMeanKeys = field(default_factory=PowerMeanKeys)
 
     def config(self) -> GMPOActorConfig:
         config = GMPOActorConfig(
             micro_batch_size_per_device_for_update=self.micro, loss_type=self.loss_type, loss_avg_mode=self.loss_avg_mode,
             seq_mean=self.seq_mean, dynamic_batching=self.dynamic_batching, ppo_epochs=self.epochs, gmpo=self.gmpo,
-            entropy_coef=self.entropy_coef, padding_free=False, use_torch_compile=False, max_grad_norm=1e9,
+            power_mean=self.power_mean, entropy_coef=self.entropy_coef, padding_free=False, use_torch_compile=False,
+            max_grad_norm=1e9,
         )  # fmt: skip
         config.global_batch_size_per_device = self.rows
         config.use_kl_loss, config.kl_penalty, config.kl_coef = self.kl_coef > 0, "low_var_kl", self.kl_coef

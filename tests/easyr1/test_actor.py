@@ -12,7 +12,7 @@ import torch.distributed as dist
 from verl.workers.actor.dp_actor import DataParallelPPOActor
 
 from gmpo_mm.algorithms import PolicyLossConfig
-from gmpo_mm.algorithms.config import GMPOKeys
+from gmpo_mm.algorithms.config import GMPOKeys, PowerMeanKeys
 from gmpo_mm.engines.easyr1.actor import UPDATES, GMPOActor
 from gmpo_mm.errors import TrainingError
 from gmpo_mm.models.policy import PolicyModel
@@ -31,6 +31,8 @@ from tests.training.builders import BASE, assert_same_gradients, make_batch
 
 FAMILIES = ["qwen2", "qwen2_5_vl"]
 LOSSES = [("gmpo", "token"), ("default", "seq"), ("default", "token"), ("gspo", "seq"), ("cispo", "seq"), ("sapo", "token")]
+OF_EASYR1 = LOSSES[1:]
+LOSSES = [*LOSSES, ("power_mean", "token"), ("reinforce", "seq")]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,7 @@ def test_easyr1s_own_actor_depends_on_the_cut(group: None, loss: tuple[str, str]
         assert relative(asked, stock) < 1e-5, "seq_mean=easyr1 is EasyR1's weighting"
 
 
-@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss[0] != "gmpo"], ids=lambda loss: "-".join(loss))
+@pytest.mark.parametrize("loss", OF_EASYR1, ids=lambda loss: "-".join(loss))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_micro_batch_of_each_loss_is_easyr1s_own(group: None, family: str, loss: tuple[str, str]) -> None:
     batch, policy = make(family, ref=True)
@@ -172,6 +174,18 @@ def test_clip_options_reach_the_loss() -> None:
     assert relative(found["tight"][0], found["none"][0]) > 1e-3
     assert relative(found["sum"][0], found["none"][0]) > 1e-3
     assert found["tight"][1]["clip/high_frac"] > 0 == found["wide"][1]["clip/high_frac"]
+
+
+def test_the_exponent_of_the_power_mean_reaches_the_loss() -> None:
+    batch, policy = make("qwen2")
+    module, data = without_packing(policy), to_data_proto(batch, policy)
+    gmpo = gradients_and_metrics(data, module, Setting(16, 4))[0]
+    at = {
+        p: gradients_and_metrics(data, module, Setting(16, 4, loss_type="power_mean", power_mean=PowerMeanKeys(p=p)))[0]
+        for p in (0.0, 1.0)
+    }
+    assert relative(at[0.0], gmpo) < 1e-6
+    assert relative(at[1.0], gmpo) > 1e-3
 
 
 def test_log_probabilities_are_easyr1s_own_and_no_entropy_is_computed_for_them() -> None:

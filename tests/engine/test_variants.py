@@ -24,6 +24,7 @@ WITH_KL = ("algorithm.disable_kl=false", "algorithm.drop_zero_advantage=false")
         ("worker.actor.loss_type=gspo_token", "worker.actor.loss_avg_mode=seq"),
         ("worker.actor.loss_type=cispo",),
         ("worker.actor.loss_type=sapo",),
+        ("worker.actor.loss_type=power_mean", "worker.actor.power_mean.p=0.25"),
         ("algorithm.adv_estimator=dr_grpo",),
         ("algorithm.adv_estimator=grpo_passk",),
         ("algorithm.adv_estimator=rloo",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,14 @@ def test_runs_that_differ_in_seed_and_name_only_are_seeds_of_one_variant(sweep: 
     assert "algorithm.disable_kl=true" in study.variants[1].settings
     assert not any("seed" in setting or "run_dir" in setting for setting in study.variants[0].settings)
     assert [clip_bounds(variant) for variant in study.variants] == [pytest.approx((0.6703, 1.4918), abs=1e-4), (0.8, 1.2)]
+
+
+def test_the_clip_of_a_power_mean_is_in_log_space_and_of_tokens(sweep: Path) -> None:
+    variant = read_study(runs_of(sweep)).variants[0]
+    for clip, expected in (("token", pytest.approx((0.7408, 2.0138), abs=1e-4)), ("sequence", None)):
+        section = {"clip": clip, "log_clip_low": 0.3, "log_clip_high": 0.7}
+        config = {"worker": {"actor": {"loss_type": "power_mean", "power_mean": section}}}
+        assert clip_bounds(replace(variant, runs=[replace(variant.runs[0], config=config)])) == expected
 
 
 def test_a_run_s_numbers_are_those_of_its_metrics_file(sweep: Path) -> None:

@@ -32,7 +32,7 @@ from tests.models.model_zoo import (
 )
 
 CPU = torch.device("cpu")
-LOSSES = ["gmpo", "default", "gspo", "cispo", "sapo"]
+LOSSES = ["gmpo", "default", "gspo", "cispo", "sapo", "power_mean", "luspo", "reinforce"]
 
 
 def make_batch(family: str) -> Batch:

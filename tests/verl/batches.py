@@ -14,7 +14,7 @@ from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelCo
 from verl.workers.engine import EngineRegistry
 
 import gmpo_mm.engines.verl.cpu.plugin  # noqa: F401  (registers the engine)
-from gmpo_mm.algorithms.config import GMPOKeys
+from gmpo_mm.algorithms.config import GMPOKeys, PowerMeanKeys
 from gmpo_mm.config import Config
 from gmpo_mm.engines.verl.launch import compose
 from gmpo_mm.engines.verl.losses import measured_loss
@@ -80,6 +80,7 @@ class Setting:
     kl_coef: float = 0.0
     entropy_coef: float = 0.0
     gmpo: GMPOKeys = field(default_factory=GMPOKeys)
+    power_mean: PowerMeanKeys = field(default_factory=PowerMeanKeys)
 
     def verl_actor(self) -> Any:
         """verl's actor section, translated from ours as for a run."""
@@ -93,7 +94,7 @@ class Setting:
         config.engine, config.trainer.device, config.trainer.n_gpus_per_node = "verl", "cpu", 1
         actor = config.worker.actor
         actor.loss_type, actor.loss_avg_mode, actor.gmpo = self.loss_type, self.loss_avg_mode, self.gmpo
-        actor.entropy_coef = self.entropy_coef
+        actor.power_mean, actor.entropy_coef = self.power_mean, self.entropy_coef
         config.algorithm.disable_kl, config.algorithm.use_kl_loss = self.kl_coef == 0, True
         config.algorithm.kl_coef, config.algorithm.kl_penalty = self.kl_coef, "low_var_kl"
         actor.model.model_path = "bundled:qwen2_tiny"  # only its tokenizer is looked at

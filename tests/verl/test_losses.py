@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from verl.utils.metric import Metric as VerlMetric
 
 from gmpo_mm.algorithms import PolicyLossConfig, finalize_metrics, merge_metrics
-from gmpo_mm.algorithms.config import GMPOKeys
+from gmpo_mm.algorithms.config import GMPOKeys, PowerMeanKeys
 from gmpo_mm.engines.verl import losses
 from gmpo_mm.engines.verl.losses import MARK, take_metrics
 from gmpo_mm.models.policy import PolicyModel
@@ -24,6 +24,7 @@ from tests.training.builders import BASE, assert_same_gradients, gradients, make
 from tests.verl.batches import Setting, build_engine, build_policy, gradients_and_metrics, save, to_rows
 
 LOSSES = [("gmpo", "token"), ("default", "seq"), ("default", "token"), ("gspo", "seq"), ("cispo", "seq"), ("sapo", "token")]
+LOSSES += [("power_mean", "token"), ("reinforce", "seq")]
 TERMS = dict(kl_coef=0.1, entropy_coef=0.01)
 
 
@@ -101,6 +102,18 @@ def test_the_options_of_gmpo_reach_the_loss(setup: tuple[Any, ...], gmpo: GMPOKe
     other, _ = gradients_and_metrics(rows, engine, Setting(len(rows), 4, gmpo=gmpo))
     flat = [torch.cat([g[name].flatten() for name in sorted(plain)]) for g in (plain, other)]
     assert float((flat[0] - flat[1]).norm() / flat[0].norm()) > 1e-3
+
+
+def test_the_exponent_of_the_power_mean_reaches_the_loss(setup: tuple[Any, ...]) -> None:
+    _, rows, _, engine = setup
+    gmpo, _ = gradients_and_metrics(rows, engine, Setting(len(rows), 4))
+    flat = [torch.cat([gmpo[name].flatten() for name in sorted(gmpo)])]
+    for p in (0.0, 1.0):
+        setting = Setting(len(rows), 4, loss_type="power_mean", power_mean=PowerMeanKeys(p=p))
+        found, _ = gradients_and_metrics(rows, engine, setting)
+        flat.append(torch.cat([found[name].flatten() for name in sorted(gmpo)]))
+    assert float((flat[1] - flat[0]).norm() / flat[0].norm()) < 1e-6
+    assert float((flat[2] - flat[0]).norm() / flat[0].norm()) > 1e-3
 
 
 def arrived(metrics: dict[str, Any]) -> dict[str, float]:
