@@ -83,18 +83,18 @@ def nearest(name: Any, known: Iterable[str], cutoff: float = SIMILAR) -> str | N
 def nearest_key(key: str) -> str | None:
     """The known key or section that a mistyped one was most likely meant to be; None when none looks like it.
 
-    Siblings come first (a slip in the last part), then the same last part elsewhere (a wrong section), then a slip in
-    both. The last parts are compared on their own: a long section in common says nothing.
+    Siblings come first (a slip in the last part; close ones only where the very name is known elsewhere), then the same
+    last part elsewhere (a wrong section), then a slip in both. The last parts are compared on their own: a long section in common says nothing.
     """
     parent, _, last = key.rpartition(".")
     known = [*schema_keys(), *sorted(section_names())]
     siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0].lower() == parent.lower()}
-    sibling = nearest(last, siblings, cutoff=0.7)
-    if sibling is not None:
-        return siblings[sibling]
     lasts: dict[str, list[str]] = {}
     for name in known:
         lasts.setdefault(name.rpartition(".")[2], []).append(name)
+    sibling = nearest(last, siblings, cutoff=0.85 if last in lasts else 0.7)
+    if sibling is not None:
+        return siblings[sibling]
     same = nearest(last, lasts, cutoff=0.85)
     if same is None:
         return None
