@@ -84,7 +84,8 @@ def nearest_key(key: str) -> str | None:
     """The known key or section that a mistyped one was most likely meant to be; None when none looks like it.
 
     Siblings come first (a slip in the last part; close ones only where the very name is known elsewhere), then the same
-    last part elsewhere (a wrong section), then a slip in both. The last parts are compared on their own: a long section in common says nothing.
+    last part elsewhere (a wrong section), then a slip in both. The last parts are compared on their own: a long section in
+    common says nothing.
     """
     parent, _, last = key.rpartition(".")
     known = [*schema_keys(), *sorted(section_names())]
