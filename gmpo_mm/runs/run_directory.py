@@ -438,14 +438,14 @@ class RunDirectory:
 
 
 def _create(path: Path) -> None:
-    check_usable(path)
+    check_usable(path, probe=False)  # making it is the probe
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unusable(path, error.strerror) from error
 
 
-def check_usable(path: Path) -> None:
+def check_usable(path: Path, *, probe: bool = True) -> None:
     """ConfigError unless `path` is a folder that can be written to, or one can be made there. Leaves nothing behind."""
     try:
         above = path
@@ -460,7 +460,7 @@ def check_usable(path: Path) -> None:
         writable = os.access(above, os.W_OK | os.X_OK)
         if os.statvfs(above).f_flag & os.ST_RDONLY:
             raise OSError(errno.EROFS, "Read-only file system")
-        if writable and above != path:  # /proc and full disks show themselves only now
+        if probe and writable and above != path:  # /proc and full disks show themselves only now
             os.rmdir(tempfile.mkdtemp(prefix=".gmpo_", dir=above))
     except (OSError, ValueError) as error:  # ValueError: a zero character
         raise _unusable(path, getattr(error, "strerror", None) or str(error)) from error
