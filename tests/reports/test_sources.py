@@ -55,6 +55,19 @@ def test_a_run_s_numbers_are_those_of_its_metrics_file(sweep: Path) -> None:
         assert dict(zip(run.series[name].steps.tolist(), run.series[name].values.tolist())) == expected
 
 
+@pytest.mark.parametrize("cut", [1, 60], ids=["the last newline", "the last line"])
+def test_a_finished_run_whose_metrics_were_cut_is_an_error_that_names_it(tmp_path: Path, cut: int) -> None:
+    run = write_run(tmp_path / "run", [0.1, 0.2, 0.3])
+    (run / "run.json").write_text(json.dumps({"state": "finished", "step": 2, "begun": "now"}), encoding="utf-8")
+    (run / "config.yaml").write_text("data: {seed: 1}\n", encoding="utf-8")
+    file = run / "metrics.jsonl"
+    file.write_bytes(b"".join(line for line in file.read_bytes().splitlines(True) if b'"validation"' not in line))
+    assert read_study([run]).variants[0].runs[0].state == "finished"
+    file.write_bytes(file.read_bytes()[:-cut])
+    with pytest.raises(DataError, match=r"run: metrics.jsonl was cut or removed"):
+        read_study([run])
+
+
 def test_a_sweep_s_variants_come_in_its_order_with_its_labels(sweep: Path) -> None:
     study = read_study([sweep])
     assert study.title == "GRPO and GMPO, small"
