@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from gmpo_mm.algorithms.masked import place_on_last_token, zero_outside
-from gmpo_mm.errors import ConfigError
 
 _WHITEN_EPS = 1e-8
 
@@ -170,13 +169,13 @@ def max_rl(inputs: AdvantageInputs) -> Tensor:
 
     The mean estimates the share of right responses, so that the gradient is that of its logarithm, of which GRPO without
     std has the first term. The authors' code adds 1e-6 to the mean, the paper and this function do not. Raises
-    ConfigError for a score below 0, with which the mean is no share.
+    ValueError for a score below 0, with which the mean is no share.
     """
     assert inputs.best_B is not None
     mean_B = inputs.groups.mean_G(inputs.scores_B)[inputs.groups.index_B] + inputs.best_B
     lowest = float((inputs.scores_B + inputs.best_B).min())
     if lowest < 0:
-        raise ConfigError(
+        raise ValueError(
             f"algorithm.adv_estimator = 'max_rl': it divides by a group's mean score, and a response has the score {lowest:g}; "
             "use a reward of at least 0 (best 0 or 1), or adv_estimator=grpo or dr_grpo"
         )
