@@ -11,7 +11,7 @@ import torch
 from gmpo_mm.algorithms import filter_groups
 from gmpo_mm.data import PromptDataset, PromptSampler
 from gmpo_mm.data.prompts import EncodedPrompt
-from gmpo_mm.errors import TrainingError
+from gmpo_mm.rewards.filtering import FilterLimits
 from gmpo_mm.rewards.overlong import OverlongBuffer
 from gmpo_mm.rewards.parts import reward_part
 from gmpo_mm.rollout.protocol import Response, RolloutBackend, SamplingParams
@@ -107,20 +107,9 @@ class BatchMaker:
         while len(groups) < self.prompts:
             if self.filter_key is not None and tries and stop_wanted():
                 raise StopAsked
-            if self.filter_key is not None and self.max_tries <= 0 and dropped_in_a_row >= len(self.dataset):
-                raise TrainingError(
-                    f"step {step}: online filtering dropped every group of {dropped_in_a_row} prompts, a whole epoch: in none "
-                    f"did the mean {self.filter_key} lie between {self.filter_low} and {self.filter_high}, so more tries "
-                    "(trainer.max_try_make_batch=-1) would not end. Look at the answers and grades of a few responses (the "
-                    "reward function, data.answer_key, data.format_prompt), take easier or harder data, widen "
-                    "algorithm.filter_low/filter_high, or set algorithm.online_filtering=false"
-                )
-            if self.filter_key is not None and 0 < self.max_tries <= tries:
-                raise TrainingError(
-                    f"step {step}: {tries} tries gave {len(groups)} of {self.prompts} groups with a mean {self.filter_key} "
-                    f"between {self.filter_low} and {self.filter_high}; the data is too easy or too hard for the model. Widen "
-                    "algorithm.filter_low/filter_high, raise trainer.max_try_make_batch, or change the data"
-                )
+            if self.filter_key is not None:
+                limits = FilterLimits(self.filter_key, self.filter_low, self.filter_high, self.max_tries, len(self.dataset))
+                limits.check(step, tries, len(groups), self.prompts, dropped_in_a_row)
             made, made_baselines = self._make_once(step, seen, progress)
             seen += self.prompts_a_call
             tries += 1

@@ -1,0 +1,34 @@
+"""`worker.actor.model.freeze_vision_tower` for verl's FSDP engine, loaded by each process as `model.external_lib`.
+
+verl looks for an engine of the machine's vendor before the device's own; it has none of the former for FSDP, and this is one.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from verl.utils.device import get_device_name, get_vendor
+from verl.workers.engine import EngineRegistry
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+
+if os.environ.get("VERL_PLATFORM") == "cpu":
+    from gmpo_mm.engines.verl.cpu.plugin import CPUEngine as _Engine
+else:
+    _Engine = FSDPEngineWithLMHead
+
+
+class FrozenTowerEngine(_Engine):  # type: ignore[misc, valid-type]
+    """verl's FSDP2 engine; the vision tower takes no gradient, from before the model is sharded."""
+
+    def _build_module(self) -> Any:
+        module = super()._build_module()
+        tower = getattr(getattr(module, "model", None), "visual", None)
+        if tower is not None:
+            tower.requires_grad_(False)
+        return module
+
+
+EngineRegistry.register(
+    model_type="language_model", backend="fsdp2", device=get_device_name(), vendor=get_vendor()
+)(FrozenTowerEngine)
