@@ -31,8 +31,8 @@ def _check_gdpo(loaded: LoadedConfig) -> Iterator[str]:
         return
     if not keys:
         yield (
-            "algorithm.gdpo_reward_keys = []: gdpo takes several rewards one by one; name those numbers of the reward function, "
-            "for example algorithm.gdpo_reward_keys=[accuracy,format]."
+            "algorithm.gdpo_reward_keys = []: gdpo takes several rewards one by one; name those numbers of the reward "
+            "function, for example algorithm.gdpo_reward_keys=[accuracy,format]."
         )
     if len(set(keys)) < len(keys):
         yield f"algorithm.gdpo_reward_keys = {keys!r}: a reward is named twice; name it once and give it a larger weight."

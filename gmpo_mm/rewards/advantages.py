@@ -12,19 +12,21 @@ from gmpo_mm.errors import TrainingError
 
 
 def configured_advantages(
-    algorithm: AlgorithmConfig, rewards_B: torch.Tensor, group_ids_B: torch.Tensor, **tensors: torch.Tensor | None
+    algorithm: AlgorithmConfig, rewards_B: torch.Tensor, group_ids_B: torch.Tensor, **tensors: Any
 ) -> torch.Tensor:
     """`compute_advantages` with `algorithm.adv_estimator` and its keys; `tensors` are the other tensors that it takes.
 
     Raises TrainingError for rewards that the estimator can't take.
     """
-    weights: dict[str, Any] = {}
-    if algorithm.gdpo_reward_weights:
-        weights["weights_K"] = algorithm.gdpo_reward_weights
     try:
         return compute_advantages(
-            algorithm.adv_estimator, rewards_B, group_ids_B, gamma=algorithm.gamma, norm_by_std=algorithm.norm_adv_by_std,
-            **weights, **tensors,
-        )  # fmt: skip
+            algorithm.adv_estimator,
+            rewards_B,
+            group_ids_B,
+            weights_K=algorithm.gdpo_reward_weights or None,
+            gamma=algorithm.gamma,
+            norm_by_std=algorithm.norm_adv_by_std,
+            **tensors,
+        )
     except ValueError as error:
         raise TrainingError(str(error)) from error

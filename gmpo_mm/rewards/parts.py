@@ -24,7 +24,9 @@ def reward_part(scores_B: Sequence[Mapping[str, float]], name: str, key: str) ->
             "take another of its numbers, such as overall"
         )
     if missing:
-        raise TrainingError(f"{key}={name}: the reward function returns no such number; it returns {sorted(missing[0])}")
+        raise TrainingError(
+            f"{key}={name}: the reward function returns no such number; it returns {sorted(missing[0])}"
+        )
     return torch.tensor([score[name] for score in scores_B], dtype=torch.float64)
 
 
@@ -33,7 +35,9 @@ def reward_parts(scores_B: Sequence[Mapping[str, float]], names: Sequence[str]) 
     return torch.stack([reward_part(scores_B, name, GDPO_KEYS) for name in names]) if names else None
 
 
-def check_part_names(config: Config, function: RewardFunction, problem: str | None, golds: Sequence[str]) -> None:
+def check_part_names(
+    config: Config, function: RewardFunction, problem: str | None, golds: Sequence[str]
+) -> None:
     """Try the reward function where the configuration names numbers of it; ConfigError where it does not return them."""
     if config.algorithm.gdpo_reward_keys:
         _, score = try_reward(function, problem, golds)

@@ -43,7 +43,7 @@ class Batch:
     ref_log_probs_BT: torch.Tensor | None = None
     top_experts_BUL: torch.Tensor | None = None
     host_mask_BT: torch.Tensor = field(init=False)
-    """The mask again, always on the CPU, and False on rows that are left out of the loss: a loss's units are counted from it."""
+    """The mask again, always on the CPU, and False on rows that are left out of the loss, whose units are counted from it."""
     left_out: frozenset[int] = field(default=frozenset(), init=False)
     """Rows without a part in the loss (see `leave_out_truncated`)."""
     lengths: list[int] = field(init=False)

@@ -236,7 +236,8 @@ def test_opo_lets_an_empty_response_have_no_part_in_the_baseline() -> None:
 
 
 def test_max_rl_averages_right_responses_over_their_number_and_a_group_without_any_teaches_nothing() -> None:
-    got = compute_advantages("max_rl", torch.tensor([1.0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0]), torch.arange(3).repeat_interleave(4))
+    rewards = torch.tensor([1.0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0])
+    got = compute_advantages("max_rl", rewards, torch.arange(3).repeat_interleave(4))
     assert got.tolist() == pytest.approx([3, -1, -1, -1, 1 / 3, 1 / 3, 1 / 3, -1, 0, 0, 0, 0])
 
 

@@ -57,7 +57,6 @@ def main(dump: str, *texts: str) -> None:
 
         def keeping(*args: Any) -> None:
             import transfer_queue as tq
-
             from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
             from gmpo_mm.engines.verl.trainer import GMPOTrainer

@@ -17,7 +17,8 @@ from tests.verl.runs import LIMIT, finish, lines, start, text
 
 REWARD = """
 def compute_score(rows):
-    return [{"overall": 1.0, "even": float(row["response"].count("+") % 2 == 0), "chars": len(row["response"]) / 7} for row in rows]
+    texts = [row["response"] for row in rows]
+    return [{"overall": 1.0, "even": float(text.count("+") % 2 == 0), "chars": len(text) / 7} for text in texts]
 """
 LONGEST = 14
 

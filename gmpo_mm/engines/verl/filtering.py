@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
@@ -26,7 +25,9 @@ class FilteredGroups(ReplayBuffer):
     The trainer sets `may_go_on` and `group_scores` before the first step, and notes the prompts that it hands out in `asked`.
     """
 
-    def __init__(self, *args: Any, sampler_kwargs: Any, refill_fn: Callable[[int], int], **others: Any) -> None:
+    def __init__(
+        self, *args: Any, sampler_kwargs: Any, refill_fn: Callable[[int], int], **others: Any
+    ) -> None:
         super().__init__(*args, sampler_kwargs=sampler_kwargs, refill_fn=refill_fn, **others)
         self.options, self._ask = sampler_kwargs, refill_fn
         self.asked: list[str] = []
@@ -38,7 +39,9 @@ class FilteredGroups(ReplayBuffer):
         self.group_scores: Callable[[KVBatchMeta], list[Scores]] = lambda batch: []
         """All numbers of the reward function, row by row; raises for a group that is not whole."""
 
-    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
+    def sample(
+        self, global_steps: int, partition_id: str, batch_size: int
+    ) -> tuple[KVBatchMeta, dict[str, Any]]:
         """verl's contract: `batch_size` groups and metrics. Validation is verl's own."""
         if partition_id == "val":
             return super().sample(global_steps, partition_id, batch_size)
@@ -59,7 +62,9 @@ class FilteredGroups(ReplayBuffer):
             dropped_in_a_row = 0 if teaching else dropped_in_a_row + len(new)
         self.facts = {"filter/tries": float(tries), "filter/kept_frac": len(kept) / len(self.asked)}
         self._clear_groups(partition_id, set(kept[batch_size:]))
-        return self._materialize_batch(partition_id, kept[:batch_size], dict(self.partitions[partition_id])), {}
+        return self._materialize_batch(
+            partition_id, kept[:batch_size], dict(self.partitions[partition_id])
+        ), {}
 
     def _wait_for_all(self, partition_id: str) -> None:
         while True:

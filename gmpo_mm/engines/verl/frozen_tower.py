@@ -12,13 +12,17 @@ from verl.utils.device import get_device_name, get_vendor
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
-if os.environ.get("VERL_PLATFORM") == "cpu":
-    from gmpo_mm.engines.verl.cpu.plugin import CPUEngine as _Engine
-else:
-    _Engine = FSDPEngineWithLMHead
+
+def _engine_here() -> type[FSDPEngineWithLMHead]:
+    """The engine that verl would take without this one."""
+    if os.environ.get("VERL_PLATFORM") != "cpu":
+        return FSDPEngineWithLMHead
+    from gmpo_mm.engines.verl.cpu.plugin import CPUEngine
+
+    return CPUEngine
 
 
-class FrozenTowerEngine(_Engine):  # type: ignore[misc, valid-type]
+class FrozenTowerEngine(_engine_here()):  # type: ignore[misc]
     """verl's FSDP2 engine; the vision tower takes no gradient, from before the model is sharded."""
 
     def _build_module(self) -> Any:
