@@ -12,6 +12,8 @@ from verl.utils.device import get_device_name, get_vendor
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
+from gmpo_mm.errors import ConfigError
+
 
 def _engine_here() -> type[FSDPEngineWithLMHead]:
     """The engine that verl would take without this one."""
@@ -30,6 +32,11 @@ class FrozenTowerEngine(_engine_here()):  # type: ignore[misc]
         tower = getattr(getattr(module, "model", None), "visual", None)
         if tower is not None:
             tower.requires_grad_(False)
+        elif hasattr(self.model_config.hf_config, "vision_config"):
+            raise ConfigError(
+                "worker.actor.model.freeze_vision_tower = true: the model has no model.visual, where the tower is looked for; "
+                "set it to false"
+            )
         return module
 
 
