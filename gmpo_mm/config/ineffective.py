@@ -90,6 +90,9 @@ def _worker(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
         yield "worker.actor.optim.min_lr_ratio", "worker.actor.optim.lr_scheduler_type is constant"
     if actor.optim.lr_warmup_steps is not None:
         yield "worker.actor.optim.lr_warmup_ratio", "worker.actor.optim.lr_warmup_steps goes before it"
+    if not loaded.config.worker.reward.overlong_buffer.enable:
+        for name in ("len", "penalty_factor"):
+            yield f"worker.reward.overlong_buffer.{name}", "worker.reward.overlong_buffer.enable is false"
     if rollout.correction == "none":
         yield "worker.rollout.correction_cap", "worker.rollout.correction is none"
     if is_off_policy(loaded.config):

@@ -61,6 +61,10 @@ MEANINGS: dict[str, dict[str, str]] = {
         "lam": "Lambda of generalized advantage estimation, for `gae`.",
         "adv_estimator": "How rewards become advantages. `gae` needs a critic.",
         "norm_adv_by_std": "Divide the advantages of a group by the standard deviation of its rewards.",
+        "gdpo_reward_keys": "With `adv_estimator: gdpo`, the numbers of the reward function that are its rewards.",
+        "gdpo_reward_weights": "Weights of these rewards, in their order. `[]`: 1 each.",
+        "mask_truncated_completions": "Leave responses without an end token out of the loss (DAPO's overlong filtering). Their "
+        "rewards still count in the advantages of their group.",
         "drop_zero_advantage": "Leave groups in which all advantages are 0 out of the forward pass. "
         "They still count in the mean of the loss, so the gradient is the same.",
         "disable_kl": "Train without a reference model and without a KL term.",
@@ -132,6 +136,11 @@ MEANINGS: dict[str, dict[str, str]] = {
         "loss_avg_mode": "As `worker.actor.loss_avg_mode`, for the value loss.",
     },
     "RefConfig": {"strategy": "How the reference model is distributed."},
+    "OverlongBufferConfig": {
+        "enable": "Punish responses in the last `len` tokens before `data.max_response_length`.",
+        "len": "Tokens over which the punishment grows from 0 to `penalty_factor`.",
+        "penalty_factor": "The punishment of a response of full length, taken from its reward.",
+    },
     "RewardConfig": {
         "reward_function": "The reward: `path/to/file.py:function`. Without a function's name it is `main`.",
         "reward_function_kwargs": "Further arguments of the reward function.",

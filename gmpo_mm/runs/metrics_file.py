@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +105,15 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return list(entries.values())
 
 
-def lost_lines(path: Path, step: int, *, finished: bool) -> str | None:
+def lost_lines(path: Path, step: int, *, finished: bool, lines: Sequence[Mapping[str, Any]] | None = None) -> str | None:
     """What the metrics of a run that came to that step have lost; None for whole ones. DataError where one is damaged.
 
-    A run that has not `finished` may end with a line that a kill tore.
+    `lines` are its metrics where `read_metrics` has read them already. A run that has not `finished` may end with a line
+    that a kill tore.
     """
     file = path / FILE_NAME
-    lines = read_metrics(path) if file.is_file() else []
+    if lines is None:
+        lines = read_metrics(path) if file.is_file() else []
     found = max((line["step"] for line in lines if line["kind"] == "train"), default=0)
     if found < step or (finished and not file.read_bytes().endswith(b"\n")):
         return f"{FILE_NAME} was cut or removed: it ends with step {found} of the {step} that the run finished"

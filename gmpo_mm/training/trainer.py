@@ -15,7 +15,6 @@ from gmpo_mm.algorithms import (
     AdaptiveKLController,
     FixedKLController,
     apply_kl_to_rewards,
-    compute_advantages,
     compute_kl,
     finalize_metrics,
     log_prob_gap,
@@ -29,6 +28,8 @@ from gmpo_mm.machine_errors import memory_for
 from gmpo_mm.models.loading import not_finite
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor
+from gmpo_mm.rewards.advantages import configured_advantages
+from gmpo_mm.rewards.parts import reward_parts
 from gmpo_mm.rollout.protocol import RolloutBackend
 from gmpo_mm.rollout.seeds import prompt_seed
 from gmpo_mm.runs.checkpoint import CheckpointData, load_optimizer_tensors, prune_checkpoints
@@ -330,16 +331,17 @@ class Trainer:
             current = mean_sequence_kl(kl_BT, batch.mask_BT)
             metrics = {"actor/kl_penalty": current, "actor/kl_coef": self.kl.kl_coef}
             self.kl.update(current, len(batch))
-        batch.advantages_BT = compute_advantages(
-            algorithm.adv_estimator,
+        batch.advantages_BT = configured_advantages(
+            algorithm,
             batch.rewards_B,
             batch.group_ids_B,
             response_mask_BT=batch.mask_BT,
             token_rewards_BT=token_rewards_BT,
             baselines_B=torch.tensor(baselines, dtype=torch.float64).repeat_interleave(batch.group_size) if baselines else None,
-            gamma=algorithm.gamma,
-            norm_by_std=algorithm.norm_adv_by_std,
+            parts_KB=reward_parts([s for g in batch.groups for s in g.scores], algorithm.gdpo_reward_keys),
         ).float()
+        if algorithm.mask_truncated_completions:
+            batch.leave_out_truncated()
         return metrics
 
     def _check_gap(self, step: int, metrics: dict[str, float]) -> None:

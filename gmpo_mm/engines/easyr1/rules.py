@@ -28,6 +28,11 @@ def check_easyr1(loaded: LoadedConfig) -> Iterator[str]:
 def _check_sampling(config: Config) -> Iterator[str]:
     rollout = config.worker.rollout
     yield from refused_by("easyr1", config)
+    if config.algorithm.online_filtering and config.algorithm.adv_estimator == "gdpo":
+        yield (
+            "algorithm.online_filtering = true: EasyR1 keeps no rewards but overall of the groups that its filter lets pass, "
+            "and adv_estimator=gdpo needs several; set it to false, or use engine=local or engine=verl."
+        )
     if rollout.name == "hf":
         yield "worker.rollout.name = 'hf': engine=easyr1 samples with vLLM; set it to vllm or auto."
     if rollout.correction != "none":

@@ -37,6 +37,7 @@ from gmpo_mm.models.fused import Fused
 from gmpo_mm.models.loading import load_policy, read_chat_template, resolve_device, resolve_dtype
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor
+from gmpo_mm.rewards.overlong import overlong_buffer
 from gmpo_mm.rollout.protocol import RolloutBackend, RolloutRequest
 from gmpo_mm.rollout.seeds import EVALUATION_SEED
 from gmpo_mm.runs.progress import LOG_NAME, Progress
@@ -248,6 +249,7 @@ def _batch_maker(
         filter_high=algorithm.filter_high,
         max_tries=config.trainer.max_try_make_batch,
         last_step=total_steps,
+        overlong=overlong_buffer(config),
     )
 
 

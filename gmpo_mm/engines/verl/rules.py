@@ -35,11 +35,6 @@ def _check_algorithm(config: Config) -> Iterator[str]:
             "algorithm.adv_estimator = 'remax': its greedy baseline is a second kind of sample, which this engine does not ask "
             "verl for; use grpo or rloo, or engine=local."
         )
-    if algorithm.online_filtering:
-        yield (
-            "algorithm.online_filtering = true: verl drops groups whose rewards are all equal, which is not what filter_low "
-            "and filter_high say; set it to false, or use engine=local or engine=easyr1."
-        )
     if algorithm.kl_type == "adaptive" and not algorithm.disable_kl and not algorithm.use_kl_loss:
         yield (
             "algorithm.kl_type = 'adaptive': verl does not save the adapted coefficient, so a resumed run would start from "
@@ -63,11 +58,6 @@ def _check_model(config: Config) -> Iterator[str]:
         yield (
             f"{ACTOR}model.lora.rank = {model.lora.rank}: LoRA through verl is not part of this version; set it to 0, or use "
             "engine=local or engine=easyr1."
-        )
-    if model.freeze_vision_tower:
-        yield (
-            f"{ACTOR}model.freeze_vision_tower = true: verl's FSDP engine does not read its own key for it and would train the "
-            "vision tower; set it to false, or use engine=local or engine=easyr1."
         )
     if optim.strategy != "adamw":
         yield f"{ACTOR}optim.strategy = {optim.strategy!r}: engine=verl trains with torch's AdamW; set it to adamw."
