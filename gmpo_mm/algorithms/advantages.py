@@ -154,12 +154,12 @@ def rloo(inputs: AdvantageInputs) -> Tensor:
 def opo(inputs: AdvantageInputs) -> Tensor:
     """r - b over the group, b = sum_i l_i r_i / sum_i l_i with l_i tokens of response i (OPO, arXiv 2505.23585).
 
-    Where the squared norm of a response's gradient is proportional to its length, b is the baseline of least variance. In a
-    group without a single token b is 0, and nothing is trained in any case.
+    Where the squared norm of a response's gradient is proportional to its length, b is the baseline of least variance. It is
+    NaN in a group without a single token, where the mask leaves nothing of it.
     """
     assert inputs.mask_BT is not None
     groups, length_B = inputs.groups, inputs.mask_BT.sum(dim=-1).to(torch.float64)
-    baseline_G = groups.sum_G(length_B * inputs.scores_B) / groups.sum_G(length_B).clamp(min=1)
+    baseline_G = groups.sum_G(length_B * inputs.scores_B) / groups.sum_G(length_B)
     return inputs.scores_B - baseline_G[groups.index_B]
 
 
@@ -196,8 +196,8 @@ def gdpo(inputs: AdvantageInputs) -> Tensor:
     total_B = torch.zeros_like(inputs.scores_B)
     for part_B, weight in zip(inputs.parts_KB, inputs.weights_K, strict=True):
         total_B = total_B + weight * grpo(replace(inputs, scores_B=part_B))
-    squares = total_B.square().sort().values.sum()  # sorted: whatever the order of the rows
-    return total_B / ((squares / (len(total_B) - 1)).sqrt() + inputs.eps)
+    spread = (total_B.square().sum() / (len(total_B) - 1)).sqrt()
+    return total_B / (spread + inputs.eps)
 
 
 @register_advantage_estimator("remax", baselines=True)

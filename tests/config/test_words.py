@@ -81,6 +81,13 @@ def said(*overrides: str) -> str:
         ("freeze_vit=true", "worker.actor.model.freeze_vision_tower=true"),
         ("train_type=full", "worker.actor.model.lora.rank=0"),
         ("max_resample_times=3", "trainer.max_try_make_batch=3"),
+        ("overlong_filter=true", "algorithm.mask_truncated_completions=true"),
+        ("soft_cache_length=64", "worker.reward.overlong_buffer.len=64"),
+        # long responses and several rewards
+        ("mask_truncated_completions=true", "algorithm.mask_truncated_completions=true"),
+        ("multi_objective_aggregation=normalize_then_sum", "algorithm.adv_estimator=gdpo"),
+        ("reward_model.overlong_buffer.len=4096", "worker.reward.overlong_buffer.len=4096"),
+        ("overlong_penalty_factor=0.5", "worker.reward.overlong_buffer.penalty_factor=0.5"),
         # capitals and dashes
         ("Learning_Rate=1", "worker.actor.optim.lr=1"),
         ("--num-generations=8", "worker.rollout.n=8"),
@@ -148,6 +155,7 @@ def test_a_slip_for_a_neighbour_goes_before_a_word_of_others() -> None:
         ("algorithm.adv_estimator=gmpo", "Write worker.actor.loss_type=gmpo algorithm.adv_estimator=grpo."),
         ("algorithm.adv_estimator=gpg", "Write worker.actor.loss_type=gpg algorithm.adv_estimator=dr_grpo."),
         ("algorithm.adv_estimator=GRPO", "Did you mean grpo?"),
+        ("algorithm.adv_estimator=maxrl", "Write algorithm.adv_estimator=max_rl."),
         ("algorithm.adv_estimator=reinforce++", "Write algorithm.adv_estimator=reinforce_plus_plus."),
         ("algorithm.kl_penalty=k3", "Write algorithm.kl_penalty=low_var_kl."),
         ("worker.actor.loss_avg_mode=token-mean", "Write worker.actor.loss_avg_mode=token."),

@@ -68,6 +68,15 @@ def test_the_engine_is_found_for_the_cpu_only() -> None:
     assert found["cuda"] is transformer_impl.FSDPEngineWithLMHead
 
 
+def test_the_places_of_our_filter_and_of_our_frozen_tower() -> None:
+    source = inspect.getsource(trainer_base.PPOTrainer._build_replay_buffer)
+    assert "load_extern_type(custom_sampler.path, custom_sampler.name)" in source and "refill_fn=" in source
+    for name in ("_sync_metadata_from_transfer_queue", "_clear_groups", "_materialize_batch"):
+        assert callable(getattr(replay_buffer.ReplayBuffer, name))
+    assert "vendor_key in registry" in inspect.getsource(EngineRegistry.get_engine_cls)
+    assert "_build_module" in inspect.getsource(transformer_impl.FSDPEngine._build_model_optimizer)
+
+
 def test_a_sampled_response_has_the_fields_of_verls() -> None:
     assert {f.name for f in dataclasses.fields(SampledTokens)} == set(replica.TokenOutput.model_fields)
 

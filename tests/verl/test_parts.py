@@ -31,14 +31,14 @@ ROOT = Path(__file__).resolve().parents[2]
 VL, TEXT = resolve_model_path("bundled:qwen2_5_vl_tiny"), resolve_model_path("bundled:qwen2_tiny")
 
 
-@pytest.mark.parametrize("estimator", ["grpo", "dr_grpo", "grpo_passk", "rloo", "reinforce_plus_plus"])
+@pytest.mark.parametrize("estimator", ["grpo", "dr_grpo", "grpo_passk", "rloo", "reinforce_plus_plus", "opo", "max_rl"])
 def test_verl_computes_our_advantages(estimator: str) -> None:
     config = Config()
     config.algorithm.adv_estimator, config.algorithm.gamma = estimator, 0.9
     advantages.install(config)
     torch.manual_seed(0)
     mask_BT = torch.arange(5) < torch.tensor([[5], [3], [1], [4], [2], [5]])
-    rewards_BT = torch.randn(6, 5) * mask_BT
+    rewards_BT = torch.randn(6, 5).abs() * mask_BT
     names = np.array(["b", "a", "b", "a", "a", "b"], dtype=object)
     found, _ = get_adv_estimator_fn(ADVANTAGE_NAME)(token_level_rewards=rewards_BT, response_mask=mask_BT.long(), index=names)
     expected = compute_advantages(
@@ -48,8 +48,28 @@ def test_verl_computes_our_advantages(estimator: str) -> None:
     assert torch.equal(found, expected) and found.abs().max() > 0
 
 
-def manager(function: str, **kwargs: Any) -> GMPORewardManager:
-    config = OmegaConf.create({"gmpo_mm_reward": {"function": function, "kwargs": kwargs, "skip_special_tokens": True}})
+def test_verl_computes_our_advantages_from_several_rewards() -> None:
+    config = Config()
+    config.algorithm.adv_estimator = "gdpo"
+    config.algorithm.gdpo_reward_keys, config.algorithm.gdpo_reward_weights = ["a", "b"], [1.0, 0.5]
+    rewards = advantages.install(config)
+    torch.manual_seed(0)
+    rewards.parts_KB = torch.randn(2, 6, dtype=torch.float64)
+    mask_BT = torch.arange(5) < torch.tensor([[5], [3], [1], [4], [2], [5]])
+    names = np.array(["b", "a", "b", "a", "a", "b"], dtype=object)
+    found, _ = get_adv_estimator_fn(ADVANTAGE_NAME)(
+        token_level_rewards=torch.randn(6, 5), response_mask=mask_BT.long(), index=names
+    )
+    expected = compute_advantages(
+        "gdpo", torch.zeros(6), torch.tensor([1, 0, 1, 0, 0, 1]), response_mask_BT=mask_BT, parts_KB=rewards.parts_KB,
+        weights_K=[1.0, 0.5],
+    )  # fmt: skip
+    assert torch.equal(found, expected) and found.abs().max() > 0
+
+
+def manager(function: str, overlong: dict[str, Any] | None = None, **kwargs: Any) -> GMPORewardManager:
+    options = {"function": function, "kwargs": kwargs, "skip_special_tokens": True, "overlong": overlong}
+    config = OmegaConf.create({"gmpo_mm_reward": options})
     return GMPORewardManager(config, AutoTokenizer.from_pretrained(VL), None)
 
 
@@ -72,6 +92,25 @@ def test_a_hostile_answer_costs_its_own_reward_alone() -> None:
     assert [g["reward_extra_info"]["scores"]["accuracy"] for g in graded] == [1.0, 0.0, 0.0, 1.0]
     assert graded[0]["reward_score"] == graded[0]["reward_extra_info"]["scores"]["overall"] > graded[2]["reward_score"]
     assert graded[1]["reward_extra_info"]["response"].endswith("{9**9**9**9}")
+
+
+def test_long_responses_are_punished_in_training_and_a_punishment_of_that_name_ends_the_run(tmp_path: Path) -> None:
+    (tmp_path / "plain.py").write_text("def compute_score(rows):\n    return [{'overall': 1.0} for row in rows]\n")
+    (tmp_path / "own.py").write_text(
+        "def compute_score(rows):\n    return [{'overall': 1.0, 'overlong_reward': 0.0} for row in rows]\n"
+    )
+    buffer = {"tokens": 4, "max_response_length": 4, "penalty_factor": 1.0}
+    for file, is_training, expected in (("plain.py", True, 0.25), ("plain.py", False, 1.0), ("own.py", True, None)):
+        made = manager(f"{tmp_path}/{file}:compute_score", buffer)
+        text = made.tokenizer.decode(made.tokenizer.encode("1+1"))
+        one = row(made.tokenizer, text, "2")
+        one.non_tensor_batch["extra_info"][0]["is_training"] = is_training
+        assert one.batch["responses"].shape[1] == 3
+        graded = asyncio.run(made.run_single(one))
+        if expected is None:
+            assert "overlong_reward" in graded["reward_extra_info"]["scores"][ERROR]
+        else:
+            assert graded["reward_score"] == expected
 
 
 def test_a_reward_function_that_raises_is_told_to_the_trainer_and_nobody_waits(tmp_path: Path) -> None:
