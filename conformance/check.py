@@ -1,0 +1,135 @@
+"""Does a project compute the losses as their papers do? `python -m conformance.check TARGET`, see README.md."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import fnmatch
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from conformance.compare import Finding, Other, Place, judge
+from conformance.vectors import FOLDER, Case, VectorError, load
+
+OWN_ADAPTERS = ("gmpo_mm", "trl", "verl", "easyr1")
+FAILURES = ("different", "another loss", "error")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 if all that the target offers is equal; 1 if something is not; 2 for a target or vectors that can't be used."""
+    parser = argparse.ArgumentParser(prog="python -m conformance.check", description=__doc__)
+    parser.add_argument("target", help="gmpo_mm, trl, verl, easyr1:/path/to/checkout, or path.to.module:adapter")
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="cases by name, as 'gmpo*'")
+    parser.add_argument("--allow-scale", action="store_true", help="'equal up to a scale' is no failure")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings there too")
+    parser.add_argument("--vectors", type=Path, default=FOLDER, metavar="FOLDER")
+    options = parser.parse_args(arguments)
+    try:
+        adapter = find_adapter(options.target)
+        findings = run(adapter, load(options.vectors), options.only)
+    except (VectorError, TargetError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(table(adapter, findings))
+    if options.json:
+        entry = {"target": adapter.NAME, "tolerance": adapter.TOLERANCE}
+        entry["findings"] = [dataclasses.asdict(finding) for finding in findings]  # type: ignore[assignment]
+        options.json.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+    failures = {*FAILURES, *(() if options.allow_scale else ("equal up to a scale",))}
+    return int(any(finding.result in failures for finding in findings))
+
+
+class TargetError(Exception):
+    """A target that can't be imported; the message says what to do."""
+
+
+def find_adapter(target: str) -> Any:
+    """The adapter of a target: a module or object with `loss`, `NAME` and `TOLERANCE`.
+
+    Raises:
+        TargetError: it can't be imported, or has no `loss`.
+    """
+    name, _, rest = target.partition(":")
+    if name == "easyr1":
+        checkout = Path(rest or "")
+        if not (checkout / "verl" / "trainer" / "core_algos.py").is_file():
+            raise TargetError(f"{target}: write easyr1:/path/to/checkout, a checkout of EasyR1; {rest!r} is none.")
+        sys.path.insert(0, str(checkout.resolve()))
+    if not rest and name not in OWN_ADAPTERS:
+        raise TargetError(f"{target}: write path.to.module:adapter, or one of {', '.join(OWN_ADAPTERS)}.")
+    module = f"conformance.adapters.{name}" if name in OWN_ADAPTERS else name
+    try:
+        found = importlib.import_module(module)
+        adapter = found if name in OWN_ADAPTERS else getattr(found, rest)
+    except (ImportError, AttributeError) as error:
+        raise TargetError(f"{target}: {error}. Run this in the environment of the project that is checked.") from error
+    if not hasattr(adapter, "loss"):
+        if not callable(adapter):
+            raise TargetError(f"{target} has no function `loss(config, batch, cut)`; see conformance/README.md.")
+        adapter = SimpleNamespace(loss=adapter)
+    for key, default in (("NAME", target), ("TOLERANCE", 1e-9)):
+        if not hasattr(adapter, key):
+            setattr(adapter, key, default)
+    return adapter
+
+
+def run(adapter: Any, cases: list[Case], only: str = "*") -> list[Finding]:
+    """One finding for each case whose name fits the pattern.
+
+    Raises:
+        TargetError: none fits.
+    """
+    chosen = [case for case in cases if fnmatch.fnmatch(case.name, only)]
+    if not chosen:
+        raise TargetError(f"--only {only}: no case has such a name; the first is {cases[0].name!r}.")
+    others = [Other(case.name, case.expected) for case in cases]
+    return [_check(adapter, case, others) for case in chosen]
+
+
+def _check(adapter: Any, case: Case, others: list[Other]) -> Finding:
+    outputs: dict[Place, dict[str, Any]] = {}
+    missing: list[str] = []
+    for batch_name, batch in case.batches.items():
+        for cut_name, cut in batch["cuts"].items():
+            try:
+                output = adapter.loss(case.config, batch, cut)
+                outputs[batch_name, cut_name] = _checked(output, batch)
+            except Exception as error:
+                if type(error).__name__ != "NotOffered":  # an adapter may have a class of its own
+                    return Finding(case.name, "error", f"{batch_name}, {cut_name}: {type(error).__name__}: {error}")
+                if cut_name == "whole":
+                    return Finding(case.name, "not offered", str(error))
+                missing.append(cut_name)
+    finding = judge(case, outputs, others, adapter.TOLERANCE)
+    if missing:
+        note = f"not offered: the cut {', '.join(missing)}"
+        finding = dataclasses.replace(finding, detail="; ".join(filter(None, (finding.detail, note))))
+    return finding
+
+
+def _checked(output: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
+    shape = [len(row) for row in batch["mask"]]
+    if [len(row) for row in output["grad"]] != shape:
+        raise ValueError(f"`grad` must have {len(shape)} rows of {shape[0]} numbers")
+    return {"clip_share": None} | output | {"loss": float(output["loss"])}
+
+
+def table(adapter: Any, findings: list[Finding]) -> str:
+    """What is printed: a line for each case, then how many of each kind."""
+    width = max(len(finding.case) for finding in findings)
+    lines = [f"{adapter.NAME}, tolerance {adapter.TOLERANCE:g}", ""]
+    for finding in findings:
+        lines.append(f"{finding.case:{width}}  {finding.result:19}  {finding.detail}".rstrip())
+    kinds: dict[str, int] = {}
+    for finding in findings:
+        kinds[finding.result] = kinds.get(finding.result, 0) + 1
+    lines += ["", ", ".join(f"{count} {kind}" for kind, count in kinds.items())]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Reads the vectors, and finds out when one is not as it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "vectors"
+SUMS = "SHA256SUMS"
+
+
+class VectorError(Exception):
+    """A vector file that is missing or was altered; the message names the file and the fix."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration of one loss: its inputs by batch, and what is right for each."""
+
+    name: str
+    config: dict[str, Any]
+    batches: dict[str, dict[str, Any]]
+    expected: dict[str, dict[str, Any]]
+
+
+def load(folder: Path = FOLDER) -> list[Case]:
+    """All cases of a folder, each file compared with its sum.
+
+    Raises:
+        VectorError: a file, or the list of sums, that is missing, cut off or changed.
+    """
+    cases = []
+    for line in _read(folder / SUMS).decode().splitlines():
+        wanted, _, name = line.partition("  ")
+        content = _read(folder / name)
+        if hashlib.sha256(content).hexdigest() != wanted:
+            raise VectorError(
+                f"{folder / name} is not the file that {SUMS} names: it was cut off or changed. "
+                "Get it again, or make it anew: python -m conformance.generate"
+            )
+        vector = json.loads(content)
+        cases += [
+            Case(case["name"], case["config"], vector["batches"], case["expected"]) for case in vector["cases"]
+        ]
+    return cases
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise VectorError(f"{path}: {error.strerror}. Make it: python -m conformance.generate") from error
