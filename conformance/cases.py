@@ -150,7 +150,7 @@ CHANGES: dict[str, dict[str, Config]] = {
         "tokens max_rise=0.3": {"max_rise": 0.3},
         "tokens ratio_cap=1.5": {"ratio_cap": 1.5},
     },
-    "m2po": {"tokens": {}, "sequences": SEQUENCES, "tokens budget=0.4": {"budget": 0.4}},
+    "m2po": {"tokens": {}, "sequences": SEQUENCES, "tokens budget=0.2": {"budget": 0.2}},
     "clip_cov": {
         "tokens": {},
         "sequences": SEQUENCES,

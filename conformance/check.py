@@ -105,10 +105,7 @@ def _check(adapter: Any, case: Case, others: list[Other]) -> Finding:
                     return Finding(case.name, "not offered", str(error))
                 missing.append(cut_name)
     finding = judge(case, outputs, others, adapter.TOLERANCE)
-    if missing:
-        note = f"not offered: the cut {', '.join(missing)}"
-        finding = dataclasses.replace(finding, detail="; ".join(filter(None, (finding.detail, note))))
-    return finding
+    return dataclasses.replace(finding, missing_cuts=tuple(missing))
 
 
 def _checked(output: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
@@ -123,11 +120,16 @@ def table(adapter: Any, findings: list[Finding]) -> str:
     width = max(len(finding.case) for finding in findings)
     lines = [f"{adapter.NAME}, tolerance {adapter.TOLERANCE:g}", ""]
     for finding in findings:
-        lines.append(f"{finding.case:{width}}  {finding.result:19}  {finding.detail}".rstrip())
+        shares = "" if finding.clip_share in ("", "equal") else f"clip share counted otherwise: {finding.clip_share}"
+        detail = "; ".join(filter(None, (finding.detail, shares)))
+        lines.append(f"{finding.case:{width}}  {finding.result:19}  {detail}".rstrip())
     kinds: dict[str, int] = {}
     for finding in findings:
         kinds[finding.result] = kinds.get(finding.result, 0) + 1
     lines += ["", ", ".join(f"{count} {kind}" for kind, count in kinds.items())]
+    missing = sorted({cut for finding in findings for cut in finding.missing_cuts})
+    if missing:
+        lines.append(f"micro-batches that it does not offer, and which were left out: {', '.join(missing)}")
     return "\n".join(lines)
 
 

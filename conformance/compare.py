@@ -15,11 +15,16 @@ Place = tuple[str, str]
 
 @dataclass(frozen=True)
 class Finding:
-    """`result` is one of: equal, equal up to a scale, different, another loss, not offered, error."""
+    """`result` is of loss and gradient, one of: equal, equal up to a scale, different, another loss, not offered, error.
+
+    `clip_share` is "equal", or the first one that is counted otherwise, or "" where the project gives none.
+    """
 
     case: str
     result: str
     detail: str = ""
+    clip_share: str = ""
+    missing_cuts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,8 @@ def judge(case: Case, outputs: dict[Place, dict[str, Any]], others: list[Other],
     """The finding for a case from what a project gave at each place."""
     scale = _scale(case, outputs, case.expected, tolerance)
     if scale is not None:
-        share = _wrong_share(case, outputs, tolerance)
-        if share:
-            return Finding(case.name, "different", share)
-        return Finding(case.name, *(("equal",) if scale == "" else ("equal up to a scale", scale)))
+        result = "equal up to a scale" if scale else "equal"
+        return Finding(case.name, result, scale, _clip_share(case, outputs, tolerance))
     same = {}
     for other in others:
         if _differs(case, other, tolerance):
@@ -133,16 +136,18 @@ def _differs(case: Case, other: Other, tolerance: float) -> bool:
     )
 
 
-def _wrong_share(case: Case, outputs: dict[Place, dict[str, Any]], tolerance: float) -> str:
-    for (batch, cut), output in outputs.items():
+def _clip_share(case: Case, outputs: dict[Place, dict[str, Any]], tolerance: float) -> str:
+    words = ""
+    for (batch, _), output in outputs.items():
         want = dict(case.expected[batch]["clip_share"])
         if "high" in want:
             want["any"] = want["high"] + want["low"]
         for name, share in (output["clip_share"] or {}).items():
-            if name in want and not abs(share - want[name]) <= max(tolerance, 1e-6):
-                where = f"the clip share only ({batch}, {cut}): {name}"
-                return f"{where} {share:.4f}, not {want[name]:.4f}"
-    return ""
+            if name in want:
+                if not abs(share - want[name]) <= max(tolerance, 1e-6):
+                    return f"{name} {share:.4f}, not {want[name]:.4f} ({batch})"
+                words = "equal"
+    return words
 
 
 def _difference(
