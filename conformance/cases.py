@@ -156,7 +156,7 @@ CHANGES: dict[str, dict[str, Config]] = {
         "sequences": SEQUENCES,
         "tokens cov_min=1": {"cov_min": 1.0},
         "tokens cov_max=1": {"cov_max": 1.0},
-        "tokens ratio_min=0.6": {"ratio_min": 0.6},
+        "tokens ratio_min=0.3": {"ratio_min": 0.3},
         "tokens ratio_max=1.6": {"ratio_max": 1.6},
     },
     "kl_cov": {

@@ -154,24 +154,33 @@ def _difference(
     case: Case, outputs: dict[Place, dict[str, Any]], others: list[Other], tolerance: float
 ) -> str:
     factors = {place: _factor(output, case.expected[place[0]], tolerance) for place, output in outputs.items()}
-    by_cut = {place[1]: k for place, k in factors.items() if place[0] == next(iter(case.batches))}
-    if all(k is not None for k in factors.values()) and len({round(k, 6) for k in by_cut.values() if k}) > 1:
-        return "the scale depends on the cut: " + ", ".join(f"{cut} x {k:.4g}" for cut, k in by_cut.items())
-    right = [place for place, k in factors.items() if k == 1.0]
+    if all(k == 1.0 for (_, cut), k in factors.items() if cut == "whole"):
+        parts = {cut: k for (_, cut), k in factors.items() if cut != "whole"}
+        words = (f"{cut} {_factor_in_words(k)}" for cut, k in parts.items())
+        return "right on a whole batch; cut into micro-batches: " + ", ".join(words)
+    right = [" ".join(place) for place, k in factors.items() if k == 1.0]
     place = next(place for place, k in factors.items() if k != 1.0)
     got, want = outputs[place], case.expected[place[0]]
     wrong = list(_wrong_entries(got, want, 1.0, tolerance))
-    words = f"{place[0]}, {place[1]}: "
-    if not wrong:
+    words = f"{place[0]} {place[1]}: "
+    if factors[place] is not None:
+        words += _factor_in_words(factors[place])
+    elif not wrong:
         words += f"the value only, {got['loss']:.7g}, not {want['loss']:.7g}; the gradient is right"
     else:
         i, t, g, w = max(wrong, key=lambda entry: _distance(entry[2], entry[3]))
         valid = sum(map(sum, case.batches[place[0]]["mask"]))
         words += f"{len(wrong)} of {valid} gradients; most at [{i}][{t}], {g:.6g}, not {w:.6g}"
     if right:
-        words += "; right at " + ", ".join(" ".join(place) for place in right)
-    twins = [o.name for o in others if _equal(got, o.expected[place[0]], 1.0, tolerance) and o.name != case.name]
+        words += "; right at " + ", ".join(right)
+    twins = [o.name for o in others if o.name != case.name and _equal(got, o.expected[place[0]], 1.0, tolerance)]
     return words + (f"; here it is {' = '.join(twins[:2])}" if twins else "")
+
+
+def _factor_in_words(k: float | None) -> str:
+    if k is None:
+        return "another gradient"
+    return "right" if k == 1.0 else f"x {k:.4g}"
 
 
 def _distance(got: float, want: float) -> float:
