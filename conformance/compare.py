@@ -126,8 +126,9 @@ def _sizes(case: Case, batch: str) -> dict[str, float]:
     if "max_tokens" in case.config:
         sizes["L"] = case.config["max_tokens"]
     sizes |= {f"{a}*{b}": sizes[a] * sizes[b] for a in "BR" for b in "TL" if b in sizes}
-    quotients = {f"{a}/{b}": x / y for a, x in sizes.items() for b, y in sizes.items() if a != b}
-    return {f"1/{a}": 1 / x for a, x in sizes.items()} | dict(sizes) | quotients
+    below = {a: f"({a})" if "*" in a else a for a in sizes}
+    quotients = {f"{a}/{below[b]}": x / y for a, x in sizes.items() for b, y in sizes.items() if a != b}
+    return {f"1/{below[a]}": 1 / x for a, x in sizes.items()} | dict(sizes) | quotients
 
 
 def _differs(case: Case, other: Other, tolerance: float) -> bool:
