@@ -15,14 +15,16 @@ from typing import Any
 from conformance.compare import Finding, Other, Place, judge
 from conformance.vectors import FOLDER, Case, VectorError, load
 
-OWN_ADAPTERS = ("gmpo_mm", "trl", "verl", "easyr1")
+OWN_ADAPTERS = ("gmpo_mm", "trl", "verl", "easyr1", "openrlhf")
+IN_A_FOLDER = {"easyr1": "verl/trainer/core_algos.py", "openrlhf": "openrlhf/models/loss.py"}
+"""Targets that are named with a folder, NAME:/path, and a file that is in it."""
 FAILURES = ("different", "another loss", "error")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """0 if all that the target offers is equal; 1 if something is not; 2 for a target or vectors that can't be used."""
     parser = argparse.ArgumentParser(prog="python -m conformance.check", description=__doc__)
-    parser.add_argument("target", help="gmpo_mm, trl, verl, easyr1:/path/to/checkout, or path.to.module:adapter")
+    parser.add_argument("target", help="gmpo_mm, trl, verl, easyr1:/path, openrlhf:/path, or path.to.module:adapter")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="cases by name, as 'gmpo*'")
     parser.add_argument("--allow-scale", action="store_true", help="'equal up to a scale' is no failure")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings there too")
@@ -54,17 +56,19 @@ def find_adapter(target: str) -> Any:
         TargetError: it can't be imported, or has no `loss`.
     """
     name, _, rest = target.partition(":")
-    if name == "easyr1":
-        checkout = Path(rest or "")
-        if not (checkout / "verl" / "trainer" / "core_algos.py").is_file():
-            raise TargetError(f"{target}: write easyr1:/path/to/checkout, a checkout of EasyR1; {rest!r} is none.")
-        sys.path.insert(0, str(checkout.resolve()))
-    if not rest and name not in OWN_ADAPTERS:
+    folder = Path(rest)
+    if name in IN_A_FOLDER:
+        if not (folder / IN_A_FOLDER[name]).is_file():
+            raise TargetError(f"{target}: write {name}:/path; {rest!r} holds no {IN_A_FOLDER[name]}.")
+        sys.path.insert(0, str(folder.resolve()))
+    elif not rest and name not in OWN_ADAPTERS:
         raise TargetError(f"{target}: write path.to.module:adapter, or one of {', '.join(OWN_ADAPTERS)}.")
-    module = f"conformance.adapters.{name}" if name in OWN_ADAPTERS else name
+    own = name in OWN_ADAPTERS
     try:
-        found = importlib.import_module(module)
-        adapter = found if name in OWN_ADAPTERS else getattr(found, rest)
+        found = importlib.import_module(f"conformance.adapters.{name}" if own else name)
+        adapter = found if own else getattr(found, rest)
+        if hasattr(adapter, "load"):
+            adapter = adapter.load(folder.resolve())
     except (ImportError, AttributeError) as error:
         raise TargetError(f"{target}: {error}. Run this in the environment of the project that is checked.") from error
     if not hasattr(adapter, "loss"):

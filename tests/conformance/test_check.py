@@ -166,8 +166,8 @@ def test_the_command_says_it_in_its_exit_code_and_in_json(tmp_path):
         ("no_such_module:loss", "No module named 'no_such_module'. Run this in the environment of the project"),
         (f"{__name__}:missing", "has no attribute 'missing'"),
         (f"{__name__}:CASES", "has no function `loss(config, batch, cut)`"),
-        ("easyr1", "easyr1:/path/to/checkout"),
-        ("easyr1:/no/such/folder", "'/no/such/folder' is none"),
+        ("easyr1", "easyr1: write easyr1:/path; '' holds no verl/trainer/core_algos.py"),
+        ("openrlhf:/no/such/folder", "'/no/such/folder' holds no openrlhf/models/loss.py"),
     ],
 )
 def test_a_target_that_cannot_be_used_is_an_error_that_says_what_to_write(capsys, target, words):
