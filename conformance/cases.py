@@ -1,4 +1,5 @@
-"""Which losses and options have a vector: for each loss a basis, and one case for each option that changes it."""
+"""Which losses and options have a vector: for each loss a basis, and one case for each option that changes
+it."""
 
 from __future__ import annotations
 
@@ -29,12 +30,13 @@ BASES: dict[str, Config] = {
     "kl_cov": {**TOKENS, "share": 0.1, "coef": 1.0},
     "vespo": {**TOKENS, "k_positive": 2.0, "k_negative": 3.0, "lambda_positive": 3.0, "lambda_negative": 2.0},
     "fipo": {
-        **TOKENS, **BOUNDS, "dual_clip": 3.0, "half_life": 32.0, "weight_min": 1.0, "weight_max": 1.2, "safe_ratio": 10.0,
+        **TOKENS, **BOUNDS, "dual_clip": 3.0, "half_life": 32.0, "weight_min": 1.0, "weight_max": 1.2,
+        "safe_ratio": 10.0,
     },
 }  # fmt: skip
 
 SOURCES = {
-    "ppo": "arXiv 1707.06347, 1912.09729 (dual clip), 2402.03300 (GRPO), 2503.20783 (Dr. GRPO: average fixed)",
+    "ppo": "arXiv 1707.06347, 1912.09729 (dual clip), 2402.03300 (GRPO), 2503.20783 (average fixed)",
     "gmpo": "arXiv 2507.20673, equations 3 and 4, Table 4",
     "power_mean": "arXiv 2601.22521 and 2605.12058",
     "gspo": "arXiv 2507.18071",

@@ -1,4 +1,5 @@
-"""Does a project compute the losses as their papers do? `python -m conformance.check TARGET`, see README.md."""
+"""Does a project compute the losses as their papers do? `python -m conformance.check TARGET`, see
+README.md."""
 
 from __future__ import annotations
 
@@ -22,9 +23,12 @@ FAILURES = ("different", "another loss", "error")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 if all that the target offers is equal; 1 if something is not; 2 for a target or vectors that can't be used."""
+    """0 if all that the target offers is equal; 1 if something is not; 2 for a target or vectors that can't
+    be used."""
     parser = argparse.ArgumentParser(prog="python -m conformance.check", description=__doc__)
-    parser.add_argument("target", help="gmpo_mm, trl, verl, easyr1:/path, openrlhf:/path, or path.to.module:adapter")
+    parser.add_argument(
+        "target", help="gmpo_mm, trl, verl, easyr1:/path, openrlhf:/path, or path.to.module:adapter"
+    )
     parser.add_argument("--only", default="*", metavar="PATTERN", help="cases by name, as 'gmpo*'")
     parser.add_argument("--allow-scale", action="store_true", help="'equal up to a scale' is no failure")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings there too")
@@ -38,9 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(table(adapter, findings))
     if options.json:
-        entry = {"target": adapter.NAME, "tolerance": adapter.TOLERANCE}
-        entry["findings"] = [dataclasses.asdict(finding) for finding in findings]  # type: ignore[assignment]
-        options.json.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+        lines = ",\n".join(json.dumps(dataclasses.asdict(finding)) for finding in findings)
+        head = json.dumps({"target": adapter.NAME, "tolerance": adapter.TOLERANCE})[:-1]
+        options.json.write_text(f'{head}, "findings": [\n{lines}\n]}}\n', encoding="utf-8")
     failures = {*FAILURES, *(() if options.allow_scale else ("equal up to a scale",))}
     return int(any(finding.result in failures for finding in findings))
 
@@ -70,10 +74,14 @@ def find_adapter(target: str) -> Any:
         if hasattr(adapter, "load"):
             adapter = adapter.load(folder.resolve())
     except (ImportError, AttributeError) as error:
-        raise TargetError(f"{target}: {error}. Run this in the environment of the project that is checked.") from error
+        raise TargetError(
+            f"{target}: {error}. Run this in the environment of the project that is checked."
+        ) from error
     if not hasattr(adapter, "loss"):
         if not callable(adapter):
-            raise TargetError(f"{target} has no function `loss(config, batch, cut)`; see conformance/README.md.")
+            raise TargetError(
+                f"{target} has no function `loss(config, batch, cut)`; see conformance/README.md."
+            )
         adapter = SimpleNamespace(loss=adapter)
     for key, default in (("NAME", target), ("TOLERANCE", 1e-9)):
         if not hasattr(adapter, key):
@@ -104,7 +112,9 @@ def _check(adapter: Any, case: Case, others: list[Other]) -> Finding:
                 outputs[batch_name, cut_name] = _checked(output, batch)
             except Exception as error:
                 if type(error).__name__ != "NotOffered":  # an adapter may have a class of its own
-                    return Finding(case.name, "error", f"{batch_name}, {cut_name}: {type(error).__name__}: {error}")
+                    return Finding(
+                        case.name, "error", f"{batch_name}, {cut_name}: {type(error).__name__}: {error}"
+                    )
                 if cut_name == "whole":
                     return Finding(case.name, "not offered", str(error))
                 missing.append(cut_name)
@@ -124,7 +134,11 @@ def table(adapter: Any, findings: list[Finding]) -> str:
     width = max(len(finding.case) for finding in findings)
     lines = [f"{adapter.NAME}, tolerance {adapter.TOLERANCE:g}", ""]
     for finding in findings:
-        shares = "" if finding.clip_share in ("", "equal") else f"clip share counted otherwise: {finding.clip_share}"
+        shares = (
+            ""
+            if finding.clip_share in ("", "equal")
+            else f"clip share counted otherwise: {finding.clip_share}"
+        )
         detail = "; ".join(filter(None, (finding.detail, shares)))
         lines.append(f"{finding.case:{width}}  {finding.result:19}  {detail}".rstrip())
     kinds: dict[str, int] = {}

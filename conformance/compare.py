@@ -1,4 +1,5 @@
-"""What a result is beside the right one: equal, equal up to a scale, another loss, or different, and where."""
+"""What a result is beside the right one: equal, equal up to a scale, another loss, or different, and
+where."""
 
 from __future__ import annotations
 
@@ -15,14 +16,18 @@ Place = tuple[str, str]
 
 @dataclass(frozen=True)
 class Finding:
-    """`result` is of loss and gradient, one of: equal, equal up to a scale, different, another loss, not offered, error.
+    """`result` is of loss and gradient, one of: equal, equal up to a scale, different, another loss, not
+    offered, error.
 
-    `clip_share` is "equal", or the first one that is counted otherwise, or "" where the project gives none.
+    `where` says of a difference that it is only in `micro-batches` (a whole batch is right), or only in the
+    batch `far` or `padding`. `clip_share` is "equal", or the first one that is counted otherwise, or "" where
+    the project gives none.
     """
 
     case: str
     result: str
     detail: str = ""
+    where: str = ""
     clip_share: str = ""
     missing_cuts: tuple[str, ...] = ()
 
@@ -40,7 +45,7 @@ def judge(case: Case, outputs: dict[Place, dict[str, Any]], others: list[Other],
     scale = _scale(case, outputs, case.expected, tolerance)
     if scale is not None:
         result = "equal up to a scale" if scale else "equal"
-        return Finding(case.name, result, scale, _clip_share(case, outputs, tolerance))
+        return Finding(case.name, result, scale, clip_share=_clip_share(case, outputs, tolerance))
     same = {}
     for other in others:
         if _differs(case, other, tolerance):
@@ -51,13 +56,24 @@ def judge(case: Case, outputs: dict[Place, dict[str, Any]], others: list[Other],
         exact = [name for name, found in same.items() if not found]
         names = exact or [f"{name} ({found})" for name, found in same.items()]
         return Finding(case.name, "another loss", " = ".join(names[:3]))
-    return Finding(case.name, "different", _difference(case, outputs, others, tolerance))
+    factors = {
+        place: _factor(output, case.expected[place[0]], tolerance) for place, output in outputs.items()
+    }
+    words = _difference(case, outputs, factors, others, tolerance)
+    return Finding(case.name, "different", words, _where([place for place, k in factors.items() if k != 1.0]))
+
+
+def _where(wrong: list[Place]) -> str:
+    if all(cut != "whole" for _, cut in wrong):
+        return "micro-batches"
+    batches = {batch for batch, _ in wrong}
+    return batches.pop() if batches in ({"far"}, {"padding"}) else ""
 
 
 def _scale(
     case: Case, outputs: dict[Place, dict[str, Any]], expected: dict[str, dict[str, Any]], tolerance: float
 ) -> str | None:
-    """"" for equal at every place, else the factor in words, else None. It must not depend on the cut."""
+    """ "" for equal at every place, else the factor in words, else None. It must not depend on the cut."""
     factors: dict[str, float] = {}
     for (batch, _), output in outputs.items():
         factor = _factor(output, expected[batch], tolerance)
@@ -69,7 +85,8 @@ def _scale(
 
 
 def _factor(got: dict[str, Any], want: dict[str, Any], tolerance: float) -> float | None:
-    """k if loss and gradient are k times the right ones, exactly 1.0 if they are the right ones; else None."""
+    """k if loss and gradient are k times the right ones, exactly 1.0 if they are the right ones; else
+    None."""
     if _equal(got, want, 1.0, tolerance):
         return 1.0
     pairs = list(_pairs(got["grad"], want["grad"]))
@@ -78,7 +95,9 @@ def _factor(got: dict[str, Any], want: dict[str, Any], tolerance: float) -> floa
 
 
 def _equal(got: dict[str, Any], want: dict[str, Any], k: float, tolerance: float) -> bool:
-    return _value_equal(got, want, k, tolerance) and not any(True for _ in _wrong_entries(got, want, k, tolerance))
+    return _value_equal(got, want, k, tolerance) and not any(
+        True for _ in _wrong_entries(got, want, k, tolerance)
+    )
 
 
 def _value_equal(got: dict[str, Any], want: dict[str, Any], k: float, tolerance: float) -> bool:
@@ -152,9 +171,12 @@ def _clip_share(case: Case, outputs: dict[Place, dict[str, Any]], tolerance: flo
 
 
 def _difference(
-    case: Case, outputs: dict[Place, dict[str, Any]], others: list[Other], tolerance: float
+    case: Case,
+    outputs: dict[Place, dict[str, Any]],
+    factors: dict[Place, float | None],
+    others: list[Other],
+    tolerance: float,
 ) -> str:
-    factors = {place: _factor(output, case.expected[place[0]], tolerance) for place, output in outputs.items()}
     if all(k == 1.0 for (_, cut), k in factors.items() if cut == "whole"):
         parts = {cut: k for (_, cut), k in factors.items() if cut != "whole"}
         words = (f"{cut} {_factor_in_words(k)}" for cut, k in parts.items())
@@ -174,7 +196,9 @@ def _difference(
         words += f"{len(wrong)} of {valid} gradients; most at [{i}][{t}], {g:.6g}, not {w:.6g}"
     if right:
         words += "; right at " + ", ".join(right)
-    twins = [o.name for o in others if o.name != case.name and _equal(got, o.expected[place[0]], 1.0, tolerance)]
+    twins = [
+        o.name for o in others if o.name != case.name and _equal(got, o.expected[place[0]], 1.0, tolerance)
+    ]
     return words + (f"; here it is {' = '.join(twins[:2])}" if twins else "")
 
 

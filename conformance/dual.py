@@ -1,7 +1,8 @@
-"""A number that carries its slopes, so that a loss written in plain Python has an exact gradient (forward mode).
+"""A number that carries its slopes, so that a loss written in plain Python has an exact gradient (forward
+mode).
 
-Every value is a float; `slopes` maps the place of a log-probability, (row, token), to the derivative by it. A number
-that was taken out with `.value` is a constant: that is how a reference stops a gradient.
+Every value is a float; `slopes` maps the place of a log-probability, (row, token), to the derivative by it. A
+number that was taken out with `.value` is a constant: that is how a reference stops a gradient.
 """
 
 from __future__ import annotations
@@ -64,9 +65,7 @@ def _function(f: Callable[[float], float], derivative: Callable[[float], float])
 
 exp = _function(math.exp, math.exp)
 absolute = _function(abs, lambda x: math.copysign(1.0, x) if x else 0.0)
-sigmoid = _function(
-    lambda x: 1 / (1 + math.exp(-x)), lambda x: math.exp(-x) / (1 + math.exp(-x)) ** 2
-)
+sigmoid = _function(lambda x: 1 / (1 + math.exp(-x)), lambda x: math.exp(-x) / (1 + math.exp(-x)) ** 2)
 
 
 def total(numbers: Iterable[Dual]) -> Dual:

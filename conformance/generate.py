@@ -36,12 +36,14 @@ CUTS = {
     "uneven": [EVERY_ROW[:1], EVERY_ROW[1:5], EVERY_ROW[5:]],
 }
 DIGITS = 13
-"""Of what is written: fewer than a float has, so that the last bit of a machine's exp() does not change the bytes."""
+"""Of what is written: fewer than a float has, so that the last bit of a machine's exp() does not change the
+bytes."""
 
 
 def make_batches() -> dict[str, dict[str, Any]]:
-    """`mixed`: log-ratios on both sides of every bound. `far`: some as large as 11, in whole responses and in single
-    tokens. `padding`: the numbers of `mixed`, and others than 0 where the mask is 0, which must have no effect."""
+    """`mixed`: log-ratios on both sides of every bound. `far`: some as large as 11, in whole responses and in
+    single tokens. `padding`: the numbers of `mixed`, and others than 0 where the mask is 0, which must have
+    no effect."""
     rng = random.Random(SEED)
     mixed, far = _batch(rng, MIXED, 0.0), _batch(rng, FAR, FAR_SHARE)
     padding = {name: [list(row) for row in mixed[name]] for name in mixed}
@@ -54,7 +56,9 @@ def make_batches() -> dict[str, dict[str, Any]]:
     return {"mixed": mixed, "far": far, "padding": padding}
 
 
-def _batch(rng: random.Random, rows: tuple[tuple[int, float, float], ...], far_share: float) -> dict[str, Any]:
+def _batch(
+    rng: random.Random, rows: tuple[tuple[int, float, float], ...], far_share: float
+) -> dict[str, Any]:
     names = ("log_probs", "old_log_probs", "ref_log_probs", "advantages", "mask")
     batch: dict[str, list[list[Any]]] = {name: [[] for _ in rows] for name in names}
     for i, (length, advantage, shift) in enumerate(rows):

@@ -1,9 +1,9 @@
 """The naive reference: every loss from its equation, in float64, token by token in plain Python.
 
-Written to be compared with the papers, not to be fast: ratios where a paper has ratios, a product where it has a
-product, a branch where it has a minimum. rho = pi / pi_old is a token's ratio, A its advantage, |o| the number of valid
-tokens of a response. Bounds are those of the ratio (`ratio_min`, `ratio_max`) or of its logarithm (`log_ratio_min`,
-`log_ratio_max`); null is no bound.
+Written to be compared with the papers, not to be fast: ratios where a paper has ratios, a product where it
+has a product, a branch where it has a minimum. rho = pi / pi_old is a token's ratio, A its advantage, |o| the
+number of valid tokens of a response. Bounds are those of the ratio (`ratio_min`, `ratio_max`) or of its
+logarithm (`log_ratio_min`, `log_ratio_max`); null is no bound.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ Row = list[Token]
 
 @dataclass
 class Result:
-    """The loss of the batch, its gradient by the log-probabilities [B][T], and the shares of valid tokens by name."""
+    """The loss of the batch, its gradient by the log-probabilities [B][T], and the shares of valid tokens by
+    name."""
 
     loss: float
     grad: list[list[float]]
@@ -99,8 +100,9 @@ def _rows(batch: Batch) -> list[Row]:
 
 
 def _average(losses: list[list[Dual]], how: str, config: Config) -> Dual:
-    """`tokens`: over all valid tokens of the batch. `sequences`: over each response's tokens, then over all responses,
-    an empty one counting as 0. `fixed`: the sum over B x `max_tokens` (Dr. GRPO, arXiv 2503.20783)."""
+    """`tokens`: over all valid tokens of the batch. `sequences`: over each response's tokens, then over all
+    responses, an empty one counting as 0. `fixed`: the sum over B x `max_tokens` (Dr. GRPO, arXiv
+    2503.20783)."""
     if how == "sequences":
         return total(total(row) / len(row) for row in losses if row) / len(losses)
     everything = total(number for row in losses for number in row)
@@ -124,7 +126,8 @@ def _kl(kind: str, token: Token) -> Dual:
 
 
 def _pessimistic(ratio: Dual, a: float, low: float, high: float, shares: Shares, tokens: int = 1) -> Dual:
-    """|min(ratio A, clip(ratio, low, high) A)| / |A|: where A > 0 only `high` can bind, where A < 0 only `low`."""
+    """|min(ratio A, clip(ratio, low, high) A)| / |A|: where A > 0 only `high` can bind, where A < 0 only
+    `low`."""
     if shares.add("high", a > 0 and ratio.value > high, tokens):
         return Dual(high)
     if shares.add("low", a < 0 and ratio.value < low, tokens):
@@ -156,7 +159,8 @@ def ppo(config: Config, rows: list[Row], shares: Shares) -> list[list[Dual]]:
 
 
 def gmpo(config: Config, row: Row, shares: Shares) -> Dual:
-    """-A (prod_t rho_t)^(1/|o|), the ratios clipped (arXiv 2507.20673, equation 4); `clip` and `normalize`: Table 4."""
+    """-A (prod_t rho_t)^(1/|o|), the ratios clipped (arXiv 2507.20673, equation 4); `clip` and `normalize`:
+    Table 4."""
     a, low, high = row[0].a, *_exp_bounds(config)
     ratios = [token.rho for token in row]
     if config["clip"] == "token":
@@ -168,7 +172,8 @@ def gmpo(config: Config, row: Row, shares: Shares) -> Dual:
 
 
 def power_mean(config: Config, row: Row, shares: Shares) -> Dual:
-    """-A (mean_t rho_t^p)^(1/p), the geometric mean at p = 0 (arXiv 2601.22521; 2605.12058, equations 1, 2, 11)."""
+    """-A (mean_t rho_t^p)^(1/p), the geometric mean at p = 0 (arXiv 2601.22521; 2605.12058, equations 1, 2,
+    11)."""
     a, p, low, high = row[0].a, config["p"], *_exp_bounds(config)
     ratios = [token.rho for token in row]
     if config["clip"] == "token":
@@ -204,7 +209,8 @@ def luspo(config: Config, row: Row, shares: Shares) -> Dual:
 
 
 def cispo(config: Config, rows: list[Row], shares: Shares) -> list[list[Dual]]:
-    """-A clip(rho) log pi, the clipped ratio a constant (arXiv 2506.13585). Its shares do not ask for the sign of A."""
+    """-A clip(rho) log pi, the clipped ratio a constant (arXiv 2506.13585). Its shares do not ask for the
+    sign of A."""
     low, high = _ratio_bounds(config)
 
     def one(token: Token) -> Dual:
@@ -237,8 +243,9 @@ def reinforce(config: Config, row: Row, shares: Shares) -> Dual:
 
 
 def dppo(config: Config, rows: list[Row], shares: Shares) -> list[list[Dual]]:
-    """-A M min(rho, cap) log pi, M and rho constants (arXiv 2602.04879). M is 0 where the update goes on in the
-    direction in which the token went too far: by p - p_old (`dppo_tv`), or by the KL of "this token or another"."""
+    """-A M min(rho, cap) log pi, M and rho constants (arXiv 2602.04879). M is 0 where the update goes on in
+    the direction in which the token went too far: by p - p_old (`dppo_tv`), or by the KL of "this token or
+    another"."""
 
     def one(token: Token) -> Dual:
         p, old = math.exp(token.log_prob.value), math.exp(token.old)
@@ -256,8 +263,9 @@ def dppo(config: Config, rows: list[Row], shares: Shares) -> list[list[Dual]]:
 
 
 def m2po(config: Config, rows: list[Row], shares: Shares) -> list[list[Dual]]:
-    """-A rho on the tokens that stay (arXiv 2510.01161): of those that a trust region concerns (A > 0 and rho > 1, or
-    A < 0 and rho < 1), the largest (log rho)^2 are left out until the mean of the rest is within the budget."""
+    """-A rho on the tokens that stay (arXiv 2510.01161): of those that a trust region concerns (A > 0 and rho
+    > 1, or A < 0 and rho < 1), the largest (log rho)^2 are left out until the mean of the rest is within the
+    budget."""
     concerned = [token for row in rows for token in row if token.a * token.log_ratio > 0]
     concerned.sort(key=lambda token: token.log_ratio**2)
     left_out = []
@@ -275,7 +283,8 @@ def m2po(config: Config, rows: list[Row], shares: Shares) -> list[list[Dual]]:
 
 
 def _covariances(rows: list[Row]) -> list[tuple[float, Token]]:
-    """(A - mean A)(log pi - mean log pi) of each token, the means over all tokens of the batch (arXiv 2505.22617)."""
+    """(A - mean A)(log pi - mean log pi) of each token, the means over all tokens of the batch (arXiv
+    2505.22617)."""
     tokens = [token for row in rows for token in row]
     mean_a = sum(token.a for token in tokens) / len(tokens)
     mean_log_prob = sum(token.log_prob.value for token in tokens) / len(tokens)
@@ -283,9 +292,9 @@ def _covariances(rows: list[Row]) -> list[tuple[float, Token]]:
 
 
 def clip_cov(config: Config, rows: list[Row], shares: Shares) -> list[list[Dual]]:
-    """PPO's clip, and 0 on tokens with a covariance between two bounds (arXiv 2505.22617 and its code, which leaves
-    clipped tokens alone). At most the share of all tokens, drawn by chance: a vector has no more candidates than that,
-    so that nothing is left to chance."""
+    """PPO's clip, and 0 on tokens with a covariance between two bounds (arXiv 2505.22617 and its code, which
+    leaves clipped tokens alone). At most the share of all tokens, drawn by chance: a vector has no more
+    candidates than that, so that nothing is left to chance."""
     low, high = _ratio_bounds(config)
     covariances = _covariances(rows)
     candidates = set()
@@ -304,7 +313,8 @@ def clip_cov(config: Config, rows: list[Row], shares: Shares) -> list[list[Dual]
 
 
 def kl_cov(config: Config, rows: list[Row], shares: Shares) -> list[list[Dual]]:
-    """-A rho, and + coef |log rho| on the share of all tokens with the largest covariances (arXiv 2505.22617)."""
+    """-A rho, and + coef |log rho| on the share of all tokens with the largest covariances (arXiv
+    2505.22617)."""
     ordered = sorted(_covariances(rows), key=lambda pair: -pair[0])
     chosen = {id(token) for _, token in ordered[: max(int(config["share"] * len(ordered)), 1)]}
 
@@ -329,9 +339,9 @@ def vespo(config: Config, rows: list[Row], shares: Shares) -> list[list[Dual]]:
 
 
 def fipo(config: Config, rows: list[Row], shares: Shares) -> list[list[Dual]]:
-    """PPO's clip with A f_t, f_t = clip(exp(F_t)) a constant, F_t = sum over k >= t of 2^(-(k - t) / half_life) log
-    rho_k (arXiv 2603.19835 and its README): tokens beyond the dual clip count 0, and with A < 0 and rho > safe_ratio f
-    is held in [0.8, 1]."""
+    """PPO's clip with A f_t, f_t = clip(exp(F_t)) a constant, F_t = sum over k >= t of 2^(-(k - t) /
+    half_life) log rho_k (arXiv 2603.19835 and its README): tokens beyond the dual clip count 0, and with A <
+    0 and rho > safe_ratio f is held in [0.8, 1]."""
     losses = []
     for row in rows:
         losses.append([])
@@ -370,5 +380,5 @@ LOSSES: dict[str, tuple[tuple[str, ...], bool, Callable[..., Any]]] = {
     "fipo": (PPO_CLIP, False, fipo),
 }
 RANKING = frozenset({"m2po", "clip_cov", "kl_cov"})
-"""They compare the tokens of a batch with one another: cut into micro-batches they may give another result."""
-
+"""They compare the tokens of a batch with one another: cut into micro-batches they may give another
+result."""

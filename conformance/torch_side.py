@@ -1,4 +1,5 @@
-"""What an adapter of a project that uses torch needs: the cut of a batch, and the gradient summed over its parts."""
+"""What an adapter of a project that uses torch needs: the cut of a batch, and the gradient summed over its
+parts."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ class NotOffered(Exception):
 
 @dataclass
 class Rows:
-    """Rows of a batch, (B, T): those of a micro-batch, or all. Only `log_probs` has a gradient; `mask` is bool."""
+    """Rows of a batch, (B, T): those of a micro-batch, or all. Only `log_probs` has a gradient; `mask` is
+    bool."""
 
     log_probs: Tensor
     old_log_probs: Tensor
@@ -29,7 +31,7 @@ class Rows:
         return Rows(*(getattr(self, item.name)[rows] for item in fields(self)))
 
     @property
-    def advantages_B(self) -> Tensor:  # noqa: N802
+    def advantages_B(self) -> Tensor:
         """The one advantage of each response, 0 for an empty one."""
         return torch.where(self.mask.any(1), self.advantages[:, 0], 0.0)
 
@@ -40,13 +42,17 @@ Step = Callable[[Rows, Rows], "Tensor | tuple[Tensor, dict[str, float]]"]
 def accumulate(
     batch: dict[str, Any], cut: list[list[int]], step: Step, dtype: torch.dtype = torch.float64
 ) -> dict[str, Any]:
-    """Do what a trainer does: `step(rows of the micro-batch, all rows)` for each part of the cut, and backward.
+    """Do what a trainer does: `step(rows of the micro-batch, all rows)` for each part of the cut, and
+    backward.
 
-    `step` returns the loss that its project calls `backward` on (a trainer's own scaling of micro-batches is part of
-    it), and if it likes the shares of clipped tokens: `high`, `low`, `any` (both together), `dual`, `chosen`.
+    `step` returns the loss that its project calls `backward` on (a trainer's own scaling of micro-batches is
+    part of it), and if it likes the shares of clipped tokens: `high`, `low`, `any` (both together), `dual`,
+    `chosen`.
     """
     names = ("log_probs", "old_log_probs", "ref_log_probs", "advantages")
-    whole = Rows(*(torch.tensor(batch[name], dtype=dtype) for name in names), torch.tensor(batch["mask"]).bool())
+    whole = Rows(
+        *(torch.tensor(batch[name], dtype=dtype) for name in names), torch.tensor(batch["mask"]).bool()
+    )
     whole.log_probs.requires_grad_()
     value, shares = 0.0, None
     for rows in cut:

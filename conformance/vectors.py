@@ -43,7 +43,8 @@ def load(folder: Path = FOLDER) -> list[Case]:
             )
         vector = json.loads(content)
         cases += [
-            Case(case["name"], case["config"], vector["batches"], case["expected"]) for case in vector["cases"]
+            Case(case["name"], case["config"], vector["batches"], case["expected"])
+            for case in vector["cases"]
         ]
     return cases
 

@@ -1,13 +1,14 @@
-"""EasyR1: `compute_policy_loss` of a checkout, then as its `DataParallelPPOActor.update_policy` does: the KL penalty, and
-each micro-batch weighted by its share of the tokens."""
+"""EasyR1: `compute_policy_loss` of a checkout, then as its `DataParallelPPOActor.update_policy` does: the KL
+penalty, and each micro-batch weighted by its share of the tokens."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from conformance.torch_side import NotOffered, Rows, accumulate
 from verl import __version__
 from verl.trainer.core_algos import average_loss, compute_kl, compute_policy_loss
+
+from conformance.torch_side import NotOffered, Rows, accumulate
 
 NAME = f"EasyR1 {__version__}"
 TOLERANCE = 1e-6
@@ -30,7 +31,8 @@ def loss(config: dict[str, Any], batch: dict[str, Any], cut: list[list[int]]) ->
             kl = compute_kl(part.log_probs, part.ref_log_probs, KL[config["kl"]["kind"]])
             mean = average_loss(kl, part.mask, mode=options["loss_avg_mode"])
             total = total + mean * config["kl"]["coef"]
-        shares = {"any": metrics["pg_clipfrac_higher"], "dual": metrics["pg_clipfrac_lower"]} if "pg_clipfrac_higher" in metrics else {}
+        names = {"any": "pg_clipfrac_higher", "dual": "pg_clipfrac_lower"}
+        shares = {name: metrics[key] for name, key in names.items() if key in metrics}
         return total * part.mask.sum() / whole.mask.sum(), shares
 
     return accumulate(batch, cut, step)

@@ -22,7 +22,12 @@ TOLERANCE = 1e-9
 AVERAGE = {"tokens": "token", "sequences": "seq", "fixed": "token"}
 """Dr. GRPO here is `default` with its mean over tokens and the advantage estimator `dr_grpo`."""
 KL = {"k1": "kl", "abs": "abs", "k2": "mse", "k3": "low_var_kl"}
-SHARES = {"high": "clip/high_frac", "low": "clip/low_frac", "dual": "actor/pg_clipfrac_lower", "chosen": "cov/chosen_frac"}
+SHARES = {
+    "high": "clip/high_frac",
+    "low": "clip/low_frac",
+    "dual": "actor/pg_clipfrac_lower",
+    "chosen": "cov/chosen_frac",
+}
 
 
 def loss(config: dict[str, Any], batch: dict[str, Any], cut: list[list[int]]) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""OpenRLHF: `PolicyLoss` and the KL penalty as its `ActorPPOTrainer.training_step` uses them, with the normalizers of an
-optimizer step and DeepSpeed's 1 / (number of micro-batches).
+"""OpenRLHF: `PolicyLoss` and the KL penalty as its `ActorPPOTrainer.training_step` uses them, with the
+normalizers of an optimizer step and DeepSpeed's 1 / (number of micro-batches).
 
 Only three files are run, without the package around them, which imports DeepSpeed, vLLM and Ray.
 """
@@ -19,7 +19,8 @@ NEVER = 1e9  # a bound that no vector reaches
 
 
 def load(folder: Path) -> Any:
-    """The adapter of an OpenRLHF in a folder, as `pip install --no-deps --target FOLDER openrlhf` puts it there."""
+    """The adapter of an OpenRLHF in a folder, as `pip install --no-deps --target FOLDER openrlhf` puts it
+    there."""
     for name in ("openrlhf", "openrlhf.models", "openrlhf.utils"):
         package = ModuleType(name)  # without running its __init__
         package.__path__ = [str(folder.joinpath(*name.split(".")))]
@@ -39,9 +40,7 @@ def load(folder: Path) -> Any:
     return SimpleNamespace(loss=loss, NAME=name, TOLERANCE=1e-6)  # its counts and its KL are float32
 
 
-def _loss(
-    parts: Any, config: dict[str, Any], batch: dict[str, Any], cut: list[list[int]]
-) -> dict[str, Any]:
+def _loss(parts: Any, config: dict[str, Any], batch: dict[str, Any], cut: list[list[int]]) -> dict[str, Any]:
     policy_loss = parts.losses.PolicyLoss(**settings(config))
 
     def step(part: Rows, whole: Rows) -> Any:

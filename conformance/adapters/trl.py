@@ -1,7 +1,9 @@
-"""TRL: the real `GRPOTrainer` (and `experimental.gmpo.GMPOTrainer`), built for each vector with its own configuration.
+"""TRL: the real `GRPOTrainer` (and `experimental.gmpo.GMPOTrainer`), built for each vector with its own
+configuration.
 
-Two methods are replaced: where a step's inputs come from, and the model's forward pass, which gives the vector's
-log-probabilities. `training_step` is TRL's and transformers' own, so that their scaling of micro-batches is part of it.
+Two methods are replaced: where a step's inputs come from, and the model's forward pass, which gives the
+vector's log-probabilities. `training_step` is TRL's and transformers' own, so that their scaling of
+micro-batches is part of it.
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ import warnings
 from typing import Any
 
 import torch
-from conformance.torch_side import NotOffered, Rows, accumulate
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 from trl import GRPOConfig, GRPOTrainer, __version__
 from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
+
+from conformance.torch_side import NotOffered, Rows, accumulate
 
 NAME = f"TRL {__version__}"
 TOLERANCE = 1e-6
@@ -34,7 +37,9 @@ class _GivenLogProbs:
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return inputs
 
-    def _get_per_token_logps_and_entropies(self, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor, None]:
+    def _get_per_token_logps_and_entropies(
+        self, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
         log_probs = self.given_log_probs  # type: ignore[attr-defined]
         return log_probs, torch.zeros_like(log_probs), None
 
@@ -128,7 +133,9 @@ def _model() -> tempfile.TemporaryDirectory[str]:
     LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(folder.name)
     words = Tokenizer(models.WordLevel({"<pad>": 0, "a": 1}, unk_token="a"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<pad>").save_pretrained(folder.name)
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<pad>").save_pretrained(
+        folder.name
+    )
     return folder
 
 

@@ -1,5 +1,5 @@
-"""verl: the registered loss functions with `ActorConfig`, called as `verl.workers.utils.losses.ppo_loss` calls them:
-with the tokens and responses of the whole mini-batch, and the KL penalty added."""
+"""verl: the registered loss functions with `ActorConfig`, called as `verl.workers.utils.losses.ppo_loss`
+calls them: with the tokens and responses of the whole mini-batch, and the KL penalty added."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 for key, value in {"VERL_PLATFORM": "cpu", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}.items():
     os.environ.setdefault(key, value)
 
-from conformance.torch_side import NotOffered, Rows, accumulate  # noqa: E402
 from verl.trainer.ppo.core_algos import (  # noqa: E402
     agg_loss,
     compute_policy_loss_reinforce,
@@ -20,12 +19,15 @@ from verl.trainer.ppo.core_algos import (  # noqa: E402
 from verl.workers.config import ActorConfig  # noqa: E402
 from verl.workers.config.actor import PolicyLossConfig  # noqa: E402
 
+from conformance.torch_side import NotOffered, Rows, accumulate  # noqa: E402
+
 NAME = f"verl {version('verl')}"
 TOLERANCE = 1e-6
 """verl adds 1e-8 to a response's length before it divides by it."""
 LOSSES = {
-    "ppo": "vanilla", "gmpo": "geo_mean", "gspo": "gspo", "gspo_token": "gspo", "cispo": "cispo", "sapo": "sapo", "gpg": "gpg",
-    "reinforce": "reinforce", "dppo_tv": "dppo_tv", "dppo_kl": "dppo_kl", "clip_cov": "clip_cov", "kl_cov": "kl_cov",
+    "ppo": "vanilla", "gmpo": "geo_mean", "gspo": "gspo", "gspo_token": "gspo", "cispo": "cispo",
+    "sapo": "sapo", "gpg": "gpg", "reinforce": "reinforce", "dppo_tv": "dppo_tv", "dppo_kl": "dppo_kl",
+    "clip_cov": "clip_cov", "kl_cov": "kl_cov",
 }  # fmt: skip
 AVERAGE = {
     "tokens": "token-mean",

@@ -18,7 +18,12 @@ REPOSITORY = Path(__file__).parents[2]
 
 FAULTS = [
     # the fault, the case, its class, and words of what is said
-    ("micro_batch_mean", "ppo: sequences", "different", "right on a whole batch; cut into micro-batches: halves x 2"),
+    (
+        "micro_batch_mean",
+        "ppo: sequences",
+        "different",
+        "right on a whole batch; cut into micro-batches: halves x 2",
+    ),
     ("micro_batch_mean", "gmpo: token", "different", "halves x 2, rows x 12"),
     ("micro_batch_mean", "ppo: tokens", "different", "right on a whole batch; cut into micro-batches"),
     ("micro_batch_mean_by_tokens", "ppo: sequences", "different", "halves another gradient"),
@@ -70,8 +75,14 @@ def test_the_frame_of_the_mutants_has_no_fault_itself():
 
 
 def test_every_mutant_is_used():
-    named = {name for name, value in vars(mutants).items() if getattr(value, "__module__", "") == mutants.__name__}
+    named = {
+        name for name, value in vars(mutants).items() if getattr(value, "__module__", "") == mutants.__name__
+    }
     assert named - {"mutant", "right"} == {fault[0] for fault in FAULTS}
+
+
+def times(out, k):
+    return {"loss": k * out["loss"], "grad": [[k * x for x in row] for row in out["grad"]]}
 
 
 @pytest.mark.parametrize(
@@ -80,8 +91,8 @@ def test_every_mutant_is_used():
         (lambda out: out | {"loss": out["loss"] + 1e-3}, "different", "the value only"),
         (lambda out: out | {"loss": float("nan")}, "different", "the value only, nan"),
         (lambda out: out | {"grad": [[float("nan")] * len(row) for row in out["grad"]]}, "different", "nan"),
-        (lambda out: out | {"loss": -out["loss"], "grad": [[-x for x in row] for row in out["grad"]]}, "different", ""),
-        (lambda out: {"loss": 3 * out["loss"], "grad": [[3 * x for x in row] for row in out["grad"]]}, "equal up to a scale", "x 3"),
+        (lambda out: times(out, -1), "different", ""),
+        (lambda out: times(out, 3), "equal up to a scale", "x 3"),
         (lambda out: out | {"grad": out["grad"][:1]}, "error", "`grad` must have 12 rows of 6 numbers"),
         (lambda out: {"grad": out["grad"]}, "error", "KeyError: 'loss'"),
         (lambda out: {"loss": out["loss"], "grad": out["grad"]}, "equal", ""),
@@ -97,8 +108,7 @@ def test_what_comes_back_is_looked_at(change, result, words):
 def test_a_scale_that_is_another_in_each_batch_is_different():
     def loss(config, batch, cut):
         out = gmpo_mm.loss(config, batch, cut)
-        k = 2.0 + out["loss"]
-        return {"loss": k * out["loss"], "grad": [[k * x for x in row] for row in out["grad"]]}
+        return times(out, 2.0 + out["loss"])
 
     finding = check_one(SimpleNamespace(loss=loss, NAME="x", TOLERANCE=1e-9), "sapo: tokens")
     assert finding.result == "different" and finding.detail.startswith("mixed whole: x 1.9")
@@ -163,7 +173,10 @@ def test_the_command_says_it_in_its_exit_code_and_in_json(tmp_path):
     ("target", "words"),
     [
         ("trll", "write path.to.module:adapter, or one of gmpo_mm, trl, verl, easyr1"),
-        ("no_such_module:loss", "No module named 'no_such_module'. Run this in the environment of the project"),
+        (
+            "no_such_module:loss",
+            "No module named 'no_such_module'. Run this in the environment of the project",
+        ),
         (f"{__name__}:missing", "has no attribute 'missing'"),
         (f"{__name__}:CASES", "has no function `loss(config, batch, cut)`"),
         ("easyr1", "easyr1: write easyr1:/path; '' holds no verl/trainer/core_algos.py"),
@@ -182,4 +195,5 @@ def test_a_pattern_without_a_case_is_an_error(capsys):
 
 def test_tolerance_and_name_have_defaults():
     adapter = find_adapter(f"{__name__}:few_losses")
-    assert (adapter.NAME, adapter.TOLERANCE) == (f"{__name__}:few_losses", 1e-9)
+    assert f"{__name__}:few_losses" == adapter.NAME
+    assert adapter.TOLERANCE == 1e-9

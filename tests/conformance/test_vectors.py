@@ -1,5 +1,6 @@
-"""The vectors: what they hold, that they are made from their seed, and that the reference, torch's gradient and gmpo_mm agree."""
+"""The vectors: what they hold, that they come from their seed, and that the reference and gmpo_mm agree."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from conformance import generate, reference, vectors
 from conformance.adapters import gmpo_mm as adapter
 from conformance.check import main, run
+from conformance.table import PUBLISHED, markdown
 from gmpo_mm.algorithms import known_loss_types
 
 FILES = sorted(vectors.FOLDER.glob("*.json"))
@@ -30,7 +32,9 @@ def test_every_file_fits_the_schema_and_its_lists_fit_one_another(file):
     for case in content["cases"]:
         assert case["name"].startswith(f"{content['loss']}: ") and case["config"]["loss"] == content["loss"]
         for name, expected in case["expected"].items():
-            assert [len(row) for row in expected["grad"]] == [len(r) for r in content["batches"][name]["mask"]]
+            assert [len(row) for row in expected["grad"]] == [
+                len(r) for r in content["batches"][name]["mask"]
+            ]
 
 
 def test_a_file_outside_the_schema_is_found():
@@ -59,7 +63,11 @@ def test_every_loss_of_gmpo_mm_has_vectors():
 
 def test_gmpo_mm_is_equal_everywhere_clip_shares_too():
     findings = {finding.case: finding for finding in run(adapter, CASES)}
-    scaled = findings.pop("ppo: fixed")  # the token mean, with another constant: N tokens for B responses of L
+    published = json.loads(PUBLISHED[0].read_text())["findings"]
+    assert [dataclasses.asdict(f) | {"missing_cuts": []} for f in findings.values()] == published
+    scaled = findings.pop(
+        "ppo: fixed"
+    )  # the token mean, with another constant: N tokens for B responses of L
     assert (scaled.result, scaled.detail) == ("equal up to a scale", "x B*L/N")
     assert {finding.result for finding in findings.values()} == {"equal"}
     no_share = {name.split(":")[0] for name, finding in findings.items() if finding.clip_share != "equal"}
@@ -96,7 +104,9 @@ def test_the_batches_hold_what_losses_go_wrong_on():
         assert any(a == 0 and d != 0 for d, a in tokens)
     assert max(abs(d) for d, _ in tokens) > 10
     padding, mask = CASES[0].batches["padding"], CASES[0].batches["mixed"]["mask"]
-    hidden = [padding["advantages"][i][t] for i, row in enumerate(mask) for t, valid in enumerate(row) if not valid]
+    hidden = [
+        padding["advantages"][i][t] for i, row in enumerate(mask) for t, valid in enumerate(row) if not valid
+    ]
     assert any(hidden) and padding["mask"] == mask
     for case in CASES:
         assert case.expected["padding"] == case.expected["mixed"]
@@ -132,3 +142,12 @@ def test_a_file_that_was_cut_off_or_changed_is_an_error_that_names_it(tmp_path, 
     assert main(["gmpo_mm", "--vectors", str(tmp_path), "--only", "gpg*"]) == 2
     message = capsys.readouterr().err
     assert str(file) in message and "python -m conformance.generate" in message
+
+
+def test_the_published_table_is_that_of_the_published_findings():
+    page = (Path(vectors.__file__).parents[1] / "docs/project/conformance.md").read_text()
+    assert markdown(list(PUBLISHED)) in page, "paste what python -m conformance.table prints"
+    for file in PUBLISHED:
+        assert [entry["case"] for entry in json.loads(file.read_text())["findings"]] == [
+            c.name for c in CASES
+        ]
