@@ -179,8 +179,8 @@ def _difference(
 ) -> str:
     if all(k == 1.0 for (_, cut), k in factors.items() if cut == "whole"):
         parts = {cut: k for (_, cut), k in factors.items() if cut != "whole"}
-        words = (f"{cut} {_factor_in_words(k)}" for cut, k in parts.items())
-        return "right on a whole batch; cut into micro-batches: " + ", ".join(words)
+        named = ", ".join(f"{cut} {_factor_in_words(k)}" for cut, k in parts.items())
+        return f"right on a whole batch; cut into micro-batches: {named}"
     right = [" ".join(place) for place, k in factors.items() if k == 1.0]
     place = next(place for place, k in factors.items() if k != 1.0)
     got, want = outputs[place], case.expected[place[0]]

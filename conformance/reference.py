@@ -342,7 +342,7 @@ def fipo(config: Config, rows: list[Row], shares: Shares) -> list[list[Dual]]:
     """PPO's clip with A f_t, f_t = clip(exp(F_t)) a constant, F_t = sum over k >= t of 2^(-(k - t) /
     half_life) log rho_k (arXiv 2603.19835 and its README): tokens beyond the dual clip count 0, and with A <
     0 and rho > safe_ratio f is held in [0.8, 1]."""
-    losses = []
+    losses: list[list[Dual]] = []
     for row in rows:
         losses.append([])
         for t, token in enumerate(row):

@@ -50,9 +50,8 @@ def accumulate(
     `chosen`.
     """
     names = ("log_probs", "old_log_probs", "ref_log_probs", "advantages")
-    whole = Rows(
-        *(torch.tensor(batch[name], dtype=dtype) for name in names), torch.tensor(batch["mask"]).bool()
-    )
+    numbers = {name: torch.tensor(batch[name], dtype=dtype) for name in names}
+    whole = Rows(**numbers, mask=torch.tensor(batch["mask"]).bool())
     whole.log_probs.requires_grad_()
     value, shares = 0.0, None
     for rows in cut:

@@ -85,7 +85,7 @@ def _shares(metrics: dict[str, list[float]]) -> dict[str, float]:
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:
     """The keys of `GRPOConfig` for a vector's configuration."""
-    name, average = config["loss"], config.get("average")
+    name, average = config["loss"], config.get("average", "")
     options: dict[str, Any] = {"beta": 0.0}
     if "kl" in config:
         if config["kl"]["kind"] != "k3":
@@ -129,8 +129,8 @@ def _bounds(config: dict[str, Any]) -> dict[str, float]:
 def _model() -> tempfile.TemporaryDirectory[str]:
     """A folder with the smallest model and tokenizer that the trainer accepts; neither is called."""
     folder = tempfile.TemporaryDirectory(prefix="conformance-trl-")
-    sizes = dict(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
-    LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(folder.name)
+    sizes: dict[str, Any] = dict(vocab_size=8, hidden_size=8, intermediate_size=8, num_attention_heads=1)
+    LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=1)).save_pretrained(folder.name)
     words = Tokenizer(models.WordLevel({"<pad>": 0, "a": 1}, unk_token="a"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<pad>").save_pretrained(

@@ -89,7 +89,7 @@ def settings(config: dict[str, Any]) -> ActorConfig:
     if name not in LOSSES:
         raise NotOffered(name)
     options: dict[str, Any] = {"policy_loss": PolicyLossConfig(loss_mode=LOSSES[name], **_own(name, config))}
-    average = "sequences" if name in ("gmpo", "gspo") else config.get("average")
+    average = "sequences" if name in ("gmpo", "gspo") else config.get("average", "")
     options["loss_agg_mode"] = "seq-mean-token-sum" if name == "reinforce" else AVERAGE[average]
     if average == "fixed":
         options["loss_scale_factor"] = config["max_tokens"]
