@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from conformance.compare import Finding, Other, Place, judge
-from conformance.vectors import FOLDER, Case, VectorError, load
+from conformance.vectors import FOLDER, Case, VectorError, as_gradient, load
 
 OWN_ADAPTERS = ("gmpo_mm", "trl", "verl", "easyr1", "openrlhf")
 IN_A_FOLDER = {"easyr1": "verl/trainer/core_algos.py", "openrlhf": "openrlhf/models/loss.py"}
@@ -47,6 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
         options.json.write_text(f'{head}, "findings": [\n{lines}\n]}}\n', encoding="utf-8")
     failures = {*FAILURES, *(() if options.allow_scale else ("equal up to a scale",))}
     return int(any(finding.result in failures for finding in findings))
+
+
+class NotOffered(Exception):
+    """As an adapter's."""
 
 
 class TargetError(Exception):
@@ -106,10 +110,9 @@ def _check(adapter: Any, case: Case, others: list[Other]) -> Finding:
     outputs: dict[Place, dict[str, Any]] = {}
     missing: list[str] = []
     for batch_name, batch in case.batches.items():
-        for cut_name, cut in batch["cuts"].items():
+        for cut_name, cut in batch.get("cuts", {"whole": []}).items():
             try:
-                output = adapter.loss(case.config, batch, cut)
-                outputs[batch_name, cut_name] = _checked(output, batch)
+                outputs[batch_name, cut_name] = _ask(adapter, case, batch, cut)
             except Exception as error:
                 if type(error).__name__ != "NotOffered":  # an adapter may have a class of its own
                     return Finding(
@@ -122,10 +125,21 @@ def _check(adapter: Any, case: Case, others: list[Other]) -> Finding:
     return dataclasses.replace(finding, missing_cuts=tuple(missing))
 
 
+def _ask(adapter: Any, case: Case, batch: dict[str, Any], cut: list[list[int]]) -> dict[str, Any]:
+    if "advantages" not in case.config:
+        return _checked(adapter.loss(case.config, batch, cut), batch)
+    if not hasattr(adapter, "advantages"):
+        raise NotOffered("the adapter has no `advantages`")
+    output = _checked(as_gradient(adapter.advantages(case.config, batch)), batch)
+    rows = zip(output["grad"], batch["mask"], strict=True)  # no loss looks at those under a 0 of the mask
+    output["grad"] = [[a if valid else 0.0 for a, valid in zip(row, m, strict=True)] for row, m in rows]
+    return output
+
+
 def _checked(output: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
     shape = [len(row) for row in batch["mask"]]
     if [len(row) for row in output["grad"]] != shape:
-        raise ValueError(f"`grad` must have {len(shape)} rows of {shape[0]} numbers")
+        raise ValueError(f"the result must have {len(shape)} rows of {shape[0]} numbers")
     return {"clip_share": None} | output | {"loss": float(output["loss"])}
 
 

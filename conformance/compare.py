@@ -48,7 +48,7 @@ def judge(case: Case, outputs: dict[Place, dict[str, Any]], others: list[Other],
         return Finding(case.name, result, scale, clip_share=_clip_share(case, outputs, tolerance))
     same = {}
     for other in others:
-        if _differs(case, other, tolerance):
+        if other.expected.keys() == case.expected.keys():
             found = _scale(case, outputs, other.expected, tolerance)
             if found is not None:
                 same[other.name] = found
@@ -150,12 +150,6 @@ def _sizes(case: Case, batch: str) -> dict[str, float]:
     return {f"1/{below[a]}": 1 / x for a, x in sizes.items()} | dict(sizes) | quotients
 
 
-def _differs(case: Case, other: Other, tolerance: float) -> bool:
-    return any(
-        not _equal(other.expected[batch], case.expected[batch], 1.0, tolerance) for batch in case.batches
-    )
-
-
 def _clip_share(case: Case, outputs: dict[Place, dict[str, Any]], tolerance: float) -> str:
     words = ""
     for (batch, _), output in outputs.items():
@@ -193,12 +187,12 @@ def _difference(
     else:
         i, t, g, w = max(wrong, key=lambda entry: _distance(entry[2], entry[3]))
         valid = sum(map(sum, case.batches[place[0]]["mask"]))
-        words += f"{len(wrong)} of {valid} gradients; most at [{i}][{t}], {g:.6g}, not {w:.6g}"
+        what = "advantages" if "advantages" in case.config else "gradients"
+        words += f"{len(wrong)} of {valid} {what}; most at [{i}][{t}], {g:.6g}, not {w:.6g}"
     if right:
         words += "; right at " + ", ".join(right)
-    twins = [
-        o.name for o in others if o.name != case.name and _equal(got, o.expected[place[0]], 1.0, tolerance)
-    ]
+    others = [o for o in others if o.name != case.name and o.expected.keys() == case.expected.keys()]
+    twins = [o.name for o in others if _equal(got, o.expected[place[0]], 1.0, tolerance)]
     return words + (f"; here it is {' = '.join(twins[:2])}" if twins else "")
 
 

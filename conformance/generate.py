@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from conformance import reference
+from conformance import advantages, reference
 from conformance.cases import SOURCES, every_case
 
 FORMAT = 1
@@ -86,7 +86,7 @@ def _cuts(batch_name: str, batch: dict[str, Any], loss: str) -> dict[str, list[l
 
 
 def make_vectors() -> dict[str, dict[str, Any]]:
-    """loss -> the content of its file."""
+    """name of a file, without .json -> its content."""
     batches = make_batches()
     vectors = {}
     for loss, cases in every_case().items():
@@ -98,6 +98,7 @@ def make_vectors() -> dict[str, dict[str, Any]]:
             "batches": own,
             "cases": [_case(f"{loss}: {name}", config, batches) for name, config in cases.items()],
         }
+    vectors["advantages"] = _advantages()
     return vectors
 
 
@@ -111,6 +112,20 @@ def _case(name: str, config: dict[str, Any], batches: dict[str, Any]) -> dict[st
             "clip_share": {key: _digits(share) for key, share in result.clip_share.items()},
         }
     return {"name": name, "config": config, "expected": expected}
+
+
+def _advantages() -> dict[str, Any]:
+    batches = advantages.make_batches(random.Random(SEED))
+    cases = []
+    for name, config in advantages.CASES.items():
+        found = {
+            batch_name: {
+                "advantages": [[_digits(x) for x in row] for row in advantages.evaluate(config, batch)]
+            }
+            for batch_name, batch in batches.items()
+        }
+        cases.append({"name": f"advantages: {name}", "config": config, "expected": found})
+    return {"format": FORMAT, "source": advantages.SOURCE, "batches": batches, "cases": cases}
 
 
 def _digits(x: float) -> float:
@@ -134,10 +149,10 @@ def write(folder: Path) -> None:
     """All files, and their sums in the form of `sha256sum`."""
     folder.mkdir(parents=True, exist_ok=True)
     sums = []
-    for loss, content in make_vectors().items():
+    for name, content in make_vectors().items():
         text = to_text(content) + "\n"
-        (folder / f"{loss}.json").write_text(text, encoding="utf-8", newline="\n")
-        sums.append(f"{hashlib.sha256(text.encode()).hexdigest()}  {loss}.json\n")
+        (folder / f"{name}.json").write_text(text, encoding="utf-8", newline="\n")
+        sums.append(f"{hashlib.sha256(text.encode()).hexdigest()}  {name}.json\n")
     (folder / SUMS).write_text("".join(sums), encoding="utf-8", newline="\n")
 
 

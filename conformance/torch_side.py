@@ -63,3 +63,12 @@ def accumulate(
     grad = whole.log_probs.grad
     assert grad is not None, "no part of the cut has a gradient"
     return {"loss": value, "grad": grad.tolist(), "clip_share": shares if len(cut) == 1 else None}
+
+
+def rewards_by_token(batch: dict[str, Any]) -> Tensor:
+    """Each response's reward at its length - 1, (B, T) in float32, as trainers keep it: an empty one's is in
+    the last column."""
+    mask = torch.tensor(batch["mask"])
+    rewards = torch.zeros(mask.shape)
+    rewards[torch.arange(len(mask)), mask.sum(1) - 1] = torch.tensor(batch["rewards"])
+    return rewards

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from verl import __version__
-from verl.trainer.core_algos import average_loss, compute_kl, compute_policy_loss
+from verl.trainer.core_algos import average_loss, compute_advantage_return, compute_kl, compute_policy_loss
 
-from conformance.torch_side import NotOffered, Rows, accumulate
+from conformance.torch_side import NotOffered, Rows, accumulate, rewards_by_token
 
 NAME = f"EasyR1 {__version__}"
 TOLERANCE = 1e-6
@@ -54,3 +55,19 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
         "tau_positive": config.get("tau_positive", 1.0),
         "tau_negative": config.get("tau_negative", 1.05),
     }
+
+
+def advantages(config: dict[str, Any], batch: dict[str, Any]) -> list[list[float]]:
+    """Advantages of the batch, B x T."""
+    name = config["advantages"]
+    if name == "dr_grpo":
+        raise NotOffered(name)
+    found, _ = compute_advantage_return(
+        name,
+        token_level_rewards=rewards_by_token(batch),
+        response_mask=torch.tensor(batch["mask"]),
+        index=batch["groups"],
+        reward_baselines=torch.tensor(batch["baselines"]),
+        gamma=config.get("gamma", 1.0),
+    )
+    return found.tolist()

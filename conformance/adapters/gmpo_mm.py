@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+
 from conformance.torch_side import NotOffered, Rows, accumulate
 from gmpo_mm.algorithms import (
     aggregate,
+    compute_advantages,
     compute_kl,
     compute_policy_loss,
     count_units,
@@ -94,3 +97,17 @@ def _section(name: str, config: dict[str, Any]) -> dict[str, Any]:
         own = {"clip": clip, "clip_high_only": one_sided}
         return own | {key: config[key] for key in ("half_life", "safe_ratio")}
     return {}
+
+
+def advantages(config: dict[str, Any], batch: dict[str, Any]) -> list[list[float]]:
+    """Advantages of the batch, B x T."""
+    name = config["advantages"]
+    baselines = torch.tensor(batch["baselines"], dtype=torch.float64) if name == "remax" else None
+    return compute_advantages(
+        name,
+        torch.tensor(batch["rewards"], dtype=torch.float64),
+        torch.tensor(batch["groups"]),
+        response_mask_BT=torch.tensor(batch["mask"]).bool(),
+        baselines_B=baselines,
+        gamma=config.get("gamma", 1.0),
+    ).tolist()

@@ -7,19 +7,24 @@ import os
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+import torch
+
 for key, value in {"VERL_PLATFORM": "cpu", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}.items():
     os.environ.setdefault(key, value)
 
+from verl.trainer.config import AlgoConfig  # noqa: E402
 from verl.trainer.ppo.core_algos import (  # noqa: E402
     agg_loss,
     compute_policy_loss_reinforce,
+    get_adv_estimator_fn,
     get_policy_loss_fn,
     kl_penalty,
 )
 from verl.workers.config import ActorConfig  # noqa: E402
 from verl.workers.config.actor import PolicyLossConfig  # noqa: E402
 
-from conformance.torch_side import NotOffered, Rows, accumulate  # noqa: E402
+from conformance.torch_side import NotOffered, Rows, accumulate, rewards_by_token  # noqa: E402
 
 NAME = f"verl {version('verl')}"
 TOLERANCE = 1e-6
@@ -123,3 +128,23 @@ def _own(name: str, config: dict[str, Any]) -> dict[str, float]:
     else:
         names = {}
     return {key: config[own] for own, key in names.items()}
+
+
+def advantages(config: dict[str, Any], batch: dict[str, Any]) -> list[list[float]]:
+    """Advantages of the batch, B x T. Dr. GRPO's is `grpo` without the standard deviation."""
+    name = config["advantages"]
+    algorithm = AlgoConfig(gamma=config.get("gamma", 1.0), norm_adv_by_std_in_grpo=name != "dr_grpo")
+    own = {
+        "grpo": {"norm_adv_by_std_in_grpo": True},
+        "dr_grpo": {"norm_adv_by_std_in_grpo": False},
+        "remax": {"reward_baselines": torch.tensor(batch["baselines"])},
+    }.get(name, {})
+    if not name.startswith(("remax", "reinforce")):
+        own["index"] = np.array(batch["groups"])
+    found, _ = get_adv_estimator_fn("grpo" if name == "dr_grpo" else name)(
+        token_level_rewards=rewards_by_token(batch),
+        response_mask=torch.tensor(batch["mask"]),
+        config=algorithm,
+        **own,
+    )
+    return found.tolist()

@@ -67,6 +67,10 @@ def test_every_known_fault_is_found_and_named(fault, case, result, words):
     finding = check_one(mutants.mutant(getattr(mutants, fault)), case)
     assert finding.result == result
     assert words in finding.detail
+    only_cut = words.startswith(("right on", "halves"))
+    assert finding.where == (
+        "micro-batches" if only_cut else "padding" if words.startswith("padding") else ""
+    )
 
 
 def test_the_frame_of_the_mutants_has_no_fault_itself():
@@ -92,8 +96,9 @@ def times(out, k):
         (lambda out: out | {"loss": float("nan")}, "different", "the value only, nan"),
         (lambda out: out | {"grad": [[float("nan")] * len(row) for row in out["grad"]]}, "different", "nan"),
         (lambda out: times(out, -1), "different", ""),
+        (lambda out: times(out, 0), "different", "gradients; most at"),
         (lambda out: times(out, 3), "equal up to a scale", "x 3"),
-        (lambda out: out | {"grad": out["grad"][:1]}, "error", "`grad` must have 12 rows of 6 numbers"),
+        (lambda out: out | {"grad": out["grad"][:1]}, "error", "the result must have 12 rows of 6 numbers"),
         (lambda out: {"grad": out["grad"]}, "error", "KeyError: 'loss'"),
         (lambda out: {"loss": out["loss"], "grad": out["grad"]}, "equal", ""),
     ],
@@ -125,6 +130,34 @@ def test_a_clip_share_that_is_counted_otherwise_is_said_and_is_no_failure():
     assert "clip share counted otherwise: high 0.5000" in table(adapter, [finding])
 
 
+def biased(config, batch):
+    """The standard deviation over G, not G - 1."""
+    found = gmpo_mm.advantages(config, batch)
+    sizes = [batch["groups"].count(group) for group in batch["groups"]]
+    return [[a * (n / (n - 1)) ** 0.5 for a in row] for row, n in zip(found, sizes, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("advantages", "case", "result", "words"),
+    [
+        (biased, "grpo", "different", "advantages; most at"),
+        (lambda config, batch: gmpo_mm.advantages({"advantages": "dr_grpo"}, batch), "grpo", "another loss", "dr_grpo"),
+        (lambda config, batch: gmpo_mm.advantages({"advantages": "dr_grpo"}, batch), "rloo", "another loss", "dr_grpo"),
+        (lambda config, batch: gmpo_mm.advantages(config, batch | {"groups": [1] * 12}), "dr_grpo", "different", ""),
+        (lambda config, batch: gmpo_mm.advantages(config | {"gamma": 1.0}, batch),
+         "reinforce_plus_plus gamma=0.9", "another loss", "advantages: reinforce_plus_plus"),
+        (lambda config, batch: [[a if a else 7.0 for a in row] for row in gmpo_mm.advantages(config, batch)],
+         "remax", "equal", ""),
+    ],
+    ids=["biased", "option not read", "own reward in the baseline", "groups not read", "gamma not read", "padding"],
+)  # fmt: skip
+def test_faults_of_advantages_are_found(advantages, case, result, words):
+    adapter = SimpleNamespace(loss=gmpo_mm.loss, advantages=advantages, NAME="x", TOLERANCE=1e-9)
+    finding = check_one(adapter, f"advantages: {case}")
+    assert finding.result == result
+    assert words in finding.detail
+
+
 def few_losses(config, batch, cut):
     """An adapter as a stranger would write it: a function, with its own exception."""
 
@@ -152,6 +185,8 @@ def test_an_adapter_is_a_function_of_lists_and_may_lack_losses_and_cuts(capsys):
     assert main([target, "--only", "gpg*"]) == 1
     out = capsys.readouterr().out
     assert "error                mixed, whole: RuntimeError: broken" in out and "1 equal, 1 error" in out
+    assert main([target, "--only", "advantages*"]) == 0
+    assert "not offered          the adapter has no `advantages`" in capsys.readouterr().out
     assert main([target, "--only", "reinforce*"]) == 0
     assert "not offered          only gpg here" in capsys.readouterr().out
 
