@@ -33,7 +33,7 @@ WIDTH = 6
 
 def make_batches(rng: random.Random) -> dict[str, Batch]:
     """`groups`: responses of four prompts in mixed order. `shifted`: each reward times -3, plus 1."""
-    batch = {
+    batch: Batch = {
         "groups": [group for group, _, _ in RESPONSES],
         "rewards": [reward for _, reward, _ in RESPONSES],
         "baselines": [round(rng.uniform(-1, 1), 2) for _ in RESPONSES],

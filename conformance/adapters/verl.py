@@ -134,11 +134,12 @@ def advantages(config: dict[str, Any], batch: dict[str, Any]) -> list[list[float
     """Advantages of the batch, B x T. Dr. GRPO's is `grpo` without the standard deviation."""
     name = config["advantages"]
     algorithm = AlgoConfig(gamma=config.get("gamma", 1.0), norm_adv_by_std_in_grpo=name != "dr_grpo")
-    own = {
+    options: dict[str, dict[str, Any]] = {
         "grpo": {"norm_adv_by_std_in_grpo": True},
         "dr_grpo": {"norm_adv_by_std_in_grpo": False},
         "remax": {"reward_baselines": torch.tensor(batch["baselines"])},
-    }.get(name, {})
+    }
+    own = options.get(name, {})
     if not name.startswith(("remax", "reinforce")):
         own["index"] = np.array(batch["groups"])
     found, _ = get_adv_estimator_fn("grpo" if name == "dr_grpo" else name)(
