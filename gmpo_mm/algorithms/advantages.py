@@ -1,8 +1,8 @@
 """Advantages from rewards, and the online filter on groups; vectorised, and independent of the order of rows."""
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -46,8 +46,9 @@ class AdvantageInputs:
     """What an estimator is given, in float64: B responses, T tokens.
 
     ``scores_B`` are the responses' scores; for a group estimator every group has two or more of them, and the best of each
-    group was taken off, so that equal rewards give exactly 0. ``token_rewards_BT`` and ``mask_BT`` are there for an
-    estimator by token, ``baselines_B`` for one that needs them.
+    group, ``best_B``, was taken off, so that equal rewards give exactly 0. ``token_rewards_BT`` and ``mask_BT`` are there for
+    an estimator by token, ``mask_BT`` for one by length, ``baselines_B`` for one that needs them. ``parts_KB`` are K rewards
+    of each response with ``weights_K``, for an estimator of several rewards; the best of each group was taken off as well.
     """
 
     scores_B: Tensor
@@ -58,6 +59,9 @@ class AdvantageInputs:
     baselines_B: Tensor | None = None
     token_rewards_BT: Tensor | None = None
     mask_BT: Tensor | None = None
+    best_B: Tensor | None = None
+    parts_KB: Tensor | None = None
+    weights_K: Tensor | None = None
 
 
 EstimatorFunction = Callable[[AdvantageInputs], Tensor]
@@ -72,13 +76,22 @@ class Estimator:
     std: bool
     tokens: bool
     baselines: bool
+    lengths: bool
+    parts: bool
 
 
 _REGISTRY: dict[str, Estimator] = {}
 
 
 def register_advantage_estimator(
-    name: str, *, groups: bool = False, std: bool = False, tokens: bool = False, baselines: bool = False
+    name: str,
+    *,
+    groups: bool = False,
+    std: bool = False,
+    tokens: bool = False,
+    baselines: bool = False,
+    lengths: bool = False,
+    parts: bool = False,
 ) -> Callable[[EstimatorFunction], EstimatorFunction]:
     """Make a function an estimator of advantages under ``name``, for `algorithm.adv_estimator`, the checks and the pages.
 
@@ -87,12 +100,14 @@ def register_advantage_estimator(
         std: it divides by a standard deviation, which ``norm_by_std=False`` leaves out.
         tokens: it works token by token and returns (B, T); else (B,).
         baselines: it needs the rewards of the greedy responses.
+        lengths: it needs the lengths of the responses.
+        parts: it needs several rewards of each response in place of their sum.
     """
 
     def decorator(function: EstimatorFunction) -> EstimatorFunction:
         if name in _REGISTRY:
             raise ValueError(f"advantage estimator {name!r} is registered already; choose another name.")
-        _REGISTRY[name] = Estimator(function, groups, std, tokens, baselines)
+        _REGISTRY[name] = Estimator(function, groups, std, tokens, baselines, lengths, parts)
         return function
 
     return decorator
@@ -133,6 +148,56 @@ def rloo(inputs: AdvantageInputs) -> Tensor:
     groups, scores_B = inputs.groups, inputs.scores_B
     others_B = (groups.sum_G(scores_B)[groups.index_B] - scores_B) / (groups.count_G[groups.index_B] - 1)
     return scores_B - others_B
+
+
+@register_advantage_estimator("opo", groups=True, lengths=True)
+def opo(inputs: AdvantageInputs) -> Tensor:
+    """r - b over the group, b = sum_i l_i r_i / sum_i l_i with l_i tokens of response i (OPO, arXiv 2505.23585).
+
+    Where the squared norm of a response's gradient is proportional to its length, b is the baseline of least variance. In a
+    group without a single token b is 0, and nothing is trained in any case.
+    """
+    assert inputs.mask_BT is not None
+    groups, length_B = inputs.groups, inputs.mask_BT.sum(dim=-1).to(torch.float64)
+    baseline_G = groups.sum_G(length_B * inputs.scores_B) / groups.sum_G(length_B).clamp(min=1)
+    return inputs.scores_B - baseline_G[groups.index_B]
+
+
+@register_advantage_estimator("max_rl", groups=True)
+def max_rl(inputs: AdvantageInputs) -> Tensor:
+    """(r - mean) / mean over the group, 0 where the mean is 0 (MaxRL, arXiv 2602.02710, for rewards of 0 and 1).
+
+    The mean estimates the share of right responses, so that the gradient is that of its logarithm, of which GRPO without
+    std has the first term. The authors' code adds 1e-6 to the mean, the paper and this function do not. Raises
+    ValueError for a score below 0, with which the mean is no share.
+    """
+    assert inputs.best_B is not None
+    mean_B = inputs.groups.mean_G(inputs.scores_B)[inputs.groups.index_B] + inputs.best_B
+    lowest = float((inputs.scores_B + inputs.best_B).min())
+    if lowest < 0:
+        raise ValueError(
+            f"algorithm.adv_estimator = 'max_rl': it divides by a group's mean score, and a response has the score {lowest:g}; "
+            "use a reward of at least 0 (best 0 or 1), or adv_estimator=grpo or dr_grpo"
+        )
+    return torch.where(mean_B > 0, _centred_B(inputs) / mean_B, 0.0)
+
+
+@register_advantage_estimator("gdpo", groups=True, std=True, parts=True)
+def gdpo(inputs: AdvantageInputs) -> Tensor:
+    """Each reward by itself through ``grpo``, their weighted sum, divided by its std over the batch (arXiv 2601.05242).
+
+        S_i = sum_k w_k (r_ki - mean_k) / (std_k + eps) over the group, A_i = S_i / (std(S) + eps) over all responses
+
+    The paper also subtracts the batch's mean of S, which is 0 as it is in every group. Its responses count once each; verl
+    weighs them by their tokens.
+    """
+    assert inputs.parts_KB is not None
+    assert inputs.weights_K is not None
+    total_B = torch.zeros_like(inputs.scores_B)
+    for part_B, weight in zip(inputs.parts_KB, inputs.weights_K, strict=True):
+        total_B = total_B + weight * grpo(replace(inputs, scores_B=part_B))
+    squares = total_B.square().sort().values.sum()  # sorted: whatever the order of the rows
+    return total_B / ((squares / (len(total_B) - 1)).sqrt() + inputs.eps)
 
 
 @register_advantage_estimator("remax", baselines=True)
@@ -181,6 +246,8 @@ def compute_advantages(
     response_mask_BT: Tensor | None = None,
     token_rewards_BT: Tensor | None = None,
     baselines_B: Tensor | None = None,
+    parts_KB: Tensor | None = None,
+    weights_K: Sequence[float] | None = None,
     gamma: float = 1.0,
     norm_by_std: bool = True,
     eps: float = 1e-6,
@@ -194,14 +261,17 @@ def compute_advantages(
         token_rewards_BT: rewards by token (see ``apply_kl_to_rewards``), which then replace ``rewards_B``: their sum
             over the valid tokens is the score. A response without a valid token keeps its score of ``rewards_B``.
         baselines_B: for ``remax`` only.
+        parts_KB: K rewards of each response, for ``gdpo`` only, which reads them in place of ``rewards_B``.
+        weights_K: their weights; None for 1 each.
         gamma: discount, for ``reinforce_plus_plus`` only.
         norm_by_std: False leaves the division by the standard deviation out.
 
     Raises:
         ValueError: ``gae`` or an unknown estimator; a group of one where the estimator compares within the group; a
-            missing tensor; ``norm_by_std=False`` or baselines for an estimator on which they have no effect.
+            missing tensor; ``norm_by_std=False``, baselines or parts for an estimator on which they have no effect.
     """
     _check_arguments(estimator, response_mask_BT, token_rewards_BT, baselines_B, norm_by_std)
+    _check_parts(estimator, parts_KB, weights_K, token_rewards_BT)
     chosen = _REGISTRY[estimator]
     dtype = torch.promote_types(rewards_B.dtype, torch.float32)
     mask_BT = None if response_mask_BT is None else response_mask_BT.bool()
@@ -214,13 +284,22 @@ def compute_advantages(
         assert mask_BT is not None
         token_rewards_BT = place_on_last_token(rewards_B, mask_BT).to(torch.float64)
     groups = _groups(group_ids_B)
+    best_B = None
     if chosen.groups:
         _check_groups(estimator, groups)
         # equal rewards have to give exactly 0, which the rounded mean of eight times 0.1 would not
-        scores_B = scores_B - groups.max_G(scores_B)[groups.index_B]
+        best_B = groups.max_G(scores_B)[groups.index_B]
+        scores_B = scores_B - best_B
+    if parts_KB is not None:
+        parts_KB = parts_KB.to(torch.float64)
+        parts_KB = parts_KB - torch.stack([groups.max_G(part_B)[groups.index_B] for part_B in parts_KB])
+        weights_K = [1.0] * len(parts_KB) if weights_K is None else weights_K
     advantages = chosen.function(
-        AdvantageInputs(scores_B, groups, norm_by_std, eps, gamma, baselines_B, token_rewards_BT, mask_BT)
-    ).to(dtype)
+        AdvantageInputs(
+            scores_B, groups, norm_by_std, eps, gamma, baselines_B, token_rewards_BT, mask_BT, best_B, parts_KB,
+            None if weights_K is None else torch.tensor(list(weights_K), dtype=torch.float64, device=scores_B.device),
+        )
+    ).to(dtype)  # fmt: skip
     if mask_BT is None or chosen.tokens:
         return advantages
     return zero_outside(advantages[:, None].expand(mask_BT.shape), mask_BT)
@@ -274,3 +353,18 @@ def _check_arguments(
     if response_mask_BT is None and (chosen.tokens or token_rewards_BT is not None):
         what = "token_rewards_BT" if token_rewards_BT is not None else estimator
         raise ValueError(f"{what} needs response_mask_BT: it works token by token.")
+    if response_mask_BT is None and chosen.lengths:
+        raise ValueError(f"{estimator} needs response_mask_BT: it weighs responses by their lengths.")
+
+
+def _check_parts(
+    estimator: str, parts_KB: Tensor | None, weights_K: Sequence[float] | None, token_rewards_BT: Tensor | None
+) -> None:
+    wanted = _REGISTRY[estimator].parts
+    if wanted != (parts_KB is not None):
+        need = "needs" if wanted else "does not read"
+        raise ValueError(f"{estimator} {need} parts_KB, several rewards of each response.")
+    if weights_K is not None and (parts_KB is None or len(weights_K) != len(parts_KB)):
+        raise ValueError(f"weights_K: {len(weights_K)} weights for {0 if parts_KB is None else len(parts_KB)} rewards.")
+    if wanted and token_rewards_BT is not None:
+        raise ValueError(f"{estimator} does not read token_rewards_BT: each of its rewards belongs to a whole response.")

@@ -59,11 +59,11 @@ def gmpo_loss(
         s_B1 = s_B[:, None]
         c_BT = s_B1 * torch.minimum(s_B1 * d_BT, s_B1 * d_BT.clamp(-low, high))
         exponent_B = c_BT.sum(dim=-1)
-        flags = partial(_clip_flags, d_BT.detach(), s_B1, -low, high)
+        flags = partial(clip_flags, d_BT.detach(), s_B1, -low, high)
     else:
         exponent_B = d_BT.sum(dim=-1)
         if options.clip == "sequence":
-            flags = partial(_clip_flags, exponent_B.detach(), s_B, -low, high)
+            flags = partial(clip_flags, exponent_B.detach(), s_B, -low, high)
             exponent_B = s_B * torch.minimum(s_B * exponent_B, s_B * exponent_B.clamp(-low, high))
 
     if options.normalize:
@@ -135,7 +135,7 @@ def _clipped_surrogate(d_BT: Tensor, advantages_BT: Tensor, config: PolicyLossCo
     losses_BT = -torch.where(negative_BT, torch.maximum(surrogate_BT, floor_BT), surrogate_BT)
 
     def flags() -> dict[str, Tensor]:
-        return _clip_flags(d_BT, advantages_BT.sign(), lower, upper) | {
+        return clip_flags(d_BT, advantages_BT.sign(), lower, upper) | {
             "actor/pg_clipfrac_higher": clipped_BT < plain_BT,
             "actor/pg_clipfrac_lower": negative_BT & (surrogate_BT < floor_BT),
         }
@@ -148,6 +148,6 @@ def _log_bounds(config: PolicyLossConfig) -> tuple[float, float]:
     return math.log(1.0 - low) if low < 1 else -math.inf, math.log(1.0 + config.clip_ratio_high)
 
 
-def _clip_flags(d: Tensor, sign: Tensor, lower: float, upper: float) -> dict[str, Tensor]:
+def clip_flags(d: Tensor, sign: Tensor, lower: float, upper: float) -> dict[str, Tensor]:
     """Where the bound that a pessimistic minimum can reach (upper for A > 0, lower for A < 0) does bind."""
     return {"clip/high_frac": (sign > 0) & (d > upper), "clip/low_frac": (sign < 0) & (d < lower)}

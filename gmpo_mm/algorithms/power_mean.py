@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from gmpo_mm.algorithms.config import PolicyLossConfig
-from gmpo_mm.algorithms.losses import _clip_flags, saturated_exp
+from gmpo_mm.algorithms.losses import clip_flags, saturated_exp
 from gmpo_mm.algorithms.masked import masked_mean_B, zero_outside
 from gmpo_mm.algorithms.registry import LossTerms, register_policy_loss
 
@@ -43,7 +43,7 @@ def power_mean_loss(
         c_BT = s_B1 * torch.minimum(s_B1 * d_BT, s_B1 * d_BT.clamp(-low, high))
         mean_B = log_power_mean(c_BT, mask_BT, options.p)
         return LossTerms(
-            -advantages_B * saturated_exp(mean_B), lambda: _clip_flags(d_BT.detach(), s_B1, -low, high)
+            -advantages_B * saturated_exp(mean_B), lambda: clip_flags(d_BT.detach(), s_B1, -low, high)
         )
 
     mean_B = log_power_mean(d_BT, mask_BT, options.p)
@@ -51,7 +51,7 @@ def power_mean_loss(
         return LossTerms(-advantages_B * saturated_exp(mean_B))
     clipped_B = s_B * torch.minimum(s_B * mean_B, s_B * mean_B.clamp(-low, high))
     return LossTerms(
-        -advantages_B * saturated_exp(clipped_B), lambda: _clip_flags(mean_B.detach(), s_B, -low, high)
+        -advantages_B * saturated_exp(clipped_B), lambda: clip_flags(mean_B.detach(), s_B, -low, high)
     )
 
 

@@ -16,9 +16,9 @@ from gmpo_mm.algorithms.config import PolicyLossConfig
 from gmpo_mm.algorithms.losses import (
     LOG_RATIO_BOUND,
     RATIO_CLIP_KEYS,
-    _clip_flags,
     _clipped_surrogate,
     _log_bounds,
+    clip_flags,
     saturated_exp,
 )
 from gmpo_mm.algorithms.masked import zero_outside
@@ -128,7 +128,7 @@ def clip_cov_loss(
     chosen_BT = _first(_lots(log_probs_BT.detach()), candidates_BT, mask_BT, keys.share)
 
     def flags() -> dict[str, Tensor]:
-        return _clip_flags(d_BT.detach(), advantages_BT.sign(), lower, upper) | {"cov/chosen_frac": chosen_BT}
+        return clip_flags(d_BT.detach(), advantages_BT.sign(), lower, upper) | {"cov/chosen_frac": chosen_BT}
 
     return LossTerms(-surrogate_BT * (~chosen_BT), flags)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from gmpo_mm.config.keys import default_of, get_key
 from gmpo_mm.config.load import LoadedConfig
+from gmpo_mm.config.off_policy import is_off_policy
 
 COUNTS = (
     "trainer.nnodes",
@@ -89,8 +90,13 @@ def _worker(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
         yield "worker.actor.optim.min_lr_ratio", "worker.actor.optim.lr_scheduler_type is constant"
     if actor.optim.lr_warmup_steps is not None:
         yield "worker.actor.optim.lr_warmup_ratio", "worker.actor.optim.lr_warmup_steps goes before it"
+    if not loaded.config.worker.reward.overlong_buffer.enable:
+        for name in ("len", "penalty_factor"):
+            yield f"worker.reward.overlong_buffer.{name}", "worker.reward.overlong_buffer.enable is false"
     if rollout.correction == "none":
         yield "worker.rollout.correction_cap", "worker.rollout.correction is none"
+    if is_off_policy(loaded.config):
+        yield "worker.rollout.max_log_prob_gap", "the sampler differs on purpose (worker.rollout.staleness, emulate)"
 
 
 def _trainer(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:

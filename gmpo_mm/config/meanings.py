@@ -61,6 +61,10 @@ MEANINGS: dict[str, dict[str, str]] = {
         "lam": "Lambda of generalized advantage estimation, for `gae`.",
         "adv_estimator": "How rewards become advantages. `gae` needs a critic.",
         "norm_adv_by_std": "Divide the advantages of a group by the standard deviation of its rewards.",
+        "gdpo_reward_keys": "With `adv_estimator: gdpo`, the numbers of the reward function that are its rewards.",
+        "gdpo_reward_weights": "Weights of these rewards, in their order. `[]`: 1 each.",
+        "mask_truncated_completions": "Leave responses without an end token out of the loss (DAPO's overlong filtering). Their "
+        "rewards still count in the advantages of their group.",
         "drop_zero_advantage": "Leave groups in which all advantages are 0 out of the forward pass. "
         "They still count in the mean of the loss, so the gradient is the same.",
         "disable_kl": "Train without a reference model and without a KL term.",
@@ -132,6 +136,11 @@ MEANINGS: dict[str, dict[str, str]] = {
         "loss_avg_mode": "As `worker.actor.loss_avg_mode`, for the value loss.",
     },
     "RefConfig": {"strategy": "How the reference model is distributed."},
+    "OverlongBufferConfig": {
+        "enable": "Punish responses in the last `len` tokens before `data.max_response_length`.",
+        "len": "Tokens over which the punishment grows from 0 to `penalty_factor`.",
+        "penalty_factor": "The punishment of a response of full length, taken from its reward.",
+    },
     "RewardConfig": {
         "reward_function": "The reward: `path/to/file.py:function`. Without a function's name it is `main`.",
         "reward_function_kwargs": "Further arguments of the reward function.",
@@ -139,6 +148,11 @@ MEANINGS: dict[str, dict[str, str]] = {
         "num_cpus": "CPU cores (EasyR1) or processes (verl) for the reward function.",
     },
     "ValidationSampling": {**_SAMPLING, "max_tokens": "Longest response in tokens."},
+    "EmulateConfig": {
+        "weights": "Number format to which the sampler's weights are rounded.",
+        "logits_noise": "Standard deviation of Gaussian noise on the sampler's logits, before the temperature.",
+        "top_p": "Nucleus that the sampler keeps to and the trainer does not know of, unlike `worker.rollout.top_p`.",
+    },
     "RolloutConfig": {
         **_SAMPLING,
         "name": "What samples: `hf` (transformers) or `vllm`. `auto` takes vLLM where it is installed and a GPU is there.",
@@ -156,7 +170,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "correction": "`truncated` weights tokens by the capped ratio of model to sampler probability; `none` does not.",
         "correction_cap": "Largest weight of such a correction.",
         "max_log_prob_gap": "The run ends when the sampler's log-probabilities differ from the model's by more than "
-        "this on average, in nats.",
+        "this on average, in nats. Not with `staleness` or `emulate`: there they differ on purpose.",
+        "staleness": "Sample step t with the weights after step t - 1 - k, for this k. Early steps take the first weights.",
     },
     "WorkerConfig": {"hybrid_engine": "Training and sampling share their GPUs."},
     "TrainerConfig": {

@@ -56,6 +56,9 @@ class AlgorithmConfig:
     lam: float = number(1.0, 0, 1)
     adv_estimator: str = "grpo"
     norm_adv_by_std: bool = True  # ours
+    gdpo_reward_keys: list[str] = field(default_factory=list)  # ours
+    gdpo_reward_weights: list[float] = field(default_factory=list)  # ours
+    mask_truncated_completions: bool = False  # ours
     drop_zero_advantage: bool = False  # ours
     disable_kl: bool = False
     use_kl_loss: bool = False
@@ -189,6 +192,15 @@ class RefConfig:
 
 
 @dataclass
+class OverlongBufferConfig:
+    """DAPO's soft punishment of responses that come close to `data.max_response_length`, in training only."""
+
+    enable: bool = False  # ours
+    len: int = count(0, 0, 10**7)  # ours
+    penalty_factor: float = number(1.0, 0, 1000, above=True)  # ours
+
+
+@dataclass
 class RewardConfig:
     """The reward function, `path/to/file.py:function` (function `main` when none is named)."""
 
@@ -196,6 +208,7 @@ class RewardConfig:
     reward_function_kwargs: dict[str, Any] = field(default_factory=dict)
     skip_special_tokens: bool = True
     num_cpus: int = count(1, 0, 10**4)
+    overlong_buffer: OverlongBufferConfig = field(default_factory=OverlongBufferConfig)
 
 
 @dataclass
@@ -209,6 +222,15 @@ class ValidationSampling:
     max_tokens: int = count(512, 1, 10**7)
     ignore_eos: bool = False
     seed: int = number(1, 0, LARGEST_SEED)
+
+
+@dataclass
+class EmulateConfig:
+    """What training samples as another engine would, on purpose; validation and evaluation do not."""
+
+    weights: str = "none"
+    logits_noise: float = number(0.0, 0, 1000)
+    top_p: float = number(1.0, 0, 1, above=True)
 
 
 @dataclass
@@ -236,6 +258,8 @@ class RolloutConfig:
     correction: str = "none"  # ours
     correction_cap: float = number(2.0, 0, 1e6, above=True)  # ours
     max_log_prob_gap: float = number(0.5, 0, 1e9, above=True)  # ours
+    staleness: int = count(0, 0, 1000)  # ours
+    emulate: EmulateConfig = field(default_factory=EmulateConfig)  # ours
 
 
 @dataclass

@@ -12,6 +12,7 @@ from typing import Any
 from gmpo_mm.config.keys import schema_keys
 
 ACTOR, ROLLOUT, DATA, MODEL = "worker.actor.", "worker.rollout.", "data.", "worker.actor.model."
+BUFFER = "worker.reward.overlong_buffer."
 MICRO = ACTOR + "micro_batch_size_per_device_for_"
 CLIP_NOTE = "loss_type=gmpo clips in log space: worker.actor.gmpo.log_clip_low and log_clip_high, 0.4 each in the paper"
 SAMPLES = "it counts samples there and prompts here, so divide by worker.rollout.n"
@@ -98,6 +99,8 @@ FOREIGN_KEYS: dict[str, Word] = {
     **_words("algorithm.kl_horizon={value}", "kl_ctrl.horizon"),
     **_words("algorithm.kl_target={value}", "kl_ctrl.target_kl", "target_kl", "kl_target"),
     **_words("algorithm.adv_estimator={value}", "advantage_estimator", "rlhf_type", "adv_type"),
+    **_words("algorithm.adv_estimator=gdpo algorithm.gdpo_reward_keys=[accuracy,format]", "multi_objective_aggregation",
+             note="that is normalize_then_sum; sum_then_normalize is grpo"),
     **_words("algorithm.norm_adv_by_std={value}", "norm_adv_by_std_in_grpo"),
     **_words("algorithm.norm_adv_by_std={value}", "scale_rewards"),
     **_words("algorithm.norm_adv_by_std=false", "no_advantage_std_norm"),
@@ -135,8 +138,13 @@ FOREIGN_KEYS: dict[str, Word] = {
     **_words(ACTOR + "fipo.safe_ratio={value}", "fipo_safety_threshold", "safety_thresh"),
     **_words(ACTOR + "loss_avg_mode={value}", "loss_agg_mode", "loss_aggregation"),
     **_words(ACTOR + "entropy_coef={value}", "entropy_coeff", "entropy_loss_coef", "ent_coef"),
-    **_words("", "mask_truncated_completions", "overlong_filter", "overlong_filtering",
-             note="truncated responses are graded as they are; response/truncated_frac says how many"),
+    **_words("algorithm.mask_truncated_completions={value}", "mask_truncated_completions", "overlong_filter",
+             "overlong_filtering"),
+    **_words(BUFFER + "enable={value}", "overlong_buffer.enable", "overlong_buffer_cfg.enable"),
+    **_words(BUFFER + "enable=true " + BUFFER + "len={value}", "overlong_buffer.len", "overlong_buffer_cfg.len",
+             "overlong_buffer_length", "soft_cache_length"),
+    **_words(BUFFER + "enable=true " + BUFFER + "penalty_factor={value}", "overlong_buffer.penalty_factor",
+             "overlong_buffer_cfg.penalty_factor", "overlong_penalty_factor"),
     **_words(ROLLOUT + "correction=truncated " + ROLLOUT + "correction_cap={value}",
              "rollout_is_threshold", "tis_imp_ratio_cap", "vllm_importance_sampling_cap"),
     **_words(ROLLOUT + "correction=truncated", "vllm_importance_sampling_correction", "enable_vllm_is_correction",
@@ -263,6 +271,8 @@ FOREIGN_VALUES: dict[str, dict[str, str]] = {
         "reinforce_baseline": "algorithm.adv_estimator=rloo",
         "reinforce_plus_plus_baseline": "algorithm.adv_estimator=rloo",
         "rloo_vectorized": "algorithm.adv_estimator=rloo",
+        "maxrl": "algorithm.adv_estimator=max_rl",
+        "p_normalization": "algorithm.adv_estimator=max_rl",
         "ppo": "algorithm.adv_estimator=gae engine=easyr1",
     },
     "algorithm.kl_penalty": {word: f"algorithm.kl_penalty={ours}" for word, ours in _KL_WORDS.items()},

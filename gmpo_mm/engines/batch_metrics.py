@@ -7,6 +7,12 @@ from collections.abc import Sequence
 import torch
 
 
+def truncated_rows(responses_BT: torch.Tensor, mask_BT: torch.Tensor, end_tokens: Sequence[int]) -> torch.Tensor:
+    """(B,) bool: responses whose last token is no end token. Rows are right-padded; `mask_BT` is true on responses."""
+    last_B = (mask_BT.sum(-1) - 1).clamp(min=0)
+    return ~torch.isin(responses_BT.gather(1, last_B[:, None])[:, 0], torch.tensor(list(end_tokens)))
+
+
 def response_shares(
     responses_BT: torch.Tensor,
     mask_BT: torch.Tensor,
@@ -18,11 +24,10 @@ def response_shares(
 
     Rows are right-padded; `mask_BT` is true on responses, `groups` has the name of each row's group.
     """
-    last_B = (mask_BT.sum(-1) - 1).clamp(min=0)
-    ended_B = torch.isin(responses_BT.gather(1, last_B[:, None])[:, 0], torch.tensor(list(end_tokens)))
+    truncated_B = truncated_rows(responses_BT, mask_BT, end_tokens)
     active_B = (advantages_BT.masked_fill(~mask_BT, 0) != 0).any(-1).tolist()
     active = {group for group, is_active in zip(groups, active_B, strict=True) if is_active}
     return {
-        "response/truncated_frac": 1.0 - ended_B.double().mean().item(),
+        "response/truncated_frac": 1.0 - (~truncated_B).double().mean().item(),
         "group/zero_advantage_frac": 1.0 - len(active) / len(set(groups)),
     }

@@ -31,6 +31,11 @@ class FinishedStep:
         self.step, self._order = step, loader.state_dict()
         self._is_between_steps = True
 
+    def save_last(self, save: Callable[[int, Any], None]) -> None:
+        """Save the last finished step with `save(step, loader)`, where that has not been done; for a stop in the next one."""
+        if self.step > self.saved:
+            save(self.step, _Loader(self._order))
+
     @contextmanager
     def saved_on_error(self, workers: Callable[[], Sequence[Any]], save: Callable[[int, Any], None]) -> Iterator[None]:
         """Save the last finished step with `save(step, loader)` before an error ends the run.

@@ -141,10 +141,12 @@ def check_templates(config: Config, records: Sequence[Record]) -> None:
 
 def reward_words(config: Config, function: RewardFunction, records: Any | None) -> str:
     """Call the reward function once on a made row, and say what came of it."""
+    from gmpo_mm.rewards.parts import check_tried
     from gmpo_mm.rewards.trial import try_reward
 
     first = records[0] if records is not None else None
-    words = try_reward(function, None if first is None else first.problem, () if first is None else first.answers)
+    words, score = try_reward(function, None if first is None else first.problem, () if first is None else first.answers)
+    check_tried(config, score)
     return f"{config.worker.reward.reward_function} ({function.reward_type}): {words}"
 
 

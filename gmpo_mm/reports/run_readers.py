@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def read_run(path: Path, **known: Any) -> Run:
     state = read_json(path / "run.json", dict[str, Any], LEAVE_OUT) if (path / "run.json").exists() else {}
     config = _resolved(read_yaml(path / "config.yaml", LEAVE_OUT)) if (path / "config.yaml").exists() else None
     lines = read_metrics(path) if (path / METRICS_FILE).is_file() else []
-    if what := _missing(path, state, config):
+    if what := _missing(path, state, config, lines):
         raise DataError(f"{path}: {what}; {LEAVE_OUT}")
     fields: dict[str, Any] = {
         "path": path, "seed": seed_of(config), "source": "gmpo-mm", "config": config,
@@ -51,7 +51,9 @@ def read_run(path: Path, **known: Any) -> Run:
     return Run(**(fields | known))
 
 
-def _missing(path: Path, state: dict[str, Any], config: dict[str, Any] | None) -> str | None:
+def _missing(
+    path: Path, state: dict[str, Any], config: dict[str, Any] | None, lines: Sequence[Mapping[str, Any]]
+) -> str | None:
     """What a run's files lack, by what they say of each other; None for whole ones, and for metrics alone."""
     if not state and config is None:
         return None
@@ -64,7 +66,7 @@ def _missing(path: Path, state: dict[str, Any], config: dict[str, Any] | None) -
     wanted = state.get("step")
     if state["state"] != "finished" or not isinstance(wanted, int) or not wanted:
         return None
-    return lost_lines(path, wanted, finished=True)
+    return lost_lines(path, wanted, finished=True, lines=lines)
 
 
 def _resolved(config: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from gmpo_mm.errors import RewardError
 from gmpo_mm.rewards.loading import RewardFunction
 
 
-def try_reward(function: RewardFunction, problem: str | None, golds: Sequence[str]) -> str:
-    """Call `function` once on a made response that holds the first gold, and say what came of it.
+def try_reward(function: RewardFunction, problem: str | None, golds: Sequence[str]) -> tuple[str, dict[str, float]]:
+    """Call `function` once on a made response that holds the first gold; returns what came of it, in words and numbers.
 
     Problem and golds are those of the first record. Without any (data that isn't here yet) they are made up too, and a
     function that raises then may only want golds of another form, which is said and no error. Raises RewardError for what
@@ -26,7 +26,8 @@ def try_reward(function: RewardFunction, problem: str | None, golds: Sequence[st
     except RewardError as error:
         if made_up and error.__cause__ is not None:
             cause = f"{type(error.__cause__).__name__}: {error.__cause__}"
-            return f"imported; raised {cause} on a made row with the gold '2', which is no fault where the data's golds differ"
+            words = f"imported; raised {cause} on a made row with the gold '2', which is no fault where the data's golds differ"
+            return words, {}
         raise
     numbers = ", ".join(f"{key} {value:g}" for key, value in score.items())
-    return f"a made row with {'the gold 2' if made_up else 'the first gold'} as its answer scores {numbers}"
+    return f"a made row with {'the gold 2' if made_up else 'the first gold'} as its answer scores {numbers}", score

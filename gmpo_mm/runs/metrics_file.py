@@ -3,6 +3,7 @@
 {"step": 3, "kind": "train", "reward/overall": 0.41, ...}      a line of metrics
 {"step": 3, "kind": "updates", "ratio/token_max": [1.0, 1.2]}  one value for each optimizer update of the step (engine easyr1)
 {"step": 3, "kind": "experts", "moe/expert_share": [[0.1, ..]]} a mixture of experts: each expert's share, a list a layer
+{"step": 3, "kind": "weights", "actor/weights_sha256": "5f2a.."} worker.rollout.staleness: which weights sampled (off_policy.py)
 {"event": "resume", "from_step": 2, ...}                       what happened to the run
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class MetricsFile:
         self.path = path
 
     def log_metrics(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
-        """Append one line of numbers, or lists of them, of any numeric type. TrainingError when the disk refuses."""
+        """Append one line of numbers of any numeric type, lists of them, or texts. TrainingError when the disk refuses."""
         values = {name: _plain(value) for name, value in metrics.items() if name not in ("step", "kind")}
         self._append({"step": step, "kind": kind, **values})
 
@@ -104,13 +105,15 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return list(entries.values())
 
 
-def lost_lines(path: Path, step: int, *, finished: bool) -> str | None:
+def lost_lines(path: Path, step: int, *, finished: bool, lines: Sequence[Mapping[str, Any]] | None = None) -> str | None:
     """What the metrics of a run that came to that step have lost; None for whole ones. DataError where one is damaged.
 
-    A run that has not `finished` may end with a line that a kill tore.
+    `lines` are its metrics where `read_metrics` has read them already. A run that has not `finished` may end with a line
+    that a kill tore.
     """
     file = path / FILE_NAME
-    lines = read_metrics(path) if file.is_file() else []
+    if lines is None:
+        lines = read_metrics(path) if file.is_file() else []
     found = max((line["step"] for line in lines if line["kind"] == "train"), default=0)
     if found < step or (finished and not file.read_bytes().endswith(b"\n")):
         return f"{FILE_NAME} was cut or removed: it ends with step {found} of the {step} that the run finished"

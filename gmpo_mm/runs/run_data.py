@@ -16,6 +16,7 @@ from gmpo_mm.data.records import Fault, Record, RecordKeys, Records, describe_fa
 from gmpo_mm.data.sources import first_rows
 from gmpo_mm.errors import DataError
 from gmpo_mm.rewards.loading import RewardFunction
+from gmpo_mm.rewards.parts import check_part_names
 from gmpo_mm.runs.progress import Progress
 from gmpo_mm.verifiers.golds import gold_fault
 
@@ -87,6 +88,8 @@ def read_run_data(config: Config, reward: RewardFunction, progress: Progress) ->
     _check_rows(read, reward, progress)
     for records in read.values():
         _tell_golds(records, reward, progress)
+    first = read[specs["training data"]][0]
+    check_part_names(config, reward, first.problem, first.answers)
     return RunData(read[specs["training data"]], read[data.val_files] if data.val_files else None)
 
 

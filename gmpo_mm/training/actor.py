@@ -191,12 +191,14 @@ class Actor:
         return total
 
     def _kept_rows(self, batch: Batch, rows: range) -> list[int]:
-        """The mini-batch's rows, without groups that can't give a gradient when the configuration leaves them out."""
+        """The mini-batch's rows, without those left out of the loss and, where the configuration leaves them out, without
+        groups that can't give a gradient."""
+        kept = [row for row in rows if row not in batch.left_out]
         if not self.config.drop_zero_advantage:
-            return list(rows)
+            return kept
         size = batch.group_size
         useful = batch.groups_with_advantage()
-        return [row for row in rows if useful[row // size]]
+        return [row for row in kept if useful[row // size]]
 
     def _note_routing(self, batch: Batch, rows: Sequence[int], output: PackedOutput, unchanged: bool) -> None:
         assert self.routing is not None

@@ -43,7 +43,9 @@ class Batch:
     ref_log_probs_BT: torch.Tensor | None = None
     top_experts_BUL: torch.Tensor | None = None
     host_mask_BT: torch.Tensor = field(init=False)
-    """The mask again, always on the CPU: what is counted from it needs no look at the device."""
+    """The mask again, always on the CPU, and False on rows that are left out of the loss, whose units are counted from it."""
+    left_out: frozenset[int] = field(default=frozenset(), init=False)
+    """Rows without a part in the loss (see `leave_out_truncated`)."""
     lengths: list[int] = field(init=False)
     """Tokens of each response."""
     _with_advantage: list[bool] | None = field(default=None, init=False)
@@ -63,6 +65,18 @@ class Batch:
 
     def __len__(self) -> int:
         return self.mask_BT.shape[0]
+
+    def leave_out_truncated(self) -> None:
+        """Give responses that were cut off no part in the loss: no advantage, no forward pass, no tokens in its mean.
+
+        Called after the advantages are there, in which their rewards count.
+        """
+        responses = [r for g in self.groups for r in g.responses]
+        self.left_out = frozenset(row for row, response in enumerate(responses) if response.stop_reason == "length")
+        rows = sorted(self.left_out)
+        self.host_mask_BT = self.host_mask_BT.clone()
+        self.host_mask_BT[rows] = False
+        self.advantages_BT[rows] = 0.0
 
     def move_to(self, device: torch.device) -> None:
         """Put every tensor that an update reads onto the policy's device."""

@@ -25,7 +25,7 @@ class UpdateMeter:
         """
         kept = batch.groups_with_advantage() if only_with_advantage else [True] * len(batch.groups)
         size = batch.group_size
-        rows = [row for row in range(len(batch)) if kept[row // size]]
+        rows = [row for row in range(len(batch)) if kept[row // size] and row not in batch.left_out]
         vision = getattr(self.policy.causal_lm.config, "vision_config", None)
         work = work_of(batch.group_of(rows), vision)
         return mfu(epochs * self._counts.count(work, backward=True), seconds, self.peak)

@@ -11,7 +11,9 @@ import torch
 from gmpo_mm.algorithms import filter_groups
 from gmpo_mm.data import PromptDataset, PromptSampler
 from gmpo_mm.data.prompts import EncodedPrompt
-from gmpo_mm.errors import TrainingError
+from gmpo_mm.rewards.filtering import FilterLimits
+from gmpo_mm.rewards.overlong import OverlongBuffer
+from gmpo_mm.rewards.parts import reward_part
 from gmpo_mm.rollout.protocol import Response, RolloutBackend, SamplingParams
 from gmpo_mm.rollout.seeds import prompt_seed
 from gmpo_mm.runs.stopping import StopAsked
@@ -89,6 +91,7 @@ class BatchMaker:
     filter_high: float = 0.99
     max_tries: int = 20
     last_step: int | None = None
+    overlong: OverlongBuffer | None = None
 
     def make(
         self, step: int, progress: Progress | None = None, stop_wanted: Callable[[], bool] = lambda: False
@@ -104,20 +107,9 @@ class BatchMaker:
         while len(groups) < self.prompts:
             if self.filter_key is not None and tries and stop_wanted():
                 raise StopAsked
-            if self.filter_key is not None and self.max_tries <= 0 and dropped_in_a_row >= len(self.dataset):
-                raise TrainingError(
-                    f"step {step}: online filtering dropped every group of {dropped_in_a_row} prompts, a whole epoch: in none "
-                    f"did the mean {self.filter_key} lie between {self.filter_low} and {self.filter_high}, so more tries "
-                    "(trainer.max_try_make_batch=-1) would not end. Look at the answers and grades of a few responses (the "
-                    "reward function, data.answer_key, data.format_prompt), take easier or harder data, widen "
-                    "algorithm.filter_low/filter_high, or set algorithm.online_filtering=false"
-                )
-            if self.filter_key is not None and 0 < self.max_tries <= tries:
-                raise TrainingError(
-                    f"step {step}: {tries} tries gave {len(groups)} of {self.prompts} groups with a mean {self.filter_key} "
-                    f"between {self.filter_low} and {self.filter_high}; the data is too easy or too hard for the model. Widen "
-                    "algorithm.filter_low/filter_high, raise trainer.max_try_make_batch, or change the data"
-                )
+            if self.filter_key is not None:
+                limits = FilterLimits(self.filter_key, self.filter_low, self.filter_high, self.max_tries, len(self.dataset))
+                limits.check(step, tries, len(groups), self.prompts, dropped_in_a_row)
             made, made_baselines = self._make_once(step, seen, progress)
             seen += self.prompts_a_call
             tries += 1
@@ -143,22 +135,24 @@ class BatchMaker:
         baselines = []
         if self.greedy_baseline:
             greedy = replace(self.params, n=1, temperature=0.0, top_p=1.0, top_k=-1)
-            baselines = [g.scores[0]["overall"] for g in self.sampler.sample(prompts, greedy, seeds, progress)]
-        return self.sampler.sample(prompts, self.params, seeds, progress), baselines
+            baselines = [g.scores[0]["overall"] for g in self._sample(prompts, greedy, seeds, progress)]
+        return self._sample(prompts, self.params, seeds, progress), baselines
+
+    def _sample(
+        self, prompts: Sequence[EncodedPrompt], params: SamplingParams, seeds: Sequence[int], progress: Progress | None
+    ) -> list[SampledGroup]:
+        groups = self.sampler.sample(prompts, params, seeds, progress)
+        return groups if self.overlong is None else [_shaped(group, self.overlong) for group in groups]
 
     def _kept(self, groups: Sequence[SampledGroup]) -> list[bool]:
-        missing = [key for g in groups for s in g.scores for key in [self.filter_key] if key not in s]
-        if missing:
-            known = sorted(groups[0].scores[0])
-            if any(f"{self.filter_key}_not_finite" in s for g in groups for s in g.scores):
-                raise TrainingError(
-                    f"algorithm.filter_key={self.filter_key}: the reward function returned a number that is not finite for "
-                    f"{len(missing)} responses, so their groups can't be filtered; fix it, or filter by overall"
-                )
-            raise TrainingError(
-                f"algorithm.filter_key={self.filter_key}: the reward function returns no such number; it returns {known}"
-            )
-        scores_B = torch.tensor([s[self.filter_key] for g in groups for s in g.scores], dtype=torch.float64)  # type: ignore[index]
+        assert self.filter_key is not None
+        scores_B = reward_part([s for g in groups for s in g.scores], self.filter_key, "algorithm.filter_key")
         ids_B = torch.arange(len(groups)).repeat_interleave(len(groups[0].scores))
         keep_B = filter_groups(scores_B, ids_B, self.filter_low, self.filter_high)
         return keep_B[:: len(groups[0].scores)].tolist()
+
+
+def _shaped(group: SampledGroup, overlong: OverlongBuffer) -> SampledGroup:
+    """A group with DAPO's punishment of long responses in its scores."""
+    lengths = [len(response.token_ids_T) for response in group.responses]
+    return replace(group, scores=[overlong.shaped(s, n) for s, n in zip(group.scores, lengths, strict=True)])

@@ -62,7 +62,7 @@ def update_metrics(batch: Batch, advantages: torch.Tensor, seen: Observed, confi
         sampler_BT = batch.sampler_log_probs_BT
         weights_BT = truncated_importance_weights(old_BT, sampler_BT, mask_BT, config.correction_cap)
     metrics = compute_policy_loss(log_probs_BT, old_BT, advantages, mask_BT, config.loss, weights_BT).metrics
-    units = torch.as_tensor(count_units(batch.mask_BT, config.loss), device=mask_BT.device)
+    units = torch.as_tensor(count_units(batch.host_mask_BT, config.loss), device=mask_BT.device)
     metrics["actor/pg_loss"] = Metric("mean", metrics["actor/pg_loss"].value, units)
     metrics["actor/entropy"] = masked_mean(seen.entropy_BT, mask_BT)
     metrics |= merge_metrics(seen.gaps)

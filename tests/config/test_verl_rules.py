@@ -11,7 +11,7 @@ from gmpo_mm.config import Config, policy_loss_config
 from gmpo_mm.config.keys import flatten, schema_keys
 from gmpo_mm.engines.checks import ineffective_keys, validate_for_training
 from gmpo_mm.engines.verl.keys import NO_COUNTERPART, ON_CPU_IGNORED, OURS, PASSED
-from gmpo_mm.engines.verl.translate import described, to_verl
+from gmpo_mm.engines.verl.translate import CPU_PLUGIN, FROZEN_TOWER, described, to_verl
 from gmpo_mm.errors import ConfigError
 from tests.config.conftest import Load
 
@@ -51,12 +51,10 @@ def test_a_configuration_that_fits_passes_on_gpus_and_on_the_cpu(load: Load) -> 
     [
         (["algorithm.adv_estimator=gae", "worker.actor.loss_type=default"], ["'gae'", "engine=verl has none"]),
         (["algorithm.adv_estimator=remax"], ["'remax'", "use grpo or rloo"]),
-        (["algorithm.online_filtering=true"], ["online_filtering = true", "set it to false"]),
         (["algorithm.kl_type=adaptive"], ["kl_type = 'adaptive'", "does not save", "fixed"]),
         (["worker.actor.seq_mean=easyr1"], ["seq_mean = 'easyr1'", "exact"]),
         (["worker.actor.old_log_probs=sampler"], ["old_log_probs = 'sampler'", "recompute"]),
         (["worker.actor.model.lora.rank=8"], ["lora.rank = 8", "set it to 0"]),
-        (["worker.actor.model.freeze_vision_tower=true"], ["freeze_vision_tower = true", "would train the vision tower"]),
         (["worker.actor.optim.strategy=adamw_bf16"], ["'adamw_bf16'", "set it to adamw"]),
         (["worker.rollout.correction=truncated"], ["correction = 'truncated'", "set it to none"]),
         (["worker.rollout.val_override_config={max_tokens: 9}"], ["max_tokens = 9", "remove it"]),
@@ -85,6 +83,9 @@ def test_what_verl_can_not_honour_is_refused_with_the_mend(load: Load, overrides
 def test_keys_without_a_counterpart_are_told_with_the_reason(load: Load) -> None:
     found = {key: reason for key, _, reason in ineffective_keys(load(*VERL, "data.mini_rollout_batch_size=4"))}
     assert found["data.mini_rollout_batch_size"] == "engine verl: all prompts of a step are sampled in one call"
+    filtering = ("data.mini_rollout_batch_size=4", "algorithm.online_filtering=true", "algorithm.filter_low=0.2")
+    unread = {key for key, _, _ in ineffective_keys(load(*VERL, *filtering))}
+    assert not {"data.mini_rollout_batch_size", "algorithm.filter_low"} & unread
     on_cpu = {key for key, _, _ in ineffective_keys(load(*VERL, "trainer.device=cpu", "worker.rollout.enforce_eager=true"))}
     assert "worker.rollout.enforce_eager" in on_cpu
 
@@ -113,6 +114,17 @@ def test_the_loss_travels_whole(load: Load) -> None:
         (["trainer.device=cpu"], {ROLLOUT + "name": "gmpo_mm_hf", ACTOR + "fsdp_config.model_dtype": "fp32"}),
         (["worker.rollout.val_override_config={n: 16}"], {VALIDATION + "n": 16, VALIDATION + "do_sample": True}),
         (["worker.rollout.val_override_config={temperature: 0}"], {VALIDATION + "do_sample": False}),
+        (
+            ["algorithm.online_filtering=true", "data.mini_rollout_batch_size=4", "algorithm.filter_key=accuracy"],
+            {
+                "data.gen_batch_size": 4, "trainer.v1.sampler.custom_sampler.name": "FilteredGroups",
+                "trainer.v1.sampler.sampler_kwargs": {
+                    "prompts_a_try": 4, "filter_key": "accuracy", "filter_low": 0.01, "filter_high": 0.99,
+                },
+            },
+        ),
+        (["worker.actor.model.freeze_vision_tower=true"], {"actor_rollout_ref.model.external_lib": FROZEN_TOWER}),
+        (["trainer.device=cpu"], {"actor_rollout_ref.model.external_lib": CPU_PLUGIN}),
         (["trainer.save_freq=-1"], {"trainer.save_freq": 10**9, "trainer.total_training_steps": 7}),
         (["trainer.save_model_only=true"], {ACTOR + "checkpoint.save_contents": ["model"]}),
     ],

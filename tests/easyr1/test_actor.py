@@ -14,6 +14,7 @@ from verl.workers.actor.dp_actor import DataParallelPPOActor
 from gmpo_mm.algorithms import PolicyLossConfig
 from gmpo_mm.algorithms.config import GMPOKeys, PowerMeanKeys
 from gmpo_mm.engines.easyr1.actor import UPDATES, GMPOActor
+from gmpo_mm.engines.easyr1.trainer import without_truncated
 from gmpo_mm.errors import TrainingError
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.training.actor import Actor
@@ -27,7 +28,7 @@ from tests.easyr1.batches import (
     without_packing,
 )
 from tests.models.model_zoo import IMAGE, VIDEO
-from tests.training.builders import BASE, assert_same_gradients, make_batch
+from tests.training.builders import BASE, assert_same_gradients, gradients, make_batch
 
 FAMILIES = ["qwen2", "qwen2_5_vl"]
 LOSSES = [("gmpo", "token"), ("default", "seq"), ("default", "token"), ("gspo", "seq"), ("cispo", "seq"), ("sapo", "token")]
@@ -124,6 +125,34 @@ def test_one_update_gives_the_local_engines_weights(family: str, loss: tuple[str
         apart = max(float((expected[name] - weight).abs().max()) for name, weight in module.named_parameters())
     assert moved > 1e-2
     assert apart < 1e-5
+
+
+@pytest.mark.parametrize("mode", ["token", "seq"])
+@pytest.mark.parametrize("micro", [1, 4])
+def test_truncated_responses_are_left_out_as_on_the_local_engine(mode: str, micro: int) -> None:
+    batch, policy = make("qwen2", ref=True)
+    responses = [response for group in batch.groups for response in group.responses]
+    ends = [int(response.token_ids_T[-1]) for response in responses][:5]
+    for group in batch.groups:
+        group.responses[:] = [
+            replace(r, stop_reason="stop" if int(r.token_ids_T[-1]) in ends else "length") for r in group.responses
+        ]
+    data = to_data_proto(batch, policy)
+    before = data.batch["response_mask"].clone()
+    trained = without_truncated(data, ends)
+    assert torch.equal(data.batch["response_mask"], before), "EasyR1's own metrics are of all rows"
+    options = dict(loss_type="default", loss_avg_mode=mode, kl_coef=0.1, entropy_coef=0.01)
+    found, _ = gradients_and_metrics(trained, without_packing(policy), Setting(16, micro, **options))
+    local = copy.copy(batch)
+    local.advantages_BT = batch.advantages_BT.clone()
+    local.leave_out_truncated()
+    assert 0 < len(local.left_out) < 16
+    assert torch.equal(data.batch["advantages"], local.advantages_BT)
+    loss = PolicyLossConfig("default", loss_avg_mode=mode)
+    settings = replace(BASE, loss=loss, kl_kind="low_var_kl", entropy_coef=0.01)
+    model = build_policy("qwen2")
+    expected = gradients(Actor(model, torch.optim.SGD(model.module.parameters(), lr=0.0), settings), local, kl_coef=0.1)
+    assert_same_gradients({name: found[name] for name in expected}, expected, 1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from gmpo_mm.config.keys import schema_keys
 from gmpo_mm.engines.checks import validate_for_training
 from gmpo_mm.engines.easyr1 import advantages
 from gmpo_mm.engines.easyr1.config import HANDLED_HERE, GMPOPPOConfig, to_easyr1
+from gmpo_mm.engines.easyr1.trainer import LastRewards
 
 OURS = {"worker.actor.seq_mean", "worker.actor.entropy_coef"}
 
@@ -85,7 +87,9 @@ def test_names_and_paths_are_resolved_for_processes_elsewhere(example: Path, tmp
     assert easyr1.worker.rollout.val_override_config["n"] == 1
 
 
-ESTIMATORS = ["grpo", "dr_grpo", "grpo_passk", "rloo", "reinforce_plus_plus", "remax"]
+ESTIMATORS = ["grpo", "dr_grpo", "grpo_passk", "rloo", "reinforce_plus_plus", "remax", "opo", "max_rl"]
+OURS_ALONE = ("dr_grpo", "opo", "max_rl")
+"""Estimators that EasyR1 does not have; they go under the name of its grpo."""
 
 
 def advantage_inputs() -> dict[str, Any]:
@@ -100,6 +104,7 @@ def advantage_inputs() -> dict[str, Any]:
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_easyr1s_trainer_gets_our_advantages(example: Path, estimator: str) -> None:
     config = load(example, f"algorithm.adv_estimator={estimator}").config
+    stock_name = "grpo" if estimator in OURS_ALONE else estimator
     inputs = advantage_inputs()
     if estimator == "remax":
         inputs["reward_baselines"] = torch.rand(6)
@@ -107,7 +112,7 @@ def test_easyr1s_trainer_gets_our_advantages(example: Path, estimator: str) -> N
     try:
         advantages.install(config)
         name = to_easyr1(config).algorithm.adv_estimator
-        assert name in list(AdvantageEstimator), "EasyR1's trainer lets no other name pass"
+        assert name == stock_name and name in list(AdvantageEstimator), "EasyR1's trainer lets no other name pass"
         found, returns = compute_advantage_return(name, **inputs)
     finally:
         ADV_ESTIMATOR_MAP.update(stock)
@@ -120,8 +125,33 @@ def test_easyr1s_trainer_gets_our_advantages(example: Path, estimator: str) -> N
     if estimator != "remax":  # EasyR1's own multiplies (B,) by (B, T), which only works for B = T, and wrongly
         mask = inputs["response_mask"].bool()
         theirs, their_returns = stock[name](**inputs)
-        assert torch.allclose(found[mask], theirs[mask], atol=1e-4) == (estimator != "dr_grpo")
-        assert torch.allclose(returns, their_returns, atol=1e-4) == (estimator != "dr_grpo")
+        assert torch.allclose(found[mask], theirs[mask], atol=1e-4) == (estimator not in OURS_ALONE)
+        assert torch.allclose(returns, their_returns, atol=1e-4) == (estimator not in OURS_ALONE)
+
+
+def test_gdpo_is_given_the_rewards_that_the_reward_actor_returned(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = ("algorithm.adv_estimator=gdpo", "algorithm.gdpo_reward_keys=[accuracy,format]", "algorithm.disable_kl=true")
+    config = load(example, *keys, "algorithm.gdpo_reward_weights=[1,0.5]").config
+    per_sample = {
+        "overall": [9.0] * 6, "accuracy": [1.0, 0.0, 0.0, 1.0, 1.0, 0.0], "format": [0.0, 1.0, 1.0, 1.0, 0.0, 0.0],
+        "length": [1.0] * 5, "length_not_finite": [0.0, 1.0, 0.0, 0.0, 0.0, 0.0],
+    }  # fmt: skip
+    actor = SimpleNamespace(compute_reward=SimpleNamespace(remote=lambda batch: ("rewards", per_sample)))
+    monkeypatch.setattr("ray.get", lambda answer: answer)
+    rewards = LastRewards(actor)
+    assert rewards.compute_reward.remote("batch") == ("rewards", per_sample)
+    assert "length" not in rewards.scores()[1] and rewards.scores()[2]["length"] == 1.0
+    stock, inputs = dict(advantages._STOCK), advantage_inputs()
+    try:
+        advantages.install(config, rewards.scores)
+        found, _ = compute_advantage_return(to_easyr1(config).algorithm.adv_estimator, **inputs)
+    finally:
+        ADV_ESTIMATOR_MAP.update(stock)
+    expected = compute_advantages(
+        "gdpo", torch.zeros(6), torch.tensor([1, 0, 1, 0, 1, 0]), response_mask_BT=inputs["response_mask"].bool(),
+        parts_KB=torch.tensor([per_sample["accuracy"], per_sample["format"]]), weights_K=[1.0, 0.5],
+    )  # fmt: skip
+    assert torch.allclose(found, expected.to(found.dtype)) and found.abs().max() > 0.1
 
 
 def test_the_standard_deviation_is_left_out_when_asked(example: Path) -> None:

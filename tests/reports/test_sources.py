@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from gmpo_mm.errors import DataError
 from gmpo_mm.reports.ratio_figures import clip_bounds
 from gmpo_mm.reports.sources import read_study
+from gmpo_mm.runs import metrics_file
 from gmpo_mm.runs.metrics_file import read_metrics
 from tests.reports.made import change_sweep, write_easyr1_log, write_run
 
@@ -53,6 +54,28 @@ def test_a_run_s_numbers_are_those_of_its_metrics_file(sweep: Path) -> None:
     for name in ("ratio/token_max", "actor/kl_ref", "val/accuracy_reward"):
         expected = {line["step"]: line[name] for line in lines if name in line}
         assert dict(zip(run.series[name].steps.tolist(), run.series[name].values.tolist())) == expected
+
+
+@pytest.mark.parametrize("cut", [1, 60], ids=["the last newline", "the last line"])
+def test_a_finished_run_whose_metrics_were_cut_is_an_error_that_names_it(tmp_path: Path, cut: int) -> None:
+    run = write_run(tmp_path / "run", [0.1, 0.2, 0.3])
+    (run / "run.json").write_text(json.dumps({"state": "finished", "step": 2, "begun": "now"}), encoding="utf-8")
+    (run / "config.yaml").write_text("data: {seed: 1}\n", encoding="utf-8")
+    file = run / "metrics.jsonl"
+    file.write_bytes(b"".join(line for line in file.read_bytes().splitlines(True) if b'"validation"' not in line))
+    assert read_study([run]).variants[0].runs[0].state == "finished"
+    file.write_bytes(file.read_bytes()[:-cut])
+    with pytest.raises(DataError, match=r"run: metrics.jsonl was cut or removed"):
+        read_study([run])
+
+
+def test_a_run_s_metrics_are_read_from_the_disk_once(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    whole = metrics_file._read_lines
+    monkeypatch.setattr(metrics_file, "_read_lines", lambda path: read.append(Path(path)) or whole(path))
+    path = runs_of(sweep)[0]
+    assert read_study([path]).variants[0].runs[0].state == "finished"
+    assert read == [path]
 
 
 def test_a_sweep_s_variants_come_in_its_order_with_its_labels(sweep: Path) -> None:

@@ -178,6 +178,9 @@ def test_a_finished_run_is_complete_until_more_steps_are_asked_for(tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(before["metrics.jsonl"][:-9])
     with pytest.raises(DataError, match=r"metrics.jsonl was cut or removed: it ends with step 3 of the 4"):
         open_run(tmp_path)
+    (tmp_path / "metrics.jsonl").write_bytes(before["metrics.jsonl"].removesuffix(b"\n"))
+    with open_run(tmp_path) as run, pytest.raises(DataError, match="metrics.jsonl was cut or removed"):
+        run.is_complete(4)
     (tmp_path / "metrics.jsonl").write_bytes(before["metrics.jsonl"])
     with open_run(tmp_path) as run:
         assert run.is_complete(4)

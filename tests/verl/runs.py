@@ -48,7 +48,7 @@ def text(data: Path, run: Path, *more: str) -> list[str]:
 
 
 def main(dump: str, *texts: str) -> None:
-    """What the test's process does: the launch of a user, with the batch of the first update kept."""
+    """What the test's process does: the launch of a user, with the batch of the first update kept, and its masks."""
     from gmpo_mm.config import load_config
     from gmpo_mm.engines.verl import launch
 
@@ -57,10 +57,11 @@ def main(dump: str, *texts: str) -> None:
 
         def keeping(*args: Any) -> None:
             import transfer_queue as tq
+            from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
             from gmpo_mm.engines.verl.trainer import GMPOTrainer
 
-            advantages = GMPOTrainer._compute_advantage
+            advantages, update = GMPOTrainer._compute_advantage, PPOTrainerSync._update_actor
             names = ["prompts", "responses", "response_mask", "advantages", "old_log_probs", "ref_log_prob"]
 
             def keep(self: Any, batch: Any, metrics: Any) -> Any:
@@ -71,7 +72,14 @@ def main(dump: str, *texts: str) -> None:
                     torch.save({**rows, "id": [fact["id"] for fact in self._facts(batch)]}, dump)
                 return done
 
-            GMPOTrainer._compute_advantage = keep
+            def keep_masks(self: Any, batch: Any, metrics: Any) -> Any:
+                if not Path(f"{dump}.masks").exists():
+                    names = ["response_mask", "loss_mask"]
+                    kept = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
+                    torch.save({name: [row.clone() for row in kept[name].unbind()] for name in names}, f"{dump}.masks")
+                return update(self, batch, metrics)
+
+            GMPOTrainer._compute_advantage, PPOTrainerSync._update_actor = keep, keep_masks
             started(*args)
 
         launch._train = keeping

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,45 @@ def test_the_gradient_is_the_local_engines(setup: tuple[Any, ...], loss: tuple[s
     actor = Actor(policy, optimizer, type(BASE)(**update))
     expected = gradients(actor, batch, kl_coef=0.1)
     assert_same_gradients({name: found[name] for name in expected}, expected, 1e-5)
+
+
+@pytest.mark.parametrize("mode", ["token", "seq"])
+@pytest.mark.parametrize("micro", [1, 4])
+def test_rows_without_a_valid_token_are_left_out_as_on_the_local_engine(setup: tuple[Any, ...], mode: str, micro: int) -> None:
+    """What `algorithm.mask_truncated_completions` puts into verl's queue, with its KL and entropy terms."""
+    batch, rows, policy, engine = setup
+    out = {0, 1, 2, 3, 6, 13}
+    masked = [
+        row | {name: row[name] * 0 for name in ("response_mask", "loss_mask", "advantages")} if i in out else row
+        for i, row in enumerate(rows)
+    ]
+    found, _ = gradients_and_metrics(masked, engine, Setting(len(rows), micro, "default", mode, **TERMS))
+    expected = local_gradients(leaving_out(batch, out), policy, PolicyLossConfig("default", loss_avg_mode=mode), TERMS)
+    assert_same_gradients({name: found[name] for name in expected}, expected, 1e-5)
+    nothing = [row | {name: row[name] * 0 for name in ("response_mask", "loss_mask", "advantages")} for row in rows]
+    found, _ = gradients_and_metrics(nothing, engine, Setting(len(rows), micro, "default", mode, **TERMS))
+    assert all(float(gradient.abs().max()) == 0 for gradient in found.values())
+
+
+def leaving_out(batch: Batch, out: set[int]) -> Batch:
+    groups, number = [], 0
+    for group in batch.groups:
+        reasons = ["length" if number + i in out else "stop" for i in range(len(group.responses))]
+        responses = [replace(r, stop_reason=reason) for r, reason in zip(group.responses, reasons, strict=True)]
+        groups.append(replace(group, responses=responses))
+        number += len(responses)
+    other = copy.copy(batch)
+    other.groups, other.advantages_BT = groups, batch.advantages_BT.clone()
+    other.leave_out_truncated()
+    return other
+
+
+def local_gradients(
+    batch: Batch, policy: PolicyModel, loss: PolicyLossConfig, terms: dict[str, float]
+) -> dict[str, torch.Tensor]:
+    optimizer = torch.optim.SGD(policy.module.parameters(), lr=0.0)
+    update = {**BASE.__dict__, "loss": loss, "kl_kind": "low_var_kl", "entropy_coef": terms["entropy_coef"]}
+    return gradients(Actor(policy, optimizer, type(BASE)(**update)), batch, kl_coef=terms["kl_coef"])
 
 
 @pytest.mark.parametrize(

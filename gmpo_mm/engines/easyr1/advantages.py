@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from verl.trainer.core_algos import ADV_ESTIMATOR_MAP, register_adv_estimator
 
-from gmpo_mm.algorithms import compute_advantages
 from gmpo_mm.config import Config
+from gmpo_mm.engines.easyr1.config import name_in_easyr1
+from gmpo_mm.rewards.advantages import configured_advantages
+from gmpo_mm.rewards.parts import reward_parts
 
 _STOCK = dict(ADV_ESTIMATOR_MAP)
 
 
-def install(config: Config) -> None:
+def install(config: Config, scores: Callable[[], list[dict[str, float]]] | None = None) -> None:
     """Make EasyR1's trainer compute the advantages of `algorithm.adv_estimator` with `gmpo_mm.algorithms`.
 
     `gae` stays EasyR1's: it belongs to its critic. "Returns", which only EasyR1's metrics read, are what EasyR1 takes them
-    to be; its own `remax` can't be asked, it multiplies (B,) by (B, T).
+    to be; its own `remax` can't be asked, it multiplies (B,) by (B, T). `scores` gives what the reward function returned for
+    the rows of the batch, for `gdpo`.
     """
-    estimator, norm_by_std = config.algorithm.adv_estimator, config.algorithm.norm_adv_by_std
+    estimator = config.algorithm.adv_estimator
     if estimator == "gae":
         register_adv_estimator("gae")(_STOCK["gae"])
         return
-    name = "grpo" if estimator == "dr_grpo" else estimator  # as config.to_easyr1 names it
+    name = name_in_easyr1(estimator)
 
     def advantages_and_returns(
         token_level_rewards: torch.Tensor,
@@ -34,15 +38,15 @@ def install(config: Config) -> None:
         reward_baselines: torch.Tensor | None = None,
         **others: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        advantages = compute_advantages(
-            estimator,
+        names = config.algorithm.gdpo_reward_keys
+        advantages = configured_advantages(
+            config.algorithm,
             token_level_rewards.sum(dim=-1),
             torch.as_tensor(np.unique(np.asarray(index, dtype=str), return_inverse=True)[1]),
             response_mask_BT=response_mask.bool(),
-            token_rewards_BT=token_level_rewards,
+            token_rewards_BT=None if names else token_level_rewards,
             baselines_B=reward_baselines,
-            gamma=gamma,
-            norm_by_std=norm_by_std,
+            parts_KB=reward_parts(scores(), names) if names and scores is not None else None,
         )
         if estimator == "reinforce_plus_plus":
             rewards = {"token_level_rewards": token_level_rewards, "response_mask": response_mask, "gamma": gamma}

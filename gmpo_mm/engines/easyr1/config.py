@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from verl.trainer.config import PPOConfig, TrainerConfig
+from verl.trainer.core_algos import AdvantageEstimator
 from verl.workers.actor.config import ActorConfig
 from verl.workers.config import WorkerConfig
 
@@ -23,12 +24,22 @@ HANDLED_HERE = frozenset(
         "engine",
         "ray_address",
         "algorithm.norm_adv_by_std",  # advantages.py
+        "algorithm.gdpo_reward_keys",
+        "algorithm.gdpo_reward_weights",
         "algorithm.drop_zero_advantage",
+        "algorithm.mask_truncated_completions",  # trainer.py
         "worker.actor.logits_dtype",
         "worker.actor.old_log_probs",
+        "worker.reward.overlong_buffer.enable",  # rewards.py
+        "worker.reward.overlong_buffer.len",
+        "worker.reward.overlong_buffer.penalty_factor",
         "worker.rollout.correction",
         "worker.rollout.correction_cap",
         "worker.rollout.max_log_prob_gap",
+        "worker.rollout.staleness",
+        "worker.rollout.emulate.weights",
+        "worker.rollout.emulate.logits_noise",
+        "worker.rollout.emulate.top_p",
         "trainer.run_dir",
         "trainer.resume",
         "trainer.device",
@@ -70,10 +81,15 @@ class GMPOPPOConfig(PPOConfig):
     trainer: GMPOTrainerConfig = field(default_factory=GMPOTrainerConfig)
 
 
+def name_in_easyr1(estimator: str) -> str:
+    """The name under which EasyR1's trainer lets an estimator pass, and ours is registered: its own, or `grpo`."""
+    return estimator if estimator in list(AdvantageEstimator) else "grpo"
+
+
 def to_easyr1(config: Config) -> GMPOPPOConfig:
     """EasyR1's configuration with our values: every key under its own name, names and paths resolved.
 
-    `dr_grpo` becomes `grpo`, the only names that EasyR1's trainer lets pass; `advantages.install` puts ours behind it.
+    An estimator that EasyR1's trainer does not let pass becomes `grpo`; `advantages.install` puts ours behind it.
     """
     structured = OmegaConf.structured(GMPOPPOConfig)
     for key, value in flatten(config).items():
@@ -101,8 +117,7 @@ def to_easyr1(config: Config) -> GMPOPPOConfig:
         worker.actor.loss_type = absolute_function(worker.actor.loss_type)
     worker.rollout.name = "vllm"
     worker.rollout.val_override_config.setdefault("n", 1)  # EasyR1 reads 1 in one place and rollout.n in another
-    if easyr1.algorithm.adv_estimator == "dr_grpo":
-        easyr1.algorithm.adv_estimator = "grpo"
+    easyr1.algorithm.adv_estimator = name_in_easyr1(easyr1.algorithm.adv_estimator)
     easyr1.trainer.save_checkpoint_path = str(run_directory(config).absolute())
     easyr1.deep_post_init()
     return easyr1

@@ -112,13 +112,13 @@ def _build(
     from gmpo_mm.engines.easyr1.advantages import install
     from gmpo_mm.engines.easyr1.config import to_easyr1
     from gmpo_mm.engines.easyr1.rewards import GMPORewardManager
-    from gmpo_mm.engines.easyr1.trainer import GMPOTrainer
+    from gmpo_mm.engines.easyr1.trainer import GMPOTrainer, LastRewards
     from gmpo_mm.engines.easyr1.worker import GMPOWorker
     from gmpo_mm.models.loading import end_token_ids
+    from gmpo_mm.rewards.overlong import overlong_buffer
 
     easyr1 = to_easyr1(config)
     _set_start(easyr1.trainer, run)
-    install(config)
     model, data = easyr1.worker.actor.model, easyr1.data
     options = {
         "override_chat_template": data.override_chat_template,
@@ -137,6 +137,8 @@ def _build(
         check_nothing_dropped(config.data.val_files, records["val"], len(val_loader.dataset), data.max_prompt_length)
     worker = ray.remote(worker_class or GMPOWorker)
     rewards = ray.remote(GMPORewardManager).options(num_cpus=easyr1.worker.reward.num_cpus)
+    reward_fn = LastRewards(rewards.remote(easyr1.worker.reward, tokenizer, overlong_buffer(config)))
+    install(config, reward_fn.scores)
     pool = "global_pool"
     roles = (Role.ActorRolloutRef, Role.Critic)
     return GMPOTrainer(
@@ -150,13 +152,14 @@ def _build(
             resource_pool_spec={pool: [config.trainer.n_gpus_per_node] * config.trainer.nnodes},
             mapping=dict.fromkeys(roles, pool),
         ),
-        reward_fn=rewards.remote(easyr1.worker.reward, tokenizer),
+        reward_fn=reward_fn if config.algorithm.gdpo_reward_keys else reward_fn.manager,
         val_reward_fn=rewards.remote(easyr1.worker.reward, tokenizer) if validates else None,
         run=run,
         progress=progress,
         trackers=trackers,
         samples_shown=(config.trainer.log_samples, config.trainer.val_generations_to_log),
         end_tokens=end_token_ids(model.model_path, tokenizer),
+        leaves_out_truncated=config.algorithm.mask_truncated_completions,
     )
 
 

@@ -8,6 +8,7 @@ from verl.protocol import DataProto
 from verl.workers.reward import AutoRewardManager
 
 from gmpo_mm.rewards.loading import load_reward_function
+from gmpo_mm.rewards.overlong import OverlongBuffer
 
 
 class GMPORewardManager(AutoRewardManager):
@@ -17,10 +18,12 @@ class GMPORewardManager(AutoRewardManager):
     words of its template included, so that an expression copied out of the problem can be told from an answer.
     """
 
-    def __init__(self, config: Any, tokenizer: Any) -> None:
+    def __init__(self, config: Any, tokenizer: Any, overlong: OverlongBuffer | None = None) -> None:
+        """`config` is EasyR1's section, `overlong` DAPO's punishment of long responses, in training."""
         spec = f"{config.reward_function}:{config.reward_function_name}"
         self.function = load_reward_function(spec, config.reward_function_kwargs)
         self.reward_fn = self._graded
+        self.overlong = overlong
         self.prompts: list[str] = []
         self.reward_type = "batch"  # a sequential function is called row by row inside
         self.config = config
@@ -39,6 +42,9 @@ class GMPORewardManager(AutoRewardManager):
 
     def _graded(self, rows: list[dict[str, Any]]) -> list[dict[str, float]]:
         """Called by EasyR1 with a whole batch, in its order."""
-        return self.function(
+        scores = self.function(
             [{**row, "problem": prompt} for row, prompt in zip(rows, self.prompts, strict=True)]
         )
+        if self.overlong is None:
+            return scores
+        return [self.overlong.shaped(score, row["response_length"]) for score, row in zip(scores, rows, strict=True)]

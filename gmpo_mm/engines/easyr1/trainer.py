@@ -12,7 +12,7 @@ from verl.trainer.ray_trainer import RayPPOTrainer
 from verl.utils.checkpoint import remove_obsolete_ckpt
 from verl.utils.logger.logger import LOGGERS
 
-from gmpo_mm.engines.batch_metrics import response_shares
+from gmpo_mm.engines.batch_metrics import response_shares, truncated_rows
 from gmpo_mm.engines.easyr1.actor import UPDATES
 from gmpo_mm.engines.finished_step import FinishedStep
 from gmpo_mm.engines.step_log import StepLog
@@ -34,10 +34,10 @@ class GMPOTrainer(RayPPOTrainer):
 
     def __init__(
         self, *args: Any, run: RunDirectory, progress: Progress, trackers: Trackers, end_tokens: list[int],
-        samples_shown: tuple[int, int] = (0, 0), **kwargs: Any,
+        samples_shown: tuple[int, int] = (0, 0), leaves_out_truncated: bool = False, **kwargs: Any,
     ) -> None:  # fmt: skip
-        """`end_tokens` end a response, `samples_shown` are trainer.log_samples and val_generations_to_log; the other
-        arguments are EasyR1's."""
+        """`end_tokens` end a response, `samples_shown` are trainer.log_samples and val_generations_to_log,
+        `leaves_out_truncated` is algorithm.mask_truncated_completions; the other arguments are EasyR1's."""
         super().__init__(*args, **kwargs)
         self.val_reward_fn: Any
         self.run, self.progress, self.trackers, self.end_tokens = run, progress, trackers, end_tokens
@@ -46,6 +46,7 @@ class GMPOTrainer(RayPPOTrainer):
         self.finished = FinishedStep(run, progress)
         self._save_is_due = False
         self._samples_shown = samples_shown
+        self._leaves_out_truncated = leaves_out_truncated
         self._validation_facts: dict[str, float] = {}
         LOGGERS[TRACKER] = lambda config: StepLog(self)
         self.config.trainer.logger = (TRACKER,)
@@ -61,7 +62,8 @@ class GMPOTrainer(RayPPOTrainer):
 
         def update_actor(batch: DataProto) -> DataProto:
             self.finished.update_begins()
-            output = self._measured(batch, stock_update(batch))
+            trained = without_truncated(batch, self.end_tokens) if self._leaves_out_truncated else batch
+            output = self._measured(batch, stock_update(trained))
             self.finished.note(self.global_step, self.train_dataloader)
             return output
 
@@ -191,6 +193,38 @@ class _RememberedRewards:
         graded = self.manager.compute_reward.remote(batch)
         self.batches.append((batch, graded))
         return graded
+
+
+class LastRewards:
+    """EasyR1's reward actor of training, asked in the same way; what it returned last stays at hand."""
+
+    def __init__(self, manager: Any) -> None:
+        self.manager = manager
+        self.compute_reward = self
+        self._last: Any = None
+
+    def remote(self, batch: DataProto) -> Any:
+        """Start grading; returns Ray's reference to the result."""
+        self._last = self.manager.compute_reward.remote(batch)
+        return self._last
+
+    def scores(self) -> list[dict[str, float]]:
+        """All numbers of each response of the last batch, in its order."""
+        _, per_sample = ray.get(self._last)
+        parts = {name: aligned(name, per_sample) for name in per_sample}
+        rows = len(next(iter(parts.values())))
+        return [{name: value for name, values in parts.items() if (value := values[i]) is not None} for i in range(rows)]
+
+
+def without_truncated(batch: DataProto, end_tokens: list[int]) -> DataProto:
+    """The batch to train on: responses without an end token have no valid token in it, so no part in a loss over tokens and
+    one of 0 in a mean over sequences. In `batch` itself they lose their advantage, which the metrics then show."""
+    tensors = batch.batch
+    left_out_B = truncated_rows(tensors["responses"], tensors["response_mask"].bool(), end_tokens)[:, None]
+    tensors["advantages"] = tensors["advantages"].masked_fill(left_out_B, 0.0)
+    trained = tensors.clone(recurse=False)
+    trained["response_mask"] = trained["response_mask"].masked_fill(left_out_B, 0)
+    return DataProto(batch=trained, non_tensor_batch=batch.non_tensor_batch, meta_info=batch.meta_info)
 
 
 def aligned(name: str, per_sample: Mapping[str, Sequence[float]]) -> list[float | None]:

@@ -22,10 +22,13 @@ class GMPODataset(Dataset):
     `from_config`, and verl's sampling workers use only `process_multi_modal_info`.
     """
 
-    def __init__(self, *args: Any, prompts: PromptDataset | None = None, config: Any = None, **others: Any) -> None:
+    def __init__(
+        self, *args: Any, prompts: PromptDataset | None = None, config: Any = None, is_training: bool = False, **others: Any
+    ) -> None:
         if prompts is None:
             raise ConfigError("data.custom_cls: GMPODataset is made by gmpo-mm train with engine=verl, not by verl's own start")
         self.prompts = prompts
+        self._is_training = is_training
         self._format_prompt = load_format_prompt(config.format_prompt)
 
     @classmethod
@@ -37,7 +40,7 @@ class GMPODataset(Dataset):
         what = "training" if training else "validation"
         with progress.stage(f"measuring {what} prompts", len(records), "prompts") as stage:
             prompts = PromptDataset(records, processor, data, training, progress=lambda done, _: stage.update(done))
-        return cls(prompts=prompts, config=data)
+        return cls(prompts=prompts, config=data, is_training=training)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -56,7 +59,9 @@ class GMPODataset(Dataset):
             "raw_prompt": messages,
             "reward_model": {"ground_truth": truth},
             "data_source": str(record.source or "gmpo_mm"),
-            "extra_info": {"index": index, "id": record.id, "problem": record.problem},
+            "extra_info": {
+                "index": index, "id": record.id, "problem": record.problem, "is_training": self._is_training,
+            },
             "index": index,
             "dummy_tensor": torch.zeros(1, dtype=torch.uint8),  # verl's batches want one tensor at least
         }

@@ -12,7 +12,7 @@ from gmpo_mm.config.schema import Config
 from gmpo_mm.engines.installed import find_verl, not_installed
 from gmpo_mm.engines.ray_engine import RayEngine
 from gmpo_mm.engines.verl import preflight
-from gmpo_mm.engines.verl.keys import NO_COUNTERPART, ON_CPU_IGNORED, OURS, is_cpu
+from gmpo_mm.engines.verl.keys import NO_COUNTERPART, ON_CPU_IGNORED, OURS, UNFILTERED, is_cpu
 from gmpo_mm.engines.verl.rules import check_verl
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class VerlEngine(RayEngine):
 
     name = about = "verl"
     unread = NO_COUNTERPART
-    unread_where = {"on the CPU": ON_CPU}  # noqa: RUF012
+    unread_where = {"on the CPU": ON_CPU, "without online filtering": UNFILTERED}  # noqa: RUF012
     refused = ("data.video_fps", "worker.actor.seq_mean")
 
     def rules(self, loaded: LoadedConfig) -> Iterator[str]:
@@ -35,7 +35,8 @@ class VerlEngine(RayEngine):
 
     def ineffective(self, loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
         """Keys without a counterpart in verl, and with the CPU plug-in those of GPUs."""
-        return set_and_listed(loaded, self.unread | ON_CPU if is_cpu(loaded.config) else self.unread)
+        unread = self.unread if loaded.config.algorithm.online_filtering else self.unread | UNFILTERED
+        return set_and_listed(loaded, unread | ON_CPU if is_cpu(loaded.config) else unread)
 
     def preflight(self, configs: Sequence[Config]) -> str:
         """verl's version; less is asked for where every run is on the CPU."""

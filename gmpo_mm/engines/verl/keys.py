@@ -19,6 +19,11 @@ PASSED: dict[str, tuple[str, ...]] = {
     "data.override_chat_template": (MODEL + "custom_chat_template",),
     "data.shuffle": ("data.shuffle",),
     "data.seed": ("data.seed",),
+    "algorithm.online_filtering": (
+        "trainer.v1.sampler.custom_sampler",
+        "trainer.v1.sampler.sampler_kwargs",
+        "data.gen_batch_size",
+    ),
     "algorithm.disable_kl": (ACTOR_OF_VERL + "use_kl_loss", "algorithm.use_kl_in_reward"),
     "algorithm.use_kl_loss": (ACTOR_OF_VERL + "use_kl_loss", "algorithm.use_kl_in_reward"),
     "algorithm.kl_penalty": (ACTOR_OF_VERL + "kl_loss_type", "algorithm.kl_penalty"),
@@ -47,6 +52,7 @@ PASSED: dict[str, tuple[str, ...]] = {
     "worker.actor.model.override_config": (MODEL + "override_config",),
     "worker.actor.model.enable_gradient_checkpointing": (MODEL + "enable_gradient_checkpointing",),
     "worker.actor.model.trust_remote_code": (MODEL + "trust_remote_code",),
+    "worker.actor.model.freeze_vision_tower": (MODEL + "external_lib",),
     "worker.actor.optim.lr": (_OPTIM + "lr",),
     "worker.actor.optim.betas": (_OPTIM + "betas",),
     "worker.actor.optim.weight_decay": (_OPTIM + "weight_decay",),
@@ -122,6 +128,16 @@ OURS: dict[str, str] = {
     "algorithm.adv_estimator": "our advantages, registered with verl",
     "algorithm.norm_adv_by_std": "our advantages, registered with verl",
     "algorithm.gamma": "our advantages, registered with verl",
+    "algorithm.gdpo_reward_keys": "our advantages, registered with verl",
+    "algorithm.gdpo_reward_weights": "our advantages, registered with verl",
+    "algorithm.mask_truncated_completions": "our trainer, around each update",
+    **dict.fromkeys(
+        (
+            "algorithm.filter_key", "algorithm.filter_low", "algorithm.filter_high", "trainer.max_try_make_batch",
+            "data.mini_rollout_batch_size",
+        ),
+        "our filter of groups, a sampler of verl's replay buffer",
+    ),
     **dict.fromkeys(
         (
             "worker.actor.loss_type",
@@ -135,6 +151,9 @@ OURS: dict[str, str] = {
     "worker.reward.reward_function": "our reward manager, in verl's reward workers",
     "worker.reward.reward_function_kwargs": "our reward manager, in verl's reward workers",
     "worker.reward.skip_special_tokens": "our reward manager, in verl's reward workers",
+    "worker.reward.overlong_buffer.enable": "our reward manager, in verl's reward workers",
+    "worker.reward.overlong_buffer.len": "our reward manager, in verl's reward workers",
+    "worker.reward.overlong_buffer.penalty_factor": "our reward manager, in verl's reward workers",
     "worker.rollout.max_log_prob_gap": "our trainer compares the sampler's log-probabilities with the model's",
     "trainer.logger": "our trackers",
     "trainer.log_samples": "our trainer, at validations",
@@ -148,24 +167,19 @@ OURS: dict[str, str] = {
 
 VERL = "engine verl: "
 NO_CRITIC = VERL + "no critic (adv_estimator=gae is refused)"
-NO_FILTERING = VERL + "online_filtering is refused"
+UNFILTERED = {"data.mini_rollout_batch_size": VERL + "all prompts of a step are sampled in one call"}
+"""Key -> why nothing reads it without online filtering."""
 FSDP2 = VERL + "always FSDP2, which has no such switch"
 NO_LORA = VERL + "all weights are trained"
 NO_COUNTERPART: dict[str, str] = {
-    "data.mini_rollout_batch_size": VERL + "all prompts of a step are sampled in one call",
     "data.filter_overlong_prompts_workers": VERL + "prompts are measured in the trainer's process",
     "algorithm.lam": NO_CRITIC,
     "algorithm.drop_zero_advantage": VERL + "every rank passes all of its rows; the gradient is the same",
     "algorithm.kl_type": VERL + "the coefficient is fixed (adaptive is refused)",
     "algorithm.kl_horizon": VERL + "the coefficient is fixed (adaptive is refused)",
     "algorithm.kl_target": VERL + "the coefficient is fixed (adaptive is refused)",
-    "algorithm.online_filtering": NO_FILTERING,
-    "algorithm.filter_key": NO_FILTERING,
-    "algorithm.filter_low": NO_FILTERING,
-    "algorithm.filter_high": NO_FILTERING,
     "worker.hybrid_engine": VERL + "trainer and sampler always share their GPUs here",
     "worker.actor.strategy": VERL + "always FSDP2",
-    "worker.actor.model.freeze_vision_tower": VERL + "its FSDP engine trains all weights (true is refused)",
     "worker.actor.model.lora.rank": NO_LORA + " (LoRA is refused)",
     "worker.actor.model.lora.alpha": NO_LORA,
     "worker.actor.model.lora.target_modules": NO_LORA,
@@ -182,7 +196,8 @@ NO_COUNTERPART: dict[str, str] = {
     "worker.rollout.disable_tqdm": VERL + "its sampling servers show no bars",
     "worker.rollout.correction": VERL + "refused but for none",
     "worker.rollout.correction_cap": VERL + "worker.rollout.correction is refused but for none",
-    "trainer.max_try_make_batch": NO_FILTERING,
+    "worker.rollout.staleness": VERL + "refused but for 0",
+    **{key: VERL + "refused but for its default" for key in schema_keys() if key.startswith("worker.rollout.emulate.")},
     "trainer.critic_warmup": NO_CRITIC,
     "trainer.dtype": VERL + "worker.actor.fsdp.torch_dtype and mp_* set the precision (on the CPU: float32)",
     **{key: NO_CRITIC for key in schema_keys() if key.startswith("worker.critic.")},

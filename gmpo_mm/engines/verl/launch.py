@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from gmpo_mm.engines.verl.translate import to_verl
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.loading import end_token_ids
 from gmpo_mm.models.processing import Processor, load_processor
+from gmpo_mm.rewards.overlong import overlong_buffer
 from gmpo_mm.runs.progress import Progress
 from gmpo_mm.runs.run_data import read_run_data
 from gmpo_mm.runs.run_directory import RunDirectory
@@ -109,9 +111,8 @@ def compose(config: Config, total_steps: int | None, run: RunDirectory | None) -
             "function": absolute_function(reward.reward_function or ""),
             "kwargs": dict(reward.reward_function_kwargs),
             "skip_special_tokens": reward.skip_special_tokens,
+            "overlong": None if (overlong := overlong_buffer(config)) is None else asdict(overlong),
         }
-        if is_cpu(config):
-            composed.actor_rollout_ref.model.external_lib = "gmpo_mm.engines.verl.cpu.plugin"
         composed.transfer_queue.enable = True
     try:
         validate_config(composed, need_reference_policy(composed), need_critic(composed))
@@ -208,7 +209,7 @@ def _train(
     from gmpo_mm.engines.verl import advantages
     from gmpo_mm.engines.verl.trainer import GMPOTrainer
 
-    advantages.install(config)
+    rewards = advantages.install(config)
     model_path = resolve_model_path(config.worker.actor.model.model_path or "")
     try:
         with progress.stage("starting verl's queue"):
@@ -217,7 +218,8 @@ def _train(
             verl_config, run=run, progress=progress, trackers=trackers, datasets=datasets,
             end_tokens=end_token_ids(model_path, processor.tokenizer), save_limit=config.trainer.save_limit,
             max_log_prob_gap=config.worker.rollout.max_log_prob_gap,
-            samples_shown=(config.trainer.log_samples, config.trainer.val_generations_to_log),
+            samples_shown=(config.trainer.log_samples, config.trainer.val_generations_to_log), algorithm=config.algorithm,
+            max_tries=config.trainer.max_try_make_batch, rewards=rewards,
         )  # fmt: skip
         run.begin(total_steps)
         with errors_of_workers():

@@ -14,6 +14,7 @@ import torch
 from verl.trainer.ppo.core_algos import register_policy_loss
 from verl.utils.metric import AggregationType
 from verl.utils.metric import Metric as VerlMetric
+from verl.utils.tensordict_utils import assign_non_tensor
 from verl.workers.config import PolicyLossConfig as VerlPolicyLossConfig
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding
@@ -73,6 +74,8 @@ def policy_loss(
 
 def measured_loss(config: Any, model_output: Any, data: Any, dp_group: Any = None) -> tuple[torch.Tensor, dict[str, Any]]:
     """verl's `ppo_loss` around our policy loss, with our metrics beside its own: sums and counts apart, to be divided once."""
+    if data["batch_num_tokens"] == 0:  # every response was left out: verl's own KL and entropy terms would be 0 / 0
+        assign_non_tensor(data, batch_num_tokens=1)
     total, metrics = ppo_loss(config, model_output, data, dp_group)
     ours = dict(_measured)
     if "ref_log_prob" in data:

@@ -7,7 +7,9 @@ from typing import Any
 
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
+from gmpo_mm.errors import RewardError
 from gmpo_mm.rewards.loading import load_reward_function
+from gmpo_mm.rewards.overlong import OverlongBuffer
 
 ERROR = "gmpo_mm_error"
 """Under this name the text of a failure travels to the trainer, which stops; verl itself would train on without the row."""
@@ -24,6 +26,7 @@ class GMPORewardManager(RewardManagerBase):
         options = config.gmpo_mm_reward
         self._function = load_reward_function(options.function, dict(options.kwargs))
         self._skip_special_tokens = bool(options.skip_special_tokens)
+        self._overlong = OverlongBuffer(**options.overlong) if options.get("overlong") else None
         self._waiting: list[tuple[dict[str, Any], asyncio.Future[dict[str, Any]]]] = []
         self._grading: asyncio.Task[None] | None = None
 
@@ -44,6 +47,11 @@ class GMPORewardManager(RewardManagerBase):
         if self._grading is None or self._grading.done():
             self._grading = asyncio.create_task(self._grade())
         scores = await future
+        if self._overlong is not None and item.non_tensor_batch["extra_info"].get("is_training") and ERROR not in scores:
+            try:
+                scores = self._overlong.shaped(scores, length)
+            except RewardError as error:
+                scores = {ERROR: str(error)}
         facts = {"id": item.non_tensor_batch["extra_info"].get("id"), "response": text, "tokens": length}
         return {"reward_score": float(scores.get("overall", 0.0)), "reward_extra_info": facts | {"scores": scores}}
 

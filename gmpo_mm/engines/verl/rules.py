@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from gmpo_mm.config.load import LoadedConfig
 from gmpo_mm.config.loss import ACTOR
+from gmpo_mm.config.off_policy import refused_by
 from gmpo_mm.config.schema import Config
 from gmpo_mm.config.sizes import divisor, nearest_multiple, prompts_that_divide
 
@@ -34,11 +35,6 @@ def _check_algorithm(config: Config) -> Iterator[str]:
             "algorithm.adv_estimator = 'remax': its greedy baseline is a second kind of sample, which this engine does not ask "
             "verl for; use grpo or rloo, or engine=local."
         )
-    if algorithm.online_filtering:
-        yield (
-            "algorithm.online_filtering = true: verl drops groups whose rewards are all equal, which is not what filter_low "
-            "and filter_high say; set it to false, or use engine=local or engine=easyr1."
-        )
     if algorithm.kl_type == "adaptive" and not algorithm.disable_kl and not algorithm.use_kl_loss:
         yield (
             "algorithm.kl_type = 'adaptive': verl does not save the adapted coefficient, so a resumed run would start from "
@@ -63,17 +59,13 @@ def _check_model(config: Config) -> Iterator[str]:
             f"{ACTOR}model.lora.rank = {model.lora.rank}: LoRA through verl is not part of this version; set it to 0, or use "
             "engine=local or engine=easyr1."
         )
-    if model.freeze_vision_tower:
-        yield (
-            f"{ACTOR}model.freeze_vision_tower = true: verl's FSDP engine does not read its own key for it and would train the "
-            "vision tower; set it to false, or use engine=local or engine=easyr1."
-        )
     if optim.strategy != "adamw":
         yield f"{ACTOR}optim.strategy = {optim.strategy!r}: engine=verl trains with torch's AdamW; set it to adamw."
 
 
 def _check_rollout(config: Config) -> Iterator[str]:
     rollout = config.worker.rollout
+    yield from refused_by("verl", config)
     if rollout.correction != "none":
         yield (
             f"worker.rollout.correction = {rollout.correction!r}: verl's correction is not wired to our losses; set it to none "

@@ -5,25 +5,33 @@ It runs in the process that was started, not in an actor of Ray's: the run direc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import transfer_queue as tq
+from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import trainer_base
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.config import omega_conf_to_dataclass
+from verl.workers.utils.padding import response_to_nested
 
 from gmpo_mm.algorithms import finalize_metrics, merge_metrics
+from gmpo_mm.config.schema import AlgorithmConfig
+from gmpo_mm.engines.batch_metrics import truncated_rows
 from gmpo_mm.engines.finished_step import FinishedStep
 from gmpo_mm.engines.step_log import StepLog
+from gmpo_mm.engines.verl.advantages import Rewards
 from gmpo_mm.engines.verl.batch_metrics import batch_metrics, sampler_gap
 from gmpo_mm.engines.verl.dataset import GMPODataset
 from gmpo_mm.engines.verl.losses import measured_loss, take_metrics
 from gmpo_mm.engines.verl.rewards import ERROR
 from gmpo_mm.errors import TrainingError
+from gmpo_mm.rewards.filtering import FilterLimits
+from gmpo_mm.rewards.parts import reward_parts
 from gmpo_mm.runs.accuracy import not_0_or_1
 from gmpo_mm.runs.files import remove_tree
 from gmpo_mm.runs.learning_watch import MAX_SKIPPED_IN_A_ROW, LearningWatch
@@ -51,11 +59,19 @@ class GMPOTrainer(PPOTrainerSync):
         end_tokens: Sequence[int],
         save_limit: int,
         max_log_prob_gap: float,
+        algorithm: AlgorithmConfig,
+        max_tries: int,
+        rewards: Rewards,
         samples_shown: tuple[int, int] = (0, 0),
     ) -> None:
         """`config` is verl's; `datasets` are for training and validation, `end_tokens` end a response, `samples_shown` are
-        trainer.log_samples and val_generations_to_log."""
+        trainer.log_samples and val_generations_to_log, `max_tries` is trainer.max_try_make_batch. Rewards for an estimator of
+        several are put into `rewards`."""
         super().__init__(config)
+        self.algorithm, self.rewards = algorithm, rewards
+        self._filters = FilterLimits.of(algorithm, max_tries, len(datasets[0])) if algorithm.online_filtering else None
+        if self._filters is not None:
+            self.replay_buffer.may_go_on, self.replay_buffer.group_scores = self._check_filtering, self._group_scores
         self.run, self.progress, self.trackers = run, progress, trackers
         self.end_tokens, self.save_limit, self.max_log_prob_gap = list(end_tokens), save_limit, max_log_prob_gap
         self.replay_buffer.poll_interval = POLL_SECONDS
@@ -108,9 +124,59 @@ class GMPOTrainer(PPOTrainerSync):
         self.finished.note(self.global_steps, self.train_dataloader)
         return batch
 
+    def prepare_step(self) -> dict[str, Any]:
+        """Ask for the step's prompts, where the filter does not do it, try by try."""
+        return super().prepare_step() if self._filters is None else {}
+
+    def _next_train_batch(self, num_prompts: int | None = None) -> Any:
+        batch = super()._next_train_batch(num_prompts)
+        if self._filters is not None:
+            self.replay_buffer.asked += list(batch["uid"])
+        return batch
+
+    def _check_filtering(self, tries: int, kept: int, dropped_in_a_row: int) -> None:
+        """Between two tries of the filter: the run may be asked to stop, and it may not go on forever."""
+        assert self._filters is not None
+        if self.stop.wanted:
+            self.finished.save_last(self._save_finished)
+            self.watch.summary()
+            self.stop.end(self.run, self.finished.step, self.total_training_steps)
+        self._filters.check(self.global_steps, tries, kept, self.config.data.train_batch_size, dropped_in_a_row)
+
+    def _group_scores(self, batch: KVBatchMeta) -> list[dict[str, float]]:
+        facts = self._facts(batch) if batch.keys else []
+        prompts = len(self.replay_buffer.asked[-self.config.data.gen_batch_size :])
+        self._check_complete(facts, prompts * self.config.actor_rollout_ref.rollout.n)
+        return [fact["scores"] for fact in facts]
+
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         self.finished.update_begins()
-        return super()._update_actor(batch, metrics)
+        with self._without_truncated(batch):
+            return super()._update_actor(batch, metrics)
+
+    @contextmanager
+    def _without_truncated(self, batch: KVBatchMeta) -> Iterator[None]:
+        """Responses that were cut off have no valid token in the update: no part in a loss over tokens, and one of 0 in a mean
+        over sequences."""
+        if not self.algorithm.mask_truncated_completions:
+            yield
+            return
+        names = ["responses", "response_mask", "loss_mask"]
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
+        padded = data.to_padded_tensor()
+        left_out_B = truncated_rows(padded["responses"], padded["response_mask"].bool(), self.end_tokens)
+        masks = {name: data[name] for name in names[1:]}
+        cut = {
+            name: response_to_nested(padded[name].masked_fill(left_out_B[:, None], 0), data["response_mask"]) for name in masks
+        }
+        self._put(batch, cut)
+        yield
+        self._put(batch, masks)
+
+    def _put(self, batch: KVBatchMeta, fields: dict[str, Any]) -> None:
+        tq.kv_batch_put(
+            keys=batch.keys, partition_id=batch.partition_id, fields=TensorDict(fields, batch_size=len(batch.keys))
+        )
 
     def _step_once(self, metrics: dict[str, Any], timing_raw: dict[str, Any], sample_batch_size: int) -> Any:
         prompts, n = self.config.data.train_batch_size, self.config.actor_rollout_ref.rollout.n
@@ -125,6 +191,8 @@ class GMPOTrainer(PPOTrainerSync):
         self._check_complete(facts, wanted)
         means = _means([fact["scores"] for fact in facts])
         self._own_metrics |= {f"reward/{name}": value for name, value in means.items()}
+        if self._filters is not None:
+            self._own_metrics |= self.replay_buffer.facts
         return super()._balance_batch(batch, *args, **kwargs)
 
     def _facts(self, batch: KVBatchMeta) -> list[dict[str, Any]]:
@@ -143,11 +211,18 @@ class GMPOTrainer(PPOTrainerSync):
             )
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> Any:
+        if names := self.algorithm.gdpo_reward_keys:
+            self.rewards.parts_KB = reward_parts([fact["scores"] for fact in self._facts(batch)], names)
         done = super()._compute_advantage(batch, metrics)
         fields = ["responses", "response_mask", "advantages", "old_log_probs", "rollout_log_probs", "entropy", "uid"]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
         uids = [str(uid) for uid in data.pop("uid").tolist()]
+        response_mask = data["response_mask"]
         padded = data.to_padded_tensor()
+        if self.algorithm.mask_truncated_completions:
+            left_out_B = truncated_rows(padded["responses"], padded["response_mask"].bool(), self.end_tokens)
+            padded["advantages"] = padded["advantages"].masked_fill(left_out_B[:, None], 0.0)
+            self._put(batch, {"advantages": response_to_nested(padded["advantages"], response_mask)})
         self._own_metrics |= batch_metrics(padded, uids, self.end_tokens)
         gap = sampler_gap(padded)
         self._own_metrics |= gap

@@ -17,6 +17,8 @@ LOSS_NAME = "gmpo_mm"
 """The name under which our losses are registered with verl; which of them it is stands in the options beside it."""
 ADVANTAGE_NAME = "gmpo_mm"
 HF_ROLLOUT = "gmpo_mm_hf"
+CPU_PLUGIN, FROZEN_TOWER = "gmpo_mm.engines.verl.cpu.plugin", "gmpo_mm.engines.verl.frozen_tower"
+"""What each process of verl imports with the model; the second loads the first where it is needed."""
 NEVER = 10**9
 """A period that no run reaches: verl then does a thing after the last step only."""
 DTYPES = {"fp32": "fp32", "float32": "fp32", "bf16": "bf16", "bfloat16": "bf16", "fp16": "fp16", "float16": "fp16"}
@@ -31,6 +33,7 @@ def to_verl(config: Config, *, total_steps: int | None, run: RunDirectory | None
     return {
         **_data(config),
         **_algorithm(config),
+        **_filtering(config),
         **_actor(config),
         **_model(config),
         **_optimizer(config),
@@ -80,6 +83,22 @@ def _data(config: Config) -> dict[str, Any]:
         "reward.reward_manager.name": "GMPORewardManager",
         "reward.reward_manager.module.path": "pkg://gmpo_mm.engines.verl.rewards",
     }
+
+
+def _filtering(config: Config) -> dict[str, Any]:
+    algorithm, prefix = config.algorithm, "trainer.v1.sampler."
+    if not algorithm.online_filtering:
+        return {}
+    a_try = config.data.mini_rollout_batch_size or config.data.rollout_batch_size
+    return {
+        "data.gen_batch_size": a_try,
+        prefix + "custom_sampler.path": "pkg://gmpo_mm.engines.verl.filtering",
+        prefix + "custom_sampler.name": "FilteredGroups",
+        prefix + "sampler_kwargs": {
+            "prompts_a_try": a_try, "filter_key": algorithm.filter_key, "filter_low": algorithm.filter_low,
+            "filter_high": algorithm.filter_high,
+        },
+    }  # fmt: skip
 
 
 def _algorithm(config: Config) -> dict[str, Any]:
@@ -135,9 +154,11 @@ def _model(config: Config) -> dict[str, Any]:
     model, template = config.worker.actor.model, config.data.override_chat_template
     tokenizer = model.tokenizer_path or model.model_path
     override = dict(model.override_config or {})
+    plugin = CPU_PLUGIN if is_cpu(config) else None
     if is_cpu(config):
         override["attn_implementation"] = "sdpa"
     return {
+        MODEL + "external_lib": FROZEN_TOWER if model.freeze_vision_tower else plugin,
         MODEL + "path": resolve_model_path(model.model_path or ""),
         MODEL + "tokenizer_path": resolve_model_path(tokenizer or ""),
         MODEL + "custom_chat_template": find_file(template).read_text(encoding="utf-8") if template else None,
