@@ -9,13 +9,14 @@ from typing import Any
 Config = dict[str, Any]
 Batch = dict[str, Any]
 SOURCE = (
-    "arXiv 2402.03300 (grpo), 2503.20783 (dr_grpo), 2402.14740 (rloo), 2503.19595 (grpo_passk), "
-    "2310.10505 (remax), 2501.03262 (reinforce_plus_plus)"
+    "arXiv 2402.03300 (grpo), 2503.20783 (dr_grpo), 2402.14740 (rloo), 2505.23585 (opo), "
+    "2503.19595 (grpo_passk), 2310.10505 (remax), 2501.03262 (reinforce_plus_plus)"
 )
 CASES: dict[str, Config] = {
     "grpo": {"advantages": "grpo"},
     "dr_grpo": {"advantages": "dr_grpo"},
     "rloo": {"advantages": "rloo"},
+    "opo": {"advantages": "opo"},
     "grpo_passk": {"advantages": "grpo_passk"},
     "remax": {"advantages": "remax"},
     "reinforce_plus_plus": {"advantages": "reinforce_plus_plus", "gamma": 1.0},
@@ -46,7 +47,7 @@ def make_batches(rng: random.Random) -> dict[str, Batch]:
 
 
 def evaluate(config: Config, batch: Batch) -> list[list[float]]:
-    """Advantages of all tokens, B x T, 0 where the mask is 0. The reward is that of a response's last token."""
+    """Advantages of all tokens, B x T, 0 where the mask is 0. A reward is that of a response's last token."""
     name, mask = config["advantages"], batch["mask"]
     if name == "reinforce_plus_plus":
         return _reinforce_plus_plus(batch["rewards"], mask, config["gamma"])
@@ -56,12 +57,13 @@ def evaluate(config: Config, batch: Batch) -> list[list[float]]:
             advantage = reward - batch["baselines"][i]
         else:
             group = [j for j, other in enumerate(batch["groups"]) if other == batch["groups"][i]]
-            advantage = _in_group(name, [batch["rewards"][j] for j in group], group.index(i))
+            lengths = [sum(mask[j]) for j in group]
+            advantage = _in_group(name, [batch["rewards"][j] for j in group], lengths, group.index(i))
         result.append([advantage * valid for valid in mask[i]])
     return result
 
 
-def _in_group(name: str, rewards: list[float], k: int) -> float:
+def _in_group(name: str, rewards: list[float], lengths: list[int], k: int) -> float:
     """The advantage of the k-th response of a group. Equal rewards give 0, whatever a mean is rounded to."""
     if len(set(rewards)) == 1:
         return 0.0
@@ -74,6 +76,8 @@ def _in_group(name: str, rewards: list[float], k: int) -> float:
     if name == "rloo":
         others = rewards[:k] + rewards[k + 1 :]
         return rewards[k] - sum(others) / len(others)
+    if name == "opo":
+        return rewards[k] - sum(n * r for n, r in zip(lengths, rewards, strict=True)) / sum(lengths)
     assert name == "grpo_passk"
     best, second = sorted(rewards, reverse=True)[:2]
     return (best - second) / (std + EPSILON) if rewards[k] == best else 0.0

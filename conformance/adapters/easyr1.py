@@ -60,7 +60,7 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
 def advantages(config: dict[str, Any], batch: dict[str, Any]) -> list[list[float]]:
     """Advantages of the batch, B x T."""
     name = config["advantages"]
-    if name == "dr_grpo":
+    if name in ("dr_grpo", "opo"):
         raise NotOffered(name)
     found, _ = compute_advantage_return(
         name,
