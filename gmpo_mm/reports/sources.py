@@ -22,7 +22,7 @@ from gmpo_mm.reports.run_readers import (
     read_tensorboard,
     tensorboard_folders,
 )
-from gmpo_mm.reports.study import Run, Study, Variant
+from gmpo_mm.reports.study import Run, Study, StudyMap, Variant
 from gmpo_mm.runs.reading import read_json
 from gmpo_mm.runs.run_config import yaml_differences
 
@@ -64,6 +64,7 @@ def read_study(paths: Sequence[Path], *, target_score: float | None = None, titl
         sources=tuple(map(str, paths)),
         target_score=target_score if target_score is not None else next(iter(targets), None),
         paper=papers[0] if len(papers) == 1 else None,
+        map=studies[0].map if len(studies) == 1 and not runs else None,
         commands=(*(command for study in studies for command in study.commands), *_commands(_group(runs))),
         notes=tuple(note for study in studies for note in study.notes) + _left_out(_group(runs)),
     )
@@ -124,7 +125,10 @@ def _read_sweep(path: Path) -> Study:
             paper=data.get("paper"),
             commands=tuple(filter(None, [as_typed(hide_command(map(str, data.get("command") or ())))])),
             notes=_left_out(variants),
+            map=None if data.get("map") is None else StudyMap.from_json(data["map"]),
         )  # fmt: skip
+        if study.map is not None and (lost := [one.name for one in variants if one.name not in study.map.cells]):
+            raise DataError(f"{file}: variants without a place in its map: {', '.join(lost)}; restore the file")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise

@@ -131,7 +131,7 @@ def variant_differences(a: PlannedRun, b: PlannedRun) -> list[tuple[str, Any, An
     return [item for item in config_differences(a.config, b.config) if item[0] not in NAMES_OF_A_RUN]
 
 
-_THE_LOSS = re.compile(r"worker\.actor\.(loss_type|loss_avg_mode|clip_ratio_\w+|tau_\w+|gmpo\.\w+)")
+_THE_LOSS = re.compile(r"worker\.actor\.(loss_type|loss_avg_mode|clip_ratio_\w+|tau_\w+|(gmpo|power_mean)\.\w+)")
 _NO_DUAL_CLIP = 1e6
 """A bound on the ratio that is never reached: how a file switches the dual clip off."""
 
