@@ -16,6 +16,7 @@ from typing import Any
 
 from gmpo_mm.config.keys import default_of, get_key
 from gmpo_mm.config.load import LoadedConfig
+from gmpo_mm.config.off_policy import is_off_policy
 
 COUNTS = (
     "trainer.nnodes",
@@ -91,6 +92,8 @@ def _worker(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
         yield "worker.actor.optim.lr_warmup_ratio", "worker.actor.optim.lr_warmup_steps goes before it"
     if rollout.correction == "none":
         yield "worker.rollout.correction_cap", "worker.rollout.correction is none"
+    if is_off_policy(loaded.config):
+        yield "worker.rollout.max_log_prob_gap", "the sampler differs from the trainer on purpose (worker.rollout.staleness)"
 
 
 def _trainer(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:

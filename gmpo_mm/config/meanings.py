@@ -156,7 +156,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "correction": "`truncated` weights tokens by the capped ratio of model to sampler probability; `none` does not.",
         "correction_cap": "Largest weight of such a correction.",
         "max_log_prob_gap": "The run ends when the sampler's log-probabilities differ from the model's by more than "
-        "this on average, in nats.",
+        "this on average, in nats. Not with `staleness`, where they differ on purpose.",
+        "staleness": "Sample step t with the weights after step t - 1 - k, for this k. Early steps take the first weights.",
     },
     "WorkerConfig": {"hybrid_engine": "Training and sampling share their GPUs."},
     "TrainerConfig": {

@@ -236,6 +236,7 @@ class RolloutConfig:
     correction: str = "none"  # ours
     correction_cap: float = number(2.0, 0, 1e6, above=True)  # ours
     max_log_prob_gap: float = number(0.5, 0, 1e9, above=True)  # ours
+    staleness: int = count(0, 0, 1000)  # ours
 
 
 @dataclass

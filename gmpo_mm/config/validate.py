@@ -15,6 +15,7 @@ from gmpo_mm.config.engine_facts import facts_of
 from gmpo_mm.config.keys import get_key, nearest
 from gmpo_mm.config.load import LoadedConfig
 from gmpo_mm.config.loss import ACTOR, LOG_CLIP_SECTIONS, LOSS_KEYS, policy_loss_config, unread_loss_keys
+from gmpo_mm.config.off_policy import check_off_policy
 from gmpo_mm.config.paths_check import check_paths, check_prepared
 from gmpo_mm.config.ranges import ranges_of
 from gmpo_mm.config.sampler import choose_sampler, longest_response, sees_gpu
@@ -45,6 +46,7 @@ def raise_problems(loaded: LoadedConfig, engine_rules: Check | None, *, prepared
         check_kl,
         check_batch_sizes,
         check_sampling,
+        check_off_policy,
         check_validation,
         check_trainer,
     ]

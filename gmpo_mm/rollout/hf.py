@@ -150,6 +150,7 @@ class HFRollout:
     """Samples with the trained model itself, so there is nothing to synchronise."""
 
     name = "hf"
+    samples_in_place = True
 
     def __init__(
         self, policy: PolicyModel, max_rows: int = 256, max_cached_tokens: int = 1 << 19, record_experts: bool = False

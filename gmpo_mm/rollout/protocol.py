@@ -54,6 +54,9 @@ class RolloutBackend(Protocol):
     exact_log_probs: bool
     """Whether `log_probs_T` without truncation equal the trained model's own to float32 rounding and can serve as old ones."""
 
+    samples_in_place: bool
+    """Whether it samples with the trained model itself, so that it has no weights of its own between `sync_weights`."""
+
     def generate(
         self,
         prompts: Sequence[EncodedPrompt],

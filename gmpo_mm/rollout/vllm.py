@@ -64,6 +64,7 @@ class VLLMRollout:
 
     name = "vllm"
     exact_log_probs = False
+    samples_in_place = False
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ A checkpoint is a folder `step_N`:
 
     huggingface/            the model, tokenizer and processor, as stock transformers loads them
     <name>.safetensors      one file per tensor group; `optimizer.safetensors` holds the optimizer's state by parameter name
+                            (and `past_weights.safetensors` former weights, with worker.rollout.staleness)
     trainer_state.json      everything else: sampler, KL controller, scheduler, best score
     manifest.json           size and SHA-256 of each file above, so that damage is found when loading, not while training
 

@@ -63,10 +63,16 @@ class CheckpointSaver:
         self._said_foreground = False
 
     def save(
-        self, step: int, state: Mapping[str, Any], protect: Collection[int], *, background: bool
+        self,
+        step: int,
+        state: Mapping[str, Any],
+        protect: Collection[int],
+        *,
+        background: bool,
+        constant: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
     ) -> None:
         """Save the run as it is after `step`: `state` as `trainer_state.json`, checkpoints in `protect` never
-        pruned.
+        pruned. `constant`: further groups of tensors that training goes on from and that nothing changes any more.
 
         In the foreground, where nothing is copied, unless `background` is asked for and host memory allows
         it. Raises TrainingError when this write in the foreground, or the former one, failed.
@@ -80,11 +86,13 @@ class CheckpointSaver:
                 groups["optimizer"] = optimizer_tensors(
                     self._optimizer, list(self._policy.module.named_parameters())
                 )
+            others = {} if self._model_only else dict(constant or {})
             if background and self._is_affordable(groups):
                 groups = self._copies_of(groups)
-                self._write = _Write(step, self._work(step, groups, copy.deepcopy(dict(state)), protect))
+                work = self._work(step, {**groups, **others}, copy.deepcopy(dict(state)), protect)
+                self._write = _Write(step, work)
             else:
-                self._work(step, groups, state, protect)(SafetensorsWriter())
+                self._work(step, {**groups, **others}, state, protect)(SafetensorsWriter())
 
     def check(self) -> None:
         """Raise what went wrong in a write that has ended; a write that goes on is left alone."""

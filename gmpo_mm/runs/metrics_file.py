@@ -3,6 +3,7 @@
 {"step": 3, "kind": "train", "reward/overall": 0.41, ...}      a line of metrics
 {"step": 3, "kind": "updates", "ratio/token_max": [1.0, 1.2]}  one value for each optimizer update of the step (engine easyr1)
 {"step": 3, "kind": "experts", "moe/expert_share": [[0.1, ..]]} a mixture of experts: each expert's share, a list a layer
+{"step": 3, "kind": "weights", "actor/weights_sha256": "5f2a.."} worker.rollout.staleness: which weights sampled (off_policy.py)
 {"event": "resume", "from_step": 2, ...}                       what happened to the run
 """
 
@@ -33,7 +34,7 @@ class MetricsFile:
         self.path = path
 
     def log_metrics(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
-        """Append one line of numbers, or lists of them, of any numeric type. TrainingError when the disk refuses."""
+        """Append one line of numbers of any numeric type, lists of them, or texts. TrainingError when the disk refuses."""
         values = {name: _plain(value) for name, value in metrics.items() if name not in ("step", "kind")}
         self._append({"step": step, "kind": kind, **values})
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -20,6 +21,7 @@ from gmpo_mm.algorithms import (
     log_prob_gap,
     mean_sequence_kl,
 )
+from gmpo_mm.config.off_policy import is_off_policy, sampler_is_old
 from gmpo_mm.config.schema import Config
 from gmpo_mm.data import PromptSampler
 from gmpo_mm.errors import TrainingError
@@ -41,6 +43,7 @@ from gmpo_mm.runs.trackers import Trackers
 from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import Batch, SampledGroup, mean_of_scores, sample_rows
 from gmpo_mm.training.gpu_metrics import UpdateMeter, memory_metrics, meter_of, start_step
+from gmpo_mm.training.off_policy import RECORD, OffPolicySampling
 from gmpo_mm.training.offload import Offload
 from gmpo_mm.training.optimizer import learning_rate
 from gmpo_mm.training.sampling import BatchMaker
@@ -76,6 +79,8 @@ class Trainer:
     """A frozen copy; None without KL, and for LoRA, whose reference is the model without its adapter."""
     offload: Offload | None = None
     """What makes room for the sampler on a shared GPU; None where everything stays."""
+    off_policy: OffPolicySampling | None = None
+    """Where samples come from other weights than the trained ones on purpose."""
     best_score: float | None = None
     best_step: int | None = None
     _last_saved: int = field(default=-1, init=False)
@@ -120,6 +125,8 @@ class Trainer:
             if trainer.val_only:
                 self._end(self.run.from_step)
                 return
+            if self.off_policy is not None and self.run.from_step == 0:
+                self.run.log_metrics(0, RECORD, self.off_policy.first_record())
             for step in range(self.run.from_step + 1, self.total_steps + 1):
                 self._saver.check()
                 if stop.wanted:
@@ -199,11 +206,14 @@ class Trainer:
         torch.manual_seed(prompt_seed(self.config.worker.rollout.seed, step))  # dropout, where a model has any
         prompts = self.batches.prompts
         with self._timed("gen", timings), self.progress.stage(f"step {step}: sampling", prompts, "prompts") as stage:
-            with memory_for(f"step {step}: sampling", _TO_SAMPLE):
+            with memory_for(f"step {step}: sampling", _TO_SAMPLE), self._sampler_weights(step):
                 groups, baselines, facts = self.batches.make(
                     step, lambda _, done, note: stage.update(done, note), lambda: stop.wanted
                 )
             self._take_back()
+        if self.off_policy is not None:
+            self.off_policy.keep(step - 1)
+            facts["rollout/weights_step"] = float(self.off_policy.sampler_step(step))
         batch = Batch(groups)
         with memory_for(f"step {step}: log-probabilities", _TO_MEASURE):
             gap = self._prepare_log_probs(step, batch, timings)
@@ -239,15 +249,34 @@ class Trainer:
         routing = self.actor.routing
         if routing is not None and routing.routed_LE is not None:
             self.run.log_metrics(step, "experts", {"moe/expert_share": routing.shares_LE().tolist()})
+        if self.off_policy is not None:
+            self.run.log_metrics(step, RECORD, self.off_policy.record())
         self._record(step, "train", metrics, groups, batch)
         self._watch.step(step, metrics)
 
-    def _hand_over(self) -> None:
-        """Give the sampler the weights and, for as long as it samples (and validates), the device."""
+    @contextmanager
+    def _sampler_weights(self, step: int) -> Iterator[None]:
+        """Inside, the sampler has the weights that `step` is to sample with."""
+        if self.off_policy is None:
+            yield
+        elif self.rollout.samples_in_place:
+            with self.off_policy.sampler_weights(step):
+                yield
+        else:  # it has the newest weights, for a validation
+            self._take_back()
+            self._hand_over(self.off_policy.sampler_weights(step))
+            yield
+
+    def _hand_over(self, weights: AbstractContextManager = nullcontext()) -> None:  # noqa: B008 (it holds no state)
+        """Give the sampler the weights and, for as long as it samples (and validates), the device.
+
+        `weights`: inside it, the model has those that the sampler is to get.
+        """
         self.policy.forget_images()
         if self.offload is not None:
             self.offload.before_sync()
-        self.rollout.sync_weights(self.policy.module)
+        with weights:
+            self.rollout.sync_weights(self.policy.module)
         if self.offload is not None:
             self.offload.after_sync()
 
@@ -282,7 +311,10 @@ class Trainer:
         A step with one update has its old policy in that update: the ratio is 1, and the gap to the sampler is measured
         there. A KL penalty in the reward needs them before.
         """
-        if self.rollout.exact_log_probs and not self.batches.params.is_truncated:
+        if sampler_is_old(self.config):
+            return False
+        is_own = not (self.batches.params.is_truncated or is_off_policy(self.config))
+        if self.rollout.exact_log_probs and is_own:
             return False
         actor, algorithm = self.actor.config, self.config.algorithm
         one_update = actor.epochs == 1 and actor.mini_batch_prompts >= self.batches.prompts
@@ -312,6 +344,8 @@ class Trainer:
 
     def _check_gap(self, step: int, metrics: dict[str, float]) -> None:
         gap, bound = metrics.get("rollout/log_prob_gap_mean", 0.0), self.config.worker.rollout.max_log_prob_gap
+        if is_off_policy(self.config):
+            bound = math.inf  # a gap was asked for, of any size
         if not gap <= bound:  # a gap that is not a number counts as too large
             raise TrainingError(
                 f"step {step}: the sampler's log-probabilities differ from the model's by {gap:.3g} nats on average, more than "
@@ -376,7 +410,8 @@ class Trainer:
         }
 
     def _write(self, step: int, state: dict[str, Any], background: bool) -> None:
-        self._saver.save(step, state, _protected(state), background=background)
+        former = self.off_policy.checkpoint_tensors(step) if self.off_policy is not None else None
+        self._saver.save(step, state, _protected(state), background=background, constant=former)
         self._last_saved = step
 
     def _load(self, data: CheckpointData) -> None:
@@ -384,6 +419,8 @@ class Trainer:
         weights = load_weights(self.policy, data.model_dir)
         named = list(self.policy.module.named_parameters())
         load_optimizer_tensors(self.actor.optimizer, named, data.tensors("optimizer"), weights)
+        if self.off_policy is not None and not self.config.trainer.val_only:
+            self.off_policy.load(data)
         try:
             self.order.load_state_dict(data.state["order"])
             self.kl.load_state_dict(data.state["kl"])

@@ -29,6 +29,7 @@ HANDLED_HERE = frozenset(
         "worker.rollout.correction",
         "worker.rollout.correction_cap",
         "worker.rollout.max_log_prob_gap",
+        "worker.rollout.staleness",
         "trainer.run_dir",
         "trainer.resume",
         "trainer.device",

@@ -25,7 +25,7 @@ class EasyR1Engine(RayEngine):
     name = about = "easyr1"
     unread = UNREAD
     unread_where = {"": WITHOUT_CRITIC}  # noqa: RUF012
-    refused = ("worker.rollout.correction", "worker.rollout.correction_cap")
+    refused = ("worker.rollout.correction", "worker.rollout.correction_cap", "worker.rollout.staleness")
 
     def rules(self, loaded: LoadedConfig) -> Iterator[str]:
         """As `check_easyr1`."""

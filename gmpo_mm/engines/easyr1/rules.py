@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from gmpo_mm.config.load import LoadedConfig
 from gmpo_mm.config.loss import ACTOR, policy_loss_config
+from gmpo_mm.config.off_policy import refused_by
 from gmpo_mm.config.schema import ActorConfig, Config, CriticConfig
 from gmpo_mm.config.sizes import divisor, nearest_multiple, prompts_that_divide
 from gmpo_mm.errors import ConfigError
@@ -26,6 +27,7 @@ def check_easyr1(loaded: LoadedConfig) -> Iterator[str]:
 
 def _check_sampling(config: Config) -> Iterator[str]:
     rollout = config.worker.rollout
+    yield from refused_by("easyr1", config)
     if rollout.name == "hf":
         yield "worker.rollout.name = 'hf': engine=easyr1 samples with vLLM; set it to vllm or auto."
     if rollout.correction != "none":

@@ -21,6 +21,7 @@ from gmpo_mm.config import (
     to_yaml,
 )
 from gmpo_mm.config.backends import SAMPLERS
+from gmpo_mm.config.off_policy import is_off_policy, sampler_is_old
 from gmpo_mm.config.schema import Config
 from gmpo_mm.data import PromptDataset, PromptSampler
 from gmpo_mm.engines.checks import validate_for_training
@@ -45,6 +46,7 @@ from gmpo_mm.runs.trackers import Trackers, check_trackers
 from gmpo_mm.runs.usable_model import with_usable_models
 from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import CutLimits
+from gmpo_mm.training.off_policy import OffPolicySampling
 from gmpo_mm.training.offload import Offload
 from gmpo_mm.training.optimizer import build_optimizer
 from gmpo_mm.training.sampling import BatchMaker, Sampler
@@ -125,7 +127,7 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
         if offload is not None:
             offload.back()
         corrects = config.worker.rollout.correction == "truncated"
-        if corrects and rollout.exact_log_probs and not training_params(config).is_truncated:
+        if corrects and rollout.exact_log_probs and not (training_params(config).is_truncated or is_off_policy(config)):
             raise ConfigError(
                 "worker.rollout.correction=truncated has no effect here: the hf sampler in float32 draws from the trained "
                 "model's own distribution; set it to none"
@@ -152,6 +154,7 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
                 trackers=trackers,
                 reference=reference,
                 offload=offload,
+                off_policy=OffPolicySampling(policy, config.worker.rollout.staleness) if is_off_policy(config) else None,
             ).fit()
         finally:
             rollout.close()
@@ -221,7 +224,7 @@ def update_config(config: Config) -> UpdateConfig:
         max_grad_norm=actor.max_grad_norm,
         entropy_coef=actor.entropy_coef,
         kl_kind=algorithm.kl_penalty if in_loss else None,
-        sampler_is_old=actor.old_log_probs == "sampler",
+        sampler_is_old=sampler_is_old(config),
         drop_zero_advantage=algorithm.drop_zero_advantage,
         correction_cap=rollout.correction_cap if rollout.correction == "truncated" else None,
     )

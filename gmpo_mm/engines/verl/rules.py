@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from gmpo_mm.config.load import LoadedConfig
 from gmpo_mm.config.loss import ACTOR
+from gmpo_mm.config.off_policy import refused_by
 from gmpo_mm.config.schema import Config
 from gmpo_mm.config.sizes import divisor, nearest_multiple, prompts_that_divide
 
@@ -74,6 +75,7 @@ def _check_model(config: Config) -> Iterator[str]:
 
 def _check_rollout(config: Config) -> Iterator[str]:
     rollout = config.worker.rollout
+    yield from refused_by("verl", config)
     if rollout.correction != "none":
         yield (
             f"worker.rollout.correction = {rollout.correction!r}: verl's correction is not wired to our losses; set it to none "
