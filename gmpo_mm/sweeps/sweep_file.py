@@ -32,7 +32,8 @@ from gmpo_mm.errors import ConfigError
 from gmpo_mm.sweeps.sweep_map import AXIS_KEYS, COLLAPSE_KL, MAP_KEYS, PLACE_KEYS, Place, SweepMap
 
 KEYS = (
-    "name", "title", "base", "overrides", "variants", "seeds", "evaluation", "target_score", "budget", "paper", "ray_address", "map",
+    "name", "title", "base", "overrides", "variants", "seeds", "evaluation", "target_score", "budget", "paper", "ray_address",
+    "map",
 )  # fmt: skip
 VARIANT_KEYS = ("label", "base", "overrides", "paper_line")
 SET_BY_THE_SWEEP = {
@@ -216,7 +217,7 @@ def _map(content: Any, rows: tuple[Variant, ...]) -> SweepMap:
     axis = _take(content, "axis", lambda value: isinstance(value, dict), "label: TEXT, values: {...}", "map.") or {}
     _check_keys(axis, AXIS_KEYS, "map.axis", "map.axis.")
     if not axis.get("values"):
-        raise ConfigError("map.axis.values is not set; it holds the map's columns, values: {slow: {label: ..., overrides: [...]}}")
+        raise ConfigError("map.axis.values is not set; it holds the columns, values: {slow: {label: ..., overrides: [...]}}")
     exponents = _take(content, "exponents", lambda value: isinstance(value, dict), "a mapping of rows, gmpo: 0", "map.") or {}
     names = [row.name for row in rows]
     for row, p in exponents.items():

@@ -1,0 +1,221 @@
+"""The map of a sweep: which runs count as collapsed, its numbers against naive loops, cells without runs, its pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from gmpo_mm.errors import DataError
+from gmpo_mm.reports.report import Report, write_report
+from gmpo_mm.reports.sources import read_study
+from gmpo_mm.reports.study_map import collapse_of, ended_by_guard
+from gmpo_mm.runs.metrics_file import MetricsFile
+from tests.engine.runs import arguments, run_here, write_data
+
+ROWS, COLUMNS, SEEDS = {"grpo": "GRPO", "gmpo": "GMPO"}, {"k0": "0", "k8": "8"}, (1, 2, 3)
+BOUND = 1.0
+GUARD = "step 7: after the update 3 of 40 weights hold NaN or infinity (lm_head.weight); lower worker.actor.optim.lr"
+
+
+def write_map_run(
+    folder: Path, scores: Sequence[float], kl: float = 0.1, *, state: str = "finished", reason: str | None = None
+) -> None:
+    """A validation at steps 0, 10, ...; training metrics at step 1 and at the last one, where KL and entropy are other ones."""
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"state": state, "exit_reason": reason}))
+    file = MetricsFile(folder / "metrics.jsonl")
+    for i, score in enumerate(scores):
+        if i == 1:
+            file.log_metrics(1, "train", {"actor/kl_ref": 7.0, "actor/ppo_kl": 9.0, "actor/entropy": 3.0})
+        if i == len(scores) - 1 and i:
+            file.log_metrics(10 * i, "train", {"actor/kl_ref": kl, "actor/ppo_kl": 9.0, "actor/entropy": 2 * kl})
+        file.log_metrics(10 * i, "validation", {"val/accuracy_reward": score})
+
+
+def write_map_sweep(folder: Path, runs: Mapping[tuple[str, str, int], Mapping[str, Any]], **changes: Any) -> Path:
+    """sweep.json and its runs. (row, column, seed) -> arguments of `write_map_run`; a run without any is waiting."""
+    entries = []
+    for (row, column, seed), given in runs.items():
+        variant = f"{row}_{column}"
+        if given:
+            write_map_run(folder / f"runs/{variant}/seed_{seed}", **given)
+        state = given.get("state", "finished") if given else "waiting"
+        entries.append({
+            "variant": variant, "seed": seed, "directory": f"runs/{variant}/seed_{seed}", "log": "x.log", "evaluations": {},
+            "state": state, "reason": given.get("reason"), "seconds": 1.0,
+        })  # fmt: skip
+    grid = {
+        "axis": "staleness (steps)", "collapse_kl": BOUND, "exponents": {"gmpo": 0.0, "grpo": 1.0}, "panels": [],
+        "rows": [{"name": name, "label": label} for name, label in ROWS.items()],
+        "columns": [{"name": name, "label": label} for name, label in COLUMNS.items()],
+        "cells": {f"{row}_{column}": ["", row, column] for row in ROWS for column in COLUMNS},
+    }  # fmt: skip
+    variants = [
+        {"name": f"{row}_{column}", "label": f"{ROWS[row]}, {COLUMNS[column]}", "overrides": []}
+        for row in ROWS for column in COLUMNS
+    ]  # fmt: skip
+    data = {"format": 1, "name": "m", "title": "A map", "command": ["gmpo-mm", "sweep", "m.yaml"], "target_score": None,
+            "paper": None, "variants": variants, "runs": entries, "map": grid}  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sweep.json").write_text(json.dumps(data | changes))
+    return folder
+
+
+FINISHED: dict[tuple[str, str, int], dict[str, Any]] = {
+    ("grpo", "k0", 1): {"scores": [0.2, 0.5, 0.6]},
+    ("grpo", "k0", 2): {"scores": [0.2, 0.5, 0.5], "kl": 0.3},
+    ("grpo", "k0", 3): {"scores": [0.2, 0.1, 0.7]},  # a low between is no collapse
+    ("grpo", "k8", 1): {"scores": [0.3, 0.5, 0.2]},  # below its start
+    ("grpo", "k8", 2): {"scores": [0.3, 0.5, 0.9], "kl": 1.5},  # far from its start
+    ("grpo", "k8", 3): {"scores": [0.3, 0.5], "state": "failed", "reason": GUARD},
+    ("gmpo", "k0", 1): {"scores": [0.2, 0.5, 0.65]},
+    ("gmpo", "k0", 2): {"scores": [0.2, 0.5, 0.6]},
+    ("gmpo", "k0", 3): {"scores": [0.2, 0.4], "state": "running"},
+    ("gmpo", "k8", 1): {"scores": [0.3, 0.1], "state": "failed", "reason": "exit code 1: out of memory"},
+    ("gmpo", "k8", 2): {},
+    ("gmpo", "k8", 3): {},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_map_sweep(tmp_path_factory.mktemp("map") / "m", FINISHED)
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return write_report([folder], tmp_path_factory.mktemp("report"))
+
+
+def cell(report: Report, row: str, column: str) -> dict[str, Any]:
+    cells = report.numbers["map"]["cells"]
+    return next(one for one in cells if (one["row"], one["column"]) == (row, column))
+
+
+def test_means_and_intervals_are_those_of_a_naive_loop(report: Report) -> None:
+    for (row, column), scores, kls in (
+        (("grpo", "k0"), [0.6, 0.5, 0.7], [0.1, 0.3, 0.1]),
+        (("gmpo", "k0"), [0.65, 0.6], [0.1, 0.1]),
+        (("grpo", "k8"), [0.2, 0.9], [0.1, 1.5, 7.0]),  # the guard's run has no final score, but had a KL (a step of training)
+    ):
+        found = cell(report, row, column)
+        assert found["score"]["mean"] == pytest.approx(sum(scores) / len(scores))
+        spread = math.sqrt(sum((x - sum(scores) / len(scores)) ** 2 for x in scores) / (len(scores) - 1) / len(scores))
+        half = stats.t.ppf(0.975, len(scores) - 1) * spread
+        assert found["score"]["low"] == pytest.approx(max(0.0, np.mean(scores) - half))
+        assert found["score"]["high"] == pytest.approx(min(1.0, np.mean(scores) + half))
+        assert sorted(found["kl"]["values"])[: len(scores)] == pytest.approx(sorted(kls)[: len(scores)])
+
+
+def test_a_run_collapses_by_its_score_its_kl_or_the_guard_and_by_nothing_else(report: Report) -> None:
+    with (report.folder / "map.csv").open() as file:
+        why = {(line["row"], line["column"], line["seed"]): line["collapse"] for line in csv.DictReader(file)}
+    assert why.pop(("grpo", "k8", "1")) == "score 0.2 below its start 0.3"
+    assert why.pop(("grpo", "k8", "2")) == "KL 1.5 above 1"
+    assert why.pop(("grpo", "k8", "3")) == "weights or gradients not finite"
+    assert set(why.values()) == {""}
+    found = cell(report, "grpo", "k8")
+    assert (found["collapsed"], found["ended"], found["beyond"]) == (3, 3, True)
+    assert not cell(report, "grpo", "k0")["beyond"]
+
+
+def test_runs_that_have_not_ended_or_ended_by_an_error_are_missing_and_not_collapsed(report: Report) -> None:
+    found = cell(report, "gmpo", "k0")
+    assert (found["runs"], found["ended"], found["collapsed"], found["score"]["values"]) == (3, 2, 0, [0.65, 0.6])
+    found = cell(report, "gmpo", "k8")
+    assert (found["runs"], found["ended"], found["collapsed"], found["beyond"], found["score"]) == (3, 0, 0, False, None)
+    text = (report.folder / "report.md").read_text()
+    assert "Runs that ended by an error" in text and "GMPO, 8, seed 1: exit code 1: out of memory" in text
+    assert "GMPO: no run collapsed." in text
+    notes = report.numbers["figures"]["map"]["notes"]
+    assert notes == ["Not all runs have ended: GMPO, 0: 2 of 3; GMPO, 8: 0 of 3."]
+
+
+def test_half_of_the_runs_is_not_beyond_the_boundary(tmp_path: Path) -> None:
+    runs = {key: value for key, value in FINISHED.items() if key[2] != 3}
+    runs["grpo", "k8", 2] = {"scores": [0.3, 0.5, 0.9]}
+    found = cell(write_report([write_map_sweep(tmp_path / "m", runs)], tmp_path / "r"), "grpo", "k8")
+    assert (found["collapsed"], found["ended"], found["beyond"]) == (1, 2, False)
+
+
+def test_a_score_that_is_no_number_is_a_collapse(tmp_path: Path) -> None:
+    runs = {**FINISHED, ("grpo", "k0", 1): {"scores": [0.2, 0.5, math.nan]}}
+    found = cell(write_report([write_map_sweep(tmp_path / "m", runs)], tmp_path / "r"), "grpo", "k0")
+    assert found["collapsed"] == 1
+
+
+def test_one_seed_has_a_mean_and_no_interval(tmp_path: Path) -> None:
+    runs = {key: value for key, value in FINISHED.items() if key[2] == 1}
+    report = write_report([write_map_sweep(tmp_path / "m", runs)], tmp_path / "r")
+    found = cell(report, "grpo", "k0")["score"]
+    assert (found["mean"], found["low"], found["high"]) == (0.6, None, None)
+    assert "one seed" in (report.folder / "report.md").read_text()
+    assert (report.folder / "figures/map.png").is_file()
+
+
+def test_a_map_whose_runs_have_not_begun_says_so(tmp_path: Path) -> None:
+    report = write_report([write_map_sweep(tmp_path / "m", dict.fromkeys(FINISHED, {}))], tmp_path / "r")
+    assert "0 of 12 runs ended" in report.headline
+    assert not report.numbers["figures"]["map"]["drawn"] and not (report.folder / "figures/map.png").exists()
+
+
+def test_the_bound_is_the_sweeps_and_is_said_below_the_picture(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "m"))
+    data = json.loads((copy / "sweep.json").read_text())
+    data["map"]["collapse_kl"] = 2.0
+    (copy / "sweep.json").write_text(json.dumps(data))
+    report = write_report([copy], tmp_path / "r")
+    assert cell(report, "grpo", "k8")["collapsed"] == 2
+    assert "is above 2 nats a token" in (report.folder / "report.html").read_text()
+
+
+def test_without_a_reference_the_kl_is_that_to_the_old_policy_and_is_called_so(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "m"))
+    for file in copy.rglob("metrics.jsonl"):
+        file.write_text(file.read_text().replace("actor/kl_ref", "x/kl_ref"))
+    report = write_report([copy], tmp_path / "r")
+    assert report.numbers["map"]["kl"] == "actor/ppo_kl"
+    assert "its KL to the policy before the step" in (report.folder / "report.html").read_text()
+    assert cell(report, "grpo", "k0")["collapsed"] == 3  # 9 nats
+
+
+def test_pictures_are_there_and_the_same_each_time(report: Report, folder: Path, tmp_path: Path) -> None:
+    again = write_report([folder], tmp_path / "again")
+    for name in ("map", "curves", "atlas"):
+        for theme in ("", "_dark"):
+            first, second = (one.folder / f"figures/{name}{theme}.png" for one in (report, again))
+            with Image.open(first) as picture:
+                assert picture.width > 1000
+            assert first.read_bytes() == second.read_bytes()
+    assert (report.folder / "map.csv").read_bytes() == (again.folder / "map.csv").read_bytes()
+    assert again.numbers["map"] == report.numbers["map"]
+
+
+def test_a_sweep_whose_variants_have_no_place_in_its_map_is_an_error(folder: Path, tmp_path: Path) -> None:
+    data = json.loads((folder / "sweep.json").read_text())
+    del data["map"]["cells"]["grpo_k8"]
+    (tmp_path / "sweep.json").write_text(json.dumps(data | {"runs": []}))
+    with pytest.raises(DataError, match="without a place in its map: grpo_k8"):
+        read_study([tmp_path])
+
+
+def test_a_run_that_the_guard_ended_is_known_by_its_own_words(tmp_path: Path) -> None:
+    """The words are the trainer's: a real run at a rate that no training survives."""
+    run = tmp_path / "run"
+    run_here(
+        arguments(write_data(tmp_path / "data"), run, "worker.actor.optim.lr=1e30", "trainer.max_steps=4"),
+        expect_failure=True,
+    )
+    [variant] = read_study([run]).variants
+    assert variant.runs[0].state == "failed" and ended_by_guard(variant.runs[0])
+    assert collapse_of(variant.runs[0], None, None, None, BOUND, []) == "weights or gradients not finite"
