@@ -51,9 +51,12 @@ def _titled(title: str, panel: Named) -> str:
     return f"{panel.label}: {title[0].lower()}{title[1:]}" if panel.name else title
 
 
-def collapse_words(grid: StudyMap, kl_name: str | None) -> str:
-    """The rule that the map goes by, for its caption."""
-    kl = {None: "", KL_TO_START: "KL to the model before training"}.get(kl_name, "KL to the policy of the step before it")
+def collapse_words(grid: StudyMap, kl_name: str | None, *, briefly: bool = False) -> str:
+    """The rule that the map goes by, for its caption; `briefly` for a line in the picture."""
+    kl = "KL to the model before training" if kl_name == KL_TO_START else "KL to the old policy"
+    if briefly:
+        last = f", or {kl} above {grid.collapse_kl:g} nats a token at the last step" if kl_name else ""
+        return f"Collapsed: last score below the score before training, numbers not finite{last}."
     last = f", or its {kl} at its last step is above {grid.collapse_kl:g} nats a token" if kl_name else ""
     return (
         "A run counts as collapsed when its last score is below its score before training, when it was ended because weights "
@@ -94,6 +97,7 @@ def _map(grid: StudyMap, panel: Named, cells: Grid, score: StudyScore | None, kl
         ax.set_xticks(range(len(grid.columns)), [_wrapped(one.label, 100 // len(grid.columns)) for one in grid.columns])
         ax.set_yticks(range(len(grid.rows)), [short_label(one.label) for one in grid.rows])
         ax.set_xlabel(grid.axis)
+        canvas.supxlabel(collapse_words(grid, kl_name, briefly=True), fontsize=7, color=theme.soft)
         ax.tick_params(length=0)
         ax.grid(visible=False)
         for spine in ax.spines.values():
@@ -102,6 +106,7 @@ def _map(grid: StudyMap, panel: Named, cells: Grid, score: StudyScore | None, kl
         bar = canvas.colorbar(scale, ax=ax, pad=0.01, aspect=40, ticks=MaxNLocator(6), format="{x:g}")
         bar.set_label(f"final {name} (%)" if score.percent else f"final {name}")
         bar.outline.set_visible(False)
+        bar.minorticks_off()
         handles = [
             Rectangle((0, 0), 1, 1, fc="none", ec=theme.soft, hatch="////", lw=0.6),
             Line2D([], [], color=theme.colour(1), lw=3),
@@ -116,7 +121,7 @@ def _map(grid: StudyMap, panel: Named, cells: Grid, score: StudyScore | None, kl
         if (cell := placed.get((y, x))) is not None and cell.ended < len(cell.runs)
     ]  # fmt: skip
     notes = (f"Not all runs have ended: {'; '.join(missing)}.",) if missing else ()
-    return ReportFigure(figure_name, title, about, notes, draw, (FULL_PAGE, 1.1 + ROW_HEIGHT * len(grid.rows)))
+    return ReportFigure(figure_name, title, about, notes, draw, (FULL_PAGE, 1.3 + ROW_HEIGHT * len(grid.rows)))
 
 
 class _Shades:
@@ -206,7 +211,7 @@ def _curves(study: Study, grid: StudyMap, panel: Named, score: StudyScore | None
             for row in grid.rows:
                 if (band := lines.get((column.name, row.name))) is not None:
                     draw_band(ax, band, theme, rows[row.name], markers=True)
-            ax.set_title(_wrapped(column.label, 36), loc="left")
+            ax.set_title(_wrapped(f"{grid.axis}: {column.label}", 36), loc="left")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         for place in np.cumsum([0, *panel_rows(len(grid.columns), CURVE_PANELS)[:-1]]).tolist():
             axes[place].set_ylabel(axis)

@@ -12,6 +12,7 @@ A run that has not ended, or that ended by another error, is missing: it counts 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -93,7 +94,8 @@ def _cell(variant: Variant, metric: str | None, kl_name: str | None, bound: floa
     ended = [run for run in runs if run.ended]
     return Cell(
         runs, mean([run.score for run in ended], (0.0, 1.0) if percent else None),
-        mean([run.kl for run in ended]), mean([run.entropy for run in ended]),
+        mean([run.kl for run in ended], (0.0, math.inf) if kl_name == KL_TO_START else None),
+        mean([run.entropy for run in ended], (0.0, math.inf)),
     )  # fmt: skip
 
 

@@ -257,9 +257,9 @@ def _places(content: Any, key: str, known: Sequence[str]) -> tuple[Place, ...]:
         if not isinstance(values, dict):
             raise ConfigError(f"{key}.{name} = {values!r}: a mapping is expected, {name}: {{overrides: [key=value, ...]}}")
         _check_keys(values, known, f"{key}.{name}", where)
-        label = _take(values, "label", _is_text, "a text", where) or name
+        label = _take(values, "label", lambda value: _is_text(value) or _is_number(value), "a text", where)
         base = _take(values, "base", _is_text, "the path of a configuration", where)
-        found.append(Place(name, label, base, _overrides(values, where)))
+        found.append(Place(name, name if label is None else str(label), base, _overrides(values, where)))
     return tuple(found)
 
 

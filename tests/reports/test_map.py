@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import shutil
@@ -15,7 +16,8 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from gmpo_mm.errors import DataError
+from gmpo_mm.errors import DataError, TrainingError
+from gmpo_mm.reports.map_report import MapReport, map_report
 from gmpo_mm.reports.report import Report, write_report
 from gmpo_mm.reports.sources import read_study
 from gmpo_mm.reports.study_map import collapse_of, ended_by_guard
@@ -97,46 +99,58 @@ def report(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
     return write_report([folder], tmp_path_factory.mktemp("report"))
 
 
-def cell(report: Report, row: str, column: str) -> dict[str, Any]:
-    cells = report.numbers["map"]["cells"]
-    return next(one for one in cells if (one["row"], one["column"]) == (row, column))
+def numbers(folder: Path) -> MapReport:
+    """A report's parts, with nothing drawn or written."""
+    study = read_study([folder])
+    assert study.map is not None
+    return map_report(study, study.map)
 
 
-def test_means_and_intervals_are_those_of_a_naive_loop(report: Report) -> None:
+def cell(found: MapReport, row: str, column: str) -> dict[str, Any]:
+    return next(one for one in found.numbers["cells"] if (one["row"], one["column"]) == (row, column))
+
+
+def test_means_and_intervals_are_those_of_a_naive_loop(folder: Path) -> None:
+    parts = numbers(folder)
     for (row, column), scores, kls in (
         (("grpo", "k0"), [0.6, 0.5, 0.7], [0.1, 0.3, 0.1]),
         (("gmpo", "k0"), [0.65, 0.6], [0.1, 0.1]),
-        (("grpo", "k8"), [0.2, 0.9], [0.1, 1.5, 7.0]),  # the guard's run has no final score, but had a KL (a step of training)
+        (("grpo", "k8"), [0.2, 0.9], [0.1, 1.5, 0.1]),  # the guard's run has no final score, and a KL at its last step
     ):
-        found = cell(report, row, column)
+        found = cell(parts, row, column)
         assert found["score"]["mean"] == pytest.approx(sum(scores) / len(scores))
         spread = math.sqrt(sum((x - sum(scores) / len(scores)) ** 2 for x in scores) / (len(scores) - 1) / len(scores))
         half = stats.t.ppf(0.975, len(scores) - 1) * spread
         assert found["score"]["low"] == pytest.approx(max(0.0, np.mean(scores) - half))
         assert found["score"]["high"] == pytest.approx(min(1.0, np.mean(scores) + half))
-        assert sorted(found["kl"]["values"])[: len(scores)] == pytest.approx(sorted(kls)[: len(scores)])
+        assert list(found["kl"]["values"]) == kls
+        assert found["entropy"]["mean"] == pytest.approx(2 * sum(kls) / len(kls))
 
 
-def test_a_run_collapses_by_its_score_its_kl_or_the_guard_and_by_nothing_else(report: Report) -> None:
-    with (report.folder / "map.csv").open() as file:
-        why = {(line["row"], line["column"], line["seed"]): line["collapse"] for line in csv.DictReader(file)}
+def test_a_run_collapses_by_its_score_its_kl_or_the_guard_and_by_nothing_else(folder: Path) -> None:
+    parts = numbers(folder)
+    lines = csv.DictReader(io.StringIO(parts.csv))
+    why = {(line["row"], line["column"], line["seed"]): line["collapse"] for line in lines}
     assert why.pop(("grpo", "k8", "1")) == "score 0.2 below its start 0.3"
     assert why.pop(("grpo", "k8", "2")) == "KL 1.5 above 1"
     assert why.pop(("grpo", "k8", "3")) == "weights or gradients not finite"
     assert set(why.values()) == {""}
-    found = cell(report, "grpo", "k8")
+    found = cell(parts, "grpo", "k8")
     assert (found["collapsed"], found["ended"], found["beyond"]) == (3, 3, True)
-    assert not cell(report, "grpo", "k0")["beyond"]
+    assert not cell(parts, "grpo", "k0")["beyond"]
 
 
-def test_runs_that_have_not_ended_or_ended_by_an_error_are_missing_and_not_collapsed(report: Report) -> None:
-    found = cell(report, "gmpo", "k0")
-    assert (found["runs"], found["ended"], found["collapsed"], found["score"]["values"]) == (3, 2, 0, [0.65, 0.6])
-    found = cell(report, "gmpo", "k8")
+def test_runs_that_have_not_ended_or_ended_by_an_error_are_missing_and_not_collapsed(
+    folder: Path, report: Report
+) -> None:
+    parts = numbers(folder)
+    found = cell(parts, "gmpo", "k0")
+    assert (found["runs"], found["ended"], found["collapsed"], found["score"]["values"]) == (3, 2, 0, (0.65, 0.6))
+    found = cell(parts, "gmpo", "k8")
     assert (found["runs"], found["ended"], found["collapsed"], found["beyond"], found["score"]) == (3, 0, 0, False, None)
     text = (report.folder / "report.md").read_text()
     assert "Runs that ended by an error" in text and "GMPO, 8, seed 1: exit code 1: out of memory" in text
-    assert "GMPO: no run collapsed." in text
+    assert "- GMPO: no run collapsed." in text
     notes = report.numbers["figures"]["map"]["notes"]
     assert notes == ["Not all runs have ended: GMPO, 0: 2 of 3; GMPO, 8: 0 of 3."]
 
@@ -144,23 +158,22 @@ def test_runs_that_have_not_ended_or_ended_by_an_error_are_missing_and_not_colla
 def test_half_of_the_runs_is_not_beyond_the_boundary(tmp_path: Path) -> None:
     runs = {key: value for key, value in FINISHED.items() if key[2] != 3}
     runs["grpo", "k8", 2] = {"scores": [0.3, 0.5, 0.9]}
-    found = cell(write_report([write_map_sweep(tmp_path / "m", runs)], tmp_path / "r"), "grpo", "k8")
+    found = cell(numbers(write_map_sweep(tmp_path / "m", runs)), "grpo", "k8")
     assert (found["collapsed"], found["ended"], found["beyond"]) == (1, 2, False)
 
 
 def test_a_score_that_is_no_number_is_a_collapse(tmp_path: Path) -> None:
     runs = {**FINISHED, ("grpo", "k0", 1): {"scores": [0.2, 0.5, math.nan]}}
-    found = cell(write_report([write_map_sweep(tmp_path / "m", runs)], tmp_path / "r"), "grpo", "k0")
+    found = cell(numbers(write_map_sweep(tmp_path / "m", runs)), "grpo", "k0")
     assert found["collapsed"] == 1
 
 
 def test_one_seed_has_a_mean_and_no_interval(tmp_path: Path) -> None:
     runs = {key: value for key, value in FINISHED.items() if key[2] == 1}
-    report = write_report([write_map_sweep(tmp_path / "m", runs)], tmp_path / "r")
-    found = cell(report, "grpo", "k0")["score"]
+    parts = numbers(write_map_sweep(tmp_path / "m", runs))
+    found = cell(parts, "grpo", "k0")["score"]
     assert (found["mean"], found["low"], found["high"]) == (0.6, None, None)
-    assert "one seed" in (report.folder / "report.md").read_text()
-    assert (report.folder / "figures/map.png").is_file()
+    assert "one seed" in parts.table.rows[0].cells
 
 
 def test_a_map_whose_runs_have_not_begun_says_so(tmp_path: Path) -> None:
@@ -169,24 +182,24 @@ def test_a_map_whose_runs_have_not_begun_says_so(tmp_path: Path) -> None:
     assert not report.numbers["figures"]["map"]["drawn"] and not (report.folder / "figures/map.png").exists()
 
 
-def test_the_bound_is_the_sweeps_and_is_said_below_the_picture(folder: Path, tmp_path: Path) -> None:
+def test_the_bound_is_the_sweeps_and_is_said_with_the_picture(folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "m"))
     data = json.loads((copy / "sweep.json").read_text())
     data["map"]["collapse_kl"] = 2.0
     (copy / "sweep.json").write_text(json.dumps(data))
-    report = write_report([copy], tmp_path / "r")
-    assert cell(report, "grpo", "k8")["collapsed"] == 2
-    assert "is above 2 nats a token" in (report.folder / "report.html").read_text()
+    parts = numbers(copy)
+    assert cell(parts, "grpo", "k8")["collapsed"] == 2
+    assert "is above 2 nats a token" in parts.figures[0].about
 
 
 def test_without_a_reference_the_kl_is_that_to_the_old_policy_and_is_called_so(folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "m"))
     for file in copy.rglob("metrics.jsonl"):
         file.write_text(file.read_text().replace("actor/kl_ref", "x/kl_ref"))
-    report = write_report([copy], tmp_path / "r")
-    assert report.numbers["map"]["kl"] == "actor/ppo_kl"
-    assert "its KL to the policy before the step" in (report.folder / "report.html").read_text()
-    assert cell(report, "grpo", "k0")["collapsed"] == 3  # 9 nats
+    parts = numbers(copy)
+    assert parts.numbers["kl"] == "actor/ppo_kl"
+    assert "its KL to the old policy" in parts.figures[0].about
+    assert cell(parts, "grpo", "k0")["collapsed"] == 3  # 9 nats
 
 
 def test_pictures_are_there_and_the_same_each_time(report: Report, folder: Path, tmp_path: Path) -> None:
@@ -210,12 +223,16 @@ def test_a_sweep_whose_variants_have_no_place_in_its_map_is_an_error(folder: Pat
 
 
 def test_a_run_that_the_guard_ended_is_known_by_its_own_words(tmp_path: Path) -> None:
-    """The words are the trainer's: a real run at a rate that no training survives."""
-    run = tmp_path / "run"
-    run_here(
-        arguments(write_data(tmp_path / "data"), run, "worker.actor.optim.lr=1e30", "trainer.max_steps=4"),
-        expect_failure=True,
+    """The words are the trainer's own, of a real run with a loss that is no number."""
+    (tmp_path / "loss.py").write_text(
+        "from gmpo_mm.algorithms import register_policy_loss\n\n\n"
+        "@register_policy_loss('broken')\n"
+        "def broken(log_probs_BT, old_BT, advantages_BT, mask_BT, config):\n"
+        "    return log_probs_BT * float('nan')\n"
     )
+    data, run = write_data(tmp_path / "data"), tmp_path / "run"
+    with pytest.raises(TrainingError):
+        run_here(arguments(data, run, f"worker.actor.loss_type={tmp_path}/loss.py:broken"))
     [variant] = read_study([run]).variants
     assert variant.runs[0].state == "failed" and ended_by_guard(variant.runs[0])
     assert collapse_of(variant.runs[0], None, None, None, BOUND, []) == "weights or gradients not finite"
