@@ -26,6 +26,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "worker.actor.logits_dtype": ("float32", "bfloat16"),
     "worker.actor.optim.lr_scheduler_type": ("constant", "cosine"),
     "worker.rollout.name": ("auto", *SAMPLERS),
+    "worker.rollout.emulate.weights": ("none", "bfloat16", "float8_e4m3", "int8"),
     "worker.rollout.correction": ("none", "truncated"),
     "trainer.dtype": ("auto", "float32", "bfloat16"),
 }

@@ -19,7 +19,7 @@ _BOUNDS = f"{ACTOR}clip_ratio_low={GSPO_BOUNDS[0]:g} {ACTOR}clip_ratio_high={GSP
 
 def cautions(loaded: LoadedConfig) -> list[str]:
     """One sentence for each; an unknown loss has none, because `validate` names it."""
-    return [*_clip_range(loaded), *_off_policy(loaded), *_mean(loaded), *_warm_up(loaded)]
+    return [*_clip_range(loaded), *_off_policy(loaded), *_unseen_lag(loaded), *_mean(loaded), *_warm_up(loaded)]
 
 
 def _clip_range(loaded: LoadedConfig) -> Iterator[str]:
@@ -61,6 +61,21 @@ def _off_policy(loaded: LoadedConfig) -> Iterator[str]:
             f"updates, all but the first off-policy; set "
             f"{ACTOR}global_batch_size={data.rollout_batch_size} {ACTOR}ppo_epochs=1."
         )
+
+
+def _unseen_lag(loaded: LoadedConfig) -> Iterator[str]:
+    """Stale weights that neither the ratio nor a correction knows of."""
+    actor, rollout = loaded.config.worker.actor, loaded.config.worker.rollout
+    lag = f"worker.rollout.staleness = {rollout.staleness}"
+    if rollout.staleness == 0 or rollout.correction != "none":
+        return
+    if actor.old_log_probs == "recompute":
+        yield (
+            f"{lag} with {ACTOR}old_log_probs=recompute and worker.rollout.correction=none: the old policy is the newest one, "
+            f"so nothing in the loss knows of the lag; set {ACTOR}old_log_probs=auto, or a correction."
+        )
+    elif actor.loss_type in _WITHOUT_RATIO:
+        yield f"{lag} with {ACTOR}loss_type={actor.loss_type}: the loss has no ratio, so nothing in it knows of the lag."
 
 
 def _mean(loaded: LoadedConfig) -> Iterator[str]:

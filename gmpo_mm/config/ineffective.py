@@ -93,7 +93,7 @@ def _worker(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
     if rollout.correction == "none":
         yield "worker.rollout.correction_cap", "worker.rollout.correction is none"
     if is_off_policy(loaded.config):
-        yield "worker.rollout.max_log_prob_gap", "the sampler differs from the trainer on purpose (worker.rollout.staleness)"
+        yield "worker.rollout.max_log_prob_gap", "the sampler differs on purpose (worker.rollout.staleness, emulate)"
 
 
 def _trainer(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:

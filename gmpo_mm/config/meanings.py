@@ -139,6 +139,11 @@ MEANINGS: dict[str, dict[str, str]] = {
         "num_cpus": "CPU cores (EasyR1) or processes (verl) for the reward function.",
     },
     "ValidationSampling": {**_SAMPLING, "max_tokens": "Longest response in tokens."},
+    "EmulateConfig": {
+        "weights": "Number format to which the sampler's weights are rounded.",
+        "logits_noise": "Standard deviation of Gaussian noise on the sampler's logits, before the temperature.",
+        "top_p": "Nucleus that the sampler keeps to and the trainer does not know of, unlike `worker.rollout.top_p`.",
+    },
     "RolloutConfig": {
         **_SAMPLING,
         "name": "What samples: `hf` (transformers) or `vllm`. `auto` takes vLLM where it is installed and a GPU is there.",
@@ -156,7 +161,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "correction": "`truncated` weights tokens by the capped ratio of model to sampler probability; `none` does not.",
         "correction_cap": "Largest weight of such a correction.",
         "max_log_prob_gap": "The run ends when the sampler's log-probabilities differ from the model's by more than "
-        "this on average, in nats. Not with `staleness`, where they differ on purpose.",
+        "this on average, in nats. Not with `staleness` or `emulate`: there they differ on purpose.",
         "staleness": "Sample step t with the weights after step t - 1 - k, for this k. Early steps take the first weights.",
     },
     "WorkerConfig": {"hybrid_engine": "Training and sampling share their GPUs."},

@@ -212,6 +212,15 @@ class ValidationSampling:
 
 
 @dataclass
+class EmulateConfig:
+    """What training samples as another engine would, on purpose; validation and evaluation do not."""
+
+    weights: str = "none"
+    logits_noise: float = number(0.0, 0, 1000)
+    top_p: float = number(1.0, 0, 1, above=True)
+
+
+@dataclass
 class RolloutConfig:
     """How responses are sampled."""
 
@@ -237,6 +246,7 @@ class RolloutConfig:
     correction_cap: float = number(2.0, 0, 1e6, above=True)  # ours
     max_log_prob_gap: float = number(0.5, 0, 1e9, above=True)  # ours
     staleness: int = count(0, 0, 1000)  # ours
+    emulate: EmulateConfig = field(default_factory=EmulateConfig)  # ours
 
 
 @dataclass

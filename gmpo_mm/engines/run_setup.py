@@ -53,9 +53,14 @@ def training_params(config: Config) -> SamplingParams:
     return SamplingParams(
         n=rollout.n, temperature=rollout.temperature, top_p=rollout.top_p, top_k=rollout.top_k,
         max_tokens=config.data.max_response_length, ignore_eos=rollout.ignore_eos, seed=rollout.seed,
+        logits_noise=rollout.emulate.logits_noise, hidden_top_p=rollout.emulate.top_p,
     )  # fmt: skip
 
 
 def validation_params(config: Config) -> SamplingParams:
-    """How validation responses are sampled: one a problem unless `worker.rollout.val_override_config` says more."""
-    return replace(training_params(config), **{"n": 1, **config.worker.rollout.val_override_config})
+    """How validation responses are sampled: one a problem unless `worker.rollout.val_override_config` says more.
+
+    Nothing is emulated: it measures the trained model, not an engine.
+    """
+    own = replace(training_params(config), n=1, logits_noise=0.0, hidden_top_p=1.0)
+    return replace(own, **config.worker.rollout.val_override_config)

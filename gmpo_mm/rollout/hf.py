@@ -109,6 +109,13 @@ def uniform_noise(prompt_seed: int, sample: int, count: int) -> np.ndarray:
     return 1.0 - generator.random(count, dtype=np.float32)
 
 
+def gaussian_noise(prompt_seed: int, sample: int, position: int, count: int) -> np.ndarray:
+    """`count` standard normal numbers, float32, that depend on the prompt's seed, the sample's number and the position only."""
+    # one number more than `uniform_noise` starts from: another stream
+    generator = np.random.default_rng([prompt_seed & 0xFFFFFFFFFFFFFFFF, sample, position, 1])
+    return generator.standard_normal(count, dtype=np.float32)
+
+
 def truncate(probs_RV: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:
     """Zero the probabilities outside the top k tokens and outside the smallest set that holds `top_p`."""
     if top_k > 0:
@@ -136,6 +143,9 @@ def sample_tokens(
     probs_LV = log_probs_LV.exp()
     if params.is_truncated:
         probs_LV = truncate(probs_LV, params.top_p, params.top_k)
+        log_probs_LV = (probs_LV / probs_LV.sum(-1, keepdim=True)).log()
+    if params.hidden_top_p < 1.0:
+        probs_LV = truncate(probs_LV, params.hidden_top_p, -1)
         log_probs_LV = (probs_LV / probs_LV.sum(-1, keepdim=True)).log()
     cumulative_RV = probs_LV.cumsum(-1).index_select(0, line_R)
     # the first token whose cumulative probability reaches the target has probability above 0
@@ -232,7 +242,11 @@ class HFRollout:
                     hidden_LC, policy.lm_head.weight, policy.lm_head.bias, params.temperature or 1.0,
                     policy.forbidden_F,
                 )  # fmt: skip
-                tokens_R, log_probs_R = sample_tokens(logits_LV, line_R, noise_RT[open_R, step], params)
+                if params.logits_noise > 0.0:
+                    logits_LV, drawn_R = self._disturbed(logits_LV, line_R, open_R, step, params, prompt_seeds)
+                else:
+                    drawn_R = line_R
+                tokens_R, log_probs_R = sample_tokens(logits_LV, drawn_R, noise_RT[open_R, step], params)
                 tokens_RT[open_R, step] = tokens_R
                 log_probs_RT[open_R, step] = log_probs_R
                 ended = torch.isin(tokens_R, ends)
@@ -259,6 +273,22 @@ class HFRollout:
         if experts_RTL is not None:
             experts_RTL = experts_RTL.cpu()
         return _responses(tokens_RT.cpu(), log_probs_RT.cpu(), lengths_R.tolist(), ends.tolist(), n, experts_RTL)
+
+    def _disturbed(
+        self,
+        logits_LV: torch.Tensor,
+        line_R: torch.Tensor,
+        open_R: torch.Tensor,
+        position: int,
+        params: SamplingParams,
+        prompt_seeds: Sequence[int],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (R, V) with noise, a line for each open sample, since each has its own; and those lines (R,)."""
+        seeds = [(prompt_seeds[row // params.n], row % params.n) for row in open_R.tolist()]
+        noise = np.stack([gaussian_noise(*seed, position, logits_LV.shape[1]) for seed in seeds])
+        scale = params.logits_noise / (params.temperature or 1.0)  # the logits are divided by the temperature already
+        noise_RV = torch.from_numpy(noise).to(logits_LV.device) * scale
+        return logits_LV[line_R] + noise_RV, torch.arange(len(line_R), device=line_R.device)
 
     def _prefill(self, prompts: Sequence[EncodedPrompt], params: SamplingParams) -> tuple:
         """Encode every prompt as one line; returns last hidden states (L, C), the next positions (L,), and the cache."""

@@ -21,7 +21,7 @@ def merged_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]
     from transformers.core_model_loading import revert_weight_conversion
 
     base: Any = model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
-    adapters = _lora_layers(base)
+    adapters = lora_layers(base)
     state: dict[str, torch.Tensor] = {}
     seen: set[tuple[int, torch.Size]] = set()
     for name, weight in base.state_dict().items():
@@ -39,7 +39,7 @@ def merged_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]
         yield name, weight
 
 
-def _lora_layers(base: torch.nn.Module) -> list[tuple[Any, str]]:
+def lora_layers(base: torch.nn.Module) -> list[tuple[Any, str]]:
     """Every LoRA layer with the name of its one active adapter."""
     if not any(hasattr(module, "base_layer") for module in base.modules()):
         return []
@@ -54,7 +54,7 @@ def _lora_layers(base: torch.nn.Module) -> list[tuple[Any, str]]:
         if not plain or getattr(module, "use_dora", {}).get(active[0], False):
             raise ConfigError(
                 f"worker.actor.model.lora: {name} ({type(module).__name__}) holds something other than one unmerged "
-                "LoRA adapter, which can't be merged for worker.rollout.name=vllm; use worker.rollout.name=hf"
+                "LoRA adapter, which can't be merged for the sampler; use worker.rollout.name=hf without emulate.weights"
             )
         found.append((module, active[0]))
     return found

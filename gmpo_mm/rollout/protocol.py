@@ -24,6 +24,10 @@ class SamplingParams:
     top_k: int = -1
     ignore_eos: bool = False
     seed: int = 0
+    logits_noise: float = 0.0
+    """Standard deviation of Gaussian noise on the logits, before the temperature; for `worker.rollout.emulate`, as the next."""
+    hidden_top_p: float = 1.0
+    """A second nucleus, inside the first, that `is_truncated` says nothing of."""
 
     @property
     def is_truncated(self) -> bool:

@@ -1,18 +1,21 @@
-"""Samples from weights of some steps ago (`worker.rollout.staleness`), and says which in the metrics.
+"""Samples from weights of some steps ago (`worker.rollout.staleness`) or rounded ones (`worker.rollout.emulate.weights`).
 
-Step t samples with the weights after step t - 1 - k, for a staleness of k; those after step 0 are the first.
+Step t samples with the weights after step t - 1 - k, for a staleness of k; those after step 0 are the first. The metrics say
+which. The rest of `worker.rollout.emulate` is the sampler's (rollout/hf.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
 from gmpo_mm.errors import TrainingError
 from gmpo_mm.models.policy import PolicyModel
+from gmpo_mm.rollout.merged_weights import lora_layers
+from gmpo_mm.rollout.rounding import rounded_parameters
 from gmpo_mm.runs.checkpoint import CheckpointData
 
 GROUP = "past_weights"
@@ -27,11 +30,13 @@ class OffPolicySampling:
     One step more is kept while a step goes on, so that the step before it can still be saved when this one fails.
     """
 
-    def __init__(self, policy: PolicyModel, staleness: int) -> None:
-        self._policy, self._staleness = policy, staleness
+    def __init__(self, policy: PolicyModel, staleness: int, rounding: str = "none") -> None:
+        """`rounding` is a name in `rollout.rounding.ROUNDINGS`, or none."""
+        self._policy, self._staleness, self._rounding = policy, staleness, rounding
         self._past: dict[int, dict[str, torch.Tensor]] = {}
         """Steps done -> name -> weight. No tensor in it is ever written to: a checkpoint may be reading it."""
         self._sampler_sha256 = ""
+        self._rounding_error = 0.0
 
     def sampler_step(self, step: int) -> int:
         """The number of steps after which the weights were those that `step` samples with."""
@@ -40,20 +45,38 @@ class OffPolicySampling:
     @contextmanager
     def sampler_weights(self, step: int) -> Iterator[None]:
         """Inside, the model has the weights that `step` samples with. Its own are untouched, and come back in any case."""
-        trained = self._trained()
-        own = {name: parameter.data for name, parameter in trained.items()}
+        own = [(parameter, parameter.data) for parameter in self._policy.module.parameters()]
         source = self.sampler_step(step)
         self._policy.forget_images()
         try:
             if source != step - 1:
-                for name, parameter in trained.items():
+                for name, parameter in self._trained().items():
                     parameter.data = self._past[source][name].to(parameter.device)
             self._sampler_sha256 = self._sha256()
-            yield
+            with self._rounded() if self._rounding != "none" else nullcontext():
+                yield
         finally:
-            for name, parameter in trained.items():
-                parameter.data = own[name]
+            for parameter, data in own:
+                parameter.data = data
             self._policy.forget_images()
+
+    @contextmanager
+    def _rounded(self) -> Iterator[None]:
+        """Round the model's weights: with LoRA those of the merged model, as an engine gets it."""
+        module = self._policy.causal_lm
+        adapters = lora_layers(module)
+        for layer, adapter in adapters:
+            weight = layer.get_base_layer().weight
+            with torch.no_grad():
+                weight.data = weight.data + layer.get_delta_weight(adapter).to(weight.dtype)
+        changes, squares = 0.0, 0.0
+        for parameter, rounded in rounded_parameters(module, self._rounding):
+            weight, parameter.data = parameter.data, rounded(parameter.data)
+            changes += float((parameter.data.float() - weight.float()).square().sum())
+            squares += float(weight.float().square().sum())
+        self._rounding_error = (changes / squares) ** 0.5 if squares else 0.0
+        with self._policy.adapter_disabled() if adapters else nullcontext():
+            yield
 
     def keep(self, step: int) -> None:
         """Keep the model's weights as those after `step`, before the next update changes them."""
@@ -64,6 +87,11 @@ class OffPolicySampling:
         }
         for former in [each for each in self._past if each < step - self._staleness]:
             del self._past[former]
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """Which weights sampled, and how far rounding moved them."""
+        of_rounding = {"rollout/rounding_error": self._rounding_error} if self._rounding != "none" else {}
+        return {"rollout/weights_step": float(self.sampler_step(step)), **of_rounding}
 
     def first_record(self) -> dict[str, str]:
         """The line of step 0: the hash of the first weights."""

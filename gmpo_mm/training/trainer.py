@@ -213,7 +213,7 @@ class Trainer:
             self._take_back()
         if self.off_policy is not None:
             self.off_policy.keep(step - 1)
-            facts["rollout/weights_step"] = float(self.off_policy.sampler_step(step))
+            facts |= self.off_policy.metrics(step)
         batch = Batch(groups)
         with memory_for(f"step {step}: log-probabilities", _TO_MEASURE):
             gap = self._prepare_log_probs(step, batch, timings)

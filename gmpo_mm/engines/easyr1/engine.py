@@ -25,7 +25,10 @@ class EasyR1Engine(RayEngine):
     name = about = "easyr1"
     unread = UNREAD
     unread_where = {"": WITHOUT_CRITIC}  # noqa: RUF012
-    refused = ("worker.rollout.correction", "worker.rollout.correction_cap", "worker.rollout.staleness")
+    refused = (
+        "worker.rollout.correction", "worker.rollout.correction_cap", "worker.rollout.staleness",
+        "worker.rollout.emulate.weights", "worker.rollout.emulate.logits_noise", "worker.rollout.emulate.top_p",
+    )  # fmt: skip
 
     def rules(self, loaded: LoadedConfig) -> Iterator[str]:
         """As `check_easyr1`."""

@@ -154,7 +154,7 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
                 trackers=trackers,
                 reference=reference,
                 offload=offload,
-                off_policy=OffPolicySampling(policy, config.worker.rollout.staleness) if is_off_policy(config) else None,
+                off_policy=_off_policy(config, policy),
             ).fit()
         finally:
             rollout.close()
@@ -276,6 +276,11 @@ def _build_rollout(
     )
     with progress.stage(f"starting {backend.title}") if backend.title else nullcontext():
         return backend.load()(request)
+
+
+def _off_policy(config: Config, policy: PolicyModel) -> OffPolicySampling | None:
+    rollout = config.worker.rollout
+    return OffPolicySampling(policy, rollout.staleness, rollout.emulate.weights) if is_off_policy(config) else None
 
 
 def _offload(config: Config, name: str, actor: Actor, reference: PolicyModel | None, device: torch.device) -> Offload | None:

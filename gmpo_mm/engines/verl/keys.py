@@ -183,6 +183,7 @@ NO_COUNTERPART: dict[str, str] = {
     "worker.rollout.correction": VERL + "refused but for none",
     "worker.rollout.correction_cap": VERL + "worker.rollout.correction is refused but for none",
     "worker.rollout.staleness": VERL + "refused but for 0",
+    **{key: VERL + "refused but for its default" for key in schema_keys() if key.startswith("worker.rollout.emulate.")},
     "trainer.max_try_make_batch": NO_FILTERING,
     "trainer.critic_warmup": NO_CRITIC,
     "trainer.dtype": VERL + "worker.actor.fsdp.torch_dtype and mp_* set the precision (on the CPU: float32)",
