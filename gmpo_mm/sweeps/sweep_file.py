@@ -29,7 +29,7 @@ from gmpo_mm.config.words import settings_for_key
 from gmpo_mm.config.yaml_text import parse_override, read_file
 from gmpo_mm.credentials import clean, hide, hide_argument, hide_command, hide_written, remember, texts_of
 from gmpo_mm.errors import ConfigError
-from gmpo_mm.sweeps.sweep_map import AXIS_KEYS, COLLAPSE_KL, MAP_KEYS, PLACE_KEYS, Place, SweepMap
+from gmpo_mm.sweeps.sweep_map import AXIS_KEYS, COLLAPSE_KL, COLUMN_KEYS, MAP_KEYS, PANEL_KEYS, Place, SweepMap
 
 KEYS = (
     "name", "title", "base", "overrides", "variants", "seeds", "evaluation", "target_score", "budget", "paper", "ray_address",
@@ -113,7 +113,7 @@ class Sweep:
             return {
                 one.name: _set_keys(
                     label=self.saved(f"{key}.{one.name}.label", one.label), base=self.saved(f"{key}.{one.name}.base", one.base),
-                    overrides=hide_command(one.overrides),
+                    overrides=hide_command(one.overrides), columns=list(one.columns),
                 )
                 for one in some
             }  # fmt: skip
@@ -228,11 +228,17 @@ def _map(content: Any, rows: tuple[Variant, ...]) -> SweepMap:
     found = SweepMap(
         axis=_take(axis, "label", _is_text, "a text", "map.axis.") or "value",
         rows=rows,
-        columns=_places(axis["values"], "map.axis.values", PLACE_KEYS[::2]),
-        panels=_places(content.get("panels") or {}, "map.panels", PLACE_KEYS),
+        columns=_places(axis["values"], "map.axis.values", COLUMN_KEYS),
+        panels=_places(content.get("panels") or {}, "map.panels", PANEL_KEYS),
         collapse_kl=COLLAPSE_KL if bound is None else float(bound),
         exponents={row: float(p) for row, p in exponents.items()},
     )
+    for panel in found.panels:
+        if strangers := [name for name in panel.columns if name not in axis["values"]]:
+            raise ConfigError(
+                f"map.panels.{panel.name}.columns = {list(panel.columns)}: there is no column {strangers[0]}; the columns are "
+                f"{', '.join(axis['values'])}"
+            )
     seen: dict[str, str] = {}
     for variant in found.variants():
         if variant.name in seen:
@@ -259,7 +265,8 @@ def _places(content: Any, key: str, known: Sequence[str]) -> tuple[Place, ...]:
         _check_keys(values, known, f"{key}.{name}", where)
         label = _take(values, "label", lambda value: _is_text(value) or _is_number(value), "a text", where)
         base = _take(values, "base", _is_text, "the path of a configuration", where)
-        found.append(Place(name, name if label is None else str(label), base, _overrides(values, where)))
+        columns = _take(values, "columns", lambda value: isinstance(value, list), "a list of columns", where) or ()
+        found.append(Place(name, name if label is None else str(label), base, _overrides(values, where), tuple(columns)))
     return tuple(found)
 
 

@@ -7,7 +7,7 @@
           slow: {label: "1e-4", overrides: [worker.actor.optim.lr=1.0e-4]}
           fast: {label: "5e-4", overrides: [worker.actor.optim.lr=5.0e-4]}
       panels:                                # optional: a map of its own for each
-        text: {label: CountDown, base: configs/countdown/gmpo_moe_tiny.yaml}
+        text: {label: CountDown, base: configs/countdown/gmpo_moe_tiny.yaml, columns: [slow]}
       collapse_kl: 1.0                       # the report calls a run with a larger KL collapsed
       exponents: {gmpo: 0, grpo: 1}          # rows of the report's atlas along p
 
@@ -16,7 +16,7 @@ The runs are those of variants called PANEL_ROW_COLUMN (ROW_COLUMN without panel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 MAP_KEYS = ("axis", "panels", "collapse_kl", "exponents")
 AXIS_KEYS = ("label", "values")
-PLACE_KEYS = ("label", "base", "overrides")
+COLUMN_KEYS = ("label", "overrides")
+PANEL_KEYS = ("label", "base", "overrides", "columns")
 COLLAPSE_KL = 1.0
 """Nats a token, of the KL to the model before training: beyond it little is left of that model."""
 
@@ -38,6 +39,8 @@ class Place:
     label: str
     base: str | None = None
     overrides: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    """Of a panel: the columns that it has, all where empty."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,7 @@ class SweepMap:
                 base=row.base or panel.base,
                 overrides=(*panel.overrides, *row.overrides, *column.overrides),
             )
-            for panel in self._panels()
-            for column in self.columns
-            for row in self.rows
+            for panel, column, row in self._cells()
         )
 
     def to_json(self, saved: Callable[[str, Any], Any]) -> dict[str, Any]:
@@ -80,13 +81,16 @@ class SweepMap:
             "columns": named("map.axis.values", self.columns), "panels": named("map.panels", self.panels),
             "cells": {
                 _joined(panel.name, row.name, column.name): [panel.name, row.name, column.name]
-                for panel in self._panels() for column in self.columns for row in self.rows
+                for panel, column, row in self._cells()
             },
             "collapse_kl": self.collapse_kl, "exponents": dict(self.exponents),
         }  # fmt: skip
 
-    def _panels(self) -> tuple[Place, ...]:
-        return self.panels or (Place("", ""),)
+    def _cells(self) -> Iterator[tuple[Place, Place, Variant]]:
+        for panel in self.panels or (Place("", ""),):
+            for column in self.columns:
+                if not panel.columns or column.name in panel.columns:
+                    yield from ((panel, column, row) for row in self.rows)
 
 
 def _joined(*names: str) -> str:

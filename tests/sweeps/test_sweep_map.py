@@ -63,11 +63,21 @@ def test_without_panels_a_cell_is_called_by_row_and_column(tmp_path: Path) -> No
     assert [v.name for v in sweep.variants] == ["grpo_slow", "gmpo_slow", "grpo_fast", "gmpo_fast"]
 
 
+def test_a_panel_may_have_some_of_the_columns(tmp_path: Path) -> None:
+    sweep = load(tmp_path, {"panels": {"a": {"columns": ["fast"]}, "b": {}}})
+    assert [v.name for v in sweep.variants if "grpo" in v.name] == ["a_grpo_fast", "b_grpo_slow", "b_grpo_fast"]
+    again = load_sweep(write_resolved(tmp_path, sweep))
+    assert again.variants == sweep.variants
+
+
+def write_resolved(folder: Path, sweep: Sweep) -> Path:
+    (folder / "resolved.yaml").write_text(yaml.safe_dump(sweep.to_dict(), sort_keys=False))
+    return folder / "resolved.yaml"
+
+
 def test_what_is_written_reads_back_to_the_same_sweep(tmp_path: Path) -> None:
     sweep = load(tmp_path)
-    (tmp_path / "resolved.yaml").write_text(yaml.safe_dump(sweep.to_dict(), sort_keys=False))
-    again = load_sweep(tmp_path / "resolved.yaml")
-    assert again == sweep
+    assert load_sweep(write_resolved(tmp_path, sweep)) == sweep
 
 
 def test_the_report_reads_the_map_that_a_sweep_writes(tmp_path: Path) -> None:
@@ -110,6 +120,7 @@ def test_columns_may_be_added_and_the_bound_changed_but_no_cell(tmp_path: Path) 
         ({"axis": {"values": {"a": {"overrides": ["data.seed=1"]}}}}, ["map.axis.values.a.overrides", "its seeds"]),
         ({"axes": {}}, ["map.axes", "Did you mean map.axis?"]),
         ({"panels": ["a"]}, ["map.panels = ['a']", "mapping"]),
+        ({"panels": {"a": {"columns": ["slow", "no"]}}}, ["map.panels.a.columns", "no column no", "slow, fast"]),
         ({"panels": {"a b": {}}}, ["'a b'", "names folders"]),
         ({"collapse_kl": 0}, ["map.collapse_kl = 0", "above 0"]),
         ({"exponents": {"gspo": 1}}, ["map.exponents.gspo = 1", "grpo, gmpo"]),
