@@ -30,6 +30,8 @@ COLOURS = "cividis"
 SHADES = 40
 ROW_HEIGHT = 0.5
 CURVE_PANELS = 3
+FAINT = 0.08
+"""Of bands: a dozen lie over one another."""
 
 
 def map_figures(study: Study, grid: StudyMap, cells: Grid, score: StudyScore | None) -> list[ReportFigure]:
@@ -67,7 +69,9 @@ def collapse_words(grid: StudyMap, kl_name: str | None, *, briefly: bool = False
 # ---- the map -----------------------------------------------------------------------------------------------------------
 
 
-def _map(grid: StudyMap, panel: Named, cells: Grid, score: StudyScore | None, kl_name: str | None) -> ReportFigure:
+def _map(
+    grid: StudyMap, panel: Named, cells: Grid, score: StudyScore | None, kl_name: str | None
+) -> ReportFigure:
     name, words = "final score" if score is None else score.words, "validation"
     title = _titled(f"Final {name} by loss and {grid.axis}", panel)
     about = (
@@ -94,7 +98,9 @@ def _map(grid: StudyMap, panel: Named, cells: Grid, score: StudyScore | None, kl
         _draw_boundary(ax, placed, theme)
         ax.set_xlim(-0.5, len(grid.columns) - 0.5)
         ax.set_ylim(len(grid.rows) - 0.5, -0.5)
-        ax.set_xticks(range(len(grid.columns)), [_wrapped(one.label, 100 // len(grid.columns)) for one in grid.columns])
+        ax.set_xticks(
+            range(len(grid.columns)), [_wrapped(one.label, 100 // len(grid.columns)) for one in grid.columns]
+        )
         ax.set_yticks(range(len(grid.rows)), [short_label(one.label) for one in grid.rows])
         ax.set_xlabel(grid.axis)
         canvas.supxlabel(collapse_words(grid, kl_name, briefly=True), fontsize=7, color=theme.soft)
@@ -121,7 +127,9 @@ def _map(grid: StudyMap, panel: Named, cells: Grid, score: StudyScore | None, kl
         if (cell := placed.get((y, x))) is not None and cell.ended < len(cell.runs)
     ]  # fmt: skip
     notes = (f"Not all runs have ended: {'; '.join(missing)}.",) if missing else ()
-    return ReportFigure(figure_name, title, about, notes, draw, (FULL_PAGE, 1.3 + ROW_HEIGHT * len(grid.rows)))
+    return ReportFigure(
+        figure_name, title, about, notes, draw, (FULL_PAGE, 1.3 + ROW_HEIGHT * len(grid.rows))
+    )
 
 
 class _Shades:
@@ -151,10 +159,14 @@ def _draw_cell(ax: Any, x: int, y: int, cell: Cell, factor: float, shades: _Shad
     colour, ink = ("none", theme.ink) if cell.score is None else shades.of(factor * cell.score.mean)
     ax.add_patch(Rectangle((x - 0.49, y - 0.49), 0.98, 0.98, fc=colour, ec="none"))
     if cell.beyond:
-        ax.add_patch(Rectangle((x - 0.49, y - 0.49), 0.98, 0.98, fc="none", ec=ink, lw=0, hatch="///", alpha=0.35))
+        ax.add_patch(
+            Rectangle((x - 0.49, y - 0.49), 0.98, 0.98, fc="none", ec=ink, lw=0, hatch="///", alpha=0.35)
+        )
     box = None if colour == "none" else {"boxstyle": "square,pad=0.12", "fc": colour, "ec": "none"}
     score = "no score" if cell.score is None else _number(factor * cell.score.mean, factor)
-    ax.text(x, y - 0.17, score, ha="center", va="center", color=ink, fontsize=9.5, fontweight="bold", bbox=box)
+    ax.text(
+        x, y - 0.17, score, ha="center", va="center", color=ink, fontsize=9.5, fontweight="bold", bbox=box
+    )
     share = f"{cell.collapsed}/{cell.ended} collapsed"
     low = share if cell.score is None else f"{interval_text(cell.score, factor)}   {share}"
     ax.text(x, y + 0.2, low, ha="center", va="center", color=ink, fontsize=6.8, bbox=box)
@@ -167,7 +179,9 @@ def _draw_boundary(ax: Any, placed: dict[tuple[int, int], Cell], theme: Theme) -
             other = placed.get((y + dy, x + dx))
             if other is None or not cell.ended or not other.ended or cell.beyond == other.beyond:
                 continue
-            xs, ys = ((x + 0.5, x + 0.5), (y - 0.5, y + 0.5)) if dx else ((x - 0.5, x + 0.5), (y + 0.5, y + 0.5))
+            xs, ys = (
+                ((x + 0.5, x + 0.5), (y - 0.5, y + 0.5)) if dx else ((x - 0.5, x + 0.5), (y + 0.5, y + 0.5))
+            )
             ax.plot(xs, ys, color=theme.colour(1), lw=3, solid_capstyle="projecting", zorder=5)
 
 
@@ -210,7 +224,7 @@ def _curves(study: Study, grid: StudyMap, panel: Named, score: StudyScore | None
         for ax, column in zip(axes, grid.columns):
             for row in grid.rows:
                 if (band := lines.get((column.name, row.name))) is not None:
-                    draw_band(ax, band, theme, rows[row.name], markers=True)
+                    draw_band(ax, band, theme, rows[row.name], markers=True, alpha=FAINT)
             ax.set_title(_wrapped(f"{grid.axis}: {column.label}", 36), loc="left")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         for place in np.cumsum([0, *panel_rows(len(grid.columns), CURVE_PANELS)[:-1]]).tolist():
@@ -237,7 +251,9 @@ def row_series(variants: Sequence[Variant], grid: StudyMap) -> dict[str, int]:
 
 def _legend(canvas: Canvas, theme: Theme, entries: Sequence[tuple[str, int]]) -> None:
     handles = [Line2D([], [], color=theme.colour(k), ls=dashes(k), marker=marker(k)) for _, k in entries]
-    canvas.legend(handles, [label for label, _ in entries], loc="outside upper left", ncols=4, borderaxespad=0.2)
+    canvas.legend(
+        handles, [label for label, _ in entries], loc="outside upper left", ncols=4, borderaxespad=0.2
+    )
 
 
 # ---- the atlas ---------------------------------------------------------------------------------------------------------
@@ -257,7 +273,11 @@ def _atlas(study: Study, grid: StudyMap, panel: Named, cells: Grid, score: Study
     percent = score is not None and score.percent
     words = "score" if score is None else score.words
     shown: list[tuple[str, float, Callable[[Cell], SeedMean | None]]] = [
-        (f"final {words} (%)" if percent else f"final {words}", 100.0 if percent else 1.0, lambda cell: cell.score),
+        (
+            f"final {words} (%)" if percent else f"final {words}",
+            100.0 if percent else 1.0,
+            lambda cell: cell.score,
+        ),
         (kl_words, 1.0, lambda cell: cell.kl),
         ("token entropy (nats)", 1.0, lambda cell: cell.entropy),
     ]
@@ -278,7 +298,14 @@ def _atlas(study: Study, grid: StudyMap, panel: Named, cells: Grid, score: Study
         for i, (ax, (axis, factor, _)) in enumerate(zip(axes, shown)):
             for j, column in enumerate(grid.columns):
                 if points[i, column.name]:
-                    _draw_along_p(ax, points[i, column.name], factor, matplotlib.colors.to_hex(ramp[j]), j, len(grid.columns))
+                    _draw_along_p(
+                        ax,
+                        points[i, column.name],
+                        factor,
+                        matplotlib.colors.to_hex(ramp[j]),
+                        j,
+                        len(grid.columns),
+                    )
             means = [mean.mean for column in grid.columns for _, mean in points[i, column.name]]
             if i == 1 and means and min(means) > 0 and max(means) / min(means) > 30:
                 ax.set_yscale("log")
@@ -290,12 +317,21 @@ def _atlas(study: Study, grid: StudyMap, panel: Named, cells: Grid, score: Study
             for j in range(len(grid.columns))
         ]
         labels = [short_label(column.label) for column in grid.columns]
-        canvas.legend(handles, labels, loc="outside upper left", ncols=min(6, len(labels)), title=grid.axis, alignment="left")
+        canvas.legend(
+            handles,
+            labels,
+            loc="outside upper left",
+            ncols=min(6, len(labels)),
+            title=grid.axis,
+            alignment="left",
+        )
 
     return ReportFigure(_named("atlas", panel), title, about, (), draw, (FULL_PAGE, 3.6))
 
 
-def _draw_along_p(ax: Any, points: Sequence[tuple[float, SeedMean]], factor: float, colour: str, j: int, count: int) -> None:
+def _draw_along_p(
+    ax: Any, points: Sequence[tuple[float, SeedMean]], factor: float, colour: str, j: int, count: int
+) -> None:
     """Lines stand a little beside each other, so that intervals at one p do not hide one another."""
     span = points[-1][0] - points[0][0] or 1.0
     shift = span * 0.012 * (j - (count - 1) / 2)

@@ -39,7 +39,10 @@ def map_report(study: Study, grid: StudyMap) -> MapReport:
     """Everything that a report says of the study's map."""
     score = study_score(study)
     cells = map_cells(
-        grid, study.variants, None if score is None else score.metric, percent=score is not None and score.percent
+        grid,
+        study.variants,
+        None if score is None else score.metric,
+        percent=score is not None and score.percent,
     )
     return MapReport(
         map_headline(grid, cells), map_summary(study, grid, cells), map_table(grid, cells, score),
@@ -79,14 +82,22 @@ def map_summary(study: Study, grid: StudyMap, cells: Grid) -> tuple[Part, ...]:
 def _row_words(grid: StudyMap, panel: Named, row: Named, cells: Grid) -> str:
     found = [(column, cells.get((panel.name, row.name, column.name))) for column in grid.columns]
     beyond = [column.label for column, cell in found if cell is not None and cell.beyond]
-    some = [f"{column.label} ({cell.collapsed} of {cell.ended})" for column, cell in found if cell and cell.collapsed]
+    some = [
+        f"{column.label} ({cell.collapsed} of {cell.ended})"
+        for column, cell in found
+        if cell and cell.collapsed
+    ]
     missing = [column.label for column, cell in found if cell is None or not cell.ended]
+    if len(missing) == len(found):
+        return f"{row.label}: no run has ended."
     if not some:
-        words = "no run collapsed" if len(missing) < len(found) else "no run has ended"
+        words = "no run collapsed"
     else:
         words = f"runs collapsed at {grid.axis} {', '.join(some)}"
-        words += f"; beyond the boundary at {', '.join(beyond)}" if beyond else "; no cell is beyond the boundary"
-    return f"{row.label}: {words}" + (f"; nothing has ended at {', '.join(missing)}." if missing and some else ".")
+        words += (
+            f"; beyond the boundary at {', '.join(beyond)}" if beyond else "; no cell is beyond the boundary"
+        )
+    return f"{row.label}: {words}" + (f"; nothing has ended at {', '.join(missing)}." if missing else ".")
 
 
 def map_table(grid: StudyMap, cells: Grid, score: StudyScore | None) -> ReportTable:
@@ -162,6 +173,11 @@ def map_csv(cells: Grid) -> str:
     for place, cell in cells.items():
         for one in cell.runs:
             run = one.run
-            numbers = [repr(value) if value is not None else "" for value in (one.start, one.score, one.kl, one.entropy)]
-            writer.writerow([*place, run.seed or "", run.state, *numbers, one.collapse or "", run.reason or ""])
+            numbers = [
+                repr(value) if value is not None else ""
+                for value in (one.start, one.score, one.kl, one.entropy)
+            ]
+            writer.writerow(
+                [*place, run.seed or "", run.state, *numbers, one.collapse or "", run.reason or ""]
+            )
     return text.getvalue()

@@ -23,6 +23,7 @@ from gmpo_mm.reports.run_readers import (
     tensorboard_folders,
 )
 from gmpo_mm.reports.study import Run, Study, StudyMap, Variant
+from gmpo_mm.reports.words import plural
 from gmpo_mm.runs.reading import read_json
 from gmpo_mm.runs.run_config import yaml_differences
 
@@ -124,7 +125,7 @@ def _read_sweep(path: Path) -> Study:
             target_score=None if data.get("target_score") is None else float(data["target_score"]),
             paper=data.get("paper"),
             commands=tuple(filter(None, [as_typed(hide_command(map(str, data.get("command") or ())))])),
-            notes=_left_out(variants),
+            notes=_left_out(variants) if data.get("map") is None else _left_out_of_map(variants),
             map=None if data.get("map") is None else StudyMap.from_json(data["map"]),
         )  # fmt: skip
         if study.map is not None and (lost := [one.name for one in variants if one.name not in study.map.cells]):
@@ -173,6 +174,16 @@ def _left_out(variants: Sequence[Variant]) -> tuple[str, ...]:
         for run in variant.runs
         if not run.counts
     )
+
+
+def _left_out_of_map(variants: Sequence[Variant]) -> tuple[str, ...]:
+    """The same of a map, which may have hundreds of runs that are still to come: these are counted."""
+    coming = Counter(run.state for variant in variants for run in variant.runs if run.state in ("waiting", "running"))
+    counted = ", ".join(f"{plural(count, 'run')} {state}" for state, count in coming.items())
+    others = tuple(
+        replace(variant, runs=tuple(run for run in variant.runs if run.state not in coming)) for variant in variants
+    )
+    return (*([f"{counted}."] if counted else []), *_left_out(others))
 
 
 def _group(runs: Sequence[Run]) -> list[Variant]:

@@ -73,14 +73,17 @@ Grid = Mapping[tuple[str, str, str], Cell]
 
 def kl_metric(variants: Sequence[Variant]) -> str | None:
     """The KL that the map goes by: to the model before training where any run logs it, else to the old policy."""
-    return next((name for name in (KL_TO_START, KL_TO_OLD) if any(variant.has(name) for variant in variants)), None)
+    return next(
+        (name for name in (KL_TO_START, KL_TO_OLD) if any(variant.has(name) for variant in variants)), None
+    )
 
 
 def map_cells(study_map: StudyMap, variants: Sequence[Variant], metric: str | None, percent: bool) -> Grid:
     """All cells. `metric`: the validation score's name; `percent`: it is a share, so intervals end at 0 and 1."""
     kl_name = kl_metric(variants)
     return {
-        study_map.cells[variant.name]: _cell(variant, metric, kl_name, study_map.collapse_kl, percent) for variant in variants
+        study_map.cells[variant.name]: _cell(variant, metric, kl_name, study_map.collapse_kl, percent)
+        for variant in variants
     }
 
 
@@ -104,7 +107,9 @@ def _map_run(run: Run, metric: str | None, kl_name: str | None, bound: float) ->
     start = None if scores is None or scores.steps[0] != 0 else float(scores.values[0])
     score = float(scores.values[-1]) if scores is not None and run.counts and scores.steps[-1] > 0 else None
     kl = _last(run, [] if kl_name is None else [kl_name])
-    collapse = collapse_of(run, score, start, kl, bound, [name for name in (metric, kl_name) if name is not None])
+    collapse = collapse_of(
+        run, score, start, kl, bound, [name for name in (metric, kl_name) if name is not None]
+    )
     return MapRun(run, score, start, kl, _last(run, ENTROPY), collapse, run.counts or ended_by_guard(run))
 
 

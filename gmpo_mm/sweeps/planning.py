@@ -23,7 +23,8 @@ from gmpo_mm.planning.model_files import check_adapter
 from gmpo_mm.runs.progress import Progress
 from gmpo_mm.runs.run_data import with_columns
 from gmpo_mm.runs.trackers import check_trackers
-from gmpo_mm.sweeps.sweep_file import Sweep, Variant
+from gmpo_mm.sweeps.sweep_file import Sweep
+from gmpo_mm.sweeps.sweep_map import Variant
 
 NAMES_OF_A_RUN = (
     "trainer.run_dir", "trainer.save_checkpoint_path", "trainer.project_name", "trainer.experiment_name",

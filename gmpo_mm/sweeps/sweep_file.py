@@ -29,7 +29,7 @@ from gmpo_mm.config.words import settings_for_key
 from gmpo_mm.config.yaml_text import parse_override, read_file
 from gmpo_mm.credentials import clean, hide, hide_argument, hide_command, hide_written, remember, texts_of
 from gmpo_mm.errors import ConfigError
-from gmpo_mm.sweeps.sweep_map import AXIS_KEYS, COLLAPSE_KL, COLUMN_KEYS, MAP_KEYS, PANEL_KEYS, Place, SweepMap
+from gmpo_mm.sweeps.sweep_map import AXIS_KEYS, COLLAPSE_KL, COLUMN_KEYS, MAP_KEYS, PANEL_KEYS, Place, SweepMap, Variant
 
 KEYS = (
     "name", "title", "base", "overrides", "variants", "seeds", "evaluation", "target_score", "budget", "paper", "ray_address",
@@ -49,17 +49,6 @@ _RESOLVER = re.compile(r"(?<!\\)\$\{\s*[\w.]+\s*:")
 """`${oc.env:NAME}`, and what else is no name of a key."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _NAME_RULE = "letters, digits, _ and -, at most 64 (it names folders)"
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One arm of a sweep. `base` and `overrides` are its own; the sweep's come before them."""
-
-    name: str
-    label: str
-    base: str | None = None
-    overrides: tuple[str, ...] = ()
-    paper_line: int | None = None
 
 
 @dataclass(frozen=True)

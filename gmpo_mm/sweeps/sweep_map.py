@@ -18,10 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from gmpo_mm.sweeps.sweep_file import Variant
+from typing import Any
 
 MAP_KEYS = ("axis", "panels", "collapse_kl", "exponents")
 AXIS_KEYS = ("label", "values")
@@ -29,6 +26,17 @@ COLUMN_KEYS = ("label", "overrides")
 PANEL_KEYS = ("label", "base", "overrides", "columns")
 COLLAPSE_KL = 1.0
 """Nats a token, of the KL to the model before training: beyond it little is left of that model."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One arm of a sweep. `base` and `overrides` are its own; the sweep's come before them."""
+
+    name: str
+    label: str
+    base: str | None = None
+    overrides: tuple[str, ...] = ()
+    paper_line: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,9 @@ class SweepMap:
             replace(
                 row,
                 name=_joined(panel.name, row.name, column.name),
-                label=f"{panel.label}: {row.label}, {column.label}" if panel.name else f"{row.label}, {column.label}",
+                label=f"{panel.label}: {row.label}, {column.label}"
+                if panel.name
+                else f"{row.label}, {column.label}",
                 base=row.base or panel.base,
                 overrides=(*panel.overrides, *row.overrides, *column.overrides),
             )

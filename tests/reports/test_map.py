@@ -30,7 +30,12 @@ GUARD = "step 7: after the update 3 of 40 weights hold NaN or infinity (lm_head.
 
 
 def write_map_run(
-    folder: Path, scores: Sequence[float], kl: float = 0.1, *, state: str = "finished", reason: str | None = None
+    folder: Path,
+    scores: Sequence[float],
+    kl: float = 0.1,
+    *,
+    state: str = "finished",
+    reason: str | None = None,
 ) -> None:
     """A validation at steps 0, 10, ...; training metrics at step 1 and at the last one, where KL and entropy are other ones."""
     folder.mkdir(parents=True)
@@ -40,11 +45,15 @@ def write_map_run(
         if i == 1:
             file.log_metrics(1, "train", {"actor/kl_ref": 7.0, "actor/ppo_kl": 9.0, "actor/entropy": 3.0})
         if i == len(scores) - 1 and i:
-            file.log_metrics(10 * i, "train", {"actor/kl_ref": kl, "actor/ppo_kl": 9.0, "actor/entropy": 2 * kl})
+            file.log_metrics(
+                10 * i, "train", {"actor/kl_ref": kl, "actor/ppo_kl": 9.0, "actor/entropy": 2 * kl}
+            )
         file.log_metrics(10 * i, "validation", {"val/accuracy_reward": score})
 
 
-def write_map_sweep(folder: Path, runs: Mapping[tuple[str, str, int], Mapping[str, Any]], **changes: Any) -> Path:
+def write_map_sweep(
+    folder: Path, runs: Mapping[tuple[str, str, int], Mapping[str, Any]], **changes: Any
+) -> Path:
     """sweep.json and its runs. (row, column, seed) -> arguments of `write_map_run`; a run without any is waiting."""
     entries = []
     for (row, column, seed), given in runs.items():
@@ -115,11 +124,17 @@ def test_means_and_intervals_are_those_of_a_naive_loop(folder: Path) -> None:
     for (row, column), scores, kls in (
         (("grpo", "k0"), [0.6, 0.5, 0.7], [0.1, 0.3, 0.1]),
         (("gmpo", "k0"), [0.65, 0.6], [0.1, 0.1]),
-        (("grpo", "k8"), [0.2, 0.9], [0.1, 1.5, 0.1]),  # the guard's run has no final score, and a KL at its last step
+        (
+            ("grpo", "k8"),
+            [0.2, 0.9],
+            [0.1, 1.5, 0.1],
+        ),  # the guard's run has no final score, and a KL at its last step
     ):
         found = cell(parts, row, column)
         assert found["score"]["mean"] == pytest.approx(sum(scores) / len(scores))
-        spread = math.sqrt(sum((x - sum(scores) / len(scores)) ** 2 for x in scores) / (len(scores) - 1) / len(scores))
+        spread = math.sqrt(
+            sum((x - sum(scores) / len(scores)) ** 2 for x in scores) / (len(scores) - 1) / len(scores)
+        )
         half = stats.t.ppf(0.975, len(scores) - 1) * spread
         assert found["score"]["low"] == pytest.approx(max(0.0, np.mean(scores) - half))
         assert found["score"]["high"] == pytest.approx(min(1.0, np.mean(scores) + half))
@@ -145,12 +160,24 @@ def test_runs_that_have_not_ended_or_ended_by_an_error_are_missing_and_not_colla
 ) -> None:
     parts = numbers(folder)
     found = cell(parts, "gmpo", "k0")
-    assert (found["runs"], found["ended"], found["collapsed"], found["score"]["values"]) == (3, 2, 0, (0.65, 0.6))
+    assert (found["runs"], found["ended"], found["collapsed"], found["score"]["values"]) == (
+        3,
+        2,
+        0,
+        (0.65, 0.6),
+    )
     found = cell(parts, "gmpo", "k8")
-    assert (found["runs"], found["ended"], found["collapsed"], found["beyond"], found["score"]) == (3, 0, 0, False, None)
+    assert (found["runs"], found["ended"], found["collapsed"], found["beyond"], found["score"]) == (
+        3,
+        0,
+        0,
+        False,
+        None,
+    )
     text = (report.folder / "report.md").read_text()
+    assert "1 run running, 2 runs waiting." in text and "seed 2: waiting" not in text
     assert "Runs that ended by an error" in text and "GMPO, 8, seed 1: exit code 1: out of memory" in text
-    assert "- GMPO: no run collapsed." in text
+    assert "- GMPO: no run collapsed; nothing has ended at 8." in text
     notes = report.numbers["figures"]["map"]["notes"]
     assert notes == ["Not all runs have ended: GMPO, 0: 2 of 3; GMPO, 8: 0 of 3."]
 
@@ -177,7 +204,7 @@ def test_one_seed_has_a_mean_and_no_interval(tmp_path: Path) -> None:
 
 
 def test_a_map_whose_runs_have_not_begun_says_so(tmp_path: Path) -> None:
-    report = write_report([write_map_sweep(tmp_path / "m", dict.fromkeys(FINISHED, {}))], tmp_path / "r")
+    report = write_report([write_map_sweep(tmp_path / "m", {key: {} for key in FINISHED})], tmp_path / "r")
     assert "0 of 12 runs ended" in report.headline
     assert not report.numbers["figures"]["map"]["drawn"] and not (report.folder / "figures/map.png").exists()
 
@@ -192,7 +219,9 @@ def test_the_bound_is_the_sweeps_and_is_said_with_the_picture(folder: Path, tmp_
     assert "is above 2 nats a token" in parts.figures[0].about
 
 
-def test_without_a_reference_the_kl_is_that_to_the_old_policy_and_is_called_so(folder: Path, tmp_path: Path) -> None:
+def test_without_a_reference_the_kl_is_that_to_the_old_policy_and_is_called_so(
+    folder: Path, tmp_path: Path
+) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "m"))
     for file in copy.rglob("metrics.jsonl"):
         file.write_text(file.read_text().replace("actor/kl_ref", "x/kl_ref"))

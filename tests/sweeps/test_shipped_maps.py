@@ -11,12 +11,15 @@ from gmpo_mm.config import config_differences, load_config
 from gmpo_mm.engines.checks import validate_for_training
 from gmpo_mm.runs.progress import Progress
 from gmpo_mm.sweeps.planning import NAMES_OF_A_RUN, plan_sweep
-from gmpo_mm.sweeps.sweep_file import Sweep, Variant, load_sweep
+from gmpo_mm.sweeps.sweep_file import Sweep, load_sweep
+from gmpo_mm.sweeps.sweep_map import Variant
 from tests.engine.runs import ROOT
 from tests.sweeps.test_shipped_sweeps import MAPS, workplace
 
 __all__ = ["workplace"]  # the fixture
-LOSS = re.compile(r"worker\.actor\.(loss_type|loss_avg_mode|clip_ratio_\w+|(gmpo|power_mean)\.\w+)|algorithm\.adv_estimator")
+LOSS = re.compile(
+    r"worker\.actor\.(loss_type|loss_avg_mode|clip_ratio_\w+|(gmpo|power_mean)\.\w+)|algorithm\.adv_estimator"
+)
 LOSSES = {
     "grpo", "dr_grpo", "gmpo_0_2", "gmpo_0_4", "gmpo_none", "gspo", "cispo", "power_25", "power_50", "power_75", "power_100",
 }  # fmt: skip
@@ -70,7 +73,9 @@ def test_a_loss_passes_the_checks_of_a_run_in_every_column_and_panel(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MAPS)
-def test_every_cell_can_be_planned(monkeypatch: pytest.MonkeyPatch, workplace: Path, tmp_path: Path, name: str) -> None:
+def test_every_cell_can_be_planned(
+    monkeypatch: pytest.MonkeyPatch, workplace: Path, tmp_path: Path, name: str
+) -> None:
     monkeypatch.chdir(workplace)
     with Progress(live=False) as progress:
         sweep = load_sweep(name, ["seeds=[1]"])

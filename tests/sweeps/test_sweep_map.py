@@ -29,7 +29,10 @@ VALID: dict[str, Any] = {
                 "fast": {"label": 0.001, "overrides": ["worker.actor.optim.lr=1e-3"]},
             },
         },
-        "panels": {"text": {"label": "Text"}, "vision": {"label": "Vision", "base": "vision.yaml", "overrides": ["a=1"]}},
+        "panels": {
+            "text": {"label": "Text"},
+            "vision": {"label": "Vision", "base": "vision.yaml", "overrides": ["a=1"]},
+        },
         "collapse_kl": 2.0,
         "exponents": {"grpo": 1.0, "gmpo": 0.0},
     },
@@ -65,7 +68,11 @@ def test_without_panels_a_cell_is_called_by_row_and_column(tmp_path: Path) -> No
 
 def test_a_panel_may_have_some_of_the_columns(tmp_path: Path) -> None:
     sweep = load(tmp_path, {"panels": {"a": {"columns": ["fast"]}, "b": {}}})
-    assert [v.name for v in sweep.variants if "grpo" in v.name] == ["a_grpo_fast", "b_grpo_slow", "b_grpo_fast"]
+    assert [v.name for v in sweep.variants if "grpo" in v.name] == [
+        "a_grpo_fast",
+        "b_grpo_slow",
+        "b_grpo_fast",
+    ]
     again = load_sweep(write_resolved(tmp_path, sweep))
     assert again.variants == sweep.variants
 
@@ -96,10 +103,17 @@ def test_columns_may_be_added_and_the_bound_changed_but_no_cell(tmp_path: Path) 
     old = load(tmp_path).to_dict()
     more = {"faster": {"overrides": ["worker.actor.optim.lr=1e-2"]}}
     axis = {"label": "rate", "values": {**VALID["map"]["axis"]["values"], **more}}
-    assert not sweep_differences(old, load(tmp_path, {"axis": axis, "collapse_kl": 5.0, "exponents": None}).to_dict())
-    axis = {"label": "rate", "values": {**VALID["map"]["axis"]["values"], "slow": {"overrides": ["worker.actor.optim.lr=1e-5"]}}}
+    assert not sweep_differences(
+        old, load(tmp_path, {"axis": axis, "collapse_kl": 5.0, "exponents": None}).to_dict()
+    )
+    axis = {
+        "label": "rate",
+        "values": {**VALID["map"]["axis"]["values"], "slow": {"overrides": ["worker.actor.optim.lr=1e-5"]}},
+    }
     changed = {key for key, _, _ in sweep_differences(old, load(tmp_path, {"axis": axis}).to_dict())}
-    assert changed == {f"variants.{panel}_{row}_slow.overrides" for panel in ("text", "vision") for row in ("grpo", "gmpo")}
+    assert changed == {
+        f"variants.{panel}_{row}_slow.overrides" for panel in ("text", "vision") for row in ("grpo", "gmpo")
+    }
     without = {**VALID, "map": None}
     (tmp_path / "plain.yaml").write_text(yaml.safe_dump(without))
     assert "variants.text_grpo_slow" in {
@@ -125,10 +139,12 @@ def test_columns_may_be_added_and_the_bound_changed_but_no_cell(tmp_path: Path) 
         ({"collapse_kl": 0}, ["map.collapse_kl = 0", "above 0"]),
         ({"exponents": {"gspo": 1}}, ["map.exponents.gspo = 1", "grpo, gmpo"]),
         ({"exponents": {"grpo": "one"}}, ["map.exponents.grpo = 'one'", "a number"]),
-        ({"panels": {"a": {}, "a_grpo": {}}, "axis": {"values": {"x": {}, "grpo_x": {}}}}, ["would both be called a_grpo_grpo_x"]),
+        ({"panels": {"a": {}, "a_grpo": {}}, "axis": {"values": {"x": {}, "grpo_x": {}}}}, ["both be called a_grpo_grpo_x"]),
     ],
 )  # fmt: skip
-def test_a_mistake_in_a_map_names_key_value_and_fix(tmp_path: Path, changes: dict[str, Any], named: list[str]) -> None:
+def test_a_mistake_in_a_map_names_key_value_and_fix(
+    tmp_path: Path, changes: dict[str, Any], named: list[str]
+) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, changes)
     for text in named:
