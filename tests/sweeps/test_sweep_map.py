@@ -11,8 +11,11 @@ import yaml
 
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.reports.study import StudyMap
-from gmpo_mm.sweeps.directory import sweep_differences
+from gmpo_mm.runs.progress import Progress
+from gmpo_mm.sweeps.directory import SweepDirectory, sweep_differences
+from gmpo_mm.sweeps.planning import plan_sweep
 from gmpo_mm.sweeps.sweep_file import Sweep, load_sweep
+from tests.sweeps.sweeps import NO_CLIP, write_sweep
 
 VALID: dict[str, Any] = {
     "base": "base.yaml",
@@ -119,6 +122,26 @@ def test_columns_may_be_added_and_the_bound_changed_but_no_cell(tmp_path: Path) 
     assert "variants.text_grpo_slow" in {
         key for key, _, _ in sweep_differences(old, load_sweep(tmp_path / "plain.yaml").to_dict())
     }
+
+
+def test_a_directory_keeps_its_cells_and_takes_a_new_bound(tmp_path: Path, data: Path) -> None:
+    grid = {"axis": {"label": "rate", "values": VALID["map"]["axis"]["values"]}, "collapse_kl": 2.0}
+    file = write_sweep(tmp_path, data, {"gmpo": {}, **NO_CLIP}, map=grid)
+
+    def look(*overrides: str) -> SweepDirectory:
+        sweep = load_sweep(file, overrides)
+        with Progress(live=False) as progress:
+            planned = plan_sweep(sweep, tmp_path / "out", progress)
+        return SweepDirectory.look(tmp_path / "out", sweep, planned, [], ["gmpo-mm", "sweep"])
+
+    (tmp_path / "out").mkdir()
+    look().begin()
+    look("map.collapse_kl=3", "map.exponents={gmpo: 0}").begin()
+    written = json.loads((tmp_path / "out/sweep.json").read_text())
+    assert written["map"]["collapse_kl"] == 3.0 and written["map"]["exponents"] == {"gmpo": 0.0}
+    assert set(written["map"]["cells"]) == {run["variant"] for run in written["runs"]}
+    with pytest.raises(ConfigError, match=r"variants\.gmpo_slow\.overrides"):
+        look("map.axis.values.slow.overrides=[worker.actor.optim.lr=1e-5]")
 
 
 @pytest.mark.parametrize(
