@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from gmpo_mm.planning.micro_batch import (
 
 SAMPLING, SYNC = "sampling", "weight sync"
 KV_CACHE, SAMPLER_WEIGHTS, SAMPLER = "KV cache", "sampler's weights", "sampler, asleep or at work"
+OTHER_WEIGHTS = "former and rounded weights"
 
 VLLM_ASLEEP = 1.5 * GIB
 """What vLLM keeps on the card while it sleeps: its own CUDA context and captured graphs."""
@@ -164,7 +166,23 @@ def _memory(
         phases = {SAMPLING: held | {KV_CACHE: int(sampler.kv_bytes)} | logits}
     for name, peak in measured.peaks.items():
         phases[name] = dict(peak.kinds) | ({SAMPLER: int(VLLM_ASLEEP)} if on_vllm else {})
+    for name, size in _off_policy_copies(config, measured, on_vllm, card is None):
+        phases[name] = phases[name] | {OTHER_WEIGHTS: size}
     return {name: _rounded(kinds, card) for name, kinds in phases.items()}
+
+
+def _off_policy_copies(
+    config: Config, measured: Measured, on_vllm: bool, on_cpu: bool
+) -> Iterator[tuple[str, int]]:
+    """(phase, bytes) of the weights that `staleness` keeps on the CPU, and of those that the model is lent for sampling."""
+    rollout, trained = config.worker.rollout, 4 * measured.trained
+    kept = (rollout.staleness + 1) * trained if rollout.staleness and on_cpu else 0
+    lent = trained if rollout.staleness and not on_cpu else 0  # a CPU lends what it keeps
+    lent += measured.held[WEIGHTS] if rollout.emulate.weights != "none" else 0
+    for name in (SAMPLING, *((SYNC,) if on_vllm else ()), *measured.peaks):
+        size = kept + (lent if name == (SYNC if on_vllm else SAMPLING) else 0)
+        if size:
+            yield name, size
 
 
 def _rounded(kinds: dict[str, int], card: Card | None) -> Peak:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
 from gmpo_mm.config import load_config
+from gmpo_mm.engines.local import launch
 from gmpo_mm.engines.local.launch import train
+from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.runs.metrics_file import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +34,9 @@ SMALL = [
     "trainer.logger=[console]",
     "trainer.threads=1",
 ]
+
+SAVING = ("data.val_files=", "trainer.save_freq=1", "trainer.save_limit=-1")
+"""No validation, and a checkpoint of each step."""
 
 
 def write_data(folder: Path, train_size: int = 24, test_size: int = 6) -> Path:
@@ -65,6 +73,16 @@ def start_process(args: list[str], program: Sequence[str] = CLI, **environment: 
     )  # fmt: skip
 
 
+def kill_when(args: list[str], is_time: Callable[[], bool]) -> None:
+    """Start a training, and end it with signal 9 as soon as it is time."""
+    process = start_process(args)
+    while not is_time():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.0005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 def run_process(args: list[str], **environment: str) -> tuple[int, str]:
     """Run to the end; returns exit code and output."""
     process = start_process(args, **environment)
@@ -86,6 +104,12 @@ def train_metrics(run_dir: Path) -> list[dict[str, Any]]:
 def weights(run_dir: Path, step: int) -> dict[str, Any]:
     """The weights of a checkpoint."""
     return load_file(run_dir / f"checkpoints/step_{step}/huggingface/model.safetensors")
+
+
+def policy_of(data: Path, run_dir: Path, step: int) -> PolicyModel:
+    """The policy of a checkpoint, in float32 on the CPU."""
+    args = arguments(data, run_dir, f"worker.actor.model.model_path={run_dir}/checkpoints/step_{step}/huggingface")
+    return launch._load_policy(load_config(args[0], args[1:]).config, torch.device("cpu"), torch.float32)[0]
 
 
 def file_bytes(run_dir: Path, step: int) -> dict[str, bytes]:

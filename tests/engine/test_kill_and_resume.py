@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from gmpo_mm.runs.metrics_file import read_events
 from tests.engine.runs import (
     arguments,
     file_bytes,
+    kill_when,
     metrics_without_times,
     run_here,
     run_process,
@@ -45,15 +45,6 @@ def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def has_line(run_dir: Path, kind: str, step: int) -> bool:
     file = run_dir / "metrics.jsonl"
     return file.exists() and any(f'"step": {step}, "kind": "{kind}"' in line for line in file.read_text().splitlines())
-
-
-def kill_when(args: list[str], is_time: Callable[[], bool]) -> None:
-    process = start_process(args)
-    while not is_time():
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.0005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def assert_same_end(run_dir: Path, straight: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -9,19 +10,30 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gmpo_mm.config import load_config
+from gmpo_mm.config import Config, load_config
 from gmpo_mm.engines.checks import validate_for_training
 from gmpo_mm.engines.local import launch
 from gmpo_mm.errors import ConfigError, TrainingError
 from gmpo_mm.models.policy import PolicyModel
+from gmpo_mm.rollout.hf import HFRollout
 from gmpo_mm.runs.metrics_file import read_metrics
 from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import Batch
-from tests.engine.runs import arguments, file_bytes, metrics_without_times, run_here, train_metrics
+from tests.engine.runs import (
+    SAVING,
+    arguments,
+    file_bytes,
+    kill_when,
+    metrics_without_times,
+    policy_of,
+    run_here,
+    run_process,
+    train_metrics,
+)
 
 STALENESS = "worker.rollout.staleness"
 LARGE_RATE = "worker.actor.optim.lr=1e-3"
-SAVED = ("data.val_files=", "trainer.save_freq=1", "trainer.save_limit=-1", LARGE_RATE)
+SAVED = (*SAVING, LARGE_RATE)
 
 
 def hashes(run_dir: Path) -> dict[int, dict[str, str]]:
@@ -97,11 +109,6 @@ def test_the_first_ratio_is_that_of_the_new_to_the_stale_weights(
     assert line["rollout/log_prob_gap_mean"] == pytest.approx(float(gap_BT[batch.mask_BT].mean()), rel=1e-3)
 
 
-def policy_of(data: Path, run_dir: Path, step: int) -> PolicyModel:
-    args = arguments(data, run_dir, f"worker.actor.model.model_path={run_dir}/checkpoints/step_{step}/huggingface")
-    return launch._load_policy(load_config(args[0], args[1:]).config, torch.device("cpu"), torch.float32)[0]
-
-
 def test_killed_between_steps_and_gone_on_it_gives_the_same_bytes(
     data: Path, lagging: dict[int, Path], tmp_path: Path
 ) -> None:
@@ -150,3 +157,46 @@ def test_bad_settings_are_refused_with_key_value_and_fix(
     args = arguments(data, tmp_path / "run", *settings)
     with pytest.raises(ConfigError, match=message):
         validate_for_training(load_config(args[0], args[1:]))
+
+
+class OwnWeights(HFRollout):
+    """A sampler with weights of its own, as vLLM has them: it samples with what `sync_weights` showed it last."""
+
+    samples_in_place = False
+
+    def sync_weights(self, model: torch.nn.Module) -> None:
+        self.policy.module.load_state_dict(model.state_dict())
+
+
+def test_a_sampler_with_weights_of_its_own_gets_the_stale_ones(
+    data: Path, lagging: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(config: Config, name: str, policy: PolicyModel, *_: object) -> OwnWeights:
+        module = copy.deepcopy(policy.module)
+        return OwnWeights(
+            PolicyModel(module, forbidden_token_ids=policy.forbidden_token_ids, eos_token_ids=policy.eos_token_ids,
+                        compute_dtype=policy.compute_dtype)
+        )  # fmt: skip
+
+    monkeypatch.setattr(launch, "_build_rollout", build)
+    run_dir = run_here(arguments(data, tmp_path / "run", *SAVED, "trainer.max_steps=4", f"{STALENESS}=1"))
+    assert metrics_without_times(run_dir) == metrics_without_times(lagging[1])
+    assert file_bytes(run_dir, 4) == file_bytes(lagging[1], 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more", [(f"{STALENESS}=2",), (f"{STALENESS}=2", "worker.rollout.emulate={weights: int8, logits_noise: 0.3, top_p: 0.9}")],
+    ids=["stale", "stale-and-emulated"],
+)  # fmt: skip
+def test_killed_with_signal_9_and_gone_on_it_gives_the_same_bytes(data: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
+    steps = ("trainer.max_steps=6", *SAVED, *more)
+    straight = run_here(arguments(data, tmp_path / "straight", *steps))
+    args = arguments(data, tmp_path / "run", *steps)
+    for step in (2, 4):
+        kill_when(args, lambda step=step: (tmp_path / f"run/checkpoints/step_{step}").exists())
+    code, output = run_process(args)
+    assert code == 0, output
+    assert metrics_without_times(tmp_path / "run") == metrics_without_times(straight)
+    for step in (5, 6):
+        assert file_bytes(tmp_path / "run", step) == file_bytes(straight, step)

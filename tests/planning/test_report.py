@@ -11,7 +11,7 @@ from gmpo_mm.config import load_config
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.models.cards import CARDS, CONTEXT_BYTES, GIB, REACHED
 from gmpo_mm.planning.counts import plan_run
-from gmpo_mm.planning.forecast import KV_CACHE, SAMPLER_WEIGHTS, SAMPLING, SYNC
+from gmpo_mm.planning.forecast import KV_CACHE, OTHER_WEIGHTS, SAMPLER_WEIGHTS, SAMPLING, SYNC
 from gmpo_mm.planning.micro_batch import (
     GRADIENTS,
     LOG_PROBS,
@@ -83,6 +83,19 @@ def test_vllm_takes_its_share_of_the_card_and_offloading_makes_room() -> None:
     assert MOMENTS not in moved.forecast.memory[SAMPLING].kinds
     assert MOMENTS in moved.forecast.memory[UPDATE].kinds
     assert moved.forecast.seconds[SYNC] > made.forecast.seconds[SYNC], "the states cross PCIe twice"
+
+
+def test_former_and_rounded_weights_are_counted_where_they_are() -> None:
+    stale = "worker.rollout.staleness=2"
+    on_cpu = plan(stale, device=CPU, card=None)
+    for peak in on_cpu.forecast.memory.values():
+        assert peak.kinds[OTHER_WEIGHTS] == 3 * 4 * on_cpu.measured.trained, "two, and one more while a step goes on"
+    on_gpu = plan(stale, "worker.rollout.name=hf")
+    held = {name: peak.kinds.get(OTHER_WEIGHTS, 0) for name, peak in on_gpu.forecast.memory.items()}
+    assert held.pop(SAMPLING) == 4 * on_gpu.measured.trained and not any(held.values())
+    rounded = plan("worker.rollout.emulate.weights=int8", "worker.rollout.name=hf")
+    kinds = rounded.forecast.memory[SAMPLING].kinds
+    assert kinds[OTHER_WEIGHTS] == kinds[WEIGHTS] and OTHER_WEIGHTS not in rounded.forecast.memory[UPDATE].kinds
 
 
 def test_no_kl_no_reference_and_lora_trains_its_adapters_alone() -> None:

@@ -127,10 +127,12 @@ def test_the_kl_controller_counts_every_sample(batch: Batch, factor: float) -> N
         (True, {"overrides": ["algorithm.disable_kl=false", "algorithm.use_kl_loss=false"]}),  # KL in the reward
         (False, {"mini": 2, "exact": True}),  # the sampler's own
         (True, {"mini": 2, "exact": True, "truncated": True}),
+        (True, {"mini": 2, "exact": True, "overrides": ["worker.rollout.emulate.logits_noise=0.1"]}),
+        (False, {"mini": 2, "overrides": ["worker.rollout.staleness=1"]}),  # the sampler's, of whatever precision
     ],
 )
 def test_old_log_probs_are_computed_only_where_they_are_read(reads: bool, changes: dict[str, Any]) -> None:
-    trainer = make_trainer(0.1, *changes.get("overrides", ["algorithm.disable_kl=true"]))
+    trainer = make_trainer(0.1, "algorithm.disable_kl=true", *changes.get("overrides", []))
     update = SimpleNamespace(epochs=changes.get("epochs", 1), mini_batch_prompts=changes.get("mini", 4))
     trainer.actor = SimpleNamespace(config=update)  # type: ignore[assignment]
     trainer.rollout = SimpleNamespace(exact_log_probs=changes.get("exact", False))  # type: ignore[assignment]
