@@ -23,7 +23,7 @@ from gmpo_mm.reports.scores import StudyScore
 from gmpo_mm.reports.seed_statistics import LEVEL, SeedMean
 from gmpo_mm.reports.study import Named, Study, StudyMap, Variant
 from gmpo_mm.reports.study_map import KL_TO_START, Cell, Grid, kl_metric
-from gmpo_mm.reports.words import MINUS
+from gmpo_mm.reports.words import MINUS, plural
 
 COLOURS = "cividis"
 """Perceptually uniform, and the same to readers who do not tell red from green (doi:10.1371/journal.pone.0199239)."""
@@ -121,12 +121,8 @@ def _map(
         labels = ["most runs collapsed", "collapse boundary", "no run has ended"]
         canvas.legend(handles, labels, loc="outside upper left", ncols=3, borderaxespad=0.2)
 
-    missing = [
-        f"{row.label}, {column.label}: {cell.ended} of {len(cell.runs)}"
-        for y, row in enumerate(grid.rows) for x, column in enumerate(grid.columns)
-        if (cell := placed.get((y, x))) is not None and cell.ended < len(cell.runs)
-    ]  # fmt: skip
-    notes = (f"Not all runs have ended: {'; '.join(missing)}.",) if missing else ()
+    short = sum(cell.ended < len(cell.runs) for cell in placed.values())
+    notes = (f"Not all runs of {short} of the {plural(len(placed), 'cell')} have ended.",) if short else ()
     return ReportFigure(
         figure_name, title, about, notes, draw, (FULL_PAGE, 1.3 + ROW_HEIGHT * len(grid.rows))
     )

@@ -68,9 +68,10 @@ def write_report(paths: Sequence[Path], out: Path | None = None, *, target_score
     summary = _summary(study, tables) if found is None else found.summary
     said = headline(study, tables) if found is None else found.headline
     made_by = report_command(paths, out, target_score)
-    scores = tuple(map(score_report_table, tables)) if found is None else (found.table,)
+    scores = tuple(map(score_report_table, tables))
     paper = paper_table(study, tables)
-    others = (training_report_table(study), *filter(None, [paper]), variants_table(study), runs_table(study))
+    firsts = filter(None, [None if found is None else found.table, training_report_table(study), paper])
+    others = (*firsts, variants_table(study), runs_table(study))
     for figure in figures:
         _write_pictures(figure, folder / "figures")
     numbers = _numbers(study, tables, figures, summary) | {"headline": said, "commands": [*study.commands, made_by]}

@@ -89,8 +89,8 @@ FINISHED: dict[tuple[str, str, int], dict[str, Any]] = {
     ("grpo", "k8", 1): {"scores": [0.3, 0.5, 0.2]},  # below its start
     ("grpo", "k8", 2): {"scores": [0.3, 0.5, 0.9], "kl": 1.5},  # far from its start
     ("grpo", "k8", 3): {"scores": [0.3, 0.5], "state": "failed", "reason": GUARD},
-    ("gmpo", "k0", 1): {"scores": [0.2, 0.5, 0.65]},
-    ("gmpo", "k0", 2): {"scores": [0.2, 0.5, 0.6]},
+    ("gmpo", "k0", 1): {"scores": [0.2, 0.5, 0.65], "kl": 1.0},  # at the bound, not above it
+    ("gmpo", "k0", 2): {"scores": [0.6, 0.5, 0.6]},  # as high as its start, not below it
     ("gmpo", "k0", 3): {"scores": [0.2, 0.4], "state": "running"},
     ("gmpo", "k8", 1): {"scores": [0.3, 0.1], "state": "failed", "reason": "exit code 1: out of memory"},
     ("gmpo", "k8", 2): {},
@@ -123,7 +123,7 @@ def test_means_and_intervals_are_those_of_a_naive_loop(folder: Path) -> None:
     parts = numbers(folder)
     for (row, column), scores, kls in (
         (("grpo", "k0"), [0.6, 0.5, 0.7], [0.1, 0.3, 0.1]),
-        (("gmpo", "k0"), [0.65, 0.6], [0.1, 0.1]),
+        (("gmpo", "k0"), [0.65, 0.6], [1.0, 0.1]),
         (
             ("grpo", "k8"),
             [0.2, 0.9],
@@ -179,7 +179,7 @@ def test_runs_that_have_not_ended_or_ended_by_an_error_are_missing_and_not_colla
     assert "Runs that ended by an error" in text and "GMPO, 8, seed 1: exit code 1: out of memory" in text
     assert "- GMPO: no run collapsed; nothing has ended at 8." in text
     notes = report.numbers["figures"]["map"]["notes"]
-    assert notes == ["Not all runs have ended: GMPO, 0: 2 of 3; GMPO, 8: 0 of 3."]
+    assert notes == ["Not all runs of 2 of the 4 cells have ended."]
 
 
 def test_half_of_the_runs_is_not_beyond_the_boundary(tmp_path: Path) -> None:
