@@ -59,10 +59,10 @@ class Estimator:
         runs = self.directory.planned
         found = [self.progress(self.directory.record(run)) for run in runs]
         of_all = _speed(found)
-        of_variant = {
-            name: _speed([progress for run, progress in zip(runs, found, strict=True) if run.variant.name == name])
-            for name in {run.variant.name for run in runs}
-        }
+        by_variant: dict[str, list[RunProgress]] = {}
+        for run, progress in zip(runs, found, strict=True):
+            by_variant.setdefault(run.variant.name, []).append(progress)
+        of_variant = {name: _speed(its) for name, its in by_variant.items()}
         once = self._evaluation_seconds() or 0.0
         start = self.startup(found)
         return [
