@@ -91,7 +91,7 @@ FINISHED: dict[tuple[str, str, int], dict[str, Any]] = {
     ("grpo", "k8", 3): {"scores": [0.3, 0.5], "state": "failed", "reason": GUARD},
     ("gmpo", "k0", 1): {"scores": [0.2, 0.5, 0.65], "kl": 1.0},  # at the bound, not above it
     ("gmpo", "k0", 2): {"scores": [0.6, 0.5, 0.6]},  # as high as its start, not below it
-    ("gmpo", "k0", 3): {"scores": [0.2, 0.4], "state": "running"},
+    ("gmpo", "k0", 3): {"scores": [0.2, 0.4], "kl": 5.0, "state": "running"},  # a large KL on the way is no end
     ("gmpo", "k8", 1): {"scores": [0.3, 0.1], "state": "failed", "reason": "exit code 1: out of memory"},
     ("gmpo", "k8", 2): {},
     ("gmpo", "k8", 3): {},
