@@ -19,12 +19,14 @@ BAND_ALPHA = 0.2
 LABEL_LENGTH = 34
 
 
-def draw_band(ax: Any, band: Band, theme: Theme, series: int, *, markers: bool = False) -> None:
+def draw_band(
+    ax: Any, band: Band, theme: Theme, series: int, *, markers: bool = False, alpha: float = BAND_ALPHA
+) -> None:
     """A variant's mean as a line and its seeds' range as a band; the line is thin where not every seed has a value."""
     colour, style = theme.colour(series), dashes(series)
     whole = band.counts == band.seeds
     if band.seeds > 1:
-        ax.fill_between(band.steps, band.low, band.high, color=colour, alpha=BAND_ALPHA, lw=0)
+        ax.fill_between(band.steps, band.low, band.high, color=colour, alpha=alpha, lw=0)
     if not whole.all():
         ax.plot(band.steps, band.mean, color=colour, lw=0.8, ls=style, alpha=0.7)
     shape = marker(series) if markers or whole.sum() == 1 else None

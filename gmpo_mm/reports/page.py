@@ -60,6 +60,7 @@ def make_page(
         other_tables=other_tables,
         figures=[_shown(figure) for figure in in_pairs([figure for figure in figures if figure.draw is not None])],
         not_drawn=[figure for figure in figures if figure.draw is None],
+        legend=study.variants if study.map is None else (),  # figures of a map have their own
         keys=[{"colour": k % len(LIGHT), "dashes": dash_array(k, KEY_WIDTH), "width": KEY_WIDTH} for k in series_of(study)],
         breakable=breakable,
         thinned=MAX_POINTS if longest > MAX_POINTS else None,

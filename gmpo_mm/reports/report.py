@@ -3,6 +3,7 @@
 report.html    everything, in one file that loads nothing
 report.md      the words and the tables
 report.json    the numbers, for programs
+map.csv        of a sweep with a map: a line for each run
 figures/       NAME.png, NAME_dark.png
 """
 
@@ -20,6 +21,7 @@ from typing import Any
 from gmpo_mm.errors import DataError
 from gmpo_mm.reports.figure_style import to_png
 from gmpo_mm.reports.figures import report_figures
+from gmpo_mm.reports.map_report import map_report
 from gmpo_mm.reports.page import Part, count_runs, make_page
 from gmpo_mm.reports.paper_table import paper_table
 from gmpo_mm.reports.report_figure import ReportFigure
@@ -60,16 +62,22 @@ def write_report(paths: Sequence[Path], out: Path | None = None, *, target_score
     folder = out if out is not None else default_folder(paths)
     with _writing(folder):
         (folder / "figures").mkdir(parents=True, exist_ok=True)
-    tables = score_tables(study)
-    figures = report_figures(study, tables)
-    summary, said = _summary(study, tables), headline(study, tables)
+    found = None if study.map is None else map_report(study, study.map)
+    tables = score_tables(study) if found is None else []  # the cells of a map are not compared with the first one
+    figures: Sequence[ReportFigure] = report_figures(study, tables) if found is None else found.figures
+    summary = _summary(study, tables) if found is None else found.summary
+    said = headline(study, tables) if found is None else found.headline
     made_by = report_command(paths, out, target_score)
     scores = tuple(map(score_report_table, tables))
     paper = paper_table(study, tables)
-    others = (training_report_table(study), *filter(None, [paper]), variants_table(study), runs_table(study))
+    firsts = filter(None, [None if found is None else found.table, training_report_table(study), paper])
+    others = (*firsts, variants_table(study), runs_table(study))
     for figure in figures:
         _write_pictures(figure, folder / "figures")
     numbers = _numbers(study, tables, figures, summary) | {"headline": said, "commands": [*study.commands, made_by]}
+    if found is not None:
+        numbers |= {"map": found.numbers}
+        write_atomically(folder / "map.csv", found.csv)
     write_atomically(folder / "report.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
     write_atomically(folder / "report.md", make_markdown(study, said, made_by, summary, (*scores, *others)))
     write_atomically(folder / "report.html", make_page(study, said, made_by, summary, scores, others, figures))

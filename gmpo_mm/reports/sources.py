@@ -22,7 +22,8 @@ from gmpo_mm.reports.run_readers import (
     read_tensorboard,
     tensorboard_folders,
 )
-from gmpo_mm.reports.study import Run, Study, Variant
+from gmpo_mm.reports.study import Run, Study, StudyMap, Variant
+from gmpo_mm.reports.words import plural
 from gmpo_mm.runs.reading import read_json
 from gmpo_mm.runs.run_config import yaml_differences
 
@@ -64,6 +65,7 @@ def read_study(paths: Sequence[Path], *, target_score: float | None = None, titl
         sources=tuple(map(str, paths)),
         target_score=target_score if target_score is not None else next(iter(targets), None),
         paper=papers[0] if len(papers) == 1 else None,
+        map=studies[0].map if len(studies) == 1 and not runs else None,
         commands=(*(command for study in studies for command in study.commands), *_commands(_group(runs))),
         notes=tuple(note for study in studies for note in study.notes) + _left_out(_group(runs)),
     )
@@ -123,8 +125,11 @@ def _read_sweep(path: Path) -> Study:
             target_score=None if data.get("target_score") is None else float(data["target_score"]),
             paper=data.get("paper"),
             commands=tuple(filter(None, [as_typed(hide_command(map(str, data.get("command") or ())))])),
-            notes=_left_out(variants),
+            notes=_left_out(variants) if data.get("map") is None else _left_out_of_map(variants),
+            map=None if data.get("map") is None else StudyMap.from_json(data["map"]),
         )  # fmt: skip
+        if study.map is not None and (lost := [one.name for one in variants if one.name not in study.map.cells]):
+            raise DataError(f"{file}: variants without a place in its map: {', '.join(lost)}; restore the file")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
@@ -169,6 +174,16 @@ def _left_out(variants: Sequence[Variant]) -> tuple[str, ...]:
         for run in variant.runs
         if not run.counts
     )
+
+
+def _left_out_of_map(variants: Sequence[Variant]) -> tuple[str, ...]:
+    """The same of a map, which may have hundreds of runs that are still to come: these are counted."""
+    coming = Counter(run.state for variant in variants for run in variant.runs if run.state in ("waiting", "running"))
+    counted = ", ".join(f"{plural(count, 'run')} {state}" for state, count in coming.items())
+    others = tuple(
+        replace(variant, runs=tuple(run for run in variant.runs if run.state not in coming)) for variant in variants
+    )
+    return (*([f"{counted}."] if counted else []), *_left_out(others))
 
 
 def _group(runs: Sequence[Run]) -> list[Variant]:

@@ -97,6 +97,44 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Named:
+    """A row, column or panel; `label` is free text from a file."""
+
+    name: str
+    label: str
+
+
+@dataclass(frozen=True)
+class StudyMap:
+    """The grid, as sweep.json has it."""
+
+    axis: str
+    rows: tuple[Named, ...]
+    columns: tuple[Named, ...]
+    panels: tuple[Named, ...]
+    """One with an empty name where the sweep has none."""
+    cells: Mapping[str, tuple[str, str, str]]
+    """Variant -> names of its panel, row and column."""
+    collapse_kl: float
+    exponents: Mapping[str, float] = field(default_factory=dict)
+    """Row -> p of the power mean that it is."""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> StudyMap:
+        """What a sweep wrote. KeyError, TypeError or ValueError for anything else."""
+
+        def named(key: str) -> tuple[Named, ...]:
+            return tuple(Named(str(one["name"]), str(one["label"])) for one in data[key])
+
+        cells = {str(name): (str(panel), str(row), str(column)) for name, (panel, row, column) in data["cells"].items()}
+        return cls(
+            axis=str(data["axis"]), rows=named("rows"), columns=named("columns"), panels=named("panels") or (Named("", ""),),
+            cells=cells, collapse_kl=float(data["collapse_kl"]),
+            exponents={str(row): float(p) for row, p in data["exponents"].items()},
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Study:
     """Everything that one report shows. The first variant is the one that the others are compared with."""
 
@@ -110,3 +148,5 @@ class Study:
     commands: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     """What is missing or was left out, a sentence each."""
+    map: StudyMap | None = None
+    """Of one sweep whose variants form a grid."""

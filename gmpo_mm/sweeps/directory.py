@@ -33,7 +33,7 @@ from gmpo_mm.runs.lock import DirectoryLock
 from gmpo_mm.runs.reading import read_json, read_text, read_yaml
 from gmpo_mm.runs.run_config import FREE_KEYS, saved_differences
 from gmpo_mm.sweeps.planning import PlannedRun, task_of
-from gmpo_mm.sweeps.sweep_file import Sweep
+from gmpo_mm.sweeps.sweep_file import Sweep, variants_of
 
 FORMAT = 1
 State = Literal["waiting", "running", "finished", "failed", "interrupted", "out_of_budget"]
@@ -145,6 +145,7 @@ class SweepDirectory:
             "base": sweep.saved("base", sweep.base), "command": hide_command(self.command),
             "overrides": hide_command(sweep.overrides), "seeds": list(sweep.seeds), "target_score": sweep.target_score,
             "paper": None if sweep.paper is None else sweep.saved("paper", dict(sweep.paper)), "variants": variants,
+            "map": None if sweep.map is None else sweep.map.to_json(sweep.saved),
             "runs": [record.to_json() for record in self.records.values()],
         }  # fmt: skip
         write_atomically(self.path / "sweep.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n", durable)
@@ -232,12 +233,13 @@ def sweep_differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[st
         found.append(("evaluation", old["evaluation"], new.get("evaluation", _ABSENT)))
     missing = [seed for seed in old["seeds"] if seed not in new["seeds"]]
     found.append(("seeds", old["seeds"], new["seeds"] if missing else old["seeds"]))
-    for name, variant in old["variants"].items():
-        if name not in new["variants"]:
+    now = variants_of(new)
+    for name, variant in variants_of(old).items():
+        if name not in now:
             found.append((f"variants.{name}", variant, _ABSENT))
             continue
         for key in ("base", "overrides"):
-            found.append((f"variants.{name}.{key}", variant.get(key, _ABSENT), new["variants"][name].get(key, _ABSENT)))
+            found.append((f"variants.{name}.{key}", variant.get(key, _ABSENT), now[name].get(key, _ABSENT)))
     return [item for item in found if item[1] != item[2]]
 
 

@@ -17,7 +17,7 @@ from gmpo_mm.config.cautions import cautions
 from gmpo_mm.config.keys import get_key
 from gmpo_mm.config.loss import unread_loss_keys
 from gmpo_mm.credentials import clean as without_secrets
-from gmpo_mm.credentials import hide
+from gmpo_mm.credentials import hide, hide_command
 from gmpo_mm.errors import DataError
 from gmpo_mm.planning.dry_run import missing_lines
 from gmpo_mm.runs.progress import Progress, clean, format_seconds
@@ -59,10 +59,10 @@ class Estimator:
         runs = self.directory.planned
         found = [self.progress(self.directory.record(run)) for run in runs]
         of_all = _speed(found)
-        of_variant = {
-            name: _speed([progress for run, progress in zip(runs, found, strict=True) if run.variant.name == name])
-            for name in {run.variant.name for run in runs}
-        }
+        by_variant: dict[str, list[RunProgress]] = {}
+        for run, progress in zip(runs, found, strict=True):
+            by_variant.setdefault(run.variant.name, []).append(progress)
+        of_variant = {name: _speed(its) for name, its in by_variant.items()}
         once = self._evaluation_seconds() or 0.0
         start = self.startup(found)
         return [
@@ -231,9 +231,15 @@ def _state_on_disk(record: RunRecord, progress: RunProgress) -> str:
     return f"{state}: step {progress.step}, saved {progress.saved}"
 
 
+def _compared(directory: SweepDirectory) -> Sequence[PlannedRun]:
+    """A run of each variant; of a map, of each row in the first column of the first panel."""
+    sweep = directory.sweep
+    return directory.planned[: len(sweep.variants if sweep.map is None else sweep.map.rows)]
+
+
 def _differences(directory: SweepDirectory) -> Table:
     """The keys in which variants differ, as resolved; a loss key that a variant's loss does not read is left empty."""
-    runs = directory.planned[: len(directory.sweep.variants)]
+    runs = _compared(directory)
     unread = [unread_loss_keys(run.config) for run in runs]
     keys = dict.fromkeys(key for run in runs[1:] for key, _, _ in variant_differences(runs[0], run))
     table = _new_table("In what the variants differ", ("key", *(run.variant.name for run in runs)))
@@ -249,7 +255,7 @@ def _shown(run: PlannedRun, key: str) -> str:
 
 def _remarks(directory: SweepDirectory) -> list[str]:
     """What a comparison of these variants confounds with the loss, and what is odd in one of them."""
-    runs = directory.planned[: len(directory.sweep.variants)]
+    runs = _compared(directory)
     if len(runs) < 2:
         return []
     found = beyond_the_loss(runs)
@@ -262,6 +268,9 @@ def _remarks(directory: SweepDirectory) -> list[str]:
     for run in runs:
         for text in cautions(run.loaded):
             said.setdefault(text, []).append(run.variant.name)
+    if (found_map := directory.sweep.map) is not None:
+        lines.append(f"Each of them at each {found_map.axis} of {len(found_map.columns)}:")
+        lines += [f"  {one.label}: {', '.join(hide_command(one.overrides)) or 'as above'}" for one in found_map.columns]
     return lines + [f"Note ({', '.join(names)}): {text}" for text, names in said.items()]
 
 

@@ -23,7 +23,8 @@ from gmpo_mm.planning.model_files import check_adapter
 from gmpo_mm.runs.progress import Progress
 from gmpo_mm.runs.run_data import with_columns
 from gmpo_mm.runs.trackers import check_trackers
-from gmpo_mm.sweeps.sweep_file import Sweep, Variant
+from gmpo_mm.sweeps.sweep_file import Sweep
+from gmpo_mm.sweeps.sweep_map import Variant
 
 NAMES_OF_A_RUN = (
     "trainer.run_dir", "trainer.save_checkpoint_path", "trainer.project_name", "trainer.experiment_name",
@@ -117,13 +118,15 @@ def _quoted(value: str) -> str:
 
 
 def _check_variants_differ(runs: Sequence[PlannedRun]) -> None:
-    for index, run in enumerate(runs):
-        for other in runs[:index]:
-            if not variant_differences(other, run):
-                raise ConfigError(
-                    f"variants.{run.variant.name}: it resolves to the same configuration as variants.{other.variant.name}, "
-                    "which would then be trained twice; change its overrides, or remove it"
-                )
+    seen: dict[str, PlannedRun] = {}
+    for run in runs:  # one look-up each: a map has hundreds of variants
+        values = {key: value for key, value in flatten(run.config).items() if key not in NAMES_OF_A_RUN}
+        other = seen.setdefault(repr(values), run)
+        if other is not run:
+            raise ConfigError(
+                f"variants.{run.variant.name}: it resolves to the same configuration as variants.{other.variant.name}, "
+                "which would then be trained twice; change its overrides, or remove it"
+            )
 
 
 def variant_differences(a: PlannedRun, b: PlannedRun) -> list[tuple[str, Any, Any]]:
@@ -131,7 +134,7 @@ def variant_differences(a: PlannedRun, b: PlannedRun) -> list[tuple[str, Any, An
     return [item for item in config_differences(a.config, b.config) if item[0] not in NAMES_OF_A_RUN]
 
 
-_THE_LOSS = re.compile(r"worker\.actor\.(loss_type|loss_avg_mode|clip_ratio_\w+|tau_\w+|gmpo\.\w+)")
+_THE_LOSS = re.compile(r"worker\.actor\.(loss_type|loss_avg_mode|clip_ratio_\w+|tau_\w+|(gmpo|power_mean)\.\w+)")
 _NO_DUAL_CLIP = 1e6
 """A bound on the ratio that is never reached: how a file switches the dual clip off."""
 

@@ -29,9 +29,11 @@ from gmpo_mm.config.words import settings_for_key
 from gmpo_mm.config.yaml_text import parse_override, read_file
 from gmpo_mm.credentials import clean, hide, hide_argument, hide_command, hide_written, remember, texts_of
 from gmpo_mm.errors import ConfigError
+from gmpo_mm.sweeps.sweep_map import AXIS_KEYS, COLLAPSE_KL, COLUMN_KEYS, MAP_KEYS, PANEL_KEYS, Place, SweepMap, Variant
 
 KEYS = (
     "name", "title", "base", "overrides", "variants", "seeds", "evaluation", "target_score", "budget", "paper", "ray_address",
+    "map",
 )  # fmt: skip
 VARIANT_KEYS = ("label", "base", "overrides", "paper_line")
 SET_BY_THE_SWEEP = {
@@ -50,17 +52,6 @@ _NAME_RULE = "letters, digits, _ and -, at most 64 (it names folders)"
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One arm of a sweep. `base` and `overrides` are its own; the sweep's come before them."""
-
-    name: str
-    label: str
-    base: str | None = None
-    overrides: tuple[str, ...] = ()
-    paper_line: int | None = None
-
-
-@dataclass(frozen=True)
 class Sweep:
     """A sweep file, resolved and checked by itself; the configurations that it names are checked by `planning`."""
 
@@ -75,6 +66,8 @@ class Sweep:
     budget_hours: float | None = None
     paper: Mapping[str, Any] | None = None
     ray_address: str | None = None
+    map: SweepMap | None = None
+    """Where the variants are the cells of a map; `variants` then holds them all, and `map.rows` those of the file."""
     written: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """Dotted key -> the value as it was written, of those that come from the environment; overrides always are as written."""
 
@@ -84,13 +77,14 @@ class Sweep:
 
     def to_dict(self) -> dict[str, Any]:
         """What `load_sweep` reads back; keys that are not set are left out, and secret values are `<hidden>`."""
+        rows = self.variants if self.map is None else self.map.rows
         variants = {
             variant.name: _set_keys(
                 label=self.saved(f"variants.{variant.name}.label", variant.label),
                 base=self.saved(f"variants.{variant.name}.base", variant.base),
                 overrides=hide_command(variant.overrides), paper_line=variant.paper_line
             )
-            for variant in self.variants
+            for variant in rows
         }
         return _set_keys(
             name=self.name, title=self.saved("title", self.title), base=self.saved("base", self.base),
@@ -100,7 +94,31 @@ class Sweep:
             budget=None if self.budget_hours is None else {"hours": self.budget_hours},
             paper=None if self.paper is None else self.saved("paper", dict(self.paper)),
             ray_address=self.saved("ray_address", self.ray_address),
+            map=None if self.map is None else self._map_to_dict(self.map),
         )  # fmt: skip
+
+    def _map_to_dict(self, found: SweepMap) -> dict[str, Any]:
+        def places(key: str, some: Sequence[Place]) -> dict[str, Any]:
+            return {
+                one.name: _set_keys(
+                    label=self.saved(f"{key}.{one.name}.label", one.label), base=self.saved(f"{key}.{one.name}.base", one.base),
+                    overrides=hide_command(one.overrides), columns=list(one.columns),
+                )
+                for one in some
+            }  # fmt: skip
+
+        axis = {"label": self.saved("map.axis.label", found.axis), "values": places("map.axis.values", found.columns)}
+        panels = places("map.panels", found.panels) or None
+        exponents = dict(found.exponents) or None
+        return _set_keys(axis=axis, panels=panels, collapse_kl=found.collapse_kl, exponents=exponents)
+
+
+def variants_of(content: dict[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """Name -> base and overrides of the variants in what `Sweep.to_dict` gave, the cells of a map among them."""
+    if "map" not in content:
+        return content["variants"]
+    cells = _to_sweep(content, Path("sweep.yaml")).variants
+    return {cell.name: _set_keys(base=cell.base, overrides=list(cell.overrides)) for cell in cells}
 
 
 def _set_keys(**values: Any) -> dict[str, Any]:
@@ -163,10 +181,12 @@ def _to_sweep(content: dict[str, Any], path: Path) -> Sweep:
     _check_name("name", name)
     budget = _take(content, "budget", lambda value: isinstance(value, dict), "hours: NUMBER") or {}
     _check_keys(budget, ("hours",), "budget", "budget.")
+    rows = _variants(content["variants"])
+    found = None if content.get("map") is None else _map(content["map"], rows)
     return Sweep(
         name=name,
         base=_take(content, "base", _is_text, "the path of a configuration"),
-        variants=_variants(content["variants"]),
+        variants=rows if found is None else found.variants(),
         seeds=_seeds(content["seeds"]),
         title=_take(content, "title", _is_text, "a text"),
         overrides=_overrides(content, ""),
@@ -175,7 +195,68 @@ def _to_sweep(content: dict[str, Any], path: Path) -> Sweep:
         budget_hours=_take(budget, "hours", _is_hours, "a number of hours above 0 and at most 1e6", "budget."),
         paper=_take(content, "paper", lambda value: isinstance(value, dict), "a mapping (table: 4)"),
         ray_address=_take(content, "ray_address", _is_text, "a text: auto, host:port or http://host:8265"),
+        map=found,
     )
+
+
+def _map(content: Any, rows: tuple[Variant, ...]) -> SweepMap:
+    if not isinstance(content, dict):
+        raise ConfigError(f"map = {content!r}: a mapping is expected, map: {{axis: {{label: ..., values: {{...}}}}}}")
+    _check_keys(content, MAP_KEYS, "map", "map.")
+    axis = _take(content, "axis", lambda value: isinstance(value, dict), "label: TEXT, values: {...}", "map.") or {}
+    _check_keys(axis, AXIS_KEYS, "map.axis", "map.axis.")
+    if not axis.get("values"):
+        raise ConfigError("map.axis.values is not set; it holds the columns, values: {slow: {label: ..., overrides: [...]}}")
+    exponents = _take(content, "exponents", lambda value: isinstance(value, dict), "a mapping of rows, gmpo: 0", "map.") or {}
+    names = [row.name for row in rows]
+    for row, p in exponents.items():
+        if row not in names:
+            raise ConfigError(f"map.exponents.{row} = {p!r}: there is no such row; the variants are {', '.join(names)}")
+        _take(exponents, row, _is_number, "a number", "map.exponents.")
+    bound = _take(content, "collapse_kl", lambda value: _is_number(value) and value > 0, "a number above 0", "map.")
+    found = SweepMap(
+        axis=_take(axis, "label", _is_text, "a text", "map.axis.") or "value",
+        rows=rows,
+        columns=_places(axis["values"], "map.axis.values", COLUMN_KEYS),
+        panels=_places(content.get("panels") or {}, "map.panels", PANEL_KEYS),
+        collapse_kl=COLLAPSE_KL if bound is None else float(bound),
+        exponents={row: float(p) for row, p in exponents.items()},
+    )
+    for panel in found.panels:
+        if strangers := [name for name in panel.columns if name not in axis["values"]]:
+            raise ConfigError(
+                f"map.panels.{panel.name}.columns = {list(panel.columns)}: there is no column {strangers[0]}; the columns are "
+                f"{', '.join(axis['values'])}"
+            )
+    seen: dict[str, str] = {}
+    for variant in found.variants():
+        if variant.name in seen:
+            raise ConfigError(
+                f"map: {seen[variant.name]!r} and {variant.label!r} would both be called {variant.name}; rename a row, column "
+                "or panel"
+            )
+        _check_name("map", variant.name)
+        seen[variant.name] = variant.label
+    return found
+
+
+def _places(content: Any, key: str, known: Sequence[str]) -> tuple[Place, ...]:
+    if not isinstance(content, dict):
+        raise ConfigError(f"{key} = {content!r}: a mapping of names is expected, {key}: {{slow: {{overrides: [...]}}}}")
+    found = []
+    for name, values in content.items():
+        where = f"{key}.{name}."
+        if not isinstance(name, str):
+            raise ConfigError(f"{key}.{name}: YAML reads this name as a {type(name).__name__}; begin it with a letter")
+        _check_name(key, name)
+        if not isinstance(values, dict):
+            raise ConfigError(f"{key}.{name} = {values!r}: a mapping is expected, {name}: {{overrides: [key=value, ...]}}")
+        _check_keys(values, known, f"{key}.{name}", where)
+        label = _take(values, "label", lambda value: _is_text(value) or _is_number(value), "a text", where)
+        base = _take(values, "base", _is_text, "the path of a configuration", where)
+        columns = _take(values, "columns", lambda value: isinstance(value, list), "a list of columns", where) or ()
+        found.append(Place(name, name if label is None else str(label), base, _overrides(values, where), tuple(columns)))
+    return tuple(found)
 
 
 def _variants(content: Any) -> tuple[Variant, ...]:
