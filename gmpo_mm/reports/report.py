@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gmpo_mm.errors import DataError
+from gmpo_mm.reports.decision import decision_json, decision_part, study_decision
 from gmpo_mm.reports.figure_style import to_png
 from gmpo_mm.reports.figures import report_figures
 from gmpo_mm.reports.page import Part, count_runs, make_page
@@ -63,6 +64,9 @@ def write_report(paths: Sequence[Path], out: Path | None = None, *, target_score
     tables = score_tables(study)
     figures = report_figures(study, tables)
     summary, said = _summary(study, tables), headline(study, tables)
+    decision = study_decision(study)
+    if decision is not None:
+        summary = (decision_part(study, decision), *summary)
     made_by = report_command(paths, out, target_score)
     scores = tuple(map(score_report_table, tables))
     paper = paper_table(study, tables)
@@ -70,6 +74,7 @@ def write_report(paths: Sequence[Path], out: Path | None = None, *, target_score
     for figure in figures:
         _write_pictures(figure, folder / "figures")
     numbers = _numbers(study, tables, figures, summary) | {"headline": said, "commands": [*study.commands, made_by]}
+    numbers["stop_rule"] = None if decision is None else decision_json(study, decision)
     write_atomically(folder / "report.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
     write_atomically(folder / "report.md", make_markdown(study, said, made_by, summary, (*scores, *others)))
     write_atomically(folder / "report.html", make_page(study, said, made_by, summary, scores, others, figures))
