@@ -11,6 +11,8 @@ from scipy import special
 
 LEVEL = 0.95
 POWER = 0.8
+NORMAL_FROM = 10_000
+"""Degrees of freedom."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,15 @@ def detectable_in_errors(n: int, *, level: float = LEVEL, power: float = POWER) 
     """
     if n < 2:
         raise ValueError(f"a t-test needs two values, and got {n}")
-    critical = float(special.stdtrit(n - 1, (1 + level) / 2))
-    return float(special.nctdtrinc(n - 1, 1 - power, critical))
+    return detectable_by_degrees(n - 1, level=level, power=power)
+
+
+def detectable_by_degrees(degrees: int, *, level: float = LEVEL, power: float = POWER) -> float:
+    """The same for a t-test with so many degrees of freedom: one less than paired values, two less than two samples hold."""
+    critical = float(special.stdtrit(degrees, (1 + level) / 2))
+    if degrees > NORMAL_FROM:  # the non-central t's inverse is slow there, and the normal's agrees to three digits
+        return float(special.ndtri((1 + level) / 2) + special.ndtri(power))
+    return float(special.nctdtrinc(degrees, 1 - power, critical))
 
 
 def steps_to(steps: Sequence[int], scores: Sequence[float], target: float) -> int | None:

@@ -134,7 +134,7 @@ def test_last_bits_of_equal_scores_decide_nothing() -> None:
 def test_the_decision_is_the_prefixes_and_not_that_of_seeds_that_ended_early() -> None:
     rule = StopRule(("a", "b"))
     seeds = [str(i) for i in range(20)]
-    a = {seed: 0.5 for seed in seeds}
+    a = dict.fromkeys(seeds, 0.5)
     b = {seed: 0.6 + 0.001 * i for i, seed in enumerate(seeds)}
     whole = decide(rule, a, b, seeds)
     assert whole.decided and whole.better == "b" and whole.seeds == 6 and whole.budget == 20
