@@ -74,7 +74,7 @@ class Design:
 
 @dataclass(frozen=True)
 class Needed:
-    """What shows a difference when one number is changed and the others stay; None where no number does."""
+    """What shows a difference when one number is changed and the others stay; None where no number does, or is known to."""
 
     difference: float
     problems: int | None
@@ -254,6 +254,7 @@ def _notes(components: Components, design: Design, there_seeds: int, there_sampl
     notes = []
     if design.seeds == 1:
         notes.append("One training run of each: this is about two models, not two methods; another seed may turn it round")
+        notes.append("Taken: B is better by as much on each problem. Where it is not, more is needed; compare finds it out")
     elif there_seeds < 5:
         notes.append(f"The variance between seeds is from {there_seeds} runs, and so is a rough number itself")
     named = ((name, getattr(components, name)) for name in ("problem", "seed", "interaction", "sampling"))

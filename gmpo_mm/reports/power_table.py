@@ -41,7 +41,8 @@ def print_power(report: PowerReport, console: Console | None = None) -> None:
             ("seeds", needed.seeds, f"problems {design.problems:,}, samples {design.samples}"),
         )
         for name, number, others in rows:
-            found = "no number of them" if number is None else f"{number:,}"
+            untold = name == "seeds" and report.components.seed is None
+            found = "not told by one evaluation" if untold else "no number of them" if number is None else f"{number:,}"
             say(f"  {name}: {found} (with {others})")
     for note in report.notes:
         say(f"Note: {note}.", style="yellow")
