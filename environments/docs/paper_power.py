@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +61,7 @@ def rejects(gaps: NDArray[np.int64], samples: int) -> NDArray[np.bool_]:
     return np.asarray(np.abs(gaps.mean(axis=1)) > special.stdtrit(count - 1, 1 - ALPHA / 2) * error)
 
 
-@lru_cache(maxsize=None)
+@cache
 def power(middle: float, difference: float, problems: int, samples: int, shared: float) -> float:
     """Share of simulations that show a true difference, around a mean score of `middle`."""
     a, b = middle - difference / 2, middle + difference / 2
@@ -71,7 +71,9 @@ def power(middle: float, difference: float, problems: int, samples: int, shared:
     return float(rejects(drawn_gaps(a, b, problems, samples, shared, generator), samples).mean())
 
 
-def average_power(scores: Sequence[float], difference: float, problems: Sequence[int], shared: float) -> float:
+def average_power(
+    scores: Sequence[float], difference: float, problems: Sequence[int], shared: float
+) -> float:
     """The same for the plain average over benchmarks with one answer a problem, where B gains as much on each of them."""
     generator = np.random.default_rng([len(scores), round(1e6 * difference), *problems])
     mean, variance = np.zeros(SIMULATIONS), np.zeros(SIMULATIONS)
@@ -111,11 +113,13 @@ def averages() -> list[tuple[str, ...]]:
         problems = [paper_problems(number.benchmark) for number in found.a.numbers]
         middles = [(a.value + b.value) / 200 for a, b in zip(found.a.numbers, found.b.numbers, strict=True)]
         least = [_least_average(tuple(middles), tuple(problems), shared) for shared in SHARED]
-        rows.append((f"{found.table}", label(found), f"{found.b.average - found.a.average:+.1f}", *map(points, least)))
+        rows.append(
+            (f"{found.table}", label(found), f"{found.b.average - found.a.average:+.1f}", *map(points, least))
+        )
     return rows
 
 
-@lru_cache(maxsize=None)
+@cache
 def _least_average(middles: tuple[float, ...], problems: tuple[int, ...], shared: float) -> float | None:
     return least_difference(lambda size: average_power(middles, size, problems, shared))
 
@@ -127,9 +131,7 @@ def cells() -> list[tuple[str, ...]]:
         for a, b in zip(found.a.numbers, found.b.numbers, strict=True):
             count, samples = paper_problems(a.benchmark), a.protocol.n
             middle, gap = (a.value + b.value) / 200, (b.value - a.value) / 100
-            least = [
-                least_difference(lambda size, s=shared: power(middle, size, count, samples, s)) for shared in SHARED  # type: ignore[misc]
-            ]
+            least = [_least(middle, count, samples, shared) for shared in SHARED]
             chance = power(middle, abs(round(gap, 6)), count, samples, SHARED[0])
             answers = f"{count} x {samples}"
             shown = "below 5 %" if chance < ALPHA else f"{100 * chance:.0f} %"
@@ -137,6 +139,10 @@ def cells() -> list[tuple[str, ...]]:
                 f"{found.table}", label(found), a.benchmark, answers, f"{100 * gap:+.1f}", *map(points, least), shown,
             ))  # fmt: skip
     return rows
+
+
+def _least(middle: float, problems: int, samples: int, shared: float) -> float | None:
+    return least_difference(lambda size: power(middle, size, problems, samples, shared))
 
 
 def points(share: float | None) -> str:
@@ -156,7 +162,15 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "averages": lambda: table(("table", "difference", "published", *LEAST), averages()),
     "benchmarks": lambda: table(
-        ("table", "difference", "benchmark", "problems x samples", "published", *LEAST, "chance to show the published one"),
+        (
+            "table",
+            "difference",
+            "benchmark",
+            "problems x samples",
+            "published",
+            *LEAST,
+            "chance to show the published one",
+        ),
         cells(),
     ),
 }

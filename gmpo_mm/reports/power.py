@@ -148,14 +148,18 @@ def standard_error(components: Components, design: Design) -> float:
     return float(np.sqrt(2 / design.seeds * (max(0.0, components.seed) + per_problem / design.problems)))
 
 
-def detectable(components: Components, design: Design, *, alpha: float = ALPHA, power: float = POWER) -> float:
+def detectable(
+    components: Components, design: Design, *, alpha: float = ALPHA, power: float = POWER
+) -> float:
     """The true difference that the design's test finds with chance `power`."""
     units = design.seeds if design.seeds > 1 else design.problems
     degrees = (units - 1) * (1 if design.paired else 2)
     return standard_error(components, design) * detectable_by_degrees(degrees, level=1 - alpha, power=power)
 
 
-def needed_for(components: Components, design: Design, difference: float, fixed_samples: bool = False) -> Needed:
+def needed_for(
+    components: Components, design: Design, difference: float, fixed_samples: bool = False
+) -> Needed:
     """What each number has to be for `difference`, with the other two as the design has them."""
 
     def least(first: int, changed: Callable[[int], Design]) -> int | None:
@@ -197,7 +201,9 @@ def power_of(
         raise DataError(f"{results[0].path} has one problem; a spread between problems needs two")
     design = Design(problems or there_problems, samples or there_samples, seeds or there_seeds, paired)
     if difference is not None and not 0 < difference < 1:
-        raise ConfigError(f"--difference {difference:g}: a share above 0 and below 1 is expected, as 0.02 for two points")
+        raise ConfigError(
+            f"--difference {difference:g}: a share above 0 and below 1 is expected, as 0.02 for two points"
+        )
     components = variance_components(right_SIK)
     _check(design, components, there_samples, there_seeds)
     variations = [replace(design, problems=2 * design.problems)]
@@ -213,7 +219,9 @@ def power_of(
 
 def _read(paths: Sequence[Path]) -> list[Result]:
     if len({path.resolve() for path in paths}) != len(paths):
-        raise DataError("an evaluation is given twice; give each seed's once, as a copy would look like a seed without spread")
+        raise DataError(
+            "an evaluation is given twice; give each seed's once, as a copy would look like a seed without spread"
+        )
     results = [read_result(path) for path in paths]
     first = results[0]
     for result in results:
@@ -223,7 +231,9 @@ def _read(paths: Sequence[Path]) -> list[Result]:
             raise DataError(f"{result.path} is no other seed's evaluation beside {first.path}: {said}")
     hashes = [result.spec.model_hash for result in results if result.spec.model_hash]
     if len(set(hashes)) != len(hashes):
-        raise DataError("two of the evaluations are of the same weights; give evaluations of runs with different seeds")
+        raise DataError(
+            "two of the evaluations are of the same weights; give evaluations of runs with different seeds"
+        )
     return results
 
 
@@ -253,10 +263,16 @@ def _check(design: Design, components: Components, there_samples: int, there_see
 def _notes(components: Components, design: Design, there_seeds: int, there_samples: int) -> list[str]:
     notes = []
     if design.seeds == 1:
-        notes.append("One training run of each: this is about two models, not two methods; another seed may turn it round")
-        notes.append("Taken: B is better by as much on each problem. Where it is not, more is needed; compare finds it out")
+        notes.append(
+            "One training run of each: this is about two models, not two methods; another seed may turn it round"
+        )
+        notes.append(
+            "Taken: B is better by as much on each problem. Where it is not, more is needed; compare finds it out"
+        )
     elif there_seeds < 5:
-        notes.append(f"The variance between seeds is from {there_seeds} runs, and so is a rough number itself")
+        notes.append(
+            f"The variance between seeds is from {there_seeds} runs, and so is a rough number itself"
+        )
     named = ((name, getattr(components, name)) for name in ("problem", "seed", "interaction", "sampling"))
     if below := [name for name, value in named if value is not None and value < 0]:
         notes.append(f"Estimated below 0, which chance does, and taken as 0: {', '.join(below)}")

@@ -28,7 +28,9 @@ def print_power(report: PowerReport, console: Console | None = None) -> None:
         console.print(escape(text), style=style, highlight=False)
 
     count = len(report.evaluations)
-    say(f"{report.spec.name}: {count} evaluation{'s' if count > 1 else ''}, Pass@1 {report.components.mean:.3f}")
+    say(
+        f"{report.spec.name}: {count} evaluation{'s' if count > 1 else ''}, Pass@1 {report.components.mean:.3f}"
+    )
     console.print(_components(report))
     console.print(_designs(report))
     say(f"Test: {report.design.test}, alpha {report.alpha:g}, power {100 * report.power:g} %.")
@@ -42,7 +44,13 @@ def print_power(report: PowerReport, console: Console | None = None) -> None:
         )
         for name, number, others in rows:
             untold = name == "seeds" and report.components.seed is None
-            found = "not told by one evaluation" if untold else "no number of them" if number is None else f"{number:,}"
+            found = (
+                "not told by one evaluation"
+                if untold
+                else "no number of them"
+                if number is None
+                else f"{number:,}"
+            )
             say(f"  {name}: {found} (with {others})")
     for note in report.notes:
         say(f"Note: {note}.", style="yellow")
@@ -68,7 +76,9 @@ def _designs(report: PowerReport) -> Table:
         table.add_column(name, justify="left" if name == "design" else "right")
     _add(table, "as given", report.design, report.detectable)
     for design, found in report.variations:
-        changed = [n for n in ("problems", "samples", "seeds") if getattr(design, n) != getattr(report.design, n)]
+        changed = [
+            n for n in ("problems", "samples", "seeds") if getattr(design, n) != getattr(report.design, n)
+        ]
         _add(table, f"twice the {changed[0]}", design, found)
     return table
 

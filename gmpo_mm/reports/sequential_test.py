@@ -41,7 +41,9 @@ def log_e_values(differences_NT: ArrayLike) -> NDArray[np.float64]:
 def favours_b(differences: ArrayLike) -> bool:
     """Whether the bets on positive differences (T,) have earned more than those on negative ones."""
     capitals = _log_capitals(differences)[:, -1]
-    return bool(special.logsumexp(capitals[np.array(BETS) > 0]) > special.logsumexp(capitals[np.array(BETS) < 0]))
+    return bool(
+        special.logsumexp(capitals[np.array(BETS) > 0]) > special.logsumexp(capitals[np.array(BETS) < 0])
+    )
 
 
 def decided_after(differences: ArrayLike, alpha: float) -> int | None:

@@ -87,4 +87,8 @@ def decide(rule: StopRule, a: Mapping[str, float], b: Mapping[str, float], seeds
 
 def e_value_text(log_e_value: float) -> str:
     """`e = 23.4`; with a power of ten where it is large."""
-    return f"e = {math.exp(log_e_value):.3g}" if log_e_value < 600 else f"e = 10^{log_e_value / math.log(10):.0f}"
+    return (
+        f"e = {math.exp(log_e_value):.3g}"
+        if log_e_value < 600
+        else f"e = 10^{log_e_value / math.log(10):.0f}"
+    )

@@ -17,8 +17,8 @@ from gmpo_mm.sweeps.directory import RunRecord, State, SweepDirectory
 from gmpo_mm.sweeps.display import SweepDisplay
 from gmpo_mm.sweeps.planning import PlannedRun
 from gmpo_mm.sweeps.processes import Launcher, log_tail
+from gmpo_mm.sweeps.rounds import Rounds
 from gmpo_mm.sweeps.run_progress import RunProgress, read_progress
-from gmpo_mm.sweeps.seed_budget import Rounds
 
 POLL_SECONDS = 0.2
 SAVE_SECONDS = 5.0

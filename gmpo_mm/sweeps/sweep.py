@@ -18,8 +18,8 @@ from gmpo_mm.sweeps.display import Estimator, SweepDisplay, all_seconds_left, pr
 from gmpo_mm.sweeps.planning import PlannedRun, benchmark_names, plan_evaluation, plan_sweep
 from gmpo_mm.sweeps.processes import Launcher, LocalLauncher, choose_jobs, visible_gpus
 from gmpo_mm.sweeps.ray_jobs import RayLauncher, check_for_ray, cluster_address
+from gmpo_mm.sweeps.rounds import check_stop_rule
 from gmpo_mm.sweeps.runner import SweepRunner
-from gmpo_mm.sweeps.seed_budget import check_stop_rule
 from gmpo_mm.sweeps.sweep_file import load_sweep
 
 

@@ -30,7 +30,7 @@ from gmpo_mm.config.yaml_text import parse_override, read_file
 from gmpo_mm.credentials import clean, hide, hide_argument, hide_command, hide_written, remember, texts_of
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.reports.stop_rule import StopRule
-from gmpo_mm.sweeps.seed_budget import STOP_KEYS, read_stop_rule
+from gmpo_mm.sweeps.seed_budget import BUDGET_KEYS, read_stop_rule
 
 KEYS = (
     "name", "title", "base", "overrides", "variants", "seeds", "evaluation", "target_score", "budget", "paper", "ray_address",
@@ -171,7 +171,7 @@ def _to_sweep(content: dict[str, Any], path: Path) -> Sweep:
     name = str(_take(content, "name", _is_text, "a text") or path.stem)
     _check_name("name", name)
     budget = _take(content, "budget", lambda value: isinstance(value, dict), "hours: NUMBER, or stop_when: decided") or {}
-    _check_keys(budget, ("hours", *STOP_KEYS), "budget", "budget.")
+    _check_keys(budget, BUDGET_KEYS, "budget", "budget.")
     variants = _variants(content["variants"])
     return Sweep(
         name=name,

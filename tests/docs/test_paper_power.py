@@ -57,10 +57,19 @@ def test_the_smallest_difference_is_the_first_that_is_found(script: ModuleType) 
 
 def test_the_page_has_a_row_for_each_difference_that_the_paper_speaks_of() -> None:
     page = (SCRIPT.parents[2] / "docs/results/paper_tables_power.md").read_text(encoding="utf-8")
-    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith(("| 1", "| 2", "| 4", "| 5"))]
+    rows = [
+        line.strip("| ").split(" | ")
+        for line in page.splitlines()
+        if line.startswith(("| 1", "| 2", "| 4", "| 5"))
+    ]
     cells = [row for row in rows if len(row) == 8]
     wanted = [
-        (str(found.table), a.benchmark, f"{paper_problems(a.benchmark)} x {a.protocol.n}", f"{b.value - a.value:+.1f}")
+        (
+            str(found.table),
+            a.benchmark,
+            f"{paper_problems(a.benchmark)} x {a.protocol.n}",
+            f"{b.value - a.value:+.1f}",
+        )
         for found in paper_comparisons()
         for a, b in zip(found.a.numbers, found.b.numbers, strict=True)
     ]

@@ -17,7 +17,10 @@ from tests.engine.runs import arguments, run_here, write_data
 from tests.sweeps.sweeps import GMPO, NO_CLIP, write_sweep
 
 STEPS = 3
-FAST = ("trainer.max_steps=3", "worker.actor.optim.lr=1e-3")  # so that the variants' weights part after the first step
+FAST = (
+    "trainer.max_steps=3",
+    "worker.actor.optim.lr=1e-3",
+)  # so that the variants' weights part after the first step
 GRPO = ("worker.actor.loss_type=default", "worker.actor.loss_avg_mode=seq")
 
 
@@ -28,7 +31,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     data = write_data(folder / "data")
     seed = ("worker.rollout.seed=1", "data.seed=1")
     settings: dict[str, tuple[str, ...]] = {"gmpo": (), "grpo": GRPO}
-    return {name: run_here(arguments(data, folder / name, *FAST, *own, *seed)) for name, own in settings.items()}
+    return {
+        name: run_here(arguments(data, folder / name, *FAST, *own, *seed)) for name, own in settings.items()
+    }
 
 
 def rows(run: Path, step: int) -> list[dict[str, Any]]:
@@ -52,7 +57,9 @@ def test_they_sample_the_same_responses_while_their_weights_are_the_same(runs: d
     assert later[:2] != later[2:]
 
 
-def test_a_dry_run_says_that_online_filtering_parts_the_variants(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_says_that_online_filtering_parts_the_variants(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = write_data(tmp_path / "data")
     filtering = ("algorithm.online_filtering=true", "algorithm.filter_key=accuracy")
     for overrides, said in ((filtering, True), ((), False)):

@@ -14,7 +14,15 @@ from typer.testing import CliRunner
 
 from gmpo_mm.cli import app
 from gmpo_mm.errors import ConfigError, DataError
-from gmpo_mm.reports.power import Components, Design, detectable, needed_for, power_of, standard_error, variance_components
+from gmpo_mm.reports.power import (
+    Components,
+    Design,
+    detectable,
+    needed_for,
+    power_of,
+    standard_error,
+    variance_components,
+)
 from tests.evaluation.made_results import make_result, write_result
 
 
@@ -37,19 +45,38 @@ def naive_components(y: NDArray[np.int64]) -> Components:
     seeds, problems, samples = y.shape
     every = [(s, i, k) for s in range(seeds) for i in range(problems) for k in range(samples)]
     mean = sum(float(y[e]) for e in every) / len(every)
-    of_problem = [sum(float(y[s, i, k]) for s in range(seeds) for k in range(samples)) / (seeds * samples) for i in range(problems)]
-    of_seed = [sum(float(y[s, i, k]) for i in range(problems) for k in range(samples)) / (problems * samples) for s in range(seeds)]
-    cell = [[sum(float(y[s, i, k]) for k in range(samples)) / samples for i in range(problems)] for s in range(seeds)]
-    within = sum((float(y[s, i, k]) - cell[s][i]) ** 2 for s, i, k in every) / (seeds * problems * (samples - 1))
+    of_problem = [
+        sum(float(y[s, i, k]) for s in range(seeds) for k in range(samples)) / (seeds * samples)
+        for i in range(problems)
+    ]
+    of_seed = [
+        sum(float(y[s, i, k]) for i in range(problems) for k in range(samples)) / (problems * samples)
+        for s in range(seeds)
+    ]
+    cell = [
+        [sum(float(y[s, i, k]) for k in range(samples)) / samples for i in range(problems)]
+        for s in range(seeds)
+    ]
+    within = sum((float(y[s, i, k]) - cell[s][i]) ** 2 for s, i, k in every) / (
+        seeds * problems * (samples - 1)
+    )
     problem = sum(seeds * samples * (of_problem[i] - mean) ** 2 for i in range(problems)) / (problems - 1)
     seed = sum(problems * samples * (of_seed[s] - mean) ** 2 for s in range(seeds)) / (seeds - 1)
     rest = 0.0
     for s in range(seeds):
         for i in range(problems):
-            rest += samples * (cell[s][i] - of_problem[i] - of_seed[s] + mean) ** 2 / ((problems - 1) * (seeds - 1))
+            rest += (
+                samples
+                * (cell[s][i] - of_problem[i] - of_seed[s] + mean) ** 2
+                / ((problems - 1) * (seeds - 1))
+            )
     # expectations: rest = within + K interaction; seed = rest + I K seed; problem = rest + S K problem
     return Components(
-        mean, (problem - rest) / (seeds * samples), (seed - rest) / (problems * samples), (rest - within) / samples, within
+        mean,
+        (problem - rest) / (seeds * samples),
+        (seed - rest) / (problems * samples),
+        (rest - within) / samples,
+        within,
     )
 
 
@@ -68,7 +95,9 @@ def test_variances_are_estimated_without_bias() -> None:
         error = np.std(values) / np.sqrt(len(values))
         assert np.mean(values) == pytest.approx(getattr(TRUE, name), abs=3.5 * error), name
     alone = [variance_components(y) for y in draw(generator, 1500, 1, 12, 4)]
-    assert np.mean([one.problem for one in alone]) == pytest.approx(TRUE.problem + TRUE.interaction, abs=0.004)
+    assert np.mean([one.problem for one in alone]) == pytest.approx(
+        TRUE.problem + TRUE.interaction, abs=0.004
+    )
     assert alone[0].seed is None and alone[0].interaction is None
 
 
@@ -104,7 +133,9 @@ def test_what_is_needed_is_the_least_that_detects_it() -> None:
 def test_standard_errors_are_the_formulas() -> None:
     per = 0.01 + TRUE.sampling / 4  # type: ignore[operator]
     assert standard_error(TRUE, Design(50, 4, 5)) == pytest.approx((2 / 5 * (0.0025 + per / 50)) ** 0.5)
-    assert standard_error(TRUE, Design(50, 4, 5, paired=False)) == pytest.approx((2 / 5 * (0.0025 + (0.04 + per) / 50)) ** 0.5)
+    assert standard_error(TRUE, Design(50, 4, 5, paired=False)) == pytest.approx(
+        (2 / 5 * (0.0025 + (0.04 + per) / 50)) ** 0.5
+    )
     assert standard_error(TRUE, Design(50, 4, 1)) == pytest.approx((2 * per / 50) ** 0.5)
 
 
@@ -120,12 +151,22 @@ def test_the_command_prints_both_directions_and_json_says_the_same(tmp_path: Pat
     paths = [str(path) for path in write_seeds(tmp_path, 3)]
     words = CliRunner().invoke(app, ["power", *paths, "--difference", "0.1"])
     assert words.exit_code == 0, words.output
-    for text in ("3 evaluations", "twice the seeds", "paired t-test over seeds", "To detect a difference of 0.1", "rough number"):
+    for text in (
+        "3 evaluations",
+        "twice the seeds",
+        "paired t-test over seeds",
+        "To detect a difference of 0.1",
+        "rough number",
+    ):
         assert text in " ".join(words.output.split()), text
     ran = CliRunner().invoke(app, ["power", *paths, "--seeds", "10", "--json"])
     found = json.loads(ran.stdout)
     report = power_of(list(map(Path, paths)), seeds=10)
-    assert found["detectable"] == report.detectable == pytest.approx(detectable(report.components, Design(30, 4, 10)))
+    assert (
+        found["detectable"]
+        == report.detectable
+        == pytest.approx(detectable(report.components, Design(30, 4, 10)))
+    )
     assert found["components"]["sampling"] == report.components.sampling and found["needed"] is None
 
 

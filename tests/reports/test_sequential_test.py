@@ -91,12 +91,16 @@ def test_a_fixed_test_that_is_looked_at_after_every_seed_would_not_keep_the_erro
     from scipy import stats
 
     differences = without_a_difference("share of 64 problems", np.random.default_rng(20))
-    looks = [stats.ttest_1samp(differences[:, :t], 0.0, axis=1).pvalue < ALPHA for t in range(3, SEEDS + 1, 3)]
+    looks = [
+        stats.ttest_1samp(differences[:, :t], 0.0, axis=1).pvalue < ALPHA for t in range(3, SEEDS + 1, 3)
+    ]
     assert np.any(looks, axis=0).mean() > 2 * ALPHA
 
 
 @pytest.mark.parametrize(("size", "median", "within_20"), [(0.75, 17, 0.6), (1.0, 11, 0.85), (2.0, 7, 1.0)])
-def test_a_real_difference_is_decided_in_a_useful_number_of_seeds(size: float, median: float, within_20: float) -> None:
+def test_a_real_difference_is_decided_in_a_useful_number_of_seeds(
+    size: float, median: float, within_20: float
+) -> None:
     """`size` in standard deviations of the paired difference."""
     draws = 0.02 * np.random.default_rng(3).normal(size, 1.0, (SWEEPS, 60))
     reached = log_e_values(draws) >= math.log(1 / ALPHA)

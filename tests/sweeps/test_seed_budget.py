@@ -23,8 +23,8 @@ from gmpo_mm.sweeps import runner
 from gmpo_mm.sweeps.directory import SweepDirectory
 from gmpo_mm.sweeps.display import SweepDisplay
 from gmpo_mm.sweeps.planning import plan_sweep
+from gmpo_mm.sweeps.rounds import check_stop_rule
 from gmpo_mm.sweeps.runner import SweepRunner
-from gmpo_mm.sweeps.seed_budget import check_stop_rule
 from gmpo_mm.sweeps.sweep_file import load_sweep
 from tests.sweeps.sweeps import GMPO, NO_CLIP, run_sweep, runs_of, start_sweep, trained, wait_for, write_sweep
 from tests.sweeps.test_sweep_file import write
@@ -74,7 +74,12 @@ class ScoredRuns:
         failed = folder.parent.name == self.fails
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(to_yaml(config))
-        state = {"state": "failed" if failed else "finished", "step": 2, "last_checkpoint": 2, "total_steps": 2}
+        state = {
+            "state": "failed" if failed else "finished",
+            "step": 2,
+            "last_checkpoint": 2,
+            "total_steps": 2,
+        }
         (folder / "run.json").write_text(json.dumps(state | {"exit_reason": "no reward" if failed else None}))
         metrics = MetricsFile(folder / FILE_NAME)
         metrics.log_metrics(2, "train", {"reward/overall": 0.5})
@@ -128,7 +133,9 @@ def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return file, folder / "out"
 
 
-def test_seeds_are_added_until_the_difference_is_decided_and_the_rest_is_not_trained(straight: tuple[Path, Path]) -> None:
+def test_seeds_are_added_until_the_difference_is_decided_and_the_rest_is_not_trained(
+    straight: tuple[Path, Path],
+) -> None:
     file, out = straight
     states = outcome(out)
     finished = sorted({seed for (_, seed), state in states.items() if state == "finished"})
@@ -140,7 +147,9 @@ def test_seeds_are_added_until_the_difference_is_decided_and_the_rest_is_not_tra
     assert not again.started and outcome(out) == states
 
 
-def test_the_report_says_what_was_decided_and_how_many_runs_that_saved(straight: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_report_says_what_was_decided_and_how_many_runs_that_saved(
+    straight: tuple[Path, Path], tmp_path: Path
+) -> None:
     report = write_report([straight[1]], tmp_path / "report")
     rule = report.numbers["stop_rule"]
     seeds = rule["seeds"]
@@ -162,7 +171,8 @@ def test_a_killed_sweep_goes_on_to_the_same_runs_and_the_same_decision(
     assert sweep_here(file, out, ScoredRuns()) == 0
     assert outcome(out) == outcome(straight[1])
     ours, theirs = (
-        write_report([where], tmp_path / f"report_{i}").numbers["stop_rule"] for i, where in enumerate((out, straight[1]))
+        write_report([where], tmp_path / f"report_{i}").numbers["stop_rule"]
+        for i, where in enumerate((out, straight[1]))
     )
     assert ours == theirs
 
@@ -181,9 +191,14 @@ def test_an_undecided_sweep_trains_its_whole_budget_and_more_seeds_may_be_added_
     assert write_report([out], tmp_path / "report").numbers["stop_rule"]["runs_saved"] == 0
 
 
-def test_neither_the_rule_nor_the_order_of_seeds_can_be_changed_after_a_look(straight: tuple[Path, Path]) -> None:
+def test_neither_the_rule_nor_the_order_of_seeds_can_be_changed_after_a_look(
+    straight: tuple[Path, Path],
+) -> None:
     file, out = straight
-    for override, named in (("seeds=[99,1,2,3,4,5,6]", "seeds at the end"), ("budget.alpha=0.2", "'alpha': 0.2")):
+    for override, named in (
+        ("seeds=[99,1,2,3,4,5,6]", "seeds at the end"),
+        ("budget.alpha=0.2", "'alpha': 0.2"),
+    ):
         with pytest.raises(ConfigError, match=named):
             SweepDirectory.look(out, load_sweep(file, [override]), [], [], [])
 
@@ -192,12 +207,18 @@ def test_a_failed_run_ends_the_rounds_as_its_pair_is_missing(data: Path, tmp_pat
     runs, out = ScoredRuns(fails="no_clip"), tmp_path / "out"
     assert sweep_here(write_decided(tmp_path, data, seeds=SEEDS[:6]), out, runs) == 1
     states = outcome(out)
-    assert states["no_clip", 1] == "failed" and states["gmpo", 1] == "finished" and states["gmpo", 2] == "waiting"
+    assert (
+        states["no_clip", 1] == "failed"
+        and states["gmpo", 1] == "finished"
+        and states["gmpo", 2] == "waiting"
+    )
     assert runs.started == ["gmpo seed_1", "no_clip seed_1"]
 
 
 @pytest.mark.slow
-def test_real_runs_killed_with_9_go_on_to_the_runs_and_scores_of_a_sweep_that_nobody_killed(data: Path, tmp_path: Path) -> None:
+def test_real_runs_killed_with_9_go_on_to_the_runs_and_scores_of_a_sweep_that_nobody_killed(
+    data: Path, tmp_path: Path
+) -> None:
     steps = ("trainer.max_steps=2", "trainer.val_freq=2")
     found = []
     for name in ("killed", "straight"):
@@ -211,13 +232,21 @@ def test_real_runs_killed_with_9_go_on_to_the_runs_and_scores_of_a_sweep_that_no
             process.wait()
         code, output = run_sweep(file, folder / "out")
         assert code == 0, output
-        found.append((outcome(folder / "out"), write_report([folder / "out"], folder / "report").numbers["stop_rule"]))
+        found.append(
+            (outcome(folder / "out"), write_report([folder / "out"], folder / "report").numbers["stop_rule"])
+        )
     assert found[0] == found[1]
     assert found[0][1]["seeds"] == 6
 
 
 def test_the_rule_is_read_and_reads_back(tmp_path: Path) -> None:
-    budget = {"hours": 2, "stop_when": "decided", "between": ["gmpo", "grpo"], "alpha": 0.01, "score": "math500"}
+    budget = {
+        "hours": 2,
+        "stop_when": "decided",
+        "between": ["gmpo", "grpo"],
+        "alpha": 0.01,
+        "score": "math500",
+    }
     sweep = load_sweep(write(tmp_path, budget=budget))
     assert sweep.stop_rule == StopRule(("gmpo", "grpo"), 0.01, "math500") and sweep.budget_hours == 2
     assert sweep.to_dict()["budget"] == budget
@@ -242,7 +271,9 @@ THREE = {"a": {}, "b": {}, "c": {}}
         ({"budget": {**RULE, "stop": 1}}, ["budget.stop", "Did you mean budget.stop_when?"]),
     ],
 )
-def test_mistakes_in_the_rule_name_key_value_and_fix(tmp_path: Path, keys: dict[str, Any], named: list[str]) -> None:
+def test_mistakes_in_the_rule_name_key_value_and_fix(
+    tmp_path: Path, keys: dict[str, Any], named: list[str]
+) -> None:
     with pytest.raises(ConfigError) as caught:
         load_sweep(write(tmp_path, **keys))
     assert all(text in str(caught.value) for text in named), caught.value
@@ -256,7 +287,9 @@ def test_mistakes_in_the_rule_name_key_value_and_fix(tmp_path: Path, keys: dict[
         ("variants.gmpo.overrides=[data.val_files=]", "variant gmpo is never validated"),
     ],
 )
-def test_a_rule_that_could_never_decide_is_refused_before_a_run(data: Path, tmp_path: Path, override: str, named: str) -> None:
+def test_a_rule_that_could_never_decide_is_refused_before_a_run(
+    data: Path, tmp_path: Path, override: str, named: str
+) -> None:
     runs = ScoredRuns()
     with pytest.raises(ConfigError, match=named):
         sweep_here(write_decided(tmp_path, data, seeds=SEEDS[:6]), tmp_path / "out", runs, override)
