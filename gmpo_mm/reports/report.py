@@ -66,7 +66,8 @@ def write_report(paths: Sequence[Path], out: Path | None = None, *, target_score
     summary, said = _summary(study, tables), headline(study, tables)
     decision = study_decision(study)
     if decision is not None:
-        summary = (decision_part(study, decision), *summary)
+        part = decision_part(study, decision)
+        summary, said = (part, *summary), part.lines[0]  # the headline's own interval supposes a fixed number of seeds
     made_by = report_command(paths, out, target_score)
     scores = tuple(map(score_report_table, tables))
     paper = paper_table(study, tables)

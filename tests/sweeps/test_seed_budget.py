@@ -155,6 +155,7 @@ def test_the_report_says_what_was_decided_and_how_many_runs_that_saved(
     seeds = rule["seeds"]
     assert rule["decided"] and rule["better"] == "no_clip" and rule["e_value"] >= 20
     assert rule["runs_saved"] == 2 * (len(SEEDS) - seeds) > 0
+    assert report.headline.startswith("Decided after") and "interval" not in report.headline
     text = (tmp_path / "report/report.md").read_text()
     assert f"Decided after {seeds} seeds of at most 9" in text
     assert f"saved {rule['runs_saved']} of 18 runs" in text and "too narrow" in text
