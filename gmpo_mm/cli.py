@@ -362,6 +362,35 @@ def report(
         print_json(written.numbers)
 
 
+@app.command(epilog="Example: gmpo-mm power evaluations/quickstart/synthetic_pictures --difference 0.02")
+def power(
+    evaluations: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="EVALUATION...", help="A benchmark's result, or those of one method's runs that differ in their seed only."
+        ),
+    ],
+    problems: Annotated[int | None, typer.Option(min=2, help="Problems; the evaluation's when not given.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Samples a problem; the evaluation's.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Training runs of each method; as many as given.")] = None,
+    difference: Annotated[float | None, typer.Option(help="Say what it takes to detect this one, as 0.02.")] = None,
+    unpaired: Annotated[bool, typer.Option("--unpaired", help="The two methods are tried on different problems.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell the smallest difference that so many problems, samples and seeds detect, or what a difference needs."""
+    from gmpo_mm.reports.power import power_of
+    from gmpo_mm.reports.power_table import print_power
+
+    with words_to_stderr(as_json):
+        found = power_of(
+            [Path(path) for path in evaluations], problems=problems, samples=samples, seeds=seeds, paired=not unpaired,
+            difference=difference,
+        )  # fmt: skip
+        print_power(found)
+    if as_json:
+        print_json(found.to_json())
+
+
 @app.command(epilog="Example: gmpo-mm doctor --json")
 def doctor(as_json: AsJson = False) -> None:
     """Tell what this machine can run: devices, versions, engines, rollout backends, trackers."""

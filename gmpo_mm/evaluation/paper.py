@@ -93,11 +93,41 @@ def paper_numbers(benchmark: str, tables: tuple[int, ...] = MAIN_TABLES) -> list
 @lru_cache(maxsize=1)
 def paper_rows() -> tuple[PaperRow, ...]:
     """All rows of all tables, as printed."""
-    data = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    data = _data()
     protocols = {name: PaperProtocol(name, **values) for name, values in data["protocols"].items()}
     return tuple(
         _row(table, row, protocols[table["protocol"]], data["source"]) for table in data["tables"] for row in table["rows"]
     )
+
+
+@dataclass(frozen=True)
+class PaperComparison:
+    """A difference that the paper speaks of: row B - row A of one table."""
+
+    table: int
+    a: PaperRow
+    b: PaperRow
+
+
+def paper_comparisons() -> list[PaperComparison]:
+    """The differences of all tables, in their order."""
+    tables, rows = _data()["tables"], iter(paper_rows())
+    found = []
+    for table in tables:
+        own = [next(rows) for _ in table["rows"]]
+        found += [PaperComparison(table["number"], own[a], own[b]) for a, b in table.get("compared", ())]
+    return found
+
+
+def paper_problems(benchmark: str) -> int:
+    """How many problems the paper's benchmark has."""
+    return int(_data()["problems"][benchmark])
+
+
+@lru_cache(maxsize=1)
+def _data() -> dict[str, Any]:
+    data: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    return data
 
 
 def _row(table: dict[str, Any], row: dict[str, Any], protocol: PaperProtocol, source: str) -> PaperRow:

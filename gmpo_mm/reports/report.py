@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gmpo_mm.errors import DataError
+from gmpo_mm.reports.decision import decision_json, decision_part, study_decision
 from gmpo_mm.reports.figure_style import to_png
 from gmpo_mm.reports.figures import report_figures
 from gmpo_mm.reports.map_report import map_report
@@ -67,6 +68,10 @@ def write_report(paths: Sequence[Path], out: Path | None = None, *, target_score
     figures: Sequence[ReportFigure] = report_figures(study, tables) if found is None else found.figures
     summary = _summary(study, tables) if found is None else found.summary
     said = headline(study, tables) if found is None else found.headline
+    decision = study_decision(study)
+    if decision is not None:
+        part = decision_part(study, decision)
+        summary, said = (part, *summary), part.lines[0]  # the headline's own interval supposes a fixed number of seeds
     made_by = report_command(paths, out, target_score)
     scores = tuple(map(score_report_table, tables))
     paper = paper_table(study, tables)
@@ -78,6 +83,7 @@ def write_report(paths: Sequence[Path], out: Path | None = None, *, target_score
     if found is not None:
         numbers |= {"map": found.numbers}
         write_atomically(folder / "map.csv", found.csv)
+    numbers["stop_rule"] = None if decision is None else decision_json(study, decision)
     write_atomically(folder / "report.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
     write_atomically(folder / "report.md", make_markdown(study, said, made_by, summary, (*scores, *others)))
     write_atomically(folder / "report.html", make_page(study, said, made_by, summary, scores, others, figures))

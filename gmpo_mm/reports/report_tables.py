@@ -51,9 +51,22 @@ def score_report_table(table: ScoreTable) -> ReportTable:
         columns += [f"{LEVEL_TEXT} interval over problems", "p over problems"]
     rows = [Row(_score_cells(row, table, over_problems)[: len(columns)], i) for i, row in enumerate(table.rows)]
     notes = [*table.notes, *(f"{row.variant.label}: {row.note}." for row in table.rows if row.note)]
+    notes += [pairing_note(row, table) for row in table.rows if row.difference and row.difference.pairing]
     if len(table.rows) > 2:
         notes.append("p-values are corrected after Holm for the number of comparisons; the intervals are not.")
     return ReportTable(table.key, table.title, f"{table.about}.", tuple(columns), tuple(rows), tuple(notes))
+
+
+def pairing_note(row: ScoreRow, table: ScoreTable) -> str:
+    """By how much the pairing of equal seeds narrowed the interval."""
+    assert row.difference is not None and row.difference.pairing is not None
+    pairing = row.difference.pairing
+    share = f"{100 * abs(pairing.narrowed):.0f} % {'narrower' if pairing.narrowed >= 0 else 'wider'}"
+    return (
+        f"{row.variant.label}: paired by seed, the interval of the difference is {size(pairing.paired_half, table)} to each "
+        f"side; unpaired (Welch) it would be {size(pairing.unpaired_half, table)}: pairing made it {share} (correlation of the "
+        f"{row.difference.seeds} seeds' scores {pairing.correlation:+.2f})."
+    )
 
 
 def _score_cells(row: ScoreRow, table: ScoreTable, over_problems: bool) -> tuple[str, ...]:

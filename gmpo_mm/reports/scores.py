@@ -103,6 +103,17 @@ def score_tables(study: Study) -> list[ScoreTable]:
     ]  # fmt: skip
 
 
+def scores_by_seed(study: Study, score: str) -> dict[str, Mapping[str, float]]:
+    """Variant -> seed -> its score: `final`, the last validation's, or a benchmark's. DataError where no run has it."""
+    if score in _benchmarks(study):
+        return {row.variant.name: row.by_seed for row in _evaluation_table(study, score, over_problems=False).rows}
+    found = study_score(study) if score == "final" else None
+    if found is None:
+        raise DataError(f"budget.score = {score!r}: no finished run has it; set it to final, or to a benchmark")
+    table = _table(study, "final", "", "", found.percent, lambda run: _last(run.series.get(found.metric)))
+    return {row.variant.name: row.by_seed for row in table.rows}
+
+
 def steps_to_score(study: Study, target: float) -> dict[str, list[int | None]]:
     """Variant -> for each run (unfinished ones that got there included) the first validated step with the score."""
     score = study_score(study)
@@ -183,7 +194,7 @@ def _common_seeds(a: Mapping[str, float], b: Mapping[str, float]) -> list[tuple[
 # ---- evaluations -------------------------------------------------------------------------------------------------------
 
 
-def _evaluation_table(study: Study, benchmark: str) -> ScoreTable:
+def _evaluation_table(study: Study, benchmark: str, *, over_problems: bool = True) -> ScoreTable:
     """Pass@1 of finished evaluations under one protocol, with differences over problems."""
     specs: dict[str, Spec] = {}
     notes: list[str] = []
@@ -210,7 +221,7 @@ def _evaluation_table(study: Study, benchmark: str) -> ScoreTable:
         table,
         title=f"Pass@1, {benchmark}",
         about=f"evaluation of the last checkpoints: {spec.problems:,} problems{samples}, {spec.protocol.describe()}",
-        rows=tuple(_with_problem_differences(table.rows, benchmark)),
+        rows=tuple(_with_problem_differences(table.rows, benchmark)) if over_problems else table.rows,
         notes=tuple(notes),
         spec=spec,
     )

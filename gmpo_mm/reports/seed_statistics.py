@@ -11,6 +11,8 @@ from scipy import special
 
 LEVEL = 0.95
 POWER = 0.8
+NORMAL_FROM = 10_000
+"""Degrees of freedom."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,32 @@ class SeedDifference:
     p_value: float | None
     detectable: float | None
     level: float = LEVEL
+    pairing: Pairing | None = None
+    """What pairing by seed gained; None where there is no interval."""
 
     @property
     def seeds(self) -> int:
         """How many pairs it is over."""
         return len(self.values)
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Half widths of the interval of B - A, paired by seed and not (Welch), neither cut; the correlation over seeds.
+
+    With equal seeds two variants see the same prompts in the same order and draw with the same random numbers, so that a
+    lucky seed may be lucky for both: where it is, the paired interval is narrower. It is wider where they go against each
+    other, and with few seeds for its fewer degrees of freedom. Both intervals are valid.
+    """
+
+    paired_half: float
+    unpaired_half: float
+    correlation: float
+
+    @property
+    def narrowed(self) -> float:
+        """The share by which pairing narrowed the interval; below 0 where it widened it."""
+        return 1 - self.paired_half / self.unpaired_half
 
 
 def seed_mean(values: Sequence[float], *, level: float = LEVEL, bounds: tuple[float, float] | None = None) -> SeedMean:
@@ -83,7 +106,26 @@ def seed_difference(
     p_value = 2 * float(special.stdtr(len(gaps) - 1, -abs(mean) / error))
     detectable = error * detectable_in_errors(len(gaps), level=level, power=power)
     low, high = max(mean - half, -bound), min(mean + half, bound)
-    return SeedDifference(values, mean, low, high, p_value, detectable, level)
+    return SeedDifference(values, mean, low, high, p_value, detectable, level, _pairing(b, a, half, level))
+
+
+def welch_half_width(b: Sequence[float], a: Sequence[float], level: float = LEVEL) -> float | None:
+    """Half of the interval of the means' difference without pairing (Welch 1947); None where neither list has a spread."""
+    variances = [float(np.var(np.asarray(values, dtype=np.float64), ddof=1)) / len(values) for values in (b, a)]
+    total = sum(variances)
+    if total <= 0:
+        return None
+    degrees = total**2 / sum(part**2 / (len(values) - 1) for part, values in zip(variances, (b, a)))
+    return float(special.stdtrit(degrees, (1 + level) / 2)) * math.sqrt(total)
+
+
+def _pairing(b: Sequence[float], a: Sequence[float], paired_half: float, level: float) -> Pairing | None:
+    unpaired = welch_half_width(b, a, level)
+    if unpaired is None:
+        return None
+    spreads = float(np.std(b)) * float(np.std(a))
+    together = float(np.mean((np.asarray(b) - np.mean(b)) * (np.asarray(a) - np.mean(a))))
+    return Pairing(paired_half, unpaired, together / spreads if spreads > 0 else 0.0)
 
 
 def detectable_in_errors(n: int, *, level: float = LEVEL, power: float = POWER) -> float:
@@ -94,8 +136,15 @@ def detectable_in_errors(n: int, *, level: float = LEVEL, power: float = POWER) 
     """
     if n < 2:
         raise ValueError(f"a t-test needs two values, and got {n}")
-    critical = float(special.stdtrit(n - 1, (1 + level) / 2))
-    return float(special.nctdtrinc(n - 1, 1 - power, critical))
+    return detectable_by_degrees(n - 1, level=level, power=power)
+
+
+def detectable_by_degrees(degrees: int, *, level: float = LEVEL, power: float = POWER) -> float:
+    """The same for a t-test with so many degrees of freedom: one less than paired values, two less than two samples hold."""
+    critical = float(special.stdtrit(degrees, (1 + level) / 2))
+    if degrees > NORMAL_FROM:  # the non-central t's inverse is slow there, and the normal's agrees to three digits
+        return float(special.ndtri((1 + level) / 2) + special.ndtri(power))
+    return float(special.nctdtrinc(degrees, 1 - power, critical))
 
 
 def steps_to(steps: Sequence[int], scores: Sequence[float], target: float) -> int | None:

@@ -22,6 +22,7 @@ from gmpo_mm.reports.run_readers import (
     read_tensorboard,
     tensorboard_folders,
 )
+from gmpo_mm.reports.stop_rule import StopRule
 from gmpo_mm.reports.study import Run, Study, StudyMap, Variant
 from gmpo_mm.reports.words import plural
 from gmpo_mm.runs.reading import read_json
@@ -29,6 +30,8 @@ from gmpo_mm.runs.run_config import yaml_differences
 
 SWEEP_FILE = "sweep.json"
 SWEEP_FORMAT = 1
+NOT_NEEDED = "not_needed"
+"""The state of a run that a sweep leaves out, as its difference was decided before."""
 
 SEED_AND_NAME_KEYS = frozenset(
     f"trainer.{key}"
@@ -66,6 +69,8 @@ def read_study(paths: Sequence[Path], *, target_score: float | None = None, titl
         target_score=target_score if target_score is not None else next(iter(targets), None),
         paper=papers[0] if len(papers) == 1 else None,
         map=studies[0].map if len(studies) == 1 and not runs else None,
+        seeds=studies[0].seeds if len(studies) == 1 and not runs else (),
+        stop_rule=studies[0].stop_rule if len(studies) == 1 and not runs else None,
         commands=(*(command for study in studies for command in study.commands), *_commands(_group(runs))),
         notes=tuple(note for study in studies for note in study.notes) + _left_out(_group(runs)),
     )
@@ -123,7 +128,8 @@ def _read_sweep(path: Path) -> Study:
         study = Study(
             title=str(data.get("title") or data["name"]), variants=variants, sources=(str(path),),
             target_score=None if data.get("target_score") is None else float(data["target_score"]),
-            paper=data.get("paper"),
+            paper=data.get("paper"), seeds=tuple(map(str, data.get("seeds") or ())),
+            stop_rule=StopRule.from_budget(data.get("budget")),
             commands=tuple(filter(None, [as_typed(hide_command(map(str, data.get("command") or ())))])),
             notes=_left_out(variants) if data.get("map") is None else _left_out_of_map(variants),
             map=None if data.get("map") is None else StudyMap.from_json(data["map"]),
@@ -143,7 +149,9 @@ def _sweep_variant(path: Path, variant: Mapping[str, Any], runs: Sequence[Mappin
     return Variant(
         name=str(variant["name"]),
         label=str(variant.get("label") or variant["name"]),
-        runs=tuple(_sweep_run(path, run) for run in runs if run["variant"] == variant["name"]),
+        runs=tuple(
+            _sweep_run(path, run) for run in runs if run["variant"] == variant["name"] and run["state"] != NOT_NEEDED
+        ),
         settings=(*([f"base: {variant['base']}"] if variant.get("base") else []),
             *hide_command(map(str, variant.get("overrides") or ()))),
         paper_line=variant.get("paper_line"),

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gmpo_mm.reports.stop_rule import StopRule
+
 FINISHED = "finished"
 CLIP_SHARE = "clip/high_frac + clip/low_frac"
 """A run's own sum of both: no token is clipped at both bounds."""
@@ -146,6 +148,10 @@ class Study:
     paper: Mapping[str, Any] | None = None
     """{"table": 4, "model": ...} where the runs are those of one of the paper's tables, else None."""
     commands: tuple[str, ...] = ()
+    seeds: tuple[str, ...] = ()
+    """A sweep's list, in its order; empty for runs that were given by themselves."""
+    stop_rule: StopRule | None = None
+    """When the sweep stops to add seeds; None where all of its seeds are trained."""
     notes: tuple[str, ...] = ()
     """What is missing or was left out, a sentence each."""
     map: StudyMap | None = None

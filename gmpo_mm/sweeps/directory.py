@@ -28,6 +28,7 @@ from gmpo_mm.errors import ConfigError
 from gmpo_mm.evaluation.results import read_spec
 from gmpo_mm.evaluation.task import Task, spec_differences
 from gmpo_mm.machine_errors import writing
+from gmpo_mm.reports.stop_rule import StopRule
 from gmpo_mm.runs.files import make_own_folder, write_atomically
 from gmpo_mm.runs.lock import DirectoryLock
 from gmpo_mm.runs.reading import read_json, read_text, read_yaml
@@ -36,7 +37,7 @@ from gmpo_mm.sweeps.planning import PlannedRun, task_of
 from gmpo_mm.sweeps.sweep_file import Sweep, variants_of
 
 FORMAT = 1
-State = Literal["waiting", "running", "finished", "failed", "interrupted", "out_of_budget"]
+State = Literal["waiting", "running", "finished", "failed", "interrupted", "out_of_budget", "not_needed"]
 _ABSENT = "(not set)"
 RESTORE = "restore the file, or give another --out"
 
@@ -144,6 +145,7 @@ class SweepDirectory:
             "format": FORMAT, "name": sweep.name, "title": sweep.saved("title", sweep.title),
             "base": sweep.saved("base", sweep.base), "command": hide_command(self.command),
             "overrides": hide_command(sweep.overrides), "seeds": list(sweep.seeds), "target_score": sweep.target_score,
+            "budget": sweep.budget,
             "paper": None if sweep.paper is None else sweep.saved("paper", dict(sweep.paper)), "variants": variants,
             "map": None if sweep.map is None else sweep.map.to_json(sweep.saved),
             "runs": [record.to_json() for record in self.records.values()],
@@ -168,11 +170,13 @@ class SweepDirectory:
                 raise ConfigError(f"--out {self.path} holds {held} and no sweep.yaml; restore it, or give another --out")
             return
         old = read_yaml(file, RESTORE, ConfigError, _SweepFile)
+        order = " (seeds at the end: their order decides)" if StopRule.from_budget(old.get("budget")) else ""
         lines = [f"  {key}: {there!r} there, {now!r} now" for key, there, now in sweep_differences(old, self.sweep.to_dict())]
         if lines:
             raise ConfigError(
-                f"{self.path} holds another sweep:\n" + "\n".join(lines) + "\nSeeds and variants may be added, nothing else "
-                "changed. To go on with that sweep, give its values; for a new one, give another --out"
+                f"{self.path} holds another sweep:\n" + "\n".join(lines)
+                + f"\nSeeds and variants may be added{order}, nothing else changed. To go on with that "
+                "sweep, give its values; for a new one, give another --out"
             )
 
     def _compare_run(self, run: PlannedRun) -> None:
@@ -231,8 +235,12 @@ def sweep_differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[st
     found = [(key, old.get(key, _ABSENT), new.get(key, _ABSENT)) for key in ("base", "overrides")]
     if "evaluation" in old:  # one may be added later
         found.append(("evaluation", old["evaluation"], new.get("evaluation", _ABSENT)))
-    missing = [seed for seed in old["seeds"] if seed not in new["seeds"]]
-    found.append(("seeds", old["seeds"], new["seeds"] if missing else old["seeds"]))
+    rule = StopRule.from_budget(old.get("budget"))
+    if rule is not None:  # a rule that is chosen after a look at its scores keeps no error; hours decide nothing
+        other = StopRule.from_budget(new.get("budget"))
+        found.append(("budget", rule.to_dict(), _ABSENT if other is None else other.to_dict()))
+    kept = new["seeds"][: len(old["seeds"])] == old["seeds"] if rule else set(old["seeds"]) <= set(new["seeds"])
+    found.append(("seeds", old["seeds"], old["seeds"] if kept else new["seeds"]))
     now = variants_of(new)
     for name, variant in variants_of(old).items():
         if name not in now:

@@ -34,6 +34,10 @@ TABLE_SECONDS = 1.0
 LINE_SECONDS = 30.0
 """How often a running run gets a plain line when the output is no terminal."""
 COLUMNS = ("variant", "seed", "state", "step", "validation", "s/step", "left")
+FILTERING = (
+    "Online filtering: variants with equal seeds go through the same order of prompts, but how far each gets in a step depends "
+    "on what it keeps, so after the first step that differs their steps no longer have the same prompts."
+)
 STYLES = {"finished": "green", "running": "cyan", "failed": "red", "interrupted": "yellow", "out_of_budget": "yellow"}
 
 
@@ -264,6 +268,8 @@ def _remarks(directory: SweepDirectory) -> list[str]:
         lines.append(f"  {key}: " + "; ".join(f"{value} ({', '.join(names)})" for value, names in by_value.items()))
     if found:
         lines.append("  A difference between two variants that differ there too is not the loss's alone.")
+    if any(run.config.algorithm.online_filtering for run in runs):
+        lines.append(FILTERING)
     said: dict[str, list[str]] = {}
     for run in runs:
         for text in cautions(run.loaded):
@@ -281,6 +287,8 @@ def _duration(directory: SweepDirectory, left: float | None, jobs: int) -> str:
     estimator = Estimator(directory)
     start = estimator.startup([estimator.progress(directory.record(run)) for run in directory.planned])
     counted = f"{format_seconds(start)} for each start" if start is not None else "starting is not counted: no run has finished"
+    if directory.sweep.stop_rule is not None:
+        runs += " at most (it stops when the difference is decided)"
     words = f"{runs}: about {format_seconds(left)} left by the measured seconds a step and a validation; {counted}"
     if directory.tasks and all(record.evaluation_seconds is None for record in directory.records.values()):
         words += ", nor are the evaluations, none of which has been measured"

@@ -204,6 +204,11 @@ def plan_evaluation(sweep: Sweep, progress: Progress, *, prepared: bool = True) 
         raise ConfigError(f"evaluation = {sweep.evaluation!r}: {error}") from error
 
 
+def benchmark_names(sweep: Sweep) -> list[str]:
+    """The benchmarks of the evaluation; [] without one."""
+    return [] if sweep.evaluation is None else [load_benchmark(name).name for name in _evaluation_settings(sweep).benchmarks]
+
+
 def _evaluation_settings(sweep: Sweep) -> EvaluateSettings:
     return load_settings(sweep.evaluation, [], {"model": "of each run", "out": "of each run"})
 

@@ -17,6 +17,7 @@ from gmpo_mm.sweeps.directory import RunRecord, State, SweepDirectory
 from gmpo_mm.sweeps.display import SweepDisplay
 from gmpo_mm.sweeps.planning import PlannedRun
 from gmpo_mm.sweeps.processes import Launcher, log_tail
+from gmpo_mm.sweeps.rounds import Rounds
 from gmpo_mm.sweeps.run_progress import RunProgress, read_progress
 
 POLL_SECONDS = 0.2
@@ -46,12 +47,15 @@ class SweepRunner:
 
     def run(self) -> int:
         """Until everything has ended; returns the exit code: 0, 1 when a run failed, 128 + the signal that stopped it."""
-        waiting = [run for run in self.directory.planned if self.directory.record(run).state != "finished"]
+        rounds = Rounds(self.directory, self.display.say)
+        waiting = rounds.next()
         with self._listening():
             try:
                 while waiting or self.active:
                     self._collect()
                     self._obey()
+                    if not waiting and not self.active and self.why is None:
+                        waiting = rounds.next()
                     while waiting and self.why is None and len(self.active) < self.jobs:
                         self._start(waiting.pop(0), self._free_slot())
                     if self.why is not None and not self.active:
@@ -62,9 +66,9 @@ class SweepRunner:
             finally:
                 for active in self.active:  # only an error of the sweep's own leaves any; the same command resumes them
                     active.child.kill()
-        for run in waiting:
-            if self.why == "out_of_budget":
-                self._end(self.directory.record(run), "out_of_budget", f"not started: {self._budget()} were over")
+        for record in self.directory.records.values():
+            if self.why == "out_of_budget" and record.state == "waiting":
+                self._end(record, "out_of_budget", f"not started: {self._budget()} were over")
         self.directory.save()
         self.display.refresh([])
         states = {record.state for record in self.directory.records.values()}

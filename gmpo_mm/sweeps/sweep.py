@@ -15,9 +15,10 @@ from gmpo_mm.planning.dry_run import open_records, reward_words
 from gmpo_mm.runs.progress import Progress
 from gmpo_mm.sweeps.directory import SweepDirectory
 from gmpo_mm.sweeps.display import Estimator, SweepDisplay, all_seconds_left, print_dry_run
-from gmpo_mm.sweeps.planning import PlannedRun, plan_evaluation, plan_sweep
+from gmpo_mm.sweeps.planning import PlannedRun, benchmark_names, plan_evaluation, plan_sweep
 from gmpo_mm.sweeps.processes import Launcher, LocalLauncher, choose_jobs, visible_gpus
 from gmpo_mm.sweeps.ray_jobs import RayLauncher, check_for_ray, cluster_address
+from gmpo_mm.sweeps.rounds import check_stop_rule
 from gmpo_mm.sweeps.runner import SweepRunner
 from gmpo_mm.sweeps.sweep_file import load_sweep
 
@@ -36,6 +37,8 @@ def sweep(
     with Progress() as progress:
         planned = plan_sweep(wanted, path, progress, prepared=not dry_run)
         tasks = plan_evaluation(wanted, progress, prepared=not dry_run)
+    if wanted.stop_rule is not None:
+        check_stop_rule(wanted.stop_rule, wanted.seeds, planned, benchmark_names(wanted))
     configs = [run.config for run in planned]
     address = cluster_address(wanted.ray_address, configs)
     gpus = visible_gpus() if address is None else ()
@@ -116,5 +119,5 @@ def _check_engines(configs: Sequence[Config]) -> None:
 def _summary(directory: SweepDirectory) -> str:
     states = [record.state for record in directory.records.values()]
     counts = ", ".join(f"{states.count(state)} {state.replace('_', ' ')}" for state in dict.fromkeys(states))
-    again = "" if set(states) == {"finished"} else "; the same command goes on with what is not finished"
+    again = "" if set(states) <= {"finished", "not_needed"} else "; the same command goes on with what is not finished"
     return f"{counts}; everything is in {directory.path}{again}"

@@ -29,6 +29,8 @@ from gmpo_mm.config.words import settings_for_key
 from gmpo_mm.config.yaml_text import parse_override, read_file
 from gmpo_mm.credentials import clean, hide, hide_argument, hide_command, hide_written, remember, texts_of
 from gmpo_mm.errors import ConfigError
+from gmpo_mm.reports.stop_rule import StopRule
+from gmpo_mm.sweeps.seed_budget import BUDGET_KEYS, read_stop_rule
 from gmpo_mm.sweeps.sweep_map import AXIS_KEYS, COLLAPSE_KL, COLUMN_KEYS, MAP_KEYS, PANEL_KEYS, Place, SweepMap, Variant
 
 KEYS = (
@@ -64,6 +66,7 @@ class Sweep:
     evaluation: str | None = None
     target_score: float | None = None
     budget_hours: float | None = None
+    stop_rule: StopRule | None = None
     paper: Mapping[str, Any] | None = None
     ray_address: str | None = None
     map: SweepMap | None = None
@@ -74,6 +77,12 @@ class Sweep:
     def saved(self, key: str, value: Any) -> Any:
         """The value of a key as it may be saved and shown."""
         return hide_written(key, self.written[key]) if key in self.written else hide(key, value)
+
+    @property
+    def budget(self) -> dict[str, Any] | None:
+        """The keys of `budget`, None where none is set."""
+        rule = {} if self.stop_rule is None else self.stop_rule.to_dict()
+        return _set_keys(hours=self.budget_hours, **rule) or None
 
     def to_dict(self) -> dict[str, Any]:
         """What `load_sweep` reads back; keys that are not set are left out, and secret values are `<hidden>`."""
@@ -91,7 +100,7 @@ class Sweep:
             overrides=hide_command(self.overrides), variants=variants,
             seeds=list(self.seeds), evaluation=self.saved("evaluation", self.evaluation),
             target_score=self.target_score,
-            budget=None if self.budget_hours is None else {"hours": self.budget_hours},
+            budget=self.budget,
             paper=None if self.paper is None else self.saved("paper", dict(self.paper)),
             ray_address=self.saved("ray_address", self.ray_address),
             map=None if self.map is None else self._map_to_dict(self.map),
@@ -179,20 +188,27 @@ def _to_sweep(content: dict[str, Any], path: Path) -> Sweep:
             raise ConfigError(f"sweep file {path}: {key} is not set; base, variants and seeds are what makes a sweep")
     name = str(_take(content, "name", _is_text, "a text") or path.stem)
     _check_name("name", name)
-    budget = _take(content, "budget", lambda value: isinstance(value, dict), "hours: NUMBER") or {}
-    _check_keys(budget, ("hours",), "budget", "budget.")
+    budget = _take(content, "budget", lambda value: isinstance(value, dict), "hours: NUMBER, or stop_when: decided") or {}
+    _check_keys(budget, BUDGET_KEYS, "budget", "budget.")
     rows = _variants(content["variants"])
     found = None if content.get("map") is None else _map(content["map"], rows)
+    variants = rows if found is None else found.variants()
+    if found is not None and budget.get("stop_when") is not None:
+        raise ConfigError(
+            f"sweep file {path}: budget.stop_when = {budget['stop_when']!r} decides between two variants, and a map has many "
+            "cells; leave out budget.stop_when, or map"
+        )
     return Sweep(
         name=name,
         base=_take(content, "base", _is_text, "the path of a configuration"),
-        variants=rows if found is None else found.variants(),
+        variants=variants,
         seeds=_seeds(content["seeds"]),
         title=_take(content, "title", _is_text, "a text"),
         overrides=_overrides(content, ""),
         evaluation=_take(content, "evaluation", _is_text, "the path of an evaluation's YAML file"),
         target_score=_take(content, "target_score", _is_number, "a number"),
         budget_hours=_take(budget, "hours", _is_hours, "a number of hours above 0 and at most 1e6", "budget."),
+        stop_rule=read_stop_rule(budget, [variant.name for variant in variants]),
         paper=_take(content, "paper", lambda value: isinstance(value, dict), "a mapping (table: 4)"),
         ray_address=_take(content, "ray_address", _is_text, "a text: auto, host:port or http://host:8265"),
         map=found,

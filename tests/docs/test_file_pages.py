@@ -12,6 +12,7 @@ from gmpo_mm.config.ranges import Range
 from gmpo_mm.evaluation.benchmark import Benchmark, Template, shipped_benchmarks
 from gmpo_mm.evaluation.results import Protocol
 from gmpo_mm.evaluation.settings import BACKENDS, RANGES, EvaluateSettings
+from gmpo_mm.sweeps.seed_budget import BUDGET_KEYS
 from gmpo_mm.sweeps.sweep_file import KEYS, SET_BY_THE_SWEEP, VARIANT_KEYS
 from gmpo_mm.verifiers.extraction import EXTRACTIONS
 from tests.docs.generator import REFERENCE, load_generator, rows_below
@@ -64,7 +65,8 @@ def test_shipped_benchmarks_and_templates_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("heading", "keys"), [("## Keys of a sweep", KEYS), ("## Keys of a variant", VARIANT_KEYS)]
+    ("heading", "keys"),
+    [("## Keys of a sweep", KEYS), ("## Keys of the budget", BUDGET_KEYS), ("## Keys of a variant", VARIANT_KEYS)],
 )
 def test_the_sweep_tables_have_every_key(heading: str, keys: tuple[str, ...]) -> None:
     rows = rows_below(SWEEP, heading)

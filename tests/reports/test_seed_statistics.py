@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from gmpo_mm.reports.seed_statistics import detectable_in_errors, seed_difference, seed_mean, steps_to
+from gmpo_mm.reports.seed_statistics import (
+    detectable_in_errors,
+    seed_difference,
+    seed_mean,
+    steps_to,
+    welch_half_width,
+)
 
 SCORES = st.lists(st.floats(0, 1, allow_nan=False), min_size=2, max_size=8)
 
@@ -81,3 +87,22 @@ def test_steps_to_a_score_are_the_first_that_reach_it() -> None:
     assert steps_to(steps, scores, 0.9) == 20
     assert steps_to(steps, scores, 0.91) == 60
     assert steps_to(steps, scores, 0.99) is None
+
+
+def test_the_unpaired_interval_is_scipy_s_welch() -> None:
+    generator = np.random.default_rng(6)
+    b, a = generator.normal(0.6, 0.05, 7).tolist(), generator.normal(0.5, 0.01, 7).tolist()
+    low, high = stats.ttest_ind(b, a, equal_var=False).confidence_interval(0.95)
+    assert welch_half_width(b, a) == pytest.approx((high - low) / 2, rel=1e-9)
+    assert welch_half_width([0.5, 0.5], [0.4, 0.4]) is None
+
+
+def test_pairing_narrows_the_interval_where_a_lucky_seed_is_lucky_for_both_and_widens_it_elsewhere() -> None:
+    luck = np.array([0.01, 0.07, -0.04, 0.03, -0.06])
+    noise = np.array([0.004, -0.002, 0.001, 0.003, -0.005])
+    together = seed_difference((0.6 + luck + noise).tolist(), (0.5 + luck).tolist()).pairing
+    against = seed_difference((0.6 - luck + noise).tolist(), (0.5 + luck).tolist()).pairing
+    assert together is not None and against is not None
+    assert together.correlation > 0.99 and together.narrowed > 0.8
+    assert against.correlation < -0.9 and against.narrowed < 0
+    assert seed_difference([0.6, 0.7], [0.5, 0.6]).pairing is None  # equal differences: no interval
