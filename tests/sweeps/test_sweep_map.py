@@ -172,3 +172,10 @@ def test_a_mistake_in_a_map_names_key_value_and_fix(
         load(tmp_path, changes)
     for text in named:
         assert text in str(caught.value)
+
+
+def test_a_map_is_not_stopped_by_the_difference_of_two_variants(tmp_path: Path) -> None:
+    budget = {"stop_when": "decided", "between": ["grpo", "gmpo"]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**VALID, "budget": budget}, sort_keys=False))
+    with pytest.raises(ConfigError, match=r"budget\.stop_when = 'decided'.*leave out budget\.stop_when, or map"):
+        load_sweep(tmp_path / "mine.yaml")
