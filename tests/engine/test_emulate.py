@@ -15,7 +15,7 @@ from gmpo_mm.errors import ConfigError
 from gmpo_mm.rollout.rounding import ROUNDINGS
 from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import Batch
-from tests.engine.runs import SAVING, arguments, file_bytes, metrics_without_times, policy_of, run_here, train_metrics
+from tests.engine.runs import SAVING, arguments, file_bytes, policy_of, run_here, train_metrics
 
 EMULATE, CORRECTION = "worker.rollout.emulate", "worker.rollout.correction"
 SAVED = (*SAVING, "worker.actor.optim.lr=1e-3")
@@ -53,16 +53,6 @@ def test_an_int8_sampler_reports_its_own_log_probs_and_a_correction_weighs_them(
     weights_BT = truncated_importance_weights(batch.old_log_probs_BT, batch.sampler_log_probs_BT, batch.mask_BT, 2.0)
     assert float((weights_BT - 1).abs().max()) > 1e-3
     assert 0 < corrected[1]["rollout/rounding_error"] < 0.02
-
-
-def test_nothing_emulated_writes_what_a_run_without_the_keys_writes(data: Path, tmp_path: Path) -> None:
-    none = f"{EMULATE}={{weights: none, logits_noise: 0.0, top_p: 1.0}}"
-    runs = [
-        run_here(arguments(data, tmp_path / name, *SAVED, "trainer.max_steps=1", *more))
-        for name, more in (("plain", ()), ("none", (none, "worker.rollout.staleness=0")))
-    ]
-    assert metrics_without_times(runs[0]) == metrics_without_times(runs[1])
-    assert file_bytes(runs[0], 1) == file_bytes(runs[1], 1)
 
 
 def test_a_gap_that_was_asked_for_does_not_end_the_run(data: Path, tmp_path: Path) -> None:

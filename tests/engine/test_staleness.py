@@ -45,8 +45,9 @@ def hashes(run_dir: Path) -> dict[int, dict[str, str]]:
 def lagging(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """A run with each staleness, saved after each of its steps."""
     folder = tmp_path_factory.mktemp("lagging")
+    none = "worker.rollout.emulate={weights: none, logits_noise: 0.0, top_p: 1.0}"
     return {
-        k: run_here(arguments(data, folder / str(k), *SAVED, f"trainer.max_steps={steps}", f"{STALENESS}={k}"))
+        k: run_here(arguments(data, folder / str(k), *SAVED, none, f"trainer.max_steps={steps}", f"{STALENESS}={k}"))
         for k, steps in ((0, 2), (1, 4), (2, 4))
     }
 
@@ -71,7 +72,9 @@ def test_a_checkpoint_holds_the_weights_of_the_steps_before_it(lagging: dict[int
         assert torch.equal(load_file(file)[name.replace("model.language_model.", "model.")], tensor)
 
 
-def test_no_staleness_writes_what_a_run_without_the_key_writes(data: Path, lagging: dict[int, Path], tmp_path: Path) -> None:
+def test_no_staleness_and_nothing_emulated_writes_what_a_run_without_the_keys_writes(
+    data: Path, lagging: dict[int, Path], tmp_path: Path
+) -> None:
     plain = run_here(arguments(data, tmp_path / "run", *SAVED, "trainer.max_steps=2"))
     assert metrics_without_times(plain) == metrics_without_times(lagging[0])
     assert file_bytes(plain, 2) == file_bytes(lagging[0], 2)
@@ -80,7 +83,7 @@ def test_no_staleness_writes_what_a_run_without_the_key_writes(data: Path, laggi
     assert not any(name.startswith("rollout/weights") for name in train_metrics(plain)[0])
 
 
-@pytest.mark.parametrize("old", ["auto", pytest.param("sampler", marks=pytest.mark.slow), "recompute"])
+@pytest.mark.parametrize("old", ["auto", *(pytest.param(word, marks=pytest.mark.slow) for word in ("sampler", "recompute"))])
 def test_the_first_ratio_is_that_of_the_new_to_the_stale_weights(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str
 ) -> None:
