@@ -84,6 +84,9 @@ def test_inside_the_model_has_the_weights_of_the_step_that_is_asked_for(lora: bo
             assert torch.equal(log_probs(policy), own[source])
         assert_back(policy, before)
         sampling.keep(step - 1)
+        rescued = sampling.checkpoint_tensors(step - 1).get("past_weights", {})
+        before_that = range(max(0, step - 3), step - 1)
+        assert {name.partition("/")[0] for name in rescued} == set(map(str, before_that)), "if the update fails"
         change(policy, 0.01)
         own.append(log_probs(policy))
         hashes.append(sampling_hash(policy))
