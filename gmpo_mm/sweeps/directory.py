@@ -170,7 +170,11 @@ class SweepDirectory:
                 raise ConfigError(f"--out {self.path} holds {held} and no sweep.yaml; restore it, or give another --out")
             return
         old = read_yaml(file, RESTORE, ConfigError, _SweepFile)
-        order = " (seeds at the end: their order decides)" if StopRule.from_budget(old.get("budget")) else ""
+        try:
+            rule = StopRule.from_budget(old.get("budget"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"{file}: its budget can't be read; {RESTORE}") from error
+        order = " (seeds at the end: their order decides)" if rule else ""
         lines = [f"  {key}: {there!r} there, {now!r} now" for key, there, now in sweep_differences(old, self.sweep.to_dict())]
         if lines:
             raise ConfigError(
