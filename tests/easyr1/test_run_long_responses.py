@@ -20,7 +20,7 @@ def compute_score(rows):
     texts = [row["response"] for row in rows]
     return [{"overall": 1.0, "even": float(len(text) % 2 == 0), "chars": len(text) / 9} for text in texts]
 """
-LONGEST = 16
+LONGEST = 18
 
 __all__ = ["data"]
 
@@ -30,7 +30,7 @@ def test_advantages_come_from_the_named_rewards_and_a_truncated_response_has_non
     (tmp_path / "reward.py").write_text(REWARD)
     texts = overrides(
         data, tmp_path / "run", 1, f"worker.reward.reward_function={tmp_path}/reward.py:compute_score", "trainer.max_steps=1",
-        f"data.max_response_length={LONGEST}", "algorithm.adv_estimator=gdpo", "worker.rollout.temperature=2",
+        f"data.max_response_length={LONGEST}", "algorithm.adv_estimator=gdpo", "worker.rollout.temperature=1.5",
         "algorithm.gdpo_reward_keys=[even,chars,overlong_reward]", "algorithm.gdpo_reward_weights=[1,0.5,2]",
         "algorithm.mask_truncated_completions=true", "worker.reward.overlong_buffer={enable: true, len: 6}",
         "trainer.val_freq=1", "trainer.val_before_train=false",

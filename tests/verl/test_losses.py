@@ -104,7 +104,9 @@ def test_rows_without_a_valid_token_are_left_out_as_on_the_local_engine(setup: t
     expected = local_gradients(leaving_out(batch, out), policy, PolicyLossConfig("default", loss_avg_mode=mode), TERMS)
     assert_same_gradients({name: found[name] for name in expected}, expected, 1e-5)
     nothing = [row | {name: row[name] * 0 for name in ("response_mask", "loss_mask", "advantages")} for row in rows]
-    found, _ = gradients_and_metrics(nothing, engine, Setting(len(rows), micro, "default", mode, **TERMS))
+    found, metrics = gradients_and_metrics(nothing, engine, Setting(len(rows), micro, "default", mode, **TERMS))
+    terms = {name: float(value.aggregate()) for name, value in metrics.items() if name in ("actor/entropy_loss", "kl_loss")}
+    assert list(terms.values()) == [0.0, 0.0], terms
     assert all(float(gradient.abs().max()) == 0 for gradient in found.values())
 
 
