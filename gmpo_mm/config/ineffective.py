@@ -90,7 +90,8 @@ def _worker(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
     if actor.optim.lr_warmup_steps is not None:
         yield "worker.actor.optim.lr_warmup_ratio", "worker.actor.optim.lr_warmup_steps goes before it"
     if rollout.correction == "none":
-        yield "worker.rollout.correction_cap", "worker.rollout.correction is none"
+        for name in ("correction_cap", "correction_floor"):
+            yield f"worker.rollout.{name}", "worker.rollout.correction is none"
 
 
 def _trainer(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
