@@ -26,8 +26,9 @@ HANDLED_HERE = frozenset(
         "algorithm.drop_zero_advantage",
         "worker.actor.logits_dtype",
         "worker.actor.old_log_probs",
-        "worker.rollout.correction",
+        "worker.rollout.correction",  # to_easyr1, in the actor's section
         "worker.rollout.correction_cap",
+        "worker.rollout.correction_floor",
         "worker.rollout.max_log_prob_gap",
         "trainer.run_dir",
         "trainer.resume",
@@ -42,10 +43,13 @@ HANDLED_HERE = frozenset(
 
 @dataclass
 class GMPOActorConfig(ActorConfig, LossKeys):
-    """EasyR1's actor section with the losses' keys and others of `gmpo_mm.config.schema.ActorConfig` that our actor reads."""
+    """EasyR1's actor section with the losses' keys, others of our `worker.actor`, and the correction of `worker.rollout`."""
 
     seq_mean: str = "exact"
     entropy_coef: float = 0.0
+    correction: str = "none"
+    correction_cap: float | None = None
+    correction_floor: float | None = None
 
 
 @dataclass
@@ -100,6 +104,8 @@ def to_easyr1(config: Config) -> GMPOPPOConfig:
     if ".py:" in worker.actor.loss_type:
         worker.actor.loss_type = absolute_function(worker.actor.loss_type)
     worker.rollout.name = "vllm"
+    for name in ("correction", "correction_cap", "correction_floor"):  # read by the actor, and there is no place in EasyR1's
+        setattr(worker.actor, name, getattr(config.worker.rollout, name))
     worker.rollout.val_override_config.setdefault("n", 1)  # EasyR1 reads 1 in one place and rollout.n in another
     if easyr1.algorithm.adv_estimator == "dr_grpo":
         easyr1.algorithm.adv_estimator = "grpo"

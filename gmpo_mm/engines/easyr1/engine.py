@@ -25,7 +25,7 @@ class EasyR1Engine(RayEngine):
     name = about = "easyr1"
     unread = UNREAD
     unread_where = {"": WITHOUT_CRITIC}  # noqa: RUF012
-    refused = ("worker.rollout.correction", "worker.rollout.correction_cap")
+    refused = ()
 
     def rules(self, loaded: LoadedConfig) -> Iterator[str]:
         """As `check_easyr1`."""
@@ -38,7 +38,7 @@ class EasyR1Engine(RayEngine):
 
     def preflight(self, configs: Sequence[Config]) -> str:
         """EasyR1's version."""
-        return f"EasyR1 {preflight.check_installation()}"
+        return f"EasyR1 {preflight.check_installation(preflight.requirements_of(*configs))}"
 
     def check_directory(self, path: Path) -> None:
         """A run of EasyR1 itself would be gone on from."""
