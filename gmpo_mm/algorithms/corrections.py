@@ -4,13 +4,13 @@ Let r_t = pi_trainer(o_t) / pi_sampler(o_t) of a sampled token, both with the we
 tokens of its response. C is the cap, F the floor:
 
 - ``truncated``: a token weighs min(r_t, C).
-- ``masked``: r_t where F <= r_t <= C, else 0 (IcePop's M(r_t; F, C), arXiv 2510.18855).
+- ``masked``: r_t where F <= r_t <= C, else 0: IcePop's M(r_t; F, C) (arXiv 2510.18855, equation as in 2512.16144).
 - ``sequence_truncated``: each token of a response weighs min(R, C), R = prod_t r_t.
 - ``sequence_masked``: R where F <= R <= C, else 0.
 - ``geometric_masked``: 1 where F <= R^(1/n) <= C, else 0. The mean selects and does not weigh: it is no importance ratio.
 
 A weight of 0 masks, and what is masked goes on to COUNT: in n, in the number of tokens and of sequences, and in the KL and
-the entropy term. So a denominator never depends on the sampler. IcePop's equation (1/|o|), verl's weights
+the entropy term. So a denominator never depends on the sampler. IcePop (1 / all tokens), verl's weights
 (``rollout_is``) and TRL do the same; verl's ``rollout_rs`` takes what it rejects out of the number of tokens.
 
 How a weight enters a loss stands in ``compute_policy_loss``. Nothing here reads a value back from the device, and a
