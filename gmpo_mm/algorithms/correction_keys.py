@@ -1,4 +1,4 @@
-"""The corrections of a sampler that differs: their names, units and bounds. No torch: every command reads this."""
+"""The corrections of a sampler that differs: names, units, bounds. No torch: every command reads this."""
 
 import math
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CorrectionKind:
-    """What one value of ``worker.rollout.correction`` is. ``unit``: what has one ratio and is masked, token or sequence.
+    """What one value of ``worker.rollout.correction`` is.
 
-    ``floor`` is None where there is no lower bound to set, 0 where it is off unless it is set.
+    ``unit``: what has one ratio and is cut or masked as a whole, ``token`` or ``sequence``. ``floor`` is None where there is no lower bound to set, 0 where it is off unless it is set.
     """
 
     unit: str
@@ -25,8 +25,9 @@ CORRECTIONS = {
 }
 """Name -> its unit and the bounds that it has unless others are set.
 
-Whose bounds: 2 for both truncations is verl's default. 0.5 and 5 for ``masked`` are IcePop's, as in verl's preset. 3 and no
-floor for ``sequence_masked`` are TRL's. 0.999 and 1.001 for ``geometric_masked`` are those of verl's preset "geo_rs".
+Whose bounds: 2 for both truncations is verl's default. 0.5 and 5 for ``masked`` are IcePop's, as in verl's
+preset. 3 and no floor for ``sequence_masked`` are TRL's. 0.999 and 1.001 for ``geometric_masked`` are those
+of verl's preset "geo_rs".
 """
 
 
@@ -48,8 +49,8 @@ def make_correction(kind: str, cap: float | None = None, floor: float | None = N
     """The correction ``kind`` with these bounds, or its own where they are None; None for ``none``.
 
     Raises:
-        ValueError: an unknown kind, a cap that is not above 0 and finite, a floor where the kind has none, a floor below 0 or
-            not below the cap.
+        ValueError: an unknown kind, a cap that is not above 0 and finite, a floor where the kind has none, a
+            floor below 0 or not below the cap.
     """
     if kind == "none":
         return None

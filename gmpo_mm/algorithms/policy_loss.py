@@ -80,8 +80,9 @@ def compute_policy_loss(
     advantages = _prepare_advantages(advantages_BT.detach().to(dtype), mask_BT, loss)
 
     # one ratio is made of all tokens, so a masked one has to leave it; a loss of tokens is multiplied by its 0 below
-    leaves = token_weights_BT is not None and loss.unit == "sequence"
-    learning_BT = torch.where(token_weights_BT == 0, old_log_probs_BT, log_probs_BT) if leaves else log_probs_BT
+    learning_BT = log_probs_BT
+    if token_weights_BT is not None and loss.unit == "sequence":
+        learning_BT = torch.where(token_weights_BT.eq(0), old_log_probs_BT, log_probs_BT)
     result = loss.function(learning_BT, old_log_probs_BT, advantages, mask_BT, config)
     terms = result if isinstance(result, LossTerms) else LossTerms(result)
     total = _sum_over_units(terms.losses, mask_BT, loss, config, token_weights_BT)

@@ -150,8 +150,8 @@ FOREIGN_KEYS: dict[str, Word] = {
     **_words(ROLLOUT + "correction=sequence_masked", "vllm_importance_sampling_correction", note="TRL's default mode"),
     **_words(ROLLOUT + "correction={value}", "vllm_importance_sampling_mode", "rollout_importance_sampling_mode"),
     **_words(ROLLOUT + "correction={value}", "rollout_rs", note=REJECTION_NOTE),
-    **_words("", "rollout_rs_threshold", note="a bound of rollout_rs concerns sampler over trainer and a ratio here trainer over "
-             "sampler, so LOWER_UPPER is " + ROLLOUT + "correction_floor=1/UPPER correction_cap=1/LOWER"),
+    **_words("", "rollout_rs_threshold", note="a bound of rollout_rs concerns sampler over trainer, and a ratio here trainer "
+             "over sampler, so LOWER_UPPER is " + ROLLOUT + "correction_floor=1/UPPER correction_cap=1/LOWER"),
     **_words("", "rollout_is_batch_normalize", note="weights are not divided by their mean here"),
     # updates
     **_words(ACTOR + "optim.lr={value}", "learning_rate", "actor_learning_rate", "actor_lr", "optim.lr"),

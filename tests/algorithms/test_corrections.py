@@ -1,4 +1,4 @@
-"""The corrections of a sampler that differs, against loops written from their equations: weights, losses, gradients, metrics."""
+"""Corrections of a sampler that differs, against loops written from their equations: weights, losses, gradients, metrics."""
 
 from __future__ import annotations
 
@@ -98,7 +98,9 @@ def test_weights_are_those_of_the_equation_zero_where_masked_and_one_outside_the
     torch.testing.assert_close(weights, expected, rtol=1e-12, atol=0.0)
     assert not weights.requires_grad
     cap = BOUNDS[kind][0]
-    assert any(r > cap for r in reference.ratios) and any(r < cap for r in reference.ratios), "the batch tests both"
+    assert any(r > cap for r in reference.ratios) and any(r < cap for r in reference.ratios), (
+        "the batch tests both"
+    )
     masks = kind.endswith("masked")
     assert masks == any(w == 0 for w in reference.weights) and any(w > 0 for w in reference.weights)
     if masks:
@@ -106,7 +108,9 @@ def test_weights_are_those_of_the_equation_zero_where_masked_and_one_outside_the
 
 
 SEQUENCE_LOSSES = ("gmpo", "gspo")
-POWER = PolicyLossConfig(loss_type="power_mean", power_mean=PowerMeanConfig(p=0.0, log_clip_low=0.3, log_clip_high=0.7))
+POWER = PolicyLossConfig(
+    loss_type="power_mean", power_mean=PowerMeanConfig(p=0.0, log_clip_low=0.3, log_clip_high=0.7)
+)
 
 
 def naive_corrected_loss(leaf: Tensor, batch: Batch, config: PolicyLossConfig, weights: dict) -> Tensor:
@@ -152,7 +156,9 @@ def test_a_corrected_loss_and_its_gradient_are_the_loops(config: PolicyLossConfi
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_power_mean_at_0_takes_a_correction_as_gmpo_does(kind: str) -> None:
     batch, sampler = sampled(53)
-    gmpo = next(c for c in every_config() if c.loss_type == "gmpo" and c.gmpo.clip == "token" and c.gmpo.normalize)
+    gmpo = next(
+        c for c in every_config() if c.loss_type == "gmpo" and c.gmpo.clip == "token" and c.gmpo.normalize
+    )
     weights = correction_weights(batch.old, sampler, batch.mask, correction(kind))
     args = (batch.log_probs, batch.old, batch.advantages, batch.mask)
     assert compute_policy_loss(*args, POWER, weights).sum.item() == pytest.approx(
@@ -160,7 +166,9 @@ def test_the_power_mean_at_0_takes_a_correction_as_gmpo_does(kind: str) -> None:
     )
 
 
-@pytest.mark.parametrize("loss_type", ["gmpo", "gspo", "luspo", "reinforce", "power_mean", "default", "cispo", "gpg"])
+@pytest.mark.parametrize(
+    "loss_type", ["gmpo", "gspo", "luspo", "reinforce", "power_mean", "default", "cispo", "gpg"]
+)
 def test_a_masked_token_has_no_gradient_and_a_masked_sequence_no_loss(loss_type: str) -> None:
     batch = make_batch(54)
     weights = torch.ones_like(batch.old)
@@ -187,7 +195,9 @@ def test_the_cut_into_micro_batches_and_their_padding_change_no_weight_and_no_me
         assert torch.equal(correction_weights(*part, corrects), whole[start:stop, :width])
         parts.append(correction_metrics(*part, corrects))
     cut = finalize_metrics(merge_metrics(parts))
-    assert cut == pytest.approx(finalize_metrics(correction_metrics(old, sampler, batch.mask, corrects)), rel=1e-12)
+    assert cut == pytest.approx(
+        finalize_metrics(correction_metrics(old, sampler, batch.mask, corrects)), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -211,7 +221,11 @@ def test_equal_weights_have_the_full_sample_size_and_a_batch_that_is_all_masked_
     equal = finalize_metrics(correction_metrics(batch.old, batch.old, batch.mask, correction("masked")))
     assert (equal["correction/ess"], equal["correction/masked_frac"]) == (1.0, 0.0)
     far = finalize_metrics(correction_metrics(batch.old, batch.old - 9, batch.mask, correction("masked")))
-    assert (far["correction/ess"], far["correction/masked_frac"], far["correction/capped_frac"]) == (0.0, 1.0, 1.0)
+    assert (far["correction/ess"], far["correction/masked_frac"], far["correction/capped_frac"]) == (
+        0.0,
+        1.0,
+        1.0,
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

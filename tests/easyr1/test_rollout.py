@@ -7,7 +7,7 @@ answers reaches the batch token by token; not that vLLM's numbers are those of i
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -41,7 +41,9 @@ class Engine:
     def sleep(self, level: int) -> None:
         pass
 
-    def generate(self, prompts: list[dict[str, Any]], sampling_params: Any, **others: Any) -> list[RequestOutput]:
+    def generate(
+        self, prompts: list[dict[str, Any]], sampling_params: Any, **others: Any
+    ) -> list[RequestOutput]:
         self.asked.append((sampling_params.n, sampling_params.logprobs))
         answers = ANSWERS if sampling_params.n == 2 else [[group[0]] for group in ANSWERS]
         return [self.output(str(i), group) for i, group in enumerate(answers)]
@@ -69,15 +71,26 @@ def rollout(monkeypatch: pytest.MonkeyPatch) -> GMPORollout:
 
 def prompts(**meta: Any) -> DataProto:
     ids = torch.tensor([[1, 2], [1, 2]])
-    tensors = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "position_ids": torch.arange(2).expand(2, 2)}
+    tensors = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "position_ids": torch.arange(2).expand(2, 2),
+    }
     raw = torch.empty(2, dtype=torch.long).numpy().astype(object)
     raw[:] = [[1, 2], [1, 2]]
-    return DataProto(TensorDict(tensors, batch_size=2), {"raw_prompt_ids": raw}, {"eos_token_id": END, **meta})
+    return DataProto(
+        TensorDict(tensors, batch_size=2), {"raw_prompt_ids": raw}, {"eos_token_id": END, **meta}
+    )
 
 
 def test_the_sampled_tokens_log_probabilities_stand_beside_the_responses(rollout: GMPORollout) -> None:
     batch = rollout.generate_sequences(prompts()).batch
-    assert batch["responses"].tolist() == [[11, 12, END, PAD], [13, END, PAD, PAD], [14, 15, 16, 17], [END, PAD, PAD, PAD]]
+    assert batch["responses"].tolist() == [
+        [11, 12, END, PAD],
+        [13, END, PAD, PAD],
+        [14, 15, 16, 17],
+        [END, PAD, PAD, PAD],
+    ]
     for row, ids in enumerate(ids for group in ANSWERS for ids in group):
         expected = [log_prob(token, t) for t, token in enumerate(ids)] + [0.0] * (4 - len(ids))
         assert batch[SAMPLER_LOG_PROBS][row].tolist() == pytest.approx(expected)
@@ -90,7 +103,6 @@ def test_the_sampled_tokens_log_probabilities_stand_beside_the_responses(rollout
 def test_vllm_is_asked_for_the_log_probabilities_of_what_it_samples_from(rollout: GMPORollout) -> None:
     """After temperature and truncation; vLLM's own default is before both."""
     from vllm.config.model import LogprobsMode
-    from typing import get_args
 
     assert rollout.inference_engine.options["logprobs_mode"] == "processed_logprobs"
     assert "processed_logprobs" in get_args(LogprobsMode)

@@ -15,7 +15,9 @@ __all__ = ["data"]
 
 
 @pytest.mark.timeout(STEP_LIMIT)
-def test_a_correction_of_a_truncated_sampler_reaches_the_loss_as_on_the_local_engine(data: Path, tmp_path: Path) -> None:
+def test_a_correction_of_a_truncated_sampler_reaches_the_loss_as_on_the_local_engine(
+    data: Path, tmp_path: Path
+) -> None:
     """Sampled by the stand-in for vLLM with top_p; the run's first update is the local engine's with the same correction."""
     from gmpo_mm.runs.fsdp_checkpoint import merged_model
     from tests.easyr1.same_update import local_weights

@@ -101,10 +101,8 @@ def test_a_corrected_gradient_is_the_local_engines_for_every_cut(
     setup: tuple[Any, ...], loss: tuple[str, str], correction: Correction
 ) -> None:
     batch, _, policy, engine = setup
-    weights_BT, numbers = corrected(
-        {"old_log_probs": batch.old_log_probs_BT, "rollout_log_probs": batch.sampler_log_probs_BT, "response_mask": batch.mask_BT},
-        correction,
-    )
+    compared = {"old_log_probs": batch.old_log_probs_BT, "rollout_log_probs": batch.sampler_log_probs_BT}
+    weights_BT, numbers = corrected(compared | {"response_mask": batch.mask_BT}, correction)
     assert 0 < numbers["correction/ess"] < 1 and (numbers["correction/masked_frac"] > 0) == ("masked" in correction.kind)
     rows = to_rows(batch, policy, weights_BT)
     optimizer = torch.optim.SGD(policy.module.parameters(), lr=0.0)

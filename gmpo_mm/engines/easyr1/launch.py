@@ -54,7 +54,8 @@ def train(
     """
 
     def installed(config: Config) -> dict[str, str | None]:
-        return {"easyr1": check_installation(requirements_of(config, known=requirements)), "engine": "easyr1", **installed_packages()}
+        version = check_installation(requirements_of(config, known=requirements))
+        return {"easyr1": version, "engine": "easyr1", **installed_packages()}
 
     with open_run(
         loaded, command, progress, installed=installed, check_directory=check_directory, overwrite=overwrite

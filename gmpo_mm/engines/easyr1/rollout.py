@@ -1,6 +1,6 @@
 """EasyR1's vLLM rollout, which also hands on the log-probabilities of the tokens that it sampled.
 
-Imported by a worker with a correction only: it imports vLLM, and EasyR1's own rollout does for every other run.
+A worker imports it where there is a correction; every other run has EasyR1's own rollout.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from gmpo_mm.engines.easyr1.actor import SAMPLER_LOG_PROBS
 
 
 class GMPORollout(vLLMRollout):
-    """EasyR1 builds the engine, the parameters and the batch; here the log-probabilities are asked for and kept."""
+    """EasyR1 builds engine, parameters and batch; here log-probabilities are asked for and kept."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # those of the distribution that was sampled from, after temperature and truncation, as EasyR1's trainer computes them
+        # of the distribution that is sampled from, after temperature and truncation; vLLM's default is before both
         stock = vllm_rollout_spmd.LLM
         vllm_rollout_spmd.LLM = partial(stock, logprobs_mode="processed_logprobs")
         try:
