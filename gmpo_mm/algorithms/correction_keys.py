@@ -8,7 +8,8 @@ from dataclasses import dataclass
 class CorrectionKind:
     """What one value of ``worker.rollout.correction`` is.
 
-    ``unit``: what has one ratio and is cut or masked as a whole, ``token`` or ``sequence``. ``floor`` is None where there is no lower bound to set, 0 where it is off unless it is set.
+    ``unit``: what has one ratio and is cut or masked as a whole, ``token`` or ``sequence``. ``floor`` is None where
+    there is no lower bound to set, 0 where it is off unless it is set.
     """
 
     unit: str

@@ -13,13 +13,17 @@ import pytest
 import torch
 from tensordict import TensorDict
 from verl.protocol import DataProto
+from verl.workers import fsdp_workers
+from verl.workers.fsdp_workers import FSDPWorker
 from verl.workers.rollout import vllm_rollout_spmd
 from verl.workers.rollout.config import RolloutConfig
+from verl.workers.rollout.vllm_rollout_spmd import vLLMRollout
 from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 
 from gmpo_mm.engines.easyr1.actor import SAMPLER_LOG_PROBS
 from gmpo_mm.engines.easyr1.rollout import GMPORollout
+from gmpo_mm.engines.easyr1.worker import GMPOWorker
 from gmpo_mm.errors import ConfigError
 
 END, PAD = 7, 0
@@ -107,6 +111,18 @@ def test_vllm_is_asked_for_the_log_probabilities_of_what_it_samples_from(rollout
     assert rollout.inference_engine.options["logprobs_mode"] == "processed_logprobs"
     assert "processed_logprobs" in get_args(LogprobsMode)
     assert (rollout.sampling_params.temperature, rollout.sampling_params.top_p) == (1.3, 0.9)
+
+
+@pytest.mark.parametrize(("correction", "built"), [("none", vLLMRollout), ("masked", GMPORollout)])
+def test_a_worker_builds_our_rollout_where_there_is_a_correction(
+    correction: str, built: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[type] = []
+    monkeypatch.setattr(FSDPWorker, "_build_rollout", lambda self: used.append(fsdp_workers.vLLMRollout))
+    worker = object.__new__(GMPOWorker)
+    worker.config = SimpleNamespace(actor=SimpleNamespace(correction=correction))
+    worker._build_rollout()
+    assert used == [built] and fsdp_workers.vLLMRollout is vLLMRollout
 
 
 def test_a_vllm_that_says_only_raw_log_probabilities_is_refused_with_a_correction() -> None:
