@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 KINDS = ("mean", "min", "max")
+ESS, WEIGHT_MEAN, WEIGHT_SQUARE = "correction/ess", "correction/weight_mean", "correction/weight_square"
+"""The effective sample size of a correction's weights, and the two means that it is made of when all parts are merged."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,9 @@ def finalize_metrics(metrics: Mapping[str, Metric]) -> dict[str, float]:
     for (name, metric), value, count in zip(metrics.items(), flat[0::2], flat[1::2], strict=True):
         if count > 0:
             result[name] = value / count if metric.kind == "mean" else value
+    square = result.pop(WEIGHT_SQUARE, None)
+    if square is not None:
+        result[ESS] = result[WEIGHT_MEAN] ** 2 / square if square > 0 else 0.0
     return result
 
 

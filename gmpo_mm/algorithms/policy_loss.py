@@ -59,9 +59,11 @@ def compute_policy_loss(
             the valid tokens' common value, at the price of one synchronisation with the device.
         response_mask_BT: bool, True on the tokens of the response.
         token_weights_BT: constant factors for a sampler that differs from the trainer, as made by
-            ``truncated_importance_weights``. A loss of tokens is multiplied token by token. A loss with one ratio a
-            sequence (gmpo, gspo) is multiplied by one weight a sequence, the geometric mean of its tokens' weights:
-            the same mean that makes its ratio, and no larger than the cap that the weights keep.
+            ``correction_weights``; 0 masks a token, which goes on to count in |o| and in ``count_units``. A loss of
+            tokens is multiplied token by token. A loss of a whole sequence (gmpo, gspo) is multiplied by one weight a
+            sequence, the geometric mean of its tokens' weights: the same mean that makes its ratio, and no larger than
+            the cap that the weights keep. A masked token has a ratio of 1 there and a weight of 1: it neither moves the
+            sequence's ratio nor has a gradient. A sequence whose tokens are all masked has the loss 0.
         with_metrics: False leaves ``metrics`` empty. A trainer can then take them once over all micro-batches of an
             update, since they merge to the same numbers.
 
@@ -77,7 +79,11 @@ def compute_policy_loss(
     old_log_probs_BT = zero_outside(old_log_probs_BT.detach().to(dtype), mask_BT)
     advantages = _prepare_advantages(advantages_BT.detach().to(dtype), mask_BT, loss)
 
-    result = loss.function(log_probs_BT, old_log_probs_BT, advantages, mask_BT, config)
+    # one ratio is made of all tokens, so a masked one has to leave it; a loss of tokens is multiplied by its 0 below
+    learning_BT = log_probs_BT
+    if token_weights_BT is not None and loss.unit == "sequence":
+        learning_BT = torch.where(token_weights_BT.eq(0), old_log_probs_BT, log_probs_BT)
+    result = loss.function(learning_BT, old_log_probs_BT, advantages, mask_BT, config)
     terms = result if isinstance(result, LossTerms) else LossTerms(result)
     total = _sum_over_units(terms.losses, mask_BT, loss, config, token_weights_BT)
     if not with_metrics:
@@ -92,27 +98,6 @@ def compute_policy_loss(
             flag_BT = flag[:, None].expand_as(mask_BT) if flag.dim() == 1 else flag
             metrics[name] = masked_mean(flag_BT.to(dtype), mask_BT)
     return PolicyLoss(total, metrics)
-
-
-def truncated_importance_weights(
-    trainer_log_probs_BT: Tensor, sampler_log_probs_BT: Tensor, response_mask_BT: Tensor, cap: float
-) -> Tensor:
-    """min(pi_trainer / pi_sampler, cap) for each token, (B, T), detached; 1 under a False mask.
-
-    Corrects for a rollout engine whose probabilities differ from the trainer's: pass the result to
-    ``compute_policy_loss(..., token_weights_BT=...)`` with the TRAINER's log-probabilities as the old ones. Ratios
-    below e^-80 are held there, so that geometric means stay defined. Truncated importance sampling: Ionides (2008).
-
-    Raises:
-        ValueError: cap not above 0.
-    """
-    if not 0 < cap < float("inf"):
-        raise ValueError(f"cap: {cap!r} must be a finite number above 0; the weights of sampled tokens are cut there.")
-    dtype = torch.promote_types(trainer_log_probs_BT.dtype, torch.float32)
-    mask_BT = response_mask_BT.bool()
-    difference_BT = trainer_log_probs_BT.detach().to(dtype) - sampler_log_probs_BT.detach().to(dtype)
-    weights_BT = zero_outside(difference_BT, mask_BT).clamp(min=-80.0, max=80.0).exp().clamp(max=cap)
-    return zero_outside(weights_BT, mask_BT, fill=1.0)
 
 
 def sequence_advantages(advantages_BT: Tensor, mask_BT: Tensor) -> Tensor:
@@ -154,11 +139,17 @@ def _sum_over_units(
         raise ValueError(f"policy loss {loss.name!r} returned shape {tuple(losses.shape)}, not {tuple(expected)}.")
     if token_weights_BT is not None:
         weights_BT = zero_outside(token_weights_BT.detach().to(losses.dtype), mask_BT, fill=1.0)
-        one_ratio = loss.unit == "sequence"
-        losses = losses * (masked_mean_B(weights_BT.log(), mask_BT).exp() if one_ratio else weights_BT)
+        losses = losses * (_sequence_weights(weights_BT, mask_BT) if loss.unit == "sequence" else weights_BT)
     if loss.unit == "sequence":
         return zero_outside(losses, mask_BT.any(dim=-1)).sum()
     return aggregate(losses, mask_BT, config.loss_avg_mode)
+
+
+def _sequence_weights(weights_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """One weight a sequence, (B,): the geometric mean over its tokens, a masked one as 1; 0 where all are masked."""
+    kept_BT = weights_BT != 0
+    weights_B = masked_mean_B(torch.where(kept_BT, weights_BT, 1.0).log(), mask_BT).exp()
+    return zero_outside(weights_B, (kept_BT & mask_BT).any(dim=-1))
 
 
 def _common_metrics(log_probs_BT: Tensor, old_log_probs_BT: Tensor, mask_BT: Tensor) -> dict[str, Metric]:

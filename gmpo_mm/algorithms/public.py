@@ -11,6 +11,8 @@ from gmpo_mm.algorithms.advantages import (
     register_advantage_estimator,
 )
 from gmpo_mm.algorithms.config import GMPOConfig, PolicyLossConfig, PowerMeanConfig
+from gmpo_mm.algorithms.correction_keys import CORRECTIONS, Correction, make_correction
+from gmpo_mm.algorithms.corrections import correction_metrics, correction_weights, truncated_importance_weights
 from gmpo_mm.algorithms.kl import (
     KL_KINDS,
     AdaptiveKLController,
@@ -36,7 +38,6 @@ from gmpo_mm.algorithms.policy_loss import (
     count_units,
     loss_unit,
     sequence_advantages,
-    truncated_importance_weights,
 )
 from gmpo_mm.algorithms.registry import (
     LossTerms,
@@ -48,9 +49,11 @@ from gmpo_mm.algorithms.registry import (
 )
 
 __all__ = [
+    "CORRECTIONS",
     "KL_KINDS",
     "AdaptiveKLController",
     "AdvantageInputs",
+    "Correction",
     "FixedKLController",
     "GMPOConfig",
     "LossTerms",
@@ -64,6 +67,8 @@ __all__ = [
     "compute_advantages",
     "compute_kl",
     "compute_policy_loss",
+    "correction_metrics",
+    "correction_weights",
     "count_units",
     "filter_groups",
     "finalize_metrics",
@@ -72,6 +77,7 @@ __all__ = [
     "load_policy_loss",
     "log_prob_gap",
     "loss_unit",
+    "make_correction",
     "make_kl_controller",
     "known_estimators",
     "masked_max",

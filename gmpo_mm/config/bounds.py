@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
+from gmpo_mm.algorithms.correction_keys import CORRECTIONS
 from gmpo_mm.config.backends import SAMPLERS, TRACKERS
 from gmpo_mm.config.engine_facts import ENGINES, facts_of
 from gmpo_mm.config.keys import flatten, get_key, nearest
@@ -27,7 +28,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "worker.actor.optim.lr_scheduler_type": ("constant", "cosine"),
     "worker.rollout.name": ("auto", *SAMPLERS),
     "worker.rollout.emulate.weights": ("none", "bfloat16", "float8_e4m3", "int8"),
-    "worker.rollout.correction": ("none", "truncated"),
+    "worker.rollout.correction": ("none", *CORRECTIONS),
     "trainer.dtype": ("auto", "float32", "bfloat16"),
 }
 

@@ -94,7 +94,8 @@ def _worker(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
         for name in ("len", "penalty_factor"):
             yield f"worker.reward.overlong_buffer.{name}", "worker.reward.overlong_buffer.enable is false"
     if rollout.correction == "none":
-        yield "worker.rollout.correction_cap", "worker.rollout.correction is none"
+        for name in ("correction_cap", "correction_floor"):
+            yield f"worker.rollout.{name}", "worker.rollout.correction is none"
     if is_off_policy(loaded.config):
         yield "worker.rollout.max_log_prob_gap", "the sampler differs on purpose (worker.rollout.staleness, emulate)"
 

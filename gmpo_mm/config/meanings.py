@@ -167,8 +167,11 @@ MEANINGS: dict[str, dict[str, str]] = {
         "disable_log_stats": "Keep vLLM from logging its statistics.",
         "disable_tqdm": "Show no progress bar while sampling.",
         "val_override_config": "What validation samples differently: see [validation sampling](#validation-sampling).",
-        "correction": "`truncated` weights tokens by the capped ratio of model to sampler probability; `none` does not.",
-        "correction_cap": "Largest weight of such a correction.",
+        "correction": "Weights by the ratio of model to sampler probability, for a sampler that differs: see "
+        "[its table](../method.md#a-sampler-that-differs).",
+        "correction_cap": "Upper bound of the correction's ratio: larger ones are cut there (`*truncated`) or masked "
+        "(`*masked`). `null`: the correction's own.",
+        "correction_floor": "Lower bound of a ratio that `*masked` keeps. `null`: the correction's own. 0: none.",
         "max_log_prob_gap": "The run ends when the sampler's log-probabilities differ from the model's by more than "
         "this on average, in nats. Not with `staleness` or `emulate`: there they differ on purpose.",
         "staleness": "Sample step t with the weights after step t - 1 - k, for this k. Early steps take the first weights.",

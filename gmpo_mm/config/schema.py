@@ -256,7 +256,8 @@ class RolloutConfig:
     disable_tqdm: bool = False
     val_override_config: dict[str, Any] = field(default_factory=dict)
     correction: str = "none"  # ours
-    correction_cap: float = number(2.0, 0, 1e6, above=True)  # ours
+    correction_cap: float | None = number(None, 0, 1e6, above=True)  # ours
+    correction_floor: float | None = number(None, 0, 1e6)  # ours
     max_log_prob_gap: float = number(0.5, 0, 1e9, above=True)  # ours
     staleness: int = count(0, 0, 1000)  # ours
     emulate: EmulateConfig = field(default_factory=EmulateConfig)  # ours

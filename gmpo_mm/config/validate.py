@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 from gmpo_mm.config.backends import SAMPLERS
 from gmpo_mm.config.bounds import RANGES, check_choices, check_names, check_ranges, shorten
+from gmpo_mm.config.correction import check_correction
 from gmpo_mm.config.engine_facts import facts_of
 from gmpo_mm.config.keys import get_key, nearest
 from gmpo_mm.config.load import LoadedConfig
@@ -49,6 +50,7 @@ def raise_problems(loaded: LoadedConfig, engine_rules: Check | None, *, prepared
         check_batch_sizes,
         check_sampling,
         check_off_policy,
+        check_correction,
         check_validation,
         check_trainer,
     ]
@@ -230,11 +232,6 @@ def check_sampling(loaded: LoadedConfig) -> Iterator[str]:
                 f"importance ratio; set worker.rollout.{name}={mend} (validation: val_override_config), or "
                 "worker.rollout.correction=truncated."
             )
-    if rollout.correction == "truncated" and config.worker.actor.old_log_probs == "sampler":
-        yield (
-            "worker.rollout.correction = 'truncated': it weighs the trainer's log-probabilities against the sampler's; with "
-            "worker.actor.old_log_probs=sampler they are the same; set old_log_probs=auto."
-        )
 
 
 def check_validation(loaded: LoadedConfig) -> Iterator[str]:

@@ -17,6 +17,8 @@ MICRO = ACTOR + "micro_batch_size_per_device_for_"
 CLIP_NOTE = "loss_type=gmpo clips in log space: worker.actor.gmpo.log_clip_low and log_clip_high, 0.4 each in the paper"
 SAMPLES = "it counts samples there and prompts here, so divide by worker.rollout.n"
 SHARDS = "FSDP shards with engine=easyr1 and engine=verl: the keys in worker.actor.fsdp"
+MODE_NOTE = "the mode is worker.rollout.correction"
+REJECTION_NOTE = "masked tokens and sequences go on to count in the mean, those that verl rejects do not"
 PYTHON_REWARD = "the reward is a Python function: worker.reward.reward_function=path/to/file.py:function"
 MAPPINGS = ("score_function_kwargs", "reward_kwargs", "reward_function_kwargs")
 """Endings of keys whose value is a mapping as a whole."""
@@ -145,10 +147,20 @@ FOREIGN_KEYS: dict[str, Word] = {
              "overlong_buffer_length", "soft_cache_length"),
     **_words(BUFFER + "enable=true " + BUFFER + "penalty_factor={value}", "overlong_buffer.penalty_factor",
              "overlong_buffer_cfg.penalty_factor", "overlong_penalty_factor"),
-    **_words(ROLLOUT + "correction=truncated " + ROLLOUT + "correction_cap={value}",
-             "rollout_is_threshold", "tis_imp_ratio_cap", "vllm_importance_sampling_cap"),
-    **_words(ROLLOUT + "correction=truncated", "vllm_importance_sampling_correction", "enable_vllm_is_correction",
-             "rollout_is"),
+    **_words(ROLLOUT + "correction=truncated " + ROLLOUT + "correction_cap={value}", "tis_imp_ratio_cap"),
+    **_words(ROLLOUT + "correction_cap={value}", "vllm_importance_sampling_cap", "vllm_importance_sampling_clip_max",
+             "rollout_importance_sampling_threshold", note=MODE_NOTE),
+    **_words(ROLLOUT + "correction_floor={value}", "vllm_importance_sampling_clip_min", note=MODE_NOTE),
+    **_words(ROLLOUT + "correction_cap={value}", "rollout_is_threshold",
+             note="LOWER_UPPER there is " + ROLLOUT + "correction=masked (rollout_is: token) or sequence_masked, with "
+             "correction_floor and correction_cap"),
+    **_words(ROLLOUT + "correction=truncated", "enable_vllm_is_correction", "rollout_is"),
+    **_words(ROLLOUT + "correction=sequence_masked", "vllm_importance_sampling_correction", note="TRL's default mode"),
+    **_words(ROLLOUT + "correction={value}", "vllm_importance_sampling_mode", "rollout_importance_sampling_mode"),
+    **_words(ROLLOUT + "correction={value}", "rollout_rs", note=REJECTION_NOTE),
+    **_words("", "rollout_rs_threshold", note="a bound of rollout_rs concerns sampler over trainer, and a ratio here trainer "
+             "over sampler, so LOWER_UPPER is " + ROLLOUT + "correction_floor=1/UPPER correction_cap=1/LOWER"),
+    **_words("", "rollout_is_batch_normalize", note="weights are not divided by their mean here"),
     # updates
     **_words(ACTOR + "optim.lr={value}", "learning_rate", "actor_learning_rate", "actor_lr", "optim.lr"),
     **_words("worker.critic.optim.lr={value}", "critic_learning_rate", "critic_lr"),
@@ -318,6 +330,14 @@ FOREIGN_VALUES: dict[str, dict[str, str]] = {
         "sglang": "worker.rollout.name=vllm",
         "lmdeploy": "worker.rollout.name=vllm",
     },
+    "worker.rollout.correction": {
+        **dict.fromkeys(("token_truncate", "token", "tis", "true"), "worker.rollout.correction=truncated"),
+        **dict.fromkeys(("token_mask", "token_k1", "icepop", "mis"), "worker.rollout.correction=masked"),
+        **dict.fromkeys(("sequence_truncate", "sequence", "seq_tis"), "worker.rollout.correction=sequence_truncated"),
+        **dict.fromkeys(("sequence_mask", "seq_sum_k1", "seq_mis"), "worker.rollout.correction=sequence_masked"),
+        **dict.fromkeys(("geometric", "seq_mean_k1", "geo_rs"), "worker.rollout.correction=geometric_masked"),
+        **dict.fromkeys(("null", "false", "off"), "worker.rollout.correction=none"),
+    },
     "trainer.dtype": {
         "bf16": "trainer.dtype=bfloat16",
         "fp32": "trainer.dtype=float32",
@@ -355,6 +375,14 @@ SWITCHES_OF_VALUES = {  # TRL's loss_type and importance_sampling_level choose b
         "sequence": "worker.actor.loss_type=gspo " + _GSPO_BOUNDS,
         "sequence_token": "worker.actor.loss_type=gspo_token " + _GSPO_BOUNDS,
     },
+    "rollout_is": {
+        "token": "worker.rollout.correction=truncated",
+        "sequence": "worker.rollout.correction=sequence_truncated",
+        "geometric": "worker.rollout.correction=geometric_masked",
+        "null": "worker.rollout.correction=none",
+    },
+    "vllm_importance_sampling_correction": {"false": "worker.rollout.correction=none"},
+    "enable_vllm_is_correction": {"false": "worker.rollout.correction=none"},
     "beta": {"0": "algorithm.disable_kl=true", "0.0": "algorithm.disable_kl=true"},
     "use_kl_in_reward": {"false": "algorithm.use_kl_loss=true"},
     "kl_in_reward": {"false": "algorithm.use_kl_loss=true"},

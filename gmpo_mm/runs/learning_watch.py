@@ -92,6 +92,11 @@ TIMEOUTS = Cause(
     "grading runs out of time: raise worker.reward.reward_function_kwargs (timeout), or look for what is slow in it",
     _above("verifier/timeout_frac", 0.5),
 )
+ALL_MASKED = Cause(
+    "worker.rollout.correction masks everything (correction/masked_frac is 1): widen its bounds, correction_floor and "
+    "correction_cap, or take one that is not by sequence",
+    _is("correction/masked_frac", 1.0),
+)
 
 SIGNS = (
     Sign(
@@ -160,6 +165,7 @@ SIGNS = (
             Cause("no weight is trained: look at worker.actor.model.freeze_vision_tower and worker.actor.model.lora"),
             Cause("every token is clipped: look at the clip keys of worker.actor and at clip/high_frac"),
             Cause("the reward of every advantage is lost in rounding: look at critic/advantages/max and trainer.dtype"),
+            ALL_MASKED,
         ),
     ),
     Sign(

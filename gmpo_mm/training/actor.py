@@ -12,13 +12,13 @@ from gmpo_mm.algorithms import (
     aggregate,
     compute_kl,
     compute_policy_loss,
+    correction_weights,
     count_units,
     finalize_metrics,
     get_policy_loss,
     loss_unit,
     merge_metrics,
     sequence_advantages,
-    truncated_importance_weights,
 )
 from gmpo_mm.errors import ConfigError, TrainingError
 from gmpo_mm.models.packed import PackedOutput
@@ -174,9 +174,9 @@ class Actor:
         old_BT = log_probs_BT.detach() if on_policy else batch.behaviour_log_probs_BT[index, :width]
         seen.note(index, output, old_BT, unchanged)
         weights_BT = None
-        if config.correction_cap is not None:
+        if config.correction is not None:
             sampler_BT = batch.sampler_log_probs_BT[index, :width]
-            weights_BT = truncated_importance_weights(old_BT, sampler_BT, mask_BT, config.correction_cap)
+            weights_BT = correction_weights(old_BT, sampler_BT, mask_BT, config.correction)
         own_advantages = advantages[index] if advantages.dim() == 1 else advantages[index, :width]
         total = compute_policy_loss(
             log_probs_BT, old_BT, own_advantages, mask_BT, config.loss, weights_BT, with_metrics=False

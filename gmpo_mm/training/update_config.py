@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gmpo_mm.algorithms import PolicyLossConfig
+from gmpo_mm.algorithms import Correction, PolicyLossConfig
 from gmpo_mm.training.batch import CutLimits
 
 
@@ -25,5 +25,5 @@ class UpdateConfig:
     sampler_is_old: bool = False
     """Take the sampler's log-probabilities as old ones throughout, even where the weights have not moved yet."""
     drop_zero_advantage: bool = False
-    correction_cap: float | None = None
-    """Cap of the truncated importance weights between sampler and trainer; None without correction."""
+    correction: Correction | None = None
+    """Weights between sampler and trainer; None without."""

@@ -9,12 +9,13 @@ from gmpo_mm.algorithms import (
     aggregate,
     compute_kl,
     compute_policy_loss,
+    correction_metrics,
+    correction_weights,
     count_units,
     log_prob_gap,
     loss_unit,
     masked_mean,
     merge_metrics,
-    truncated_importance_weights,
 )
 from gmpo_mm.models.packed import PackedOutput
 from gmpo_mm.training.batch import Batch
@@ -58,10 +59,11 @@ def update_metrics(batch: Batch, advantages: torch.Tensor, seen: Observed, confi
     """
     mask_BT, log_probs_BT, old_BT = seen.mask_BT, seen.log_probs_BT, seen.old_BT
     weights_BT = None
-    if config.correction_cap is not None:
-        sampler_BT = batch.sampler_log_probs_BT
-        weights_BT = truncated_importance_weights(old_BT, sampler_BT, mask_BT, config.correction_cap)
-    metrics = compute_policy_loss(log_probs_BT, old_BT, advantages, mask_BT, config.loss, weights_BT).metrics
+    corrected: dict[str, Metric] = {}
+    if config.correction is not None:
+        corrects = (old_BT, batch.sampler_log_probs_BT, mask_BT, config.correction)
+        weights_BT, corrected = correction_weights(*corrects), correction_metrics(*corrects)
+    metrics = compute_policy_loss(log_probs_BT, old_BT, advantages, mask_BT, config.loss, weights_BT).metrics | corrected
     units = torch.as_tensor(count_units(batch.host_mask_BT, config.loss), device=mask_BT.device)
     metrics["actor/pg_loss"] = Metric("mean", metrics["actor/pg_loss"].value, units)
     metrics["actor/entropy"] = masked_mean(seen.entropy_BT, mask_BT)

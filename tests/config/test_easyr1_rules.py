@@ -36,7 +36,6 @@ def test_a_configuration_that_fits_passes(load: Load) -> None:
     ("overrides", "said"),
     [
         (["worker.rollout.name=hf"], ["worker.rollout.name = 'hf'", "samples with vLLM"]),
-        (["worker.rollout.correction=truncated"], ["worker.rollout.correction = 'truncated'", "set it to none"]),
         (["worker.actor.old_log_probs=sampler"], ["worker.actor.old_log_probs = 'sampler'", "auto or recompute"]),
         (["worker.rollout.max_num_batched_tokens=1000"], ["= 1000", "= 1024; set it to 1024 or more"]),
         (["ray_address=ray://head:10001"], ["ray_address = 'ray://head:10001'", "set ray_address=auto"]),

@@ -153,6 +153,18 @@ def test_one_wrong_value_names_key_value_and_mend(load: Load, override: str, nam
             ["correction = 'truncated'", "old_log_probs=auto"],
         ),
         (
+            ["worker.rollout.correction=geometric_masked", "worker.actor.old_log_probs=sampler"],
+            ["correction = 'geometric_masked'", "old_log_probs=auto"],
+        ),
+        (
+            ["worker.rollout.correction=sequence_truncated", "worker.rollout.correction_floor=0.5"],
+            ["correction_floor = 0.5", "sequence_truncated has no lower bound", "sequence_masked", "remove it"],
+        ),
+        (
+            ["worker.rollout.correction=masked", "worker.rollout.correction_cap=0.4"],
+            ["correction_floor = 0.5", "correction_cap = 0.4", "lower the floor"],
+        ),
+        (
             ["algorithm.drop_zero_advantage=true", "algorithm.use_kl_loss=true"],
             ["drop_zero_advantage = true", "set it to false"],
         ),
@@ -181,6 +193,8 @@ def test_all_mistakes_are_told_at_once(load: Load) -> None:
     [
         ["worker.actor.loss_avg_mode=seq"],
         ["worker.rollout.top_p=0.9", "worker.rollout.correction=truncated"],
+        ["worker.rollout.correction=masked", "worker.rollout.correction_floor=0.2", "worker.rollout.correction_cap=5"],
+        ["worker.rollout.correction=sequence_masked", "worker.rollout.correction_floor=0.2"],
         ["worker.rollout.val_override_config={n: 16, temperature: 0, top_p: 0.7, top_k: -1, max_tokens: 64}"],
         ["worker.actor.gmpo.clip=none"],
         ["worker.actor.loss_type=power_mean", "worker.actor.power_mean.p=0", "worker.actor.power_mean.clip=none"],
@@ -306,6 +320,7 @@ def test_easyr1s_config_with_gmpo_validates_and_tells_what_has_no_effect(easyr1_
         (["algorithm.lam=0.9"], "algorithm.lam"),
         (["algorithm.gamma=0.9"], "algorithm.gamma"),
         (["worker.rollout.correction_cap=3"], "worker.rollout.correction_cap"),
+        (["worker.rollout.correction_floor=0.5"], "worker.rollout.correction_floor"),
         (["worker.actor.model.lora.alpha=8"], "worker.actor.model.lora.alpha"),
         (["worker.actor.optim.min_lr_ratio=0.1"], "worker.actor.optim.min_lr_ratio"),
         (

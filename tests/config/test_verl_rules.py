@@ -56,7 +56,6 @@ def test_a_configuration_that_fits_passes_on_gpus_and_on_the_cpu(load: Load) -> 
         (["worker.actor.old_log_probs=sampler"], ["old_log_probs = 'sampler'", "recompute"]),
         (["worker.actor.model.lora.rank=8"], ["lora.rank = 8", "set it to 0"]),
         (["worker.actor.optim.strategy=adamw_bf16"], ["'adamw_bf16'", "set it to adamw"]),
-        (["worker.rollout.correction=truncated"], ["correction = 'truncated'", "set it to none"]),
         (["worker.rollout.val_override_config={max_tokens: 9}"], ["max_tokens = 9", "remove it"]),
         (["worker.rollout.name=hf"], ["name = 'hf'", "samples with vLLM on GPUs"]),
         (["trainer.device=cpu", "worker.rollout.name=vllm"], ["name = 'vllm'", "transformers samples"]),

@@ -71,7 +71,6 @@ def test_no_meaning_is_left_over() -> None:
         ("local", "worker.actor.seq_mean=easyr1"),
         ("verl", "worker.actor.seq_mean=easyr1"),
         ("local", "algorithm.adv_estimator=gae"),
-        ("easyr1", "worker.rollout.correction=truncated"),
     ],
 )
 def test_a_key_that_is_called_unread_is_refused_by_the_rules(engine: str, setting: str) -> None:

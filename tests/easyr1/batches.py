@@ -11,8 +11,9 @@ from tensordict import TensorDict
 from verl.protocol import DataProto
 from verl.workers.actor.dp_actor import DataParallelPPOActor
 
+from gmpo_mm.algorithms import Correction
 from gmpo_mm.algorithms.config import GMPOKeys, PowerMeanKeys
-from gmpo_mm.engines.easyr1.actor import GMPOActor
+from gmpo_mm.engines.easyr1.actor import SAMPLER_LOG_PROBS, GMPOActor
 from gmpo_mm.engines.easyr1.config import GMPOActorConfig
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.training.batch import Batch
@@ -46,6 +47,7 @@ def to_data_proto(batch: Batch, policy: PolicyModel) -> DataProto:
         "advantages": batch.advantages_BT,
         "old_log_probs": batch.behaviour_log_probs_BT,
     }
+    tensors[SAMPLER_LOG_PROBS] = batch.sampler_log_probs_BT
     if batch.ref_log_probs_BT is not None:
         tensors["ref_log_probs"] = batch.ref_log_probs_BT
     pictures = [
@@ -82,6 +84,7 @@ class Setting:
     entropy_coef: float = 0.0
     gmpo: GMPOKeys = field(default_factory=GMPOKeys)
     power_mean: PowerMeanKeys = field(default_factory=PowerMeanKeys)
+    correction: Correction | None = None
 
     def config(self) -> GMPOActorConfig:
         config = GMPOActorConfig(
@@ -90,6 +93,10 @@ class Setting:
             power_mean=self.power_mean, entropy_coef=self.entropy_coef, padding_free=False, use_torch_compile=False,
             max_grad_norm=1e9,
         )  # fmt: skip
+        if self.correction is not None:
+            floor = self.correction.floor or None
+            config.correction, config.correction_cap = self.correction.kind, self.correction.cap
+            config.correction_floor = floor
         config.global_batch_size_per_device = self.rows
         config.use_kl_loss, config.kl_penalty, config.kl_coef = self.kl_coef > 0, "low_var_kl", self.kl_coef
         return config

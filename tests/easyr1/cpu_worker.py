@@ -26,6 +26,7 @@ from verl.utils import torch_functional as VF
 from verl.utils.dataset import process_image
 from verl.workers import fsdp_workers
 
+from gmpo_mm.engines.easyr1.actor import SAMPLER_LOG_PROBS
 from gmpo_mm.engines.easyr1.worker import GMPOWorker
 from gmpo_mm.models.loading import vision_token_ids
 
@@ -139,14 +140,18 @@ class HFRollout:
             **self._pictures(multi_modal, meta),
             do_sample=temperature > 0,
             temperature=temperature or None,
-            top_p=1.0,
+            top_p=meta.get("top_p", config.top_p),
             top_k=0,
             max_new_tokens=config.response_length,
             eos_token_id=meta["eos_token_id"],
             pad_token_id=self.worker.tokenizer.pad_token_id,
             suppress_tokens=self.forbidden or None,
+            return_dict_in_generate=True,
+            output_scores=True,
         )
+        scores, sampled = torch.stack(sampled.scores, 1), sampled.sequences
         responses = sampled[:, batch["input_ids"].shape[1] :]
+        log_probs = scores.float().log_softmax(-1).gather(-1, responses[..., None])[..., 0]
         width = config.response_length - responses.shape[1]
         responses = torch.nn.functional.pad(responses, (0, width), value=self.worker.tokenizer.pad_token_id)
         mask = VF.get_response_mask(responses, meta["eos_token_id"], dtype=batch["attention_mask"].dtype)
@@ -161,6 +166,8 @@ class HFRollout:
             "response_mask": mask,
             "position_ids": torch.cat((positions, response_positions), -1),
         }
+        if self.worker.config.actor.correction != "none":  # as GMPORollout's
+            tensors[SAMPLER_LOG_PROBS] = torch.nn.functional.pad(log_probs, (0, width))
         others = {} if multi_modal is None else {"multi_modal_data": multi_modal}
         return DataProto(TensorDict(tensors, batch_size=rows * n), others, meta)
 

@@ -44,6 +44,7 @@ def _batch(kept: dict, prompts: dict) -> tuple[Batch, bool]:
     for row, name in enumerate(kept["id"]):
         rows_of.setdefault(name, []).append(row)
     lengths = kept["response_mask"].sum(1).tolist()
+    sampler = kept.get("sampler_log_probs", kept["old_log_probs"])  # handed on where a correction reads them
     agree = True
     groups = []
     order = [row for rows in rows_of.values() for row in rows]
@@ -52,7 +53,7 @@ def _batch(kept: dict, prompts: dict) -> tuple[Batch, bool]:
         ids = kept["prompts"][rows[0]][kept["attention_mask"][rows[0], : kept["prompts"].shape[1]].bool()]
         agree &= torch.equal(ids, prompt.input_ids_S)
         responses = [
-            Response(kept["responses"][row, : lengths[row]], kept["old_log_probs"][row, : lengths[row]].float(), "stop")
+            Response(kept["responses"][row, : lengths[row]], sampler[row, : lengths[row]].float(), "stop")
             for row in rows
         ]
         groups.append(SampledGroup(prompt, responses, [""] * len(rows), [{"overall": 0.0}] * len(rows)))

@@ -11,7 +11,14 @@ import torch
 import torch.distributed as dist
 from verl.workers.actor.dp_actor import DataParallelPPOActor
 
-from gmpo_mm.algorithms import PolicyLossConfig
+from gmpo_mm.algorithms import (
+    Correction,
+    PolicyLossConfig,
+    correction_metrics,
+    finalize_metrics,
+    log_prob_gap,
+    make_correction,
+)
 from gmpo_mm.algorithms.config import GMPOKeys, PowerMeanKeys
 from gmpo_mm.engines.easyr1.actor import UPDATES, GMPOActor
 from gmpo_mm.engines.easyr1.trainer import without_truncated
@@ -215,6 +222,34 @@ def test_the_exponent_of_the_power_mean_reaches_the_loss() -> None:
     }
     assert relative(at[0.0], gmpo) < 1e-6
     assert relative(at[1.0], gmpo) > 1e-3
+
+
+CORRECTIONS_OF_A_BATCH = [
+    make_correction("truncated", 1.1), make_correction("masked", 1.4, 0.8), make_correction("sequence_truncated", 1.2),
+    make_correction("sequence_masked", 2.0, 0.4), make_correction("geometric_masked", 1.1, 0.95),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("correction", CORRECTIONS_OF_A_BATCH, ids=lambda correction: correction.kind)
+@pytest.mark.parametrize("loss", [("gmpo", "token"), ("default", "token")], ids=["gmpo", "default"])
+def test_a_corrected_gradient_and_its_metrics_are_the_local_engines_for_every_cut(
+    loss: tuple[str, str], correction: Correction
+) -> None:
+    batch, policy = make("qwen2")
+    data = to_data_proto(batch, policy)
+    optimizer = torch.optim.SGD(policy.module.parameters(), lr=0.0)
+    settings = replace(BASE, loss=PolicyLossConfig(loss[0], loss_avg_mode=loss[1]), correction=correction)
+    actor = Actor(policy, optimizer, settings)
+    expected = gradients(actor, batch)
+    optimizer.zero_grad()
+    compared = (batch.old_log_probs_BT, batch.sampler_log_probs_BT, batch.mask_BT)
+    numbers = finalize_metrics(correction_metrics(*compared, correction) | log_prob_gap(*compared))
+    assert 0 < numbers["correction/ess"] < 1 and (numbers["correction/masked_frac"] > 0) == ("masked" in correction.kind)
+    module = without_packing(policy)
+    for micro in (16, 1):
+        found, metrics = gradients_and_metrics(data, module, Setting(16, micro, *loss, correction=correction))
+        assert_same_gradients(found, expected, 1e-5)
+        assert {name: metrics[name] for name in numbers} == pytest.approx(numbers, rel=1e-5)
 
 
 def test_log_probabilities_are_easyr1s_own_and_no_entropy_is_computed_for_them() -> None:

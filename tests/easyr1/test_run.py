@@ -64,7 +64,7 @@ def main(gpus: str, dump: str, *texts: str) -> None:
 
         def keep(batch: Any, end_tokens: list[int]) -> dict[str, float]:
             names = ("prompts", "responses", "response_mask", "advantages", "old_log_probs", "ref_log_probs", "attention_mask")
-            kept = {name: batch.batch[name] for name in names}
+            kept = {name: batch.batch[name] for name in (*names, "sampler_log_probs") if name in batch.batch}
             if not Path(dump).exists():
                 torch.save({**kept, "id": list(batch.non_tensor_batch["id"])}, dump)
             return measure(batch, end_tokens)

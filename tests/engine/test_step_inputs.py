@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gmpo_mm.algorithms import Correction
 from gmpo_mm.config import load_config
 from gmpo_mm.engines.local import launch as local
 from gmpo_mm.errors import TrainingError
@@ -184,7 +185,7 @@ def test_keys_reach_the_sampler_the_filter_and_the_update() -> None:
         CutLimits(tokens=5 * 84),
     )
     assert (update.temperature, update.mini_batch_prompts, update.epochs) == (0.9, 4, 3)
-    assert (update.max_grad_norm, update.entropy_coef, update.correction_cap) == (0.4, 0.06, 1.7)
+    assert (update.max_grad_norm, update.entropy_coef, update.correction) == (0.4, 0.06, Correction("truncated", 1.7))
     assert update.kl_kind is None and not update.sampler_is_old and update.drop_zero_advantage
 
 

@@ -138,13 +138,26 @@ def test_correction_of_an_exact_sampler_is_refused(data: Path, tmp_path: Path) -
         run_here(arguments(data, tmp_path / "run", "worker.rollout.correction=truncated"))
 
 
-def test_truncated_sampling_is_corrected(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "floor"), [("truncated", "null"), ("masked", "0.85"), ("sequence_masked", "0.336")])
+def test_truncated_sampling_is_corrected(data: Path, tmp_path: Path, kind: str, floor: str) -> None:
     run_dir = run_here(
-        arguments(data, tmp_path / "run", "worker.rollout.top_p=0.7", "worker.rollout.correction=truncated",
-                  "worker.rollout.temperature=1.5")
+        arguments(data, tmp_path / "run", "worker.rollout.top_p=0.7", f"worker.rollout.correction={kind}",
+                  "worker.rollout.temperature=1.5", f"worker.rollout.correction_floor={floor}", "trainer.max_steps=1")
     )  # fmt: skip
     first = metrics_without_times(run_dir)[0]
     assert first["rollout/log_prob_gap_max"] > 0.01  # the cut-off tail: the sampler was surer than the model
+    assert 0 < first["correction/ess"] < 1 and first["correction/capped_frac"] == 0
+    assert (first["correction/masked_frac"] > 0) == (kind != "truncated")
+
+
+def test_a_correction_that_masks_everything_is_named_as_the_cause(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_here(
+        arguments(data, tmp_path / "run", "worker.rollout.top_p=0.7", "worker.rollout.correction=geometric_masked",
+                  "worker.rollout.temperature=1.5", "trainer.max_steps=1")
+    )  # fmt: skip
+    assert "1. worker.rollout.correction masks everything" in capsys.readouterr().out
 
 
 def test_val_only_validates_a_finished_run_and_trains_nothing(data: Path, tmp_path: Path) -> None:

@@ -165,6 +165,8 @@ def contradictions() -> Iterator[Wrong]:
     yield "top_p in training", "top_p", f"{ROLLOUT}.top_p=0.9"
     yield "top_k in training", "top_k", f"{ROLLOUT}.top_k=50"
     yield "top_p corrected", None, f"{ROLLOUT}.top_p=0.9", f"{ROLLOUT}.correction=truncated"
+    yield "floor of truncated", "correction_floor", f"{ROLLOUT}.correction=truncated", f"{ROLLOUT}.correction_floor=0.5"
+    yield "floor above cap", "correction_floor", f"{ROLLOUT}.correction=masked", f"{ROLLOUT}.correction_floor=7"
     yield ("sampler's as old", "correction", f"{ROLLOUT}.top_p=0.9", f"{ROLLOUT}.correction=truncated",
            f"{ACTOR}.old_log_probs=sampler")  # fmt: skip
     yield "greedy training", "temperature", f"{ROLLOUT}.temperature=0"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from gmpo_mm.algorithms import PolicyLossConfig
+from gmpo_mm.algorithms import PolicyLossConfig, make_correction
 from gmpo_mm.models.loading import store_weights
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.two_part_attention import two_part_attention
@@ -90,7 +90,7 @@ def run_micro_batch(family: str, loss: str, lora: bool = False) -> dict[str, tor
     config = UpdateConfig(
         loss=PolicyLossConfig(loss), temperature=0.9, mini_batch_prompts=2,
         update_limits=CutLimits(samples=4),
-        forward_limits=CutLimits(samples=4), entropy_coef=0.1, kl_kind="low_var_kl", correction_cap=2.0,
+        forward_limits=CutLimits(samples=4), entropy_coef=0.1, kl_kind="low_var_kl", correction=make_correction("truncated"),
     )  # fmt: skip
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     policy, optimizer = without_contents(family, mode, lora)

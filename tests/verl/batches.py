@@ -34,8 +34,8 @@ def save(policy: PolicyModel, folder: Path) -> Path:
     return folder
 
 
-def to_rows(batch: Batch, policy: PolicyModel) -> list[dict[str, Any]]:
-    """What verl's sampling workers put into the queue for each response."""
+def to_rows(batch: Batch, policy: PolicyModel, weights_BT: torch.Tensor | None = None) -> list[dict[str, Any]]:
+    """What verl's sampling workers put into the queue for each response, and our trainer's weights of a correction."""
     prompts = [group.prompt for group in batch.groups for _ in group.responses]
     responses = [response.token_ids_T for group in batch.groups for response in group.responses]
     rows = []
@@ -61,6 +61,8 @@ def to_rows(batch: Batch, policy: PolicyModel) -> list[dict[str, Any]]:
         }
         if batch.ref_log_probs_BT is not None:
             row["ref_log_prob"] = batch.ref_log_probs_BT[i, :n]
+        if weights_BT is not None:
+            row["rollout_is_weights"] = weights_BT[i, :n]
         rows.append(row)
     return rows
 

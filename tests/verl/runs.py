@@ -67,6 +67,8 @@ def main(dump: str, *texts: str) -> None:
             def keep(self: Any, batch: Any, metrics: Any) -> Any:
                 done = advantages(self, batch, metrics)
                 if not Path(dump).exists():
+                    if self.correction is not None:
+                        names.extend(["rollout_log_probs", "rollout_is_weights"])
                     kept = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
                     rows = {name: [row.clone() for row in kept[name].unbind()] for name in names}
                     torch.save({**rows, "id": [fact["id"] for fact in self._facts(batch)]}, dump)

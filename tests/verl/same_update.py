@@ -47,7 +47,8 @@ def _batch(kept: dict[str, Any], prompts: dict[str, Any]) -> tuple[Batch, bool]:
     for name, rows in rows_of.items():
         prompt = prompts[name]
         agree &= all(torch.equal(kept["prompts"][row], prompt.input_ids_S) for row in rows)
-        responses = [Response(kept["responses"][row], kept["old_log_probs"][row].float(), "stop") for row in rows]
+        sampler = kept.get("rollout_log_probs", kept["old_log_probs"])  # kept where a correction reads them
+        responses = [Response(kept["responses"][row], sampler[row].float(), "stop") for row in rows]
         groups.append(SampledGroup(prompt, responses, [""] * len(rows), [{"overall": 0.0}] * len(rows)))
     batch = Batch(groups)
     order = [row for rows in rows_of.values() for row in rows]

@@ -14,9 +14,10 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 from verl.utils.metric import Metric as VerlMetric
 
-from gmpo_mm.algorithms import PolicyLossConfig, finalize_metrics, merge_metrics
+from gmpo_mm.algorithms import Correction, PolicyLossConfig, finalize_metrics, make_correction, merge_metrics
 from gmpo_mm.algorithms.config import GMPOKeys, PowerMeanKeys
 from gmpo_mm.engines.verl import losses
+from gmpo_mm.engines.verl.batch_metrics import corrected
 from gmpo_mm.engines.verl.losses import MARK, take_metrics
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.training.actor import Actor
@@ -129,6 +130,30 @@ def local_gradients(
     optimizer = torch.optim.SGD(policy.module.parameters(), lr=0.0)
     update = {**BASE.__dict__, "loss": loss, "kl_kind": "low_var_kl", "entropy_coef": terms["entropy_coef"]}
     return gradients(Actor(policy, optimizer, type(BASE)(**update)), batch, kl_coef=terms["kl_coef"])
+
+
+CORRECTIONS_OF_A_BATCH = [
+    make_correction("truncated", 1.1), make_correction("masked", 1.4, 0.8), make_correction("sequence_truncated", 1.2),
+    make_correction("sequence_masked", 2.0, 0.4), make_correction("geometric_masked", 1.1, 0.95),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("correction", CORRECTIONS_OF_A_BATCH, ids=lambda correction: correction.kind)
+@pytest.mark.parametrize("loss", [("gmpo", "token"), ("default", "token")], ids=["gmpo", "default"])
+def test_a_corrected_gradient_is_the_local_engines_for_every_cut(
+    setup: tuple[Any, ...], loss: tuple[str, str], correction: Correction
+) -> None:
+    batch, _, policy, engine = setup
+    compared = {"old_log_probs": batch.old_log_probs_BT, "rollout_log_probs": batch.sampler_log_probs_BT}
+    weights_BT, numbers = corrected(compared | {"response_mask": batch.mask_BT}, correction)
+    assert 0 < numbers["correction/ess"] < 1 and (numbers["correction/masked_frac"] > 0) == ("masked" in correction.kind)
+    rows = to_rows(batch, policy, weights_BT)
+    optimizer = torch.optim.SGD(policy.module.parameters(), lr=0.0)
+    update = {**BASE.__dict__, "loss": PolicyLossConfig(loss[0], loss_avg_mode=loss[1]), "correction": correction}
+    expected = gradients(Actor(policy, optimizer, type(BASE)(**update)), batch)
+    for micro in (1, 4):
+        found, _ = gradients_and_metrics(rows, engine, Setting(len(rows), micro, *loss))
+        assert_same_gradients({name: found[name] for name in expected}, expected, 1e-5)
 
 
 @pytest.mark.parametrize(

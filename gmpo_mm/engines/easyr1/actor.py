@@ -18,10 +18,14 @@ from gmpo_mm.algorithms import (
     aggregate,
     compute_kl,
     compute_policy_loss,
+    correction_metrics,
+    correction_weights,
     count_units,
     finalize_metrics,
     get_policy_loss,
+    log_prob_gap,
     loss_unit,
+    make_correction,
     masked_mean,
     merge_metrics,
     sequence_advantages,
@@ -34,8 +38,11 @@ from gmpo_mm.runs.learning_watch import MAX_SKIPPED_IN_A_ROW
 
 UPDATES = "gmpo/updates"
 """Name under which the metrics of every mini-batch travel to the trainer, which takes them out before EasyR1 averages."""
+SAMPLER_LOG_PROBS = "sampler_log_probs"
+"""Of the sampled tokens, (B, T), in a batch that is trained on with a correction."""
 TENSORS = (
-    "input_ids", "attention_mask", "position_ids", "responses", "response_mask", "old_log_probs", "ref_log_probs", "advantages"
+    "input_ids", "attention_mask", "position_ids", "responses", "response_mask", "old_log_probs", "ref_log_probs", "advantages",
+    SAMPLER_LOG_PROBS,
 )  # fmt: skip
 
 
@@ -49,6 +56,7 @@ class GMPOActor(DataParallelPPOActor):
     def __init__(self, config: Any, actor_module: Any, actor_optimizer: Any = None) -> None:
         super().__init__(config, actor_module, actor_optimizer)
         self.loss = actor_loss_config(config)
+        self.correction = make_correction(config.correction, config.correction_cap, config.correction_floor)
         self.skipped_in_a_row = 0
         self._stock_log_probs: Callable[..., torch.Tensor] = self.log_probs_from_logits  # type: ignore[has-type]
         self._entropies: list[torch.Tensor] | None = None
@@ -98,8 +106,14 @@ class GMPOActor(DataParallelPPOActor):
     ) -> tuple[torch.Tensor, dict[str, Metric]]:
         """The micro-batch's loss, summed over its units, with the KL and the entropy term; and its metrics."""
         mask_BT, unit = inputs["response_mask"].bool(), loss_unit(self.loss)
-        policy = compute_policy_loss(log_probs_BT, inputs["old_log_probs"], inputs["advantages"], mask_BT, self.loss)
-        total, metrics = policy.sum, policy.metrics
+        old_BT, weights_BT, corrected = inputs["old_log_probs"], None, {}
+        if self.correction is not None:
+            sampler_BT = inputs[SAMPLER_LOG_PROBS]
+            weights_BT = correction_weights(old_BT, sampler_BT, mask_BT, self.correction)
+            corrected = correction_metrics(old_BT, sampler_BT, mask_BT, self.correction)
+            corrected |= log_prob_gap(old_BT, sampler_BT, mask_BT)
+        policy = compute_policy_loss(log_probs_BT, old_BT, inputs["advantages"], mask_BT, self.loss, weights_BT)
+        total, metrics = policy.sum, policy.metrics | corrected
         metrics["actor/entropy"] = masked_mean(entropy_BT, mask_BT)
         if "ref_log_probs" in inputs:
             ref_BT = inputs["ref_log_probs"]

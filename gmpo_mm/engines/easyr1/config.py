@@ -33,8 +33,9 @@ HANDLED_HERE = frozenset(
         "worker.reward.overlong_buffer.enable",  # rewards.py
         "worker.reward.overlong_buffer.len",
         "worker.reward.overlong_buffer.penalty_factor",
-        "worker.rollout.correction",
+        "worker.rollout.correction",  # to_easyr1, in the actor's section
         "worker.rollout.correction_cap",
+        "worker.rollout.correction_floor",
         "worker.rollout.max_log_prob_gap",
         "worker.rollout.staleness",
         "worker.rollout.emulate.weights",
@@ -53,10 +54,13 @@ HANDLED_HERE = frozenset(
 
 @dataclass
 class GMPOActorConfig(ActorConfig, LossKeys):
-    """EasyR1's actor section with the losses' keys and others of `gmpo_mm.config.schema.ActorConfig` that our actor reads."""
+    """EasyR1's actor section with the losses' keys, others of our `worker.actor`, and the correction of `worker.rollout`."""
 
     seq_mean: str = "exact"
     entropy_coef: float = 0.0
+    correction: str = "none"
+    correction_cap: float | None = None
+    correction_floor: float | None = None
 
 
 @dataclass
@@ -116,6 +120,8 @@ def to_easyr1(config: Config) -> GMPOPPOConfig:
     if ".py:" in worker.actor.loss_type:
         worker.actor.loss_type = absolute_function(worker.actor.loss_type)
     worker.rollout.name = "vllm"
+    for name in ("correction", "correction_cap", "correction_floor"):  # read by the actor, and there is no place in EasyR1's
+        setattr(worker.actor, name, getattr(config.worker.rollout, name))
     worker.rollout.val_override_config.setdefault("n", 1)  # EasyR1 reads 1 in one place and rollout.n in another
     easyr1.algorithm.adv_estimator = name_in_easyr1(easyr1.algorithm.adv_estimator)
     easyr1.trainer.save_checkpoint_path = str(run_directory(config).absolute())

@@ -26,8 +26,8 @@ class EasyR1Engine(RayEngine):
     unread = UNREAD
     unread_where = {"": WITHOUT_CRITIC}  # noqa: RUF012
     refused = (
-        "worker.rollout.correction", "worker.rollout.correction_cap", "worker.rollout.staleness",
-        "worker.rollout.emulate.weights", "worker.rollout.emulate.logits_noise", "worker.rollout.emulate.top_p",
+        "worker.rollout.staleness", "worker.rollout.emulate.weights", "worker.rollout.emulate.logits_noise",
+        "worker.rollout.emulate.top_p",
     )  # fmt: skip
 
     def rules(self, loaded: LoadedConfig) -> Iterator[str]:
@@ -41,7 +41,7 @@ class EasyR1Engine(RayEngine):
 
     def preflight(self, configs: Sequence[Config]) -> str:
         """EasyR1's version."""
-        return f"EasyR1 {preflight.check_installation()}"
+        return f"EasyR1 {preflight.check_installation(preflight.requirements_of(*configs))}"
 
     def check_directory(self, path: Path) -> None:
         """A run of EasyR1 itself would be gone on from."""

@@ -9,7 +9,7 @@ UNREAD = {
     "trainer.threads": EASYR1 + "Ray gives each worker its cores",
     "worker.actor.logits_dtype": EASYR1 + "its own head, in worker.actor.fsdp.mp_param_dtype",
     "algorithm.drop_zero_advantage": EASYR1 + "every rank passes all of its rows; the gradient is the same",
-    "worker.rollout.max_log_prob_gap": EASYR1 + "vLLM's log-probabilities are not handed on, so no gap is measured",
+    "worker.rollout.max_log_prob_gap": EASYR1 + "a gap is measured with worker.rollout.correction only, and ends no run",
 }
 """Key -> why nothing reads it."""
 WITHOUT_CRITIC = dict.fromkeys(

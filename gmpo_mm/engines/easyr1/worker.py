@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from verl.single_controller.base import Worker
 from verl.single_controller.base.decorator import Dispatch, register
+from verl.workers import fsdp_workers
 from verl.workers.fsdp_workers import FSDPWorker
 
 from gmpo_mm.engines.easyr1.actor import GMPOActor
@@ -18,6 +19,20 @@ class GMPOWorker(_Base, FSDPWorker):
 
     A subclass needs an empty base of its own before this one, for the same reason, and `@register` on what it overrides.
     """
+
+    def _build_rollout(self) -> None:
+        """EasyR1's rollout, or with a correction ours, which hands on what the correction compares with."""
+        if self.config.actor.correction == "none":
+            super()._build_rollout()
+            return
+        from gmpo_mm.engines.easyr1.rollout import GMPORollout
+
+        stock = fsdp_workers.vLLMRollout
+        fsdp_workers.vLLMRollout = GMPORollout
+        try:
+            super()._build_rollout()
+        finally:
+            fsdp_workers.vLLMRollout = stock
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def init_model(self) -> None:

@@ -21,6 +21,7 @@ from gmpo_mm.config import (
     to_yaml,
 )
 from gmpo_mm.config.backends import SAMPLERS
+from gmpo_mm.config.correction import correction_of
 from gmpo_mm.config.off_policy import is_off_policy, sampler_is_old
 from gmpo_mm.config.schema import Config
 from gmpo_mm.data import PromptDataset, PromptSampler
@@ -127,11 +128,12 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
         rollout = _build_rollout(config, name, policy, device, dtype, progress)
         if offload is not None:
             offload.back()
-        corrects = config.worker.rollout.correction == "truncated"
-        if corrects and rollout.exact_log_probs and not (training_params(config).is_truncated or is_off_policy(config)):
+        correction = config.worker.rollout.correction
+        own = rollout.exact_log_probs and not (training_params(config).is_truncated or is_off_policy(config))
+        if correction != "none" and own:
             raise ConfigError(
-                "worker.rollout.correction=truncated has no effect here: the hf sampler in float32 draws from the trained "
-                "model's own distribution; set it to none"
+                f"worker.rollout.correction={correction} has no effect here: the hf sampler in float32 draws from the "
+                "trained model's own distribution; set it to none"
             )
         try:
             sampler = Sampler(rollout, processor.tokenizer, reward_function, config.worker.reward.skip_special_tokens)
@@ -227,7 +229,7 @@ def update_config(config: Config) -> UpdateConfig:
         kl_kind=algorithm.kl_penalty if in_loss else None,
         sampler_is_old=sampler_is_old(config),
         drop_zero_advantage=algorithm.drop_zero_advantage,
-        correction_cap=rollout.correction_cap if rollout.correction == "truncated" else None,
+        correction=correction_of(config),
     )
 
 

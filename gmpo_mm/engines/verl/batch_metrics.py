@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from gmpo_mm.algorithms import compute_kl, finalize_metrics, log_prob_gap, masked_mean
+from gmpo_mm.algorithms import (
+    Correction,
+    compute_kl,
+    correction_metrics,
+    correction_weights,
+    finalize_metrics,
+    log_prob_gap,
+    masked_mean,
+)
 from gmpo_mm.engines.batch_metrics import response_shares
 
 
@@ -32,3 +40,10 @@ def sampler_gap(rows: Mapping[str, torch.Tensor]) -> dict[str, float]:
     gap = log_prob_gap(model_BT, sampler_BT, mask_BT)
     kl = masked_mean(compute_kl(sampler_BT, model_BT, "low_var_kl", mask_BT), mask_BT)
     return finalize_metrics(gap | {"rollout/kl": kl})
+
+
+def corrected(rows: Mapping[str, torch.Tensor], correction: Correction) -> tuple[torch.Tensor, dict[str, float]]:
+    """The weights of a correction, (B, T), between the trainer's recomputed log-probabilities and the sampler's; and its
+    metrics, once over the whole batch, since neither changes while a batch is trained on."""
+    compared = (rows["old_log_probs"], rows["rollout_log_probs"], rows["response_mask"].bool(), correction)
+    return correction_weights(*compared), finalize_metrics(correction_metrics(*compared))

@@ -14,6 +14,7 @@ from gmpo_mm.config import (
     LoadedConfig,
     resolve_model_path,
 )
+from gmpo_mm.config.correction import correction_of
 from gmpo_mm.config.shipped import find_file
 from gmpo_mm.engines.ray_cluster import errors_of_workers
 from gmpo_mm.engines.ray_run import join_cluster, open_run
@@ -217,7 +218,7 @@ def _train(
         trainer = GMPOTrainer(
             verl_config, run=run, progress=progress, trackers=trackers, datasets=datasets,
             end_tokens=end_token_ids(model_path, processor.tokenizer), save_limit=config.trainer.save_limit,
-            max_log_prob_gap=config.worker.rollout.max_log_prob_gap,
+            max_log_prob_gap=config.worker.rollout.max_log_prob_gap, correction=correction_of(config),
             samples_shown=(config.trainer.log_samples, config.trainer.val_generations_to_log), algorithm=config.algorithm,
             max_tries=config.trainer.max_try_make_batch, rewards=rewards,
         )  # fmt: skip

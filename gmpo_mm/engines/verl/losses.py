@@ -59,12 +59,14 @@ def policy_loss(
     config: Any = None,
     rollout_is_weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, Any]]:
-    """verl's contract. The micro-batch's share of the mini-batch's loss, whatever verl's `loss_agg_mode` says."""
-    assert rollout_is_weights is None, "worker.rollout.correction is refused"
+    """verl's contract. The micro-batch's share of the mini-batch's loss, whatever verl's `loss_agg_mode` says.
+
+    `rollout_is_weights` are ours: `GMPOTrainer` makes them of `worker.rollout.correction`.
+    """
     loss, mask_BT = loss_config(config.policy_loss), response_mask.bool()
     if get_policy_loss(loss.loss_type).sequence_advantages:
         advantages = sequence_advantages(advantages, mask_BT)
-    computed = compute_policy_loss(log_prob, old_log_prob, advantages, mask_BT, loss)
+    computed = compute_policy_loss(log_prob, old_log_prob, advantages, mask_BT, loss, rollout_is_weights)
     whole = config.global_batch_info
     units = whole["global_batch_size"] if loss_unit(loss) == "seq" else whole["batch_num_tokens"]
     _measured.clear()

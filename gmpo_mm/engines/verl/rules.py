@@ -66,11 +66,6 @@ def _check_model(config: Config) -> Iterator[str]:
 def _check_rollout(config: Config) -> Iterator[str]:
     rollout = config.worker.rollout
     yield from refused_by("verl", config)
-    if rollout.correction != "none":
-        yield (
-            f"worker.rollout.correction = {rollout.correction!r}: verl's correction is not wired to our losses; set it to none "
-            "(and top_p=1, top_k=-1)."
-        )
     for name, value in rollout.val_override_config.items():
         if name not in VALIDATION_KEYS:
             yield (

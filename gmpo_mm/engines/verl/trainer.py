@@ -19,13 +19,13 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.utils.padding import response_to_nested
 
-from gmpo_mm.algorithms import finalize_metrics, merge_metrics
+from gmpo_mm.algorithms import Correction, finalize_metrics, merge_metrics
 from gmpo_mm.config.schema import AlgorithmConfig
 from gmpo_mm.engines.batch_metrics import truncated_rows
 from gmpo_mm.engines.finished_step import FinishedStep
 from gmpo_mm.engines.step_log import StepLog
 from gmpo_mm.engines.verl.advantages import Rewards
-from gmpo_mm.engines.verl.batch_metrics import batch_metrics, sampler_gap
+from gmpo_mm.engines.verl.batch_metrics import batch_metrics, corrected, sampler_gap
 from gmpo_mm.engines.verl.dataset import GMPODataset
 from gmpo_mm.engines.verl.losses import measured_loss, take_metrics
 from gmpo_mm.engines.verl.rewards import ERROR
@@ -62,6 +62,7 @@ class GMPOTrainer(PPOTrainerSync):
         algorithm: AlgorithmConfig,
         max_tries: int,
         rewards: Rewards,
+        correction: Correction | None = None,
         samples_shown: tuple[int, int] = (0, 0),
     ) -> None:
         """`config` is verl's; `datasets` are for training and validation, `end_tokens` end a response, `samples_shown` are
@@ -74,6 +75,7 @@ class GMPOTrainer(PPOTrainerSync):
             self.replay_buffer.may_go_on, self.replay_buffer.group_scores = self._check_filtering, self._group_scores
         self.run, self.progress, self.trackers = run, progress, trackers
         self.end_tokens, self.save_limit, self.max_log_prob_gap = list(end_tokens), save_limit, max_log_prob_gap
+        self.correction = correction
         self.replay_buffer.poll_interval = POLL_SECONDS
         self._datasets, self._samples_shown = datasets, samples_shown
         self.stop, self.watch = StopRequest(progress), LearningWatch(progress)
@@ -233,7 +235,14 @@ class GMPOTrainer(PPOTrainerSync):
                 f"{mean_gap:.3g} nats on average, more than worker.rollout.max_log_prob_gap="
                 f"{self.max_log_prob_gap}; the sampler does not hold the trained weights, or computes in a coarser type"
             )
-        return done
+        if self.correction is None:
+            return done
+        weights_BT, numbers = corrected(padded, self.correction)
+        self._own_metrics |= numbers
+        # where verl puts its own correction's weights, which its loss hands on to the registered one
+        ragged = response_to_nested(weights_BT, data["response_mask"])
+        fields_of_loss = TensorDict({"rollout_is_weights": ragged}, batch_size=len(batch))
+        return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields_of_loss)
 
     def _measured(self, output: Any) -> Any:
         """Put the mini-batches' metrics into the run directory; verl averages what is left."""
