@@ -73,6 +73,7 @@ class ScoredRuns:
         folder = run_directory(config)
         if len(self.started) == self.killed_at:
             raise Killed
+        assert len(self.started) < 100, "runs are started again and again"
         self.started.append(f"{folder.parent.name} {folder.name}")
         failed = folder.parent.name == self.fails
         folder.mkdir(parents=True, exist_ok=True)
