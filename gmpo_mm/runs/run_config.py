@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from gmpo_mm.config.keys import default_of, schema_keys
 from gmpo_mm.credentials import fingerprint, hide, is_credential, is_hidden
 from gmpo_mm.errors import ConfigError
 
@@ -91,6 +92,8 @@ def saved_differences(old: str, new: str, values: Mapping[str, Any]) -> dict[str
     for key, (there, now) in yaml_differences(old, new).items():
         if key in hashes.of or is_hidden(there) or is_hidden(now):
             continue
+        if there == _ABSENT and _is_default(key, now):  # a key that is newer than the run: its default does what was done then
+            continue
         if key in values and (values[key] == there or is_credential(key)):  # there it was saved as a value
             continue
         found[key] = hide(key, there), hide(key, now)
@@ -100,6 +103,10 @@ def saved_differences(old: str, new: str, values: Mapping[str, Any]) -> dict[str
         elif not is_hidden(plain_new.get(key)) and fingerprint(values.get(key, plain_new.get(key)), hashes.salt) != hashed:
             found[key] = "another value (only its hash is kept)", plain_new.get(key)
     return found
+
+
+def _is_default(key: str, value: Any) -> bool:
+    return key in schema_keys() and value == default_of(key)
 
 
 def yaml_differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:

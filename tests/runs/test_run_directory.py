@@ -195,6 +195,16 @@ def test_a_finished_run_is_complete_until_more_steps_are_asked_for(tmp_path):
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["trainer"]["max_steps"] == 6
 
 
+def test_a_key_that_is_newer_than_a_run_is_no_difference_at_its_default(tmp_path):
+    kill_training(tmp_path, steps=2)
+    with open_run(tmp_path, config=changed(worker__rollout={"staleness": 0})) as run:
+        assert run.from_step == 2
+    with pytest.raises(ConfigError, match=r"worker\.rollout\.staleness: '\(not set\)' there, 1 now"):
+        open_run(tmp_path, config=changed(worker__rollout={"staleness": 1}))
+    with pytest.raises(ConfigError, match=r"worker\.rollout\.unknown: '\(not set\)' there, 0 now"):
+        open_run(tmp_path, config=changed(worker__rollout={"unknown": 0}))
+
+
 def test_another_configuration_is_refused_key_by_key(tmp_path):
     kill_training(tmp_path, steps=2)
     other = changed(worker__actor__loss_type="default", worker__actor__optim__lr=2e-6, trainer__save_freq=5)
