@@ -10,7 +10,8 @@ Config = dict[str, Any]
 Batch = dict[str, Any]
 SOURCE = (
     "arXiv 2402.03300 (grpo), 2503.20783 (dr_grpo), 2402.14740 (rloo), 2505.23585 (opo), "
-    "2503.19595 (grpo_passk), 2310.10505 (remax), 2501.03262 (reinforce_plus_plus)"
+    "2503.19595 (grpo_passk), 2310.10505 (remax), 2501.03262 (reinforce_plus_plus), 2602.02710 (max_rl), "
+    "2601.05242 (gdpo)"
 )
 CASES: dict[str, Config] = {
     "grpo": {"advantages": "grpo"},
@@ -21,7 +22,12 @@ CASES: dict[str, Config] = {
     "remax": {"advantages": "remax"},
     "reinforce_plus_plus": {"advantages": "reinforce_plus_plus", "gamma": 1.0},
     "reinforce_plus_plus gamma=0.9": {"advantages": "reinforce_plus_plus", "gamma": 0.9},
+    "max_rl": {"advantages": "max_rl"},
+    "gdpo": {"advantages": "gdpo", "weights": [1.0, 1.0]},
+    "gdpo weights=1,0.25": {"advantages": "gdpo", "weights": [1.0, 0.25]},
 }
+ONLY_IN = {"max_rl": ("rates", "parts"), "gdpo": ("parts",)}
+"""Batches that an estimator is defined for, where not all: rewards of at least 0; several rewards."""
 EPSILON = 1e-6  # added to a group's standard deviation
 VARIANCE_EPSILON = 1e-8  # added to the variance of returns
 # group, reward, length: two groups that learn something, one of equal rewards, one with an empty response
@@ -29,11 +35,19 @@ RESPONSES = (
     (7, 1.0, 4), (2, 0.25, 6), (7, 0.0, 1), (5, 0.1, 3), (2, 1.0, 2), (7, 0.0, 5),
     (5, 0.1, 6), (2, -0.5, 3), (9, 1.0, 0), (7, 0.75, 2), (5, 0.1, 1), (9, 0.0, 4),
 )  # fmt: skip
+RATES = (1.0, 0.0, 1.0, 0.0, 1.0, 0.5, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0)
+"""Rewards of the same responses, none below 0: in group 5 all are 0, in group 9 all are 1."""
+PARTS = (
+    (1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0),
+    (0.2, 0.9, 0.4, 0.1, 0.3, 0.0, 0.6, 0.3, 0.5, 0.7, 0.2, 0.5),
+)
+"""Two rewards of each response: in group 5 the first is the same for all, in group 9 the second."""
 WIDTH = 6
 
 
 def make_batches(rng: random.Random) -> dict[str, Batch]:
-    """`groups`: responses of four prompts in mixed order. `shifted`: each reward times -3, plus 1."""
+    """`groups`: responses of four prompts in mixed order. `shifted`: each reward times -3, plus 1. `rates`:
+    rewards from 0 to 1. `parts`: two rewards, and their sum as the reward."""
     batch: Batch = {
         "groups": [group for group, _, _ in RESPONSES],
         "rewards": [reward for _, reward, _ in RESPONSES],
@@ -43,6 +57,9 @@ def make_batches(rng: random.Random) -> dict[str, Batch]:
     return {
         "groups": batch,
         "shifted": batch | {"rewards": [round(1 - 3 * reward, 2) for reward in batch["rewards"]]},
+        "rates": batch | {"rewards": list(RATES)},
+        "parts": batch
+        | {"parts": [list(part) for part in PARTS], "rewards": [round(sum(pair), 2) for pair in zip(*PARTS)]},
     }
 
 
@@ -51,6 +68,8 @@ def evaluate(config: Config, batch: Batch) -> list[list[float]]:
     name, mask = config["advantages"], batch["mask"]
     if name == "reinforce_plus_plus":
         return _reinforce_plus_plus(batch["rewards"], mask, config["gamma"])
+    if name == "gdpo":
+        return [[a * valid for valid in row] for a, row in zip(_gdpo(config, batch), mask, strict=True)]
     result = []
     for i, reward in enumerate(batch["rewards"]):
         if name == "remax":
@@ -73,6 +92,8 @@ def _in_group(name: str, rewards: list[float], lengths: list[int], k: int) -> fl
         return (rewards[k] - mean) / (std + EPSILON)
     if name == "dr_grpo":
         return rewards[k] - mean
+    if name == "max_rl":
+        return (rewards[k] - mean) / mean
     if name == "rloo":
         others = rewards[:k] + rewards[k + 1 :]
         return rewards[k] - sum(others) / len(others)
@@ -81,6 +102,19 @@ def _in_group(name: str, rewards: list[float], lengths: list[int], k: int) -> fl
     assert name == "grpo_passk"
     best, second = sorted(rewards, reverse=True)[:2]
     return (best - second) / (std + EPSILON) if rewards[k] == best else 0.0
+
+
+def _gdpo(config: Config, batch: Batch) -> list[float]:
+    """Each reward through `grpo` by itself, their weighted sum, normalised over all responses of the batch,
+    which count once each."""
+    sums = [0.0] * len(batch["groups"])
+    for weight, rewards in zip(config["weights"], batch["parts"], strict=True):
+        for i, group in enumerate(batch["groups"]):
+            same = [j for j, other in enumerate(batch["groups"]) if other == group]
+            sums[i] += weight * _in_group("grpo", [rewards[j] for j in same], [], same.index(i))
+    mean = sum(sums) / len(sums)
+    std = math.sqrt(sum((s - mean) ** 2 for s in sums) / (len(sums) - 1))
+    return [(s - mean) / (std + EPSILON) for s in sums]
 
 
 def _reinforce_plus_plus(rewards: list[float], mask: list[list[int]], gamma: float) -> list[list[float]]:

@@ -48,7 +48,7 @@ def judge(case: Case, outputs: dict[Place, dict[str, Any]], others: list[Other],
         return Finding(case.name, result, scale, clip_share=_clip_share(case, outputs, tolerance))
     same = {}
     for other in others:
-        if other.expected.keys() == case.expected.keys():
+        if other.expected.keys() >= case.expected.keys():
             found = _scale(case, outputs, other.expected, tolerance)
             if found is not None:
                 same[other.name] = found
@@ -191,7 +191,7 @@ def _difference(
         words += f"{len(wrong)} of {valid} {what}; most at [{i}][{t}], {g:.6g}, not {w:.6g}"
     if right:
         words += "; right at " + ", ".join(right)
-    others = [o for o in others if o.name != case.name and o.expected.keys() == case.expected.keys()]
+    others = [o for o in others if o.name != case.name and o.expected.keys() >= case.expected.keys()]
     twins = [o.name for o in others if _equal(got, o.expected[place[0]], 1.0, tolerance)]
     return words + (f"; here it is {' = '.join(twins[:2])}" if twins else "")
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from conformance import advantages, reference
+from conformance import advantages, corrections, reference
 from conformance.cases import SOURCES, every_case
 
 FORMAT = 1
@@ -98,8 +98,25 @@ def make_vectors() -> dict[str, dict[str, Any]]:
             "batches": own,
             "cases": [_case(f"{loss}: {name}", config, batches) for name, config in cases.items()],
         }
+    vectors["corrections"] = _corrections(batches)
     vectors["advantages"] = _advantages()
     return vectors
+
+
+def _corrections(batches: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The batches of the losses, so that a correction that is not read gives a result that is known."""
+    rng = random.Random(SEED)
+    batches = {
+        name: {**batch, "sampler_log_probs": corrections.sampler_log_probs(rng, name, batch)}
+        for name, batch in batches.items()
+    }
+    return {
+        "format": FORMAT,
+        "corrections": list(corrections.KINDS),
+        "source": corrections.SOURCE,
+        "batches": {name: {**batch, "cuts": _cuts(name, batch, "")} for name, batch in batches.items()},
+        "cases": [_case(f"corrections: {name}", config, batches) for name, config in corrections.CASES.items()],
+    }
 
 
 def _case(name: str, config: dict[str, Any], batches: dict[str, Any]) -> dict[str, Any]:
@@ -123,6 +140,7 @@ def _advantages() -> dict[str, Any]:
                 "advantages": [[_digits(x) for x in row] for row in advantages.evaluate(config, batch)]
             }
             for batch_name, batch in batches.items()
+            if batch_name in advantages.ONLY_IN.get(config["advantages"], batches)
         }
         cases.append({"name": f"advantages: {name}", "config": config, "expected": found})
     return {"format": FORMAT, "source": advantages.SOURCE, "batches": batches, "cases": cases}

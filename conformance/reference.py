@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from conformance import corrections
 from conformance.dual import Dual, absolute, exp, product, sigmoid, total
 
 Config = dict[str, Any]
@@ -22,12 +23,14 @@ FLOOR = 1e-8  # what DPPO's authors add to the probability of "any other token"
 
 @dataclass
 class Token:
-    """A valid token: its log-probabilities, of which only the policy's has a gradient, and its advantage."""
+    """A valid token: its log-probabilities, of which only the policy's has a gradient, its advantage, and its
+    weight by a correction of the sampler."""
 
     log_prob: Dual
     old: float
     ref: float
     a: float
+    weight: float = 1.0
 
     @property
     def rho(self) -> Dual:
@@ -69,20 +72,30 @@ class Shares:
 def evaluate(config: Config, batch: Batch) -> Result:
     """Loss, gradient and clip shares of the WHOLE batch, however it may be cut."""
     rows = _rows(batch)
+    correction = config.get("correction")
+    if correction:
+        rows = _weighted(correction, rows, batch)
     n_tokens = sum(len(row) for row in rows)
     names, of_sequence, function = LOSSES[config["loss"]]
     shares = Shares(names)
     if of_sequence:
         average = "sequences"
-        loss = total(function(config, row, shares) for row in rows if row) / len(rows)
+        of_response = _corrected(function) if correction else function
+        loss = total(of_response(config, row, shares) for row in rows if row) / len(rows)
     else:
         average = config["average"]
-        loss = _average(function(config, rows, shares), average, config)
+        losses = function(config, rows, shares)
+        if correction:
+            pairs = zip(losses, rows, strict=True)
+            losses = [[x * token.weight for x, token in zip(*pair, strict=True)] for pair in pairs]
+        loss = _average(losses, average, config)
     if config.get("kl"):
         kl = [[_kl(config["kl"]["kind"], token) for token in row] for row in rows]
         loss = loss + config["kl"]["coef"] * _average(kl, average, config)
     width = len(batch["mask"][0])
     grad = [[loss.slopes.get((i, t), 0.0) for t in range(width)] for i in range(len(rows))]
+    if correction:  # whether a masked token counts as clipped is open
+        names = ()
     return Result(loss.value, grad, {name: shares.counts.get(name, 0) / n_tokens for name in names})
 
 
@@ -97,6 +110,31 @@ def _rows(batch: Batch) -> list[Row]:
                 row.append(Token(log_prob, *others))
         rows.append(row)
     return rows
+
+
+def _weighted(correction: Config, rows: list[Row], batch: Batch) -> list[Row]:
+    """The rows with their weights. What is masked goes on to count in every denominator and in the KL, unless
+    `counted` is false: then it is left out, as padding is."""
+    for row, sampler in zip(rows, batch["sampler_log_probs"], strict=True):
+        if row:
+            found = corrections.weights(correction, [token.old for token in row], sampler[: len(row)])
+            for token, weight in zip(row, found, strict=True):
+                token.weight = weight
+    if correction.get("counted", True):
+        return rows
+    return [[token for token in row if token.weight] for row in rows]
+
+
+def _corrected(function: Callable[..., Dual]) -> Callable[..., Dual]:
+    """A loss of a response times its weight. With a geometric mean a masked token has the ratio 1 besides."""
+
+    def one(config: Config, row: Row, shares: Shares) -> Dual:
+        weight = corrections.of_a_response(config["correction"], [token.weight for token in row])
+        if config["correction"].get("mean") != "arithmetic":
+            row = [t if t.weight else Token(Dual(t.old), t.old, t.ref, t.a) for t in row]
+        return function(config, row, shares) * weight
+
+    return one
 
 
 def _average(losses: list[list[Dual]], how: str, config: Config) -> Dual:

@@ -18,11 +18,12 @@ class NotOffered(Exception):
 @dataclass
 class Rows:
     """Rows of a batch, (B, T): those of a micro-batch, or all. Only `log_probs` has a gradient; `mask` is
-    bool."""
+    bool; `sampler_log_probs` are the old ones where a vector has none."""
 
     log_probs: Tensor
     old_log_probs: Tensor
     ref_log_probs: Tensor
+    sampler_log_probs: Tensor
     advantages: Tensor
     mask: Tensor
 
@@ -49,7 +50,8 @@ def accumulate(
     part of it), and if it likes the shares of clipped tokens: `high`, `low`, `any` (both together), `dual`,
     `chosen`.
     """
-    names = ("log_probs", "old_log_probs", "ref_log_probs", "advantages")
+    names = ("log_probs", "old_log_probs", "ref_log_probs", "sampler_log_probs", "advantages")
+    batch = {"sampler_log_probs": batch["old_log_probs"]} | batch
     numbers = {name: torch.tensor(batch[name], dtype=dtype) for name in names}
     whole = Rows(**numbers, mask=torch.tensor(batch["mask"]).bool())
     whole.log_probs.requires_grad_()

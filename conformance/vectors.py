@@ -46,7 +46,8 @@ def load(folder: Path = FOLDER) -> list[Case]:
             expected = case["expected"]
             if "advantages" in case["config"]:
                 expected = {batch: as_gradient(found["advantages"]) for batch, found in expected.items()}
-            cases.append(Case(case["name"], case["config"], vector["batches"], expected))
+            batches = {name: batch for name, batch in vector["batches"].items() if name in expected}
+            cases.append(Case(case["name"], case["config"], batches, expected))
     return cases
 
 

@@ -42,6 +42,8 @@ def loss(config: dict[str, Any], batch: dict[str, Any], cut: list[list[int]]) ->
 def settings(config: dict[str, Any]) -> dict[str, Any]:
     """The keys of `worker.actor` for a vector's configuration."""
     name = config["loss"]
+    if "correction" in config:
+        raise NotOffered("corrections of the sampler")
     average = "sequences" if name == "gspo" else config.get("average")
     if name not in LOSSES or average not in AVERAGE:
         raise NotOffered(name if name not in LOSSES else f"average {average}")
@@ -60,7 +62,7 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
 def advantages(config: dict[str, Any], batch: dict[str, Any]) -> list[list[float]]:
     """Advantages of the batch, B x T."""
     name = config["advantages"]
-    if name in ("dr_grpo", "opo"):
+    if name in ("dr_grpo", "opo", "max_rl", "gdpo"):
         raise NotOffered(name)
     found, _ = compute_advantage_return(
         name,

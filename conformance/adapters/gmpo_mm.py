@@ -13,11 +13,13 @@ from gmpo_mm.algorithms import (
     compute_advantages,
     compute_kl,
     compute_policy_loss,
+    correction_weights,
     count_units,
     finalize_metrics,
     loss_unit,
 )
 from gmpo_mm.algorithms.config import PolicyLossConfig, make_loss_config
+from gmpo_mm.algorithms.correction_keys import Correction, make_correction
 from gmpo_mm.version import VERSION
 
 NAME = f"gmpo_mm {VERSION}"
@@ -35,10 +37,15 @@ SHARES = {
 
 def loss(config: dict[str, Any], batch: dict[str, Any], cut: list[list[int]]) -> dict[str, Any]:
     """Loss, gradient and clip share of the batch."""
-    keys = settings(config)
+    keys, correction = settings(config), sampler_correction(config)
 
     def step(part: Rows, whole: Rows) -> Any:
-        result = compute_policy_loss(part.log_probs, part.old_log_probs, part.advantages, part.mask, keys)
+        weights = None
+        if correction is not None:
+            weights = correction_weights(part.old_log_probs, part.sampler_log_probs, part.mask, correction)
+        result = compute_policy_loss(
+            part.log_probs, part.old_log_probs, part.advantages, part.mask, keys, token_weights_BT=weights
+        )
         total, units = result.sum, count_units(whole.mask, keys)
         if "kl" in config:
             kl = compute_kl(part.log_probs, part.ref_log_probs, KL[config["kl"]["kind"]], part.mask)
@@ -47,6 +54,18 @@ def loss(config: dict[str, Any], batch: dict[str, Any], cut: list[list[int]]) ->
         return total / units, {name: found[key] for name, key in SHARES.items() if key in found}
 
     return accumulate(batch, cut, step)
+
+
+def sampler_correction(config: dict[str, Any]) -> Correction | None:
+    """`worker.rollout.correction` and its bounds."""
+    own = config.get("correction")
+    if own is None:
+        return None
+    if not own.get("counted", True):
+        raise NotOffered("what is masked goes on to count")
+    if own.get("mean") == "arithmetic":
+        raise NotOffered("the weight of a response is a geometric mean")
+    return make_correction(own["kind"], own["cap"], own.get("floor"))
 
 
 def settings(config: dict[str, Any]) -> PolicyLossConfig:
@@ -103,11 +122,14 @@ def advantages(config: dict[str, Any], batch: dict[str, Any]) -> list[list[float
     """Advantages of the batch, B x T."""
     name = config["advantages"]
     baselines = torch.tensor(batch["baselines"], dtype=torch.float64) if name == "remax" else None
+    parts = torch.tensor(batch["parts"], dtype=torch.float64) if name == "gdpo" else None
     return compute_advantages(
         name,
         torch.tensor(batch["rewards"], dtype=torch.float64),
         torch.tensor(batch["groups"]),
         response_mask_BT=torch.tensor(batch["mask"]).bool(),
         baselines_B=baselines,
+        parts_KB=parts,
+        weights_K=config.get("weights"),
         gamma=config.get("gamma", 1.0),
     ).tolist()

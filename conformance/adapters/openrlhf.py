@@ -46,7 +46,7 @@ def _loss(parts: Any, config: dict[str, Any], batch: dict[str, Any], cut: list[l
     def step(part: Rows, whole: Rows) -> Any:
         info = parts.norms._optimizer_step_loss_norm([whole.mask], None, 1, len(cut))
         total, clip_ratio, *_ = policy_loss(
-            part.log_probs, part.old_log_probs, part.advantages, part.mask, **info
+            part.log_probs, part.old_log_probs, part.advantages, part.mask, part.sampler_log_probs, **info
         )
         if "kl" in config:
             kl = parts.utils.compute_approx_kl(
@@ -66,10 +66,25 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
         raise NotOffered(name if name not in ("ppo", "gspo") else f"average {average}")
     if config.get("kl", {}).get("kind", "k1") not in KL:
         raise NotOffered(f"KL {config['kl']['kind']}")
-    return {
+    return _correction(config) | {
         "clip_eps_low": NEVER if config["ratio_min"] is None else 1 - config["ratio_min"],
         "clip_eps_high": config["ratio_max"] - 1,
         "dual_clip": config["dual_clip"],
         "token_level_loss": average == "tokens",
         "policy_loss_type": name,
+    }
+
+
+def _correction(config: dict[str, Any]) -> dict[str, Any]:
+    """`gspo` with a correction takes the ratio to the sampler's log-probabilities in place of weights, and the
+    gate by sequence keeps each token's own weight, which no vector has."""
+    own = config.get("correction")
+    if own is None:
+        return {}
+    if config["loss"] != "ppo" or own["kind"] not in ("truncated", "masked") or not own.get("counted", True):
+        raise NotOffered(f"{config['loss']} with {own}")
+    return {
+        "is_correction_level": "token",
+        "is_correction_mode": "clip" if own["kind"] == "truncated" else "mask",
+        "is_correction_threshold": [own.get("floor", 0.0), own["cap"]],
     }
