@@ -3,7 +3,8 @@ configuration.
 
 Two methods are replaced: where a step's inputs come from, and the model's forward pass, which gives the
 vector's log-probabilities. `training_step` is TRL's and transformers' own, so that their scaling of
-micro-batches is part of it.
+micro-batches is part of it. TRL makes the weights of a sampler that differs between generating and scoring, in
+no function of its own; `_sampler_weights` says them again, and what the loss does with them is TRL's.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ def loss(config: dict[str, Any], batch: dict[str, Any], cut: list[list[int]]) ->
     if len(sizes) > 1:
         raise NotOffered("micro-batches of one size only")
     trainer = _trainer(config["loss"] == "gmpo", sizes.pop(), len(cut), tuple(options.items()))
+    trainer.use_vllm = "correction" in config
 
     def step(part: Rows, whole: Rows) -> Any:
         trainer.given_log_probs = part.log_probs
@@ -72,10 +74,25 @@ def loss(config: dict[str, Any], batch: dict[str, Any], cut: list[list[int]]) ->
             "old_per_token_logps": part.old_log_probs,
             "ref_per_token_logps": part.ref_log_probs,
         }
+        if trainer.use_vllm:
+            inputs["sampling_per_token_logps"] = part.sampler_log_probs
+            inputs["importance_sampling_ratio"] = _sampler_weights(part, trainer.args)
         value = trainer.training_step(trainer.model, inputs, num_items_in_batch=None)  # with its own backward
         return value, _shares(trainer._metrics["train"])
 
     return accumulate(batch, cut, step)
+
+
+def _sampler_weights(part: Rows, keys: GRPOConfig) -> torch.Tensor:
+    """(B, T), or (B, 1) for the modes of sequences, as `_generate_and_score_completions` gives them."""
+    unit, _, action = keys.vllm_importance_sampling_mode.partition("_")
+    log_ratios = (part.old_log_probs - part.sampler_log_probs) * part.mask
+    if unit == "sequence":
+        log_ratios = log_ratios.sum(dim=-1, keepdim=True)
+    ratios, low, high = log_ratios.exp(), keys.vllm_importance_sampling_clip_min, keys.vllm_importance_sampling_clip_max
+    if action == "truncate":
+        return ratios.clamp(min=low, max=high)
+    return torch.where((ratios >= (low or 0.0)) & (ratios <= high), ratios, 0.0)
 
 
 def _shares(metrics: dict[str, list[float]]) -> dict[str, float]:
@@ -86,7 +103,7 @@ def _shares(metrics: dict[str, list[float]]) -> dict[str, float]:
 def settings(config: dict[str, Any]) -> dict[str, Any]:
     """The keys of `GRPOConfig` for a vector's configuration."""
     name, average = config["loss"], config.get("average", "")
-    options: dict[str, Any] = {"beta": 0.0}
+    options: dict[str, Any] = {"beta": 0.0, **_correction(config)}
     if "kl" in config:
         if config["kl"]["kind"] != "k3":
             raise NotOffered("the KL is k3")
@@ -118,6 +135,23 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
     else:
         raise NotOffered(name)
     return options
+
+
+def _correction(config: dict[str, Any]) -> dict[str, Any]:
+    own = config.get("correction")
+    if own is None:
+        return {}
+    modes = {"truncated": "token_truncate", "masked": "token_mask"}
+    modes |= {"sequence_truncated": "sequence_truncate", "sequence_masked": "sequence_mask"}
+    if own["kind"] not in modes or not own.get("counted", True):
+        raise NotOffered(f"{own['kind']}, counted {own.get('counted', True)}")
+    if config["loss"] == "gspo" and own.get("mean") == "geometric":
+        raise NotOffered("the weight of a response is an arithmetic mean")
+    return {
+        "vllm_importance_sampling_mode": modes[own["kind"]],
+        "vllm_importance_sampling_clip_max": own["cap"],
+        "vllm_importance_sampling_clip_min": own.get("floor"),
+    }
 
 
 def _bounds(config: dict[str, Any]) -> dict[str, float]:

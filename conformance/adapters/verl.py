@@ -4,6 +4,7 @@ calls them: with the tokens and responses of the whole mini-batch, and the KL pe
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -21,6 +22,7 @@ from verl.trainer.ppo.core_algos import (  # noqa: E402
     get_policy_loss_fn,
     kl_penalty,
 )
+from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_rejection_mask  # noqa: E402
 from verl.workers.config import ActorConfig  # noqa: E402
 from verl.workers.config.actor import PolicyLossConfig  # noqa: E402
 
@@ -40,13 +42,17 @@ AVERAGE = {
     "fixed": "seq-mean-token-sum-norm",
 }
 NEVER = 1e9  # a bound that no vector reaches
+FLOOR = 1e-30  # for none, as a lower bound has to be above 0
 
 
 def loss(config: dict[str, Any], batch: dict[str, Any], cut: list[list[int]]) -> dict[str, Any]:
     """Loss, gradient and clip share of the batch."""
-    mode, actor = LOSSES.get(config["loss"]), settings(config)
+    mode, actor, correction = LOSSES.get(config["loss"]), settings(config), _correction(config)
+    kept, weights = _weights(correction, batch) if correction else (None, None)
 
     def step(part: Rows, whole: Rows) -> Any:
+        if kept is not None:  # as the trainer does: before the batch is cut; what is rejected is padding then
+            part, whole = replace(part, mask=kept[part.numbers_B]), replace(whole, mask=kept)
         actor.global_batch_info.update(
             dp_size=1,
             batch_num_tokens=int(whole.mask.sum()),
@@ -66,6 +72,7 @@ def loss(config: dict[str, Any], batch: dict[str, Any], cut: list[list[int]]) ->
                 response_mask=part.mask,
                 loss_agg_mode=actor.loss_agg_mode,
                 config=actor,
+                rollout_is_weights=None if weights is None else weights[part.numbers_B],
             )
         if actor.use_kl_loss:
             kl = kl_penalty(part.log_probs, part.ref_log_probs, actor.kl_loss_type)
@@ -74,6 +81,36 @@ def loss(config: dict[str, Any], batch: dict[str, Any], cut: list[list[int]]) ->
         return total, _shares(config["loss"], metrics)
 
     return accumulate(batch, cut, step)
+
+
+def _weights(correction: dict[str, Any], batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The mask without what is rejected, and the weights, of the whole batch."""
+    names = ("old_log_probs", "sampler_log_probs")
+    old, sampler = (torch.tensor(batch[name], dtype=torch.float64) for name in names)
+    mask = torch.tensor(batch["mask"])
+    found, kept, _ = compute_rollout_correction_and_rejection_mask(old, sampler, mask, **correction)
+    return kept.bool(), None if found is None else found.batch["rollout_is_weights"]
+
+
+def _correction(config: dict[str, Any]) -> dict[str, Any]:
+    """`algorithm.rollout_correction`. `rollout_is` weighs, and what it masks counts; `rollout_rs` rejects, by the
+    bounds of pi_sampler / pi_old, and takes the rejected out of the number of tokens."""
+    own = config.get("correction")
+    if own is None:
+        return {}
+    kind, cap, floor = own["kind"], own["cap"], own.get("floor")
+    if "mean" in own and config["loss"] == "gspo":
+        raise NotOffered("each token has its own weight, as in gspo_token")
+    rejected = {} if floor is None else {"rollout_rs_threshold": f"{1 / cap!r}_{1 / max(floor, FLOOR)!r}"}
+    if kind == "geometric_masked":
+        if own["counted"] and config.get("average") == "tokens":
+            raise NotOffered("what is rejected is left out of the number of tokens")
+        return {"rollout_is": None, "rollout_rs": "seq_mean_k1", **rejected}
+    unit = "sequence" if kind.startswith("sequence") else "token"
+    if not own.get("counted", True):
+        return {"rollout_is": unit, "rollout_is_threshold": NEVER, "rollout_rs": "token_k1", **rejected}
+    bounds = cap if floor is None else f"{max(floor, FLOOR)!r}_{cap!r}"
+    return {"rollout_is": unit, "rollout_is_threshold": bounds}
 
 
 def _shares(name: str, metrics: dict[str, float]) -> dict[str, float]:
@@ -133,6 +170,8 @@ def _own(name: str, config: dict[str, Any]) -> dict[str, float]:
 def advantages(config: dict[str, Any], batch: dict[str, Any]) -> list[list[float]]:
     """Advantages of the batch, B x T. Dr. GRPO's is `grpo` without the standard deviation."""
     name = config["advantages"]
+    if name == "max_rl":
+        raise NotOffered(name)
     algorithm = AlgoConfig(gamma=config.get("gamma", 1.0), norm_adv_by_std_in_grpo=name != "dr_grpo")
     options: dict[str, dict[str, Any]] = {
         "grpo": {"norm_adv_by_std_in_grpo": True},
@@ -140,6 +179,14 @@ def advantages(config: dict[str, Any], batch: dict[str, Any]) -> list[list[float
         "remax": {"reward_baselines": torch.tensor(batch["baselines"])},
     }
     own = options.get(name, {})
+    if name == "gdpo":
+        names = [f"reward_{k}" for k in range(len(config["weights"]))]
+        algorithm = replace(algorithm, gdpo_reward_keys=names, gdpo_reward_weights=config["weights"])
+        rewards = {key: np.array(part) for key, part in zip(names, batch["parts"], strict=True)}
+        mask = torch.tensor(batch["mask"])
+        prompts = torch.ones(len(mask), 1, dtype=mask.dtype)
+        own["non_tensor_batch"] = rewards
+        own["batch"] = {"prompts": prompts, "attention_mask": torch.cat([prompts, mask], dim=1)}
     if not name.startswith(("remax", "reinforce")):
         own["index"] = np.array(batch["groups"])
     found, _ = get_adv_estimator_fn("grpo" if name == "dr_grpo" else name)(

@@ -10,7 +10,15 @@ import torch
 
 from conformance.adapters import gmpo_mm
 from conformance.torch_side import Rows, accumulate
-from gmpo_mm.algorithms import aggregate, compute_kl, compute_policy_loss, count_units, loss_unit
+from gmpo_mm.algorithms import (
+    aggregate,
+    compute_kl,
+    compute_policy_loss,
+    correction_weights,
+    count_units,
+    loss_unit,
+)
+from gmpo_mm.algorithms.correction_keys import Correction
 
 
 def mutant(part_of: Any) -> Any:
@@ -25,9 +33,25 @@ def mutant(part_of: Any) -> Any:
 
 def right(config: dict[str, Any], keys: Any, part: Rows, whole: Rows) -> torch.Tensor:
     """No fault."""
+    return weighted(config, keys, part, whole, sampler_weights(config, part))
+
+
+def sampler_weights(config: dict[str, Any], part: Rows) -> torch.Tensor | None:
+    """Those of the configuration's correction."""
+    correction = gmpo_mm.sampler_correction(config)
+    if correction is None:
+        return None
+    return correction_weights(part.old_log_probs, part.sampler_log_probs, part.mask, correction)
+
+
+def weighted(
+    config: dict[str, Any], keys: Any, part: Rows, whole: Rows, weights: torch.Tensor | None
+) -> torch.Tensor:
+    """The loss with these weights of tokens."""
     result = compute_policy_loss(
-        part.log_probs, part.old_log_probs, part.advantages, part.mask, keys, with_metrics=False
-    )
+        part.log_probs, part.old_log_probs, part.advantages, part.mask, keys, token_weights_BT=weights,
+        with_metrics=False,
+    )  # fmt: skip
     total = result.sum
     if "kl" in config:
         kl = compute_kl(part.log_probs, part.ref_log_probs, gmpo_mm.KL[config["kl"]["kind"]], part.mask)
@@ -154,3 +178,43 @@ def one_ratio_for_all_rows(config: dict[str, Any], keys: Any, part: Rows, whole:
     d = part.log_probs - part.old_log_probs
     ratio = (aggregate(d.clamp(-0.4, 0.4), part.mask, "token") / part.mask.sum().clamp(min=1)).exp()
     return -(ratio * part.advantages_B).sum() / len(whole.mask)
+
+
+def correction_not_read(config: dict[str, Any], keys: Any, part: Rows, whole: Rows) -> torch.Tensor:
+    """No weights, whatever the correction."""
+    return weighted(config, keys, part, whole, None)
+
+
+def weight_inverted(config: dict[str, Any], keys: Any, part: Rows, whole: Rows) -> torch.Tensor:
+    """The sampler's probability over the trainer's."""
+    exchanged = replace(part, old_log_probs=part.sampler_log_probs, sampler_log_probs=part.old_log_probs)
+    return weighted(config, keys, part, whole, sampler_weights(config, exchanged))
+
+
+def bounds_of_the_inverse(config: dict[str, Any], keys: Any, part: Rows, whole: Rows) -> torch.Tensor:
+    """The weight is the trainer's over the sampler's, and the bounds are those of the sampler's over the trainer's."""
+    cap, floor = config["correction"]["cap"], config["correction"].get("floor")
+    kind = config["correction"]["kind"]
+    trainer, sampler = part.old_log_probs, part.sampler_log_probs
+    if kind == "truncated":
+        weights = (trainer - sampler).exp().clamp(min=1 / cap)
+    else:
+        inverse = Correction(kind, 1 / floor, 1 / cap)
+        weights = correction_weights(trainer, sampler, part.mask, inverse)
+    return weighted(config, keys, part, whole, weights)
+
+
+def masked_leaves_the_denominator(config: dict[str, Any], keys: Any, part: Rows, whole: Rows) -> torch.Tensor:
+    """What a correction masks is as padding is."""
+    weights = sampler_weights(config, part)
+    left, all_left = (replace(rows, mask=rows.mask & (sampler_weights(config, rows) != 0)) for rows in (part, whole))
+    return weighted(config, keys, left, all_left, weights)
+
+
+def masked_token_keeps_its_ratio(config: dict[str, Any], keys: Any, part: Rows, whole: Rows) -> torch.Tensor:
+    """A loss of responses: the masked token stays in the product of ratios."""
+    weights = sampler_weights(config, part)
+    kept = (weights != 0) & part.mask
+    log_mean = (weights.clamp(min=1e-30).log() * kept).sum(1) / part.mask.sum(1).clamp(min=1)
+    whole_weight = log_mean.exp() * kept.any(1)
+    return weighted(config, keys, part, whole, whole_weight[:, None].expand_as(part.mask).clamp(min=1e-30))

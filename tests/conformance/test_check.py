@@ -53,6 +53,33 @@ FAULTS = [
     ("bounds_exchanged", "gmpo: token log_ratio_max=0.7", "different", "gradients; most at"),
     ("gmpo_trains_grpo", "gmpo: token", "another loss", "ppo: sequences"),
     ("one_ratio_for_all_rows", "gmpo: token", "different", "gradients; most at"),
+    ("correction_not_read", "corrections: ppo tokens truncated", "another loss", "ppo: tokens"),
+    ("correction_not_read", "corrections: ppo sequences masked", "another loss", "ppo: sequences"),
+    ("correction_not_read", "corrections: gmpo sequence_masked", "another loss", "gmpo: token"),
+    ("correction_not_read", "corrections: gspo geometric_masked", "another loss", "gspo: basis"),
+    ("weight_inverted", "corrections: ppo tokens truncated", "different", "gradients; most at"),
+    ("weight_inverted", "corrections: ppo tokens masked", "different", "gradients; most at"),
+    ("weight_inverted", "corrections: gmpo sequence_truncated", "different", "gradients; most at"),
+    ("weight_inverted", "corrections: gspo geometric_masked", "different", "gradients; most at"),
+    ("bounds_of_the_inverse", "corrections: ppo tokens truncated", "different", "gradients; most at"),
+    ("bounds_of_the_inverse", "corrections: ppo tokens masked floor=0.8", "different", "gradients; most at"),
+    ("bounds_of_the_inverse", "corrections: ppo tokens geometric_masked", "different", "gradients; most at"),
+    ("bounds_of_the_inverse", "corrections: gspo sequence_masked", "different", "gradients; most at"),
+    (
+        "masked_leaves_the_denominator",
+        "corrections: ppo tokens masked",
+        "another loss",
+        "corrections: ppo tokens masked left_out",
+    ),
+    (
+        "masked_leaves_the_denominator",
+        "corrections: ppo tokens geometric_masked",
+        "another loss",
+        "corrections: ppo tokens geometric_masked left_out",
+    ),
+    ("masked_leaves_the_denominator", "corrections: ppo sequences masked", "different", "gradients; most at"),
+    ("masked_leaves_the_denominator", "corrections: gmpo masked geometric", "different", "gradients; most at"),
+    ("masked_token_keeps_its_ratio", "corrections: gmpo masked geometric", "different", "gradients; most at"),
 ]
 
 
@@ -82,7 +109,7 @@ def test_every_mutant_is_used():
     named = {
         name for name, value in vars(mutants).items() if getattr(value, "__module__", "") == mutants.__name__
     }
-    assert named - {"mutant", "right"} == {fault[0] for fault in FAULTS}
+    assert named - {"mutant", "right", "weighted", "sampler_weights"} == {fault[0] for fault in FAULTS}
 
 
 def times(out, k):
@@ -146,10 +173,15 @@ def biased(config, batch):
         (lambda config, batch: gmpo_mm.advantages(config, batch | {"groups": [1] * 12}), "dr_grpo", "different", ""),
         (lambda config, batch: gmpo_mm.advantages(config | {"gamma": 1.0}, batch),
          "reinforce_plus_plus gamma=0.9", "another loss", "advantages: reinforce_plus_plus"),
+        (lambda config, batch: gmpo_mm.advantages({"advantages": "dr_grpo"}, batch), "max_rl", "another loss", "dr_grpo"),
+        (lambda config, batch: gmpo_mm.advantages({"advantages": "grpo"}, batch), "gdpo", "another loss", "grpo"),
+        (lambda config, batch: gmpo_mm.advantages(config | {"weights": None}, batch),
+         "gdpo weights=1,0.25", "another loss", "advantages: gdpo"),
         (lambda config, batch: [[a if a else 7.0 for a in row] for row in gmpo_mm.advantages(config, batch)],
          "remax", "equal", ""),
     ],
-    ids=["biased", "option not read", "own reward in the baseline", "groups not read", "gamma not read", "padding"],
+    ids=["biased", "option not read", "own reward in the baseline", "groups not read", "gamma not read",
+         "mean not divided by", "sum of rewards", "weights not read", "padding"],
 )  # fmt: skip
 def test_faults_of_advantages_are_found(advantages, case, result, words):
     adapter = SimpleNamespace(loss=gmpo_mm.loss, advantages=advantages, NAME="x", TOLERANCE=1e-9)

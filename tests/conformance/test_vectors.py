@@ -20,6 +20,7 @@ CASES = vectors.load()
 LOSSES = [case for case in CASES if "loss" in case.config]
 INPUTS = {
     "loss": ("log_probs", "old_log_probs", "ref_log_probs", "advantages"),
+    "corrections": ("log_probs", "old_log_probs", "ref_log_probs", "sampler_log_probs", "advantages"),
     "advantages": ("rewards", "groups", "baselines"),
 }
 
@@ -28,7 +29,7 @@ INPUTS = {
 def test_every_file_fits_the_schema_and_its_lists_fit_one_another(file):
     content = json.loads(file.read_text())
     jsonschema.validate(content, SCHEMA)
-    kind = "loss" if "loss" in content else "advantages"
+    kind = next(kind for kind in INPUTS if kind in (*content, "advantages"))
     shapes = {}
     for batch_name, batch in content["batches"].items():
         shapes[batch_name] = shape = [len(row) for row in batch["mask"]]
@@ -40,9 +41,9 @@ def test_every_file_fits_the_schema_and_its_lists_fit_one_another(file):
             assert sorted(row for part in cut for row in part) == list(range(len(shape)))
     for case in content["cases"]:
         assert case["name"].startswith(f"{file.stem}: ")
-        assert kind == "advantages" or case["config"]["loss"] == content["loss"] == file.stem
+        assert kind != "loss" or case["config"]["loss"] == content["loss"] == file.stem
         for name, expected in case["expected"].items():
-            numbers = expected["grad" if kind == "loss" else "advantages"]
+            numbers = expected["advantages" if kind == "advantages" else "grad"]
             assert [len(row) for row in numbers] == shapes[name]
             for row, valid in zip(numbers, content["batches"][name]["mask"], strict=True):
                 assert all(x == 0 for x, v in zip(row, valid, strict=True) if not v)
@@ -80,9 +81,16 @@ def test_gmpo_mm_is_equal_everywhere_clip_shares_too():
         "ppo: fixed"
     )  # the token mean, with another constant: N tokens for B responses of L
     assert (scaled.result, scaled.detail) == ("equal up to a scale", "x B*L/N")
-    assert {finding.result for finding in findings.values()} == {"equal"}
+    not_offered = [name for name, finding in findings.items() if finding.result == "not offered"]
+    assert not_offered == [
+        "corrections: ppo tokens masked left_out",
+        "corrections: ppo tokens geometric_masked left_out",
+        "corrections: gspo truncated arithmetic",
+        "corrections: gspo masked arithmetic",
+    ]
+    assert {f.result for name, f in findings.items() if name not in not_offered} == {"equal"}
     no_share = {name.split(":")[0] for name, finding in findings.items() if finding.clip_share != "equal"}
-    assert no_share == {"sapo", "gpg", "reinforce", "vespo", "gmpo", "power_mean", "advantages"}
+    assert no_share == {"sapo", "gpg", "reinforce", "vespo", "gmpo", "power_mean", "corrections", "advantages"}
     assert [n for n in findings if n.startswith(("gmpo", "power")) and not findings[n].clip_share] == [
         "gmpo: none",
         "gmpo: none no_power",
@@ -94,9 +102,9 @@ def test_gmpo_mm_is_equal_everywhere_clip_shares_too():
 def test_no_two_configurations_of_a_loss_have_one_result(loss):
     """Else an option that is not read could not be seen."""
     own = [case for case in CASES if case.name.startswith(f"{loss}: ")]
-    first = next(iter(own[0].batches))
-    gradients = [json.dumps(case.expected[first]["grad"]) for case in own]
-    assert len(set(gradients)) == len(own)
+    for batch in {name for case in own for name in case.expected} - {"far", "padding"}:
+        gradients = [json.dumps(case.expected[batch]["grad"]) for case in own if batch in case.expected]
+        assert len(set(gradients)) == len(gradients), batch
 
 
 def test_the_batches_hold_what_losses_go_wrong_on():
@@ -122,6 +130,30 @@ def test_the_batches_hold_what_losses_go_wrong_on():
     assert any(hidden) and padding["mask"] == mask
     for case in LOSSES:
         assert case.expected["padding"] == case.expected["mixed"]
+
+
+@pytest.mark.parametrize("name", ["mixed", "far"])
+def test_the_samplers_of_the_corrections_are_on_both_sides_of_every_bound(name):
+    cases = {case.name: case for case in CASES if case.name.startswith("corrections: ppo tokens")}
+    batch = next(iter(cases.values())).batches[name]
+    rows = []
+    for i, mask in enumerate(batch["mask"]):
+        if any(mask):
+            places = [t for t, valid in enumerate(mask) if valid]
+            rows.append([batch["old_log_probs"][i][t] - batch["sampler_log_probs"][i][t] for t in places])
+    for case in cases.values():
+        bounds = case.config["correction"]
+        low, high = math.log(bounds.get("floor") or 1e-9), math.log(bounds["cap"])
+        of_kind = {"sequence": [sum(r) for r in rows], "geometric": [sum(r) / len(r) for r in rows]}
+        values = of_kind.get(bounds["kind"].split("_")[0], [d for r in rows for d in r])
+        assert any(d > high for d in values) and any(low <= d <= high for d in values), case.name
+        assert not bounds.get("floor") or any(d < low for d in values), case.name
+        assert all(min(abs(d - low), abs(d - high)) > 1e-3 for d in values), case.name  # no matter of rounding
+    if name == "mixed":
+        outside = [[not math.log(0.5) <= d <= math.log(2) for d in r] for r in rows]
+        assert any(all(r) and len(r) > 1 for r in outside) and any(any(r) and not all(r) for r in outside)
+        assert any(any(o) and abs(sum(r)) < 0.3 for o, r in zip(outside, rows, strict=True))
+        assert any(not any(o) and sum(r) > 1.1 for o, r in zip(outside, rows, strict=True))
 
 
 @pytest.mark.parametrize("loss", ["ppo", "gmpo", "power_mean", "gspo", "luspo", "sapo", "gpg", "reinforce"])
