@@ -115,7 +115,9 @@ def _corrections(batches: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "corrections": list(corrections.KINDS),
         "source": corrections.SOURCE,
         "batches": {name: {**batch, "cuts": _cuts(name, batch, "")} for name, batch in batches.items()},
-        "cases": [_case(f"corrections: {name}", config, batches) for name, config in corrections.CASES.items()],
+        "cases": [
+            _case(f"corrections: {name}", config, batches) for name, config in corrections.CASES.items()
+        ],
     }
 
 

@@ -55,7 +55,9 @@ def accumulate(
     names = ("log_probs", "old_log_probs", "ref_log_probs", "sampler_log_probs", "advantages")
     batch = {"sampler_log_probs": batch["old_log_probs"]} | batch
     numbers = {name: torch.tensor(batch[name], dtype=dtype) for name in names}
-    whole = Rows(**numbers, mask=torch.tensor(batch["mask"]).bool(), numbers_B=torch.arange(len(batch["mask"])))
+    whole = Rows(
+        **numbers, mask=torch.tensor(batch["mask"]).bool(), numbers_B=torch.arange(len(batch["mask"]))
+    )
     whole.log_probs.requires_grad_()
     value, shares = 0.0, None
     for rows in cut:

@@ -89,7 +89,11 @@ def _sampler_weights(part: Rows, keys: GRPOConfig) -> torch.Tensor:
     log_ratios = (part.old_log_probs - part.sampler_log_probs) * part.mask
     if unit == "sequence":
         log_ratios = log_ratios.sum(dim=-1, keepdim=True)
-    ratios, low, high = log_ratios.exp(), keys.vllm_importance_sampling_clip_min, keys.vllm_importance_sampling_clip_max
+    ratios, low, high = (
+        log_ratios.exp(),
+        keys.vllm_importance_sampling_clip_min,
+        keys.vllm_importance_sampling_clip_max,
+    )
     if action == "truncate":
         return ratios.clamp(min=low, max=high)
     return torch.where((ratios >= (low or 0.0)) & (ratios <= high), ratios, 0.0)

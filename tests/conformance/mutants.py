@@ -207,7 +207,9 @@ def bounds_of_the_inverse(config: dict[str, Any], keys: Any, part: Rows, whole: 
 def masked_leaves_the_denominator(config: dict[str, Any], keys: Any, part: Rows, whole: Rows) -> torch.Tensor:
     """What a correction masks is as padding is."""
     weights = sampler_weights(config, part)
-    left, all_left = (replace(rows, mask=rows.mask & (sampler_weights(config, rows) != 0)) for rows in (part, whole))
+    left, all_left = (
+        replace(rows, mask=rows.mask & (sampler_weights(config, rows) != 0)) for rows in (part, whole)
+    )
     return weighted(config, keys, left, all_left, weights)
 
 

@@ -78,7 +78,12 @@ FAULTS = [
         "corrections: ppo tokens geometric_masked left_out",
     ),
     ("masked_leaves_the_denominator", "corrections: ppo sequences masked", "different", "gradients; most at"),
-    ("masked_leaves_the_denominator", "corrections: gmpo masked geometric", "different", "gradients; most at"),
+    (
+        "masked_leaves_the_denominator",
+        "corrections: gmpo masked geometric",
+        "different",
+        "gradients; most at",
+    ),
     ("masked_token_keeps_its_ratio", "corrections: gmpo masked geometric", "different", "gradients; most at"),
 ]
 

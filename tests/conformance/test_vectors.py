@@ -61,6 +61,18 @@ def test_a_file_outside_the_schema_is_found():
             jsonschema.validate(content | change, SCHEMA)
 
 
+def test_a_correction_without_a_sampler_or_with_an_unknown_kind_is_outside_the_schema():
+    content = json.loads((vectors.FOLDER / "corrections.json").read_text())
+    batches = {name: dict(batch) for name, batch in content["batches"].items()}
+    del batches["far"]["sampler_log_probs"]
+    case = content["cases"][0]
+    unknown = {**case, "config": case["config"] | {"correction": {"kind": "truncate", "cap": 2.0}}}
+    none = {**case, "config": {key: x for key, x in case["config"].items() if key != "correction"}}
+    for change in ({"batches": batches}, {"cases": [unknown]}, {"cases": [none]}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(content | change, SCHEMA)
+
+
 def test_the_seed_gives_the_committed_bytes(tmp_path):
     generate.write(tmp_path)
     made = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
@@ -90,7 +102,16 @@ def test_gmpo_mm_is_equal_everywhere_clip_shares_too():
     ]
     assert {f.result for name, f in findings.items() if name not in not_offered} == {"equal"}
     no_share = {name.split(":")[0] for name, finding in findings.items() if finding.clip_share != "equal"}
-    assert no_share == {"sapo", "gpg", "reinforce", "vespo", "gmpo", "power_mean", "corrections", "advantages"}
+    assert no_share == {
+        "sapo",
+        "gpg",
+        "reinforce",
+        "vespo",
+        "gmpo",
+        "power_mean",
+        "corrections",
+        "advantages",
+    }
     assert [n for n in findings if n.startswith(("gmpo", "power")) and not findings[n].clip_share] == [
         "gmpo: none",
         "gmpo: none no_power",
@@ -148,7 +169,9 @@ def test_the_samplers_of_the_corrections_are_on_both_sides_of_every_bound(name):
         values = of_kind.get(bounds["kind"].split("_")[0], [d for r in rows for d in r])
         assert any(d > high for d in values) and any(low <= d <= high for d in values), case.name
         assert not bounds.get("floor") or any(d < low for d in values), case.name
-        assert all(min(abs(d - low), abs(d - high)) > 1e-3 for d in values), case.name  # no matter of rounding
+        assert all(min(abs(d - low), abs(d - high)) > 1e-3 for d in values), (
+            case.name
+        )  # no matter of rounding
     if name == "mixed":
         outside = [[not math.log(0.5) <= d <= math.log(2) for d in r] for r in rows]
         assert any(all(r) and len(r) > 1 for r in outside) and any(any(r) and not all(r) for r in outside)
