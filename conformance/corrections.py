@@ -1,13 +1,16 @@
-"""Corrections of a sampler that differs from the trainer: the naive reference of their weights, the cases, and
-what the sampler's log-probabilities are."""
+"""Corrections of a sampler that differs from the trainer: the naive reference of their weights and of what a
+loss does with them, the cases, and the sampler's log-probabilities."""
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from typing import Any
 
 from conformance.cases import BASES, SEQUENCES, kl
+from conformance.dual import Dual
+from conformance.tokens import Row, Shares, Token
 
 Config = dict[str, Any]
 SOURCE = (
@@ -20,9 +23,9 @@ KINDS = ("truncated", "masked", "sequence_truncated", "sequence_masked", "geomet
 def weights(correction: Config, old: list[float], sampler: list[float]) -> list[float]:
     """The constant weight of each token of a response: 0 masks.
 
-    r = pi_old / pi_sampler is a token's ratio, R their product. `truncated`: min(r, cap). `masked` (IcePop): r
-    within the bounds, else 0. `sequence_truncated` and `sequence_masked`: the same of R, for all tokens of the
-    response. `geometric_masked`: 1 if R^(1/|o|) is within the bounds, else 0.
+    r = pi_old / pi_sampler is a token's ratio, R their product. `truncated`: min(r, cap). `masked` (IcePop):
+    r within the bounds, else 0. `sequence_truncated` and `sequence_masked`: the same of R, for all tokens of
+    the response. `geometric_masked`: 1 if R^(1/|o|) is within the bounds, else 0.
     """
     kind, cap, floor = correction["kind"], correction["cap"], correction.get("floor", 0.0)
     ratios = [math.exp(o) / math.exp(s) for o, s in zip(old, sampler, strict=True)]
@@ -41,7 +44,7 @@ def weights(correction: Config, old: list[float], sampler: list[float]) -> list[
     return [whole for _ in ratios]
 
 
-def of_a_response(correction: Config, weights: list[float]) -> float:
+def weight_of(correction: Config, weights: list[float]) -> float:
     """The one weight that a loss of responses is multiplied by.
 
     No paper says what it is where tokens have weights of their own: `mean` is `geometric`, over the tokens, a
@@ -51,6 +54,31 @@ def of_a_response(correction: Config, weights: list[float]) -> float:
         return sum(weights) / len(weights)
     kept = [w for w in weights if w > 0]
     return math.prod(w ** (1 / len(weights)) for w in kept) if kept else 0.0
+
+
+def weighted(correction: Config, rows: list[Row], sampler_log_probs: list[list[float]]) -> list[Row]:
+    """The rows with their weights. What is masked goes on to count in every denominator and in the KL, unless
+    `counted` is false: then it is left out, as padding is."""
+    for row, sampler in zip(rows, sampler_log_probs, strict=True):
+        if row:
+            found = weights(correction, [token.old for token in row], sampler[: len(row)])
+            for token, weight in zip(row, found, strict=True):
+                token.weight = weight
+    if correction.get("counted", True):
+        return rows
+    return [[token for token in row if token.weight] for row in rows]
+
+
+def of_response(function: Callable[..., Dual]) -> Callable[..., Dual]:
+    """A loss of a response times its weight. With a geometric mean a masked token has the ratio 1 besides."""
+
+    def one(config: Config, row: Row, shares: Shares) -> Dual:
+        weight = weight_of(config["correction"], [token.weight for token in row])
+        if config["correction"].get("mean") != "arithmetic":
+            row = [t if t.weight else Token(Dual(t.old), t.old, t.ref, t.a) for t in row]
+        return function(config, row, shares) * weight
+
+    return one
 
 
 TRUNCATED = {"kind": "truncated", "cap": 2.0}
@@ -116,9 +144,17 @@ MIXED = (
     (-0.03, 0.04, 0.02, -0.02, 0.28, -0.25),  # within all bounds but the narrow ones
 )
 FAR = (
-    (-8.0, 0.1, -0.1, 6.0, 0.02), (0.02, -0.03, 0.01, 0.04), (11.0, 0.1, 10.0), (0.1, 0.2, 7.0, 8.0, -0.01), (),
-    (0.03, -0.02, 0.04, 0.12, 0.01), (9.0, 9.0, 9.0, 8.0, 9.0), (-6.0, -6.0), (5.0,), (-0.02, 0.05, 0.1, -0.04),
-)  # fmt: skip
+    (-8.0, 0.1, -0.1, 6.0, 0.02),
+    (0.02, -0.03, 0.01, 0.04),
+    (11.0, 0.1, 10.0),
+    (0.1, 0.2, 7.0, 8.0, -0.01),
+    (),
+    (0.03, -0.02, 0.04, 0.12, 0.01),
+    (9.0, 9.0, 9.0, 8.0, 9.0),
+    (-6.0, -6.0),
+    (5.0,),
+    (-0.02, 0.05, 0.1, -0.04),
+)
 
 
 def sampler_log_probs(rng: random.Random, name: str, batch: dict[str, Any]) -> list[list[float]]:

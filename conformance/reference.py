@@ -10,38 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from conformance import corrections
 from conformance.dual import Dual, absolute, exp, product, sigmoid, total
+from conformance.tokens import Row, Shares, Token
 
 Config = dict[str, Any]
 Batch = dict[str, Any]
 FLOOR = 1e-8  # what DPPO's authors add to the probability of "any other token"
-
-
-@dataclass
-class Token:
-    """A valid token: its log-probabilities, of which only the policy's has a gradient, its advantage, and its
-    weight by a correction of the sampler."""
-
-    log_prob: Dual
-    old: float
-    ref: float
-    a: float
-    weight: float = 1.0
-
-    @property
-    def rho(self) -> Dual:
-        return exp(self.log_prob - self.old)
-
-    @property
-    def log_ratio(self) -> float:
-        return self.log_prob.value - self.old
-
-
-Row = list[Token]
 
 
 @dataclass
@@ -54,33 +32,18 @@ class Result:
     clip_share: dict[str, float]
 
 
-@dataclass
-class Shares:
-    """Counts tokens on which a bound binds, by name."""
-
-    names: tuple[str, ...]
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, name: str, when: bool = True, tokens: int = 1) -> bool:
-        """Count ``tokens`` under the name if ``when``, which is given back."""
-        assert name in self.names
-        if when:
-            self.counts[name] = self.counts.get(name, 0) + tokens
-        return when
-
-
 def evaluate(config: Config, batch: Batch) -> Result:
     """Loss, gradient and clip shares of the WHOLE batch, however it may be cut."""
     rows = _rows(batch)
     correction = config.get("correction")
     if correction:
-        rows = _weighted(correction, rows, batch)
+        rows = corrections.weighted(correction, rows, batch["sampler_log_probs"])
     n_tokens = sum(len(row) for row in rows)
     names, of_sequence, function = LOSSES[config["loss"]]
     shares = Shares(names)
     if of_sequence:
         average = "sequences"
-        of_response = _corrected(function) if correction else function
+        of_response = corrections.of_response(function) if correction else function
         loss = total(of_response(config, row, shares) for row in rows if row) / len(rows)
     else:
         average = config["average"]
@@ -110,31 +73,6 @@ def _rows(batch: Batch) -> list[Row]:
                 row.append(Token(log_prob, *others))
         rows.append(row)
     return rows
-
-
-def _weighted(correction: Config, rows: list[Row], batch: Batch) -> list[Row]:
-    """The rows with their weights. What is masked goes on to count in every denominator and in the KL, unless
-    `counted` is false: then it is left out, as padding is."""
-    for row, sampler in zip(rows, batch["sampler_log_probs"], strict=True):
-        if row:
-            found = corrections.weights(correction, [token.old for token in row], sampler[: len(row)])
-            for token, weight in zip(row, found, strict=True):
-                token.weight = weight
-    if correction.get("counted", True):
-        return rows
-    return [[token for token in row if token.weight] for row in rows]
-
-
-def _corrected(function: Callable[..., Dual]) -> Callable[..., Dual]:
-    """A loss of a response times its weight. With a geometric mean a masked token has the ratio 1 besides."""
-
-    def one(config: Config, row: Row, shares: Shares) -> Dual:
-        weight = corrections.of_a_response(config["correction"], [token.weight for token in row])
-        if config["correction"].get("mean") != "arithmetic":
-            row = [t if t.weight else Token(Dual(t.old), t.old, t.ref, t.a) for t in row]
-        return function(config, row, shares) * weight
-
-    return one
 
 
 def _average(losses: list[list[Dual]], how: str, config: Config) -> Dual:

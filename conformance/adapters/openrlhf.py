@@ -76,8 +76,8 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _correction(config: dict[str, Any]) -> dict[str, Any]:
-    """`gspo` with a correction takes the ratio to the sampler's log-probabilities in place of weights, and the
-    gate by sequence keeps each token's own weight, which no vector has."""
+    """`gspo` with a correction takes the ratio to the sampler's log-probabilities in place of weights, and
+    the gate by sequence keeps each token's own weight, which no vector has."""
     own = config.get("correction")
     if own is None:
         return {}

@@ -3,8 +3,8 @@ configuration.
 
 Two methods are replaced: where a step's inputs come from, and the model's forward pass, which gives the
 vector's log-probabilities. `training_step` is TRL's and transformers' own, so that their scaling of
-micro-batches is part of it. TRL makes the weights of a sampler that differs between generating and scoring, in
-no function of its own; `_sampler_weights` says them again, and what the loss does with them is TRL's.
+micro-batches is part of it. TRL makes the weights of a sampler that differs between generating and scoring,
+in no function of its own; `_sampler_weights` says them again, and what the loss does with them is TRL's.
 """
 
 from __future__ import annotations

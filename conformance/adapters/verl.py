@@ -93,8 +93,8 @@ def _weights(correction: dict[str, Any], batch: dict[str, Any]) -> tuple[torch.T
 
 
 def _correction(config: dict[str, Any]) -> dict[str, Any]:
-    """`algorithm.rollout_correction`. `rollout_is` weighs, and what it masks counts; `rollout_rs` rejects, by the
-    bounds of pi_sampler / pi_old, and takes the rejected out of the number of tokens."""
+    """`algorithm.rollout_correction`. `rollout_is` weighs, and what it masks counts; `rollout_rs` rejects, by
+    the bounds of pi_sampler / pi_old, and takes the rejected out of the number of tokens."""
     own = config.get("correction")
     if own is None:
         return {}

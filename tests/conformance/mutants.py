@@ -192,7 +192,7 @@ def weight_inverted(config: dict[str, Any], keys: Any, part: Rows, whole: Rows) 
 
 
 def bounds_of_the_inverse(config: dict[str, Any], keys: Any, part: Rows, whole: Rows) -> torch.Tensor:
-    """The weight is the trainer's over the sampler's, and the bounds are those of the sampler's over the trainer's."""
+    """The weight is trainer over sampler, the bounds are those of sampler over trainer."""
     cap, floor = config["correction"]["cap"], config["correction"].get("floor")
     kind = config["correction"]["kind"]
     trainer, sampler = part.old_log_probs, part.sampler_log_probs
