@@ -139,7 +139,7 @@ class _Shades:
         colour = self.colours(self.norm(value))
         red, green, blue = colour[:3]
         light = 0.2126 * red + 0.7152 * green + 0.0722 * blue
-        return matplotlib.colors.to_hex(colour), "#000000" if light > 0.4 else "#ffffff"
+        return matplotlib.colors.to_hex(colour), "#000000" if light > 0.46 else "#ffffff"
 
 
 def _shades(values: Sequence[float]) -> _Shades:

@@ -251,6 +251,7 @@ def test_a_sweep_whose_variants_have_no_place_in_its_map_is_an_error(folder: Pat
         read_study([tmp_path])
 
 
+@pytest.mark.slow
 def test_a_run_that_the_guard_ended_is_known_by_its_own_words(tmp_path: Path) -> None:
     """The words are the trainer's own, of a real run with a loss that is no number."""
     (tmp_path / "loss.py").write_text(
