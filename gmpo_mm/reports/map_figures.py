@@ -56,10 +56,11 @@ def _titled(title: str, panel: Named) -> str:
 def collapse_words(grid: StudyMap, kl_name: str | None, *, briefly: bool = False) -> str:
     """The rule that the map goes by, for its caption; `briefly` for a line in the picture."""
     kl = "KL to the model before training" if kl_name == KL_TO_START else "KL to the old policy"
+    bound = f"{grid.collapse_kl:g} nat{'' if grid.collapse_kl == 1 else 's'} a token"
     if briefly:
-        last = f", or {kl} above {grid.collapse_kl:g} nats a token at the last step" if kl_name else ""
+        last = f", or {kl} above {bound} at the last step" if kl_name else ""
         return f"Collapsed: last score below the score before training, numbers not finite{last}."
-    last = f", or its {kl} at its last step is above {grid.collapse_kl:g} nats a token" if kl_name else ""
+    last = f", or its {kl} at its last step is above {bound}" if kl_name else ""
     return (
         "A run counts as collapsed when its last score is below its score before training, when it was ended because weights "
         f"or gradients were not finite, when its score or KL is not finite{last}."
