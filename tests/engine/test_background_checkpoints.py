@@ -96,6 +96,7 @@ def run_json(run_dir: Path) -> dict:
     return json.loads((run_dir / "run.json").read_text())
 
 
+@pytest.mark.slow
 def test_killed_while_a_step_trains_beside_a_write(data: Path, straight: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     args = arguments(data, run_dir, *OPTIONS)

@@ -65,6 +65,7 @@ def test_killed_in_the_middle_of_a_step(data: Path, straight: Path, tmp_path: Pa
     assert_same_end(tmp_path / "run", straight)
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_validation(data: Path, straight: Path, tmp_path: Path) -> None:
     args = arguments(data, tmp_path / "run", *OPTIONS)
     kill_when(args, lambda: has_line(tmp_path / "run", "train", 3))

@@ -34,6 +34,7 @@ def test_every_broken_configuration(bench: Bench, monkeypatch: pytest.MonkeyPatc
     assert not problems(bench, part, WHOLE, monkeypatch)
 
 
+@pytest.mark.slow
 def test_there_are_enough_of_them(bench: Bench) -> None:
     cases = all_cases(bench)
     assert len(cases) >= 1775 and len({case.key for case in cases}) > 300

@@ -230,6 +230,7 @@ def test_a_folder_of_something_else_is_refused(file: Path, tmp_path: Path, monke
     assert {path.name for path in (tmp_path / "out").iterdir()} <= {"thesis.tex", ".lock"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs an evaluation that fails, here for want of a GPU")
 def test_a_failed_evaluation_is_reported_and_made_up_for_without_training_again(data: Path, tmp_path: Path) -> None:
     file = write_sweep(tmp_path, data, GMPO, "trainer.max_steps=1", evaluation="evaluation.yaml")

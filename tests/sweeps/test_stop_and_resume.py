@@ -53,6 +53,7 @@ def assert_same_end(run_dir: Path, straight: Path) -> None:
     assert mine["huggingface/model.safetensors"] == theirs["huggingface/model.safetensors"]
 
 
+@pytest.mark.slow
 def test_kill_9_leaves_no_run_behind_and_the_same_command_goes_on(data: Path, straight: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     file = write_sweep(tmp_path, data, {**GMPO, **NO_CLIP}, *LONG)
