@@ -225,11 +225,11 @@ def check_sampling(loaded: LoadedConfig) -> Iterator[str]:
         ("top_p", rollout.top_p, rollout.top_p < 1, "1.0"),
         ("top_k", rollout.top_k, rollout.top_k > 0, "-1"),
     ]
-    for name, value, truncated, mend in truncations:
+    for name, value, truncated, fix in truncations:
         if truncated and rollout.correction == "none":
             yield (
                 f"worker.rollout.{name} = {value}: training on samples of a truncated distribution biases the "
-                f"importance ratio; set worker.rollout.{name}={mend} (validation: val_override_config), or "
+                f"importance ratio; set worker.rollout.{name}={fix} (validation: val_override_config), or "
                 "worker.rollout.correction=truncated."
             )
 
@@ -318,5 +318,5 @@ def _check_cuda(device: str) -> Iterator[str]:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     index = int(device.partition(":")[2] or 0)
     if index >= count:
-        mend = "cuda:0" if count else "cpu"
-        yield f"trainer.device = {device!r}: torch sees {count} GPUs here; set trainer.device={mend}."
+        fix = "cuda:0" if count else "cpu"
+        yield f"trainer.device = {device!r}: torch sees {count} GPUs here; set trainer.device={fix}."

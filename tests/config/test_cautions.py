@@ -1,4 +1,4 @@
-"""What is legal and most likely not meant is said, with the key that mends it; what is right is left alone."""
+"""What is legal and most likely not meant is said, with the key that repairs it; what is right is left alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ONE_UPDATE, TWO_EPOCHS = "worker.actor.global_batch_size=4", "worker.actor.ppo_e
         ([OPTIM + "lr_warmup_ratio=0.05", "trainer.max_steps=20"], ["rate 0"]),
     ],
 )
-def test_it_is_said_once_with_the_mend_and_the_config_stays_legal(load: Load, overrides: list[str], said: list[str]) -> None:
+def test_it_is_said_once_with_the_fix_and_the_config_stays_legal(load: Load, overrides: list[str], said: list[str]) -> None:
     loaded = load(*overrides)
     validate_for_training(loaded)
     (text,) = cautions(loaded)

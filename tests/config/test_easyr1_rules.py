@@ -78,7 +78,7 @@ def test_a_configuration_that_fits_passes(load: Load) -> None:
         (["algorithm.adv_estimator=gae"], ["gives one advantage a token", "gmpo needs one advantage a sequence"]),
     ],
 )  # fmt: skip
-def test_each_clash_names_key_value_and_mend(load: Load, overrides: list[str], said: list[str]) -> None:
+def test_each_clash_names_key_value_and_fix(load: Load, overrides: list[str], said: list[str]) -> None:
     message = problem(load, *overrides)
     for part in said:
         assert part in message

@@ -98,7 +98,7 @@ def test_its_resolved_yaml_passes_too(load: Load, workplace: Path) -> None:
         ("trainer.save_limit=0", ["trainer.save_limit = 0", "-1 for no limit"]),
     ],
 )
-def test_one_wrong_value_names_key_value_and_mend(load: Load, override: str, named: list[str]) -> None:
+def test_one_wrong_value_names_key_value_and_fix(load: Load, override: str, named: list[str]) -> None:
     message = problems(load, override)
     for text in named:
         assert text in message

@@ -73,7 +73,7 @@ def test_a_configuration_that_fits_passes_on_gpus_and_on_the_cpu(load: Load) -> 
     ],
     ids=lambda value: " ".join(value) if value and "=" in value[0] and "." in value[0] else "",
 )
-def test_what_verl_can_not_honour_is_refused_with_the_mend(load: Load, overrides: list[str], said: list[str]) -> None:
+def test_what_verl_can_not_honour_is_refused_with_the_fix(load: Load, overrides: list[str], said: list[str]) -> None:
     message = problem(load, *overrides)
     for words in said:
         assert words in message

@@ -143,7 +143,7 @@ def test_a_source_that_cannot_be_read_says_what_is_wrong(tmp_path: Path, spec: s
     assert message in str(caught.value)
 
 
-def test_a_data_set_that_the_hub_does_not_give_is_named_with_a_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_set_that_the_hub_does_not_give_is_named_with_a_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="no-one/no-such-data-set@test: neither a file .* check the name") as caught:

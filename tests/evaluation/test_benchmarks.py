@@ -171,7 +171,7 @@ def test_a_protocol_that_no_sampler_can_follow_is_refused(changes: dict, message
         ({"template": "qwenmath"}, "did you mean qwen_math"),
     ],
 )
-def test_a_wrong_benchmark_file_is_told_key_and_mend(tmp_path: Path, change: dict, message: str) -> None:
+def test_a_wrong_benchmark_file_names_key_and_fix(tmp_path: Path, change: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         _own(tmp_path, **change)
 

@@ -39,7 +39,7 @@ def test_a_model_that_is_not_served_is_refused_with_those_that_are(serve: Serve)
         ServerGenerator(server.url, None)
 
 
-def test_an_unreachable_server_is_named_with_the_mend(serve: Serve) -> None:
+def test_an_unreachable_server_is_named_with_the_fix(serve: Serve) -> None:
     server = HTTPServer()
     server.stop()
     with pytest.raises(ConfigError, match=rf"server={server.url}: can't be reached .*start it, or correct the URL"):

@@ -39,7 +39,7 @@ def test_benchmarks_may_be_a_text_with_commas() -> None:
         ("model=", "a text is expected"),
     ],
 )
-def test_a_wrong_key_or_value_is_told_the_mend(override: str, message: str) -> None:
+def test_a_wrong_key_or_value_names_the_fix(override: str, message: str) -> None:
     options = {key: value for key, value in GOOD.items() if not override.startswith(f"{key}=")}
     with pytest.raises(ConfigError, match=message):
         load_settings(None, [override], options)

@@ -179,7 +179,7 @@ def test_different_seeds_for_data_and_sampling_are_a_seed_of_their_own(tmp_path:
     assert [run.seed for run in variant.runs] == ["1", "1/2"]
 
 
-def test_what_holds_no_run_is_named_with_the_mend(sweep: Path, tmp_path: Path) -> None:
+def test_what_holds_no_run_is_named_with_the_fix(sweep: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for path, said in (
         (tmp_path / "nothing", "nothing does not exist; give a sweep's directory"),

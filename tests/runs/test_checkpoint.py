@@ -54,7 +54,7 @@ def test_a_checkpoint_gives_back_what_was_saved(tmp_path):
             assert back[key].dtype == value.dtype and torch.equal(back[key], value)
 
 
-def test_tensors_that_were_not_saved_are_an_error_that_names_the_mend(tmp_path):
+def test_tensors_that_were_not_saved_are_an_error_that_names_the_fix(tmp_path):
     path = save_checkpoint(tmp_path, 1, model_files=write_model, tensors={}, state={})
     loaded = load_checkpoint(path)
     assert not loaded.has_tensors("optimizer")

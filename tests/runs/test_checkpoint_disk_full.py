@@ -133,7 +133,7 @@ print(json.dumps({"errors": errors, "whole": whole, "ends_whole": ends_whole, "a
 """
 
 
-def test_a_run_whose_disk_fills_up_ends_with_the_mend_and_goes_on_when_there_is_space(tmp_path):
+def test_a_run_whose_disk_fills_up_ends_with_the_fix_and_goes_on_when_there_is_space(tmp_path):
     result = on_small_disk(tmp_path, "1m", RUN)
     assert len(result["errors"]) == 2
     for text in result["errors"]:

@@ -117,7 +117,7 @@ def test_a_failing_tracker_is_said_once_counted_and_ends_nothing(tmp_path, monke
     assert (last["event"], last["counts"]) == ("tracker_failures", {"tensorboard": 4})
 
 
-def test_a_tracker_that_can_not_start_is_an_error_with_its_mend(tmp_path):
+def test_a_tracker_that_can_not_start_is_an_error_with_its_fix(tmp_path):
     with open_run(tmp_path) as run:
         (tmp_path / "tensorboard").write_text("in the way")
         with pytest.raises(ConfigError, match=r"trainer.logger: tensorboard can't start .*leave it out of trainer.logger"):

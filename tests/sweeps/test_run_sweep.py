@@ -121,7 +121,7 @@ def test_a_dry_run_of_a_new_sweep_says_that_the_time_is_unknown(file: Path, tmp_
     assert not (tmp_path / "new").exists()
 
 
-def test_finished_runs_are_kept_variants_are_added_and_a_mended_run_is_trained(data: Path, tmp_path: Path) -> None:
+def test_finished_runs_are_kept_variants_are_added_and_a_repaired_run_is_trained(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     file = write_sweep(tmp_path, data, {**GMPO, "bad": {"overrides": [write_bad_reward(tmp_path)]}, **NO_CLIP})
     code, output = run_sweep(file, out, program=STUB)

@@ -90,7 +90,7 @@ def test_keys_of_the_command_line_go_before_the_files(tmp_path: Path) -> None:
         ({"variants": {"a": {"paper_line": "two"}}}, ["variants.a.paper_line", "'two'"]),
     ],
 )  # fmt: skip
-def test_a_mistake_names_key_value_and_mend(tmp_path: Path, keys: dict[str, Any], named: list[str]) -> None:
+def test_a_mistake_names_key_value_and_fix(tmp_path: Path, keys: dict[str, Any], named: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         load_sweep(write(tmp_path, **keys))
     for text in named:

@@ -147,7 +147,7 @@ def test_every_text_has_a_form(text: str) -> None:
         ({"golds": []}, "1 responses for 0 golds"),
     ],
 )
-def test_wrong_arguments_name_the_mend(change: dict[str, Any], said: str) -> None:
+def test_wrong_arguments_name_the_fix(change: dict[str, Any], said: str) -> None:
     arguments: dict[str, Any] = {"responses": ["\\boxed{1}"], "golds": ["1"], "fast": True, "extraction": "boxed", **change}
     with pytest.raises(ValueError, match=said):
         grade_drgrpo(**arguments)

@@ -251,7 +251,7 @@ def test_a_worker_that_is_busy_when_a_method_is_loaded_finishes_its_job_and_is_t
 
 
 @pytest.mark.timeout(120)
-def test_a_method_without_its_package_is_an_error_that_names_the_mend_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_method_without_its_package_is_an_error_that_names_the_fix_and_the_others_go_on(tmp_path: Path) -> None:
     (tmp_path / "pylatexenc.py").write_text("raise ModuleNotFoundError('No module named pylatexenc', name='pylatexenc')\n")
     code = """
 import sys
