@@ -50,10 +50,8 @@ def truncated_importance_weights(
         raise ValueError(
             f"cap: {cap!r} must be a finite number above 0; the weights of sampled tokens are cut there."
         )
-    mask_BT = response_mask_BT.bool()
-    d_BT = _log_ratios(trainer_log_probs_BT, sampler_log_probs_BT, mask_BT)
-    weights_BT = d_BT.clamp(min=-LOG_BOUND, max=LOG_BOUND).exp().clamp(max=cap)
-    return zero_outside(weights_BT, mask_BT, fill=1.0)
+    correction = Correction("truncated", cap)
+    return correction_weights(trainer_log_probs_BT, sampler_log_probs_BT, response_mask_BT, correction)
 
 
 def correction_weights(
@@ -67,10 +65,6 @@ def correction_weights(
     Pass them to ``compute_policy_loss(..., token_weights_BT=...)`` with the TRAINER's log-probabilities as
     the old ones.
     """
-    if correction.kind == "truncated":
-        return truncated_importance_weights(
-            trainer_log_probs_BT, sampler_log_probs_BT, response_mask_BT, correction.cap
-        )
     mask_BT = response_mask_BT.bool()
     d_BT = _log_ratios(trainer_log_probs_BT, sampler_log_probs_BT, mask_BT)
     if correction.unit == "token":

@@ -14,7 +14,7 @@ The keys in full: `Sweep`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -256,18 +256,23 @@ def _map(content: Any, rows: tuple[Variant, ...]) -> SweepMap:
     return found
 
 
-def _places(content: Any, key: str, known: Sequence[str]) -> tuple[Place, ...]:
+def _sections(content: Any, key: str, example: str, known: Sequence[str]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Name, prefix of its keys, and content of each section of a mapping of names, checked for unknown keys."""
     if not isinstance(content, dict):
-        raise ConfigError(f"{key} = {content!r}: a mapping of names is expected, {key}: {{slow: {{overrides: [...]}}}}")
-    found = []
+        raise ConfigError(f"{key} = {content!r}: a mapping of names is expected, {key}: {{{example}: {{overrides: [...]}}}}")
     for name, values in content.items():
-        where = f"{key}.{name}."
         if not isinstance(name, str):
             raise ConfigError(f"{key}.{name}: YAML reads this name as a {type(name).__name__}; begin it with a letter")
         _check_name(key, name)
         if not isinstance(values, dict):
             raise ConfigError(f"{key}.{name} = {values!r}: a mapping is expected, {name}: {{overrides: [key=value, ...]}}")
-        _check_keys(values, known, f"{key}.{name}", where)
+        _check_keys(values, known, f"{key}.{name}", f"{key}.{name}.")
+        yield name, f"{key}.{name}.", values
+
+
+def _places(content: Any, key: str, known: Sequence[str]) -> tuple[Place, ...]:
+    found = []
+    for name, where, values in _sections(content, key, "slow", known):
         label = _take(values, "label", lambda value: _is_text(value) or _is_number(value), "a text", where)
         base = _take(values, "base", _is_text, "the path of a configuration", where)
         columns = _take(values, "columns", lambda value: isinstance(value, list), "a list of columns", where) or ()
@@ -276,27 +281,16 @@ def _places(content: Any, key: str, known: Sequence[str]) -> tuple[Place, ...]:
 
 
 def _variants(content: Any) -> tuple[Variant, ...]:
-    if not isinstance(content, dict):
-        raise ConfigError(f"variants = {content!r}: a mapping of names is expected, variants: {{grpo: {{overrides: [...]}}}}")
-    found = []
-    for name, values in content.items():
-        where = f"variants.{name}."
-        if not isinstance(name, str):
-            raise ConfigError(f"variants.{name}: YAML reads this name as a {type(name).__name__}; begin it with a letter")
-        _check_name("variants", name)
-        if not isinstance(values, dict):
-            raise ConfigError(f"variants.{name} = {values!r}: a mapping is expected, {name}: {{overrides: [key=value, ...]}}")
-        _check_keys(values, VARIANT_KEYS, f"variants.{name}", where)
-        found.append(
-            Variant(
-                name=name,
-                label=_take(values, "label", _is_text, "a text", where) or name,
-                base=_take(values, "base", _is_text, "the path of a configuration", where),
-                overrides=_overrides(values, where),
-                paper_line=_take(values, "paper_line", _is_integer, "a line of the paper's table", where),
-            )
+    return tuple(
+        Variant(
+            name=name,
+            label=_take(values, "label", _is_text, "a text", where) or name,
+            base=_take(values, "base", _is_text, "the path of a configuration", where),
+            overrides=_overrides(values, where),
+            paper_line=_take(values, "paper_line", _is_integer, "a line of the paper's table", where),
         )
-    return tuple(found)
+        for name, where, values in _sections(content, "variants", "grpo", VARIANT_KEYS)
+    )
 
 
 def _overrides(content: Mapping[str, Any], where: str) -> tuple[str, ...]:

@@ -21,7 +21,6 @@ from gmpo_mm.algorithms import (
     finalize_metrics,
     make_correction,
     merge_metrics,
-    truncated_importance_weights,
 )
 from tests.algorithms.naive import Batch, config_name, every_config, make_batch, naive_loss
 
@@ -279,7 +278,6 @@ def test_truncated_is_bit_for_bit_what_it_was() -> None:
     batch, sampler = sampled(59)
     old, sampler = batch.old.float(), sampler.float()
     weights = correction_weights(old, sampler, batch.mask, correction("truncated"))
-    assert torch.equal(weights, truncated_importance_weights(old, sampler, batch.mask, 1.4))
     before = torch.where(batch.mask, old - sampler, 0.0).clamp(min=-80.0, max=80.0).exp().clamp(max=1.4)
     assert torch.equal(weights, torch.where(batch.mask, before, 1.0))
 
