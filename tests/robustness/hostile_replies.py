@@ -26,7 +26,8 @@ GOOD = {
 def reply(body: bytes, status: str = "200 OK", **headers: str) -> Iterator[bytes]:
     """A whole reply; header names with _ for -."""
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-    yield f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n".encode()
+    # The connection is closed after each reply, and says so: a client must not send its next request on it.
+    yield f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\n".encode()
     yield "".join(f"{line}\r\n" for line in [*lines, f"Content-Length: {len(body)}"]).encode() + b"\r\n" + body
 
 
