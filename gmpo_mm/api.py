@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gmpo_mm.evaluation.grade_file import GradeFileReport
     from gmpo_mm.evaluation.results import Result
     from gmpo_mm.reports.report import Report
+    from gmpo_mm.runs.step_record import StepRecord
     from gmpo_mm.verifiers import Grade  # noqa: F401
 
 T = TypeVar("T")
@@ -357,6 +358,16 @@ def compare(a: str | Path | Evaluation | Result, b: str | Path | Evaluation | Re
     from gmpo_mm.evaluation.compare import compare as compare_folders
 
     return Comparisons(compare_folders(_folder(a), _folder(b)))
+
+
+def load_step(run: str | Path, step: int | None = None) -> StepRecord:
+    """A recorded step of a run (`trainer.record_steps`), as tensors: `load_step("runs/r", 37).advantages_BT`.
+
+    `run` may also be one of the record's files. Raises DataError where there is no such record, or a damaged one.
+    """
+    from gmpo_mm.runs.step_record import load_step
+
+    return load_step(run, step)
 
 
 def report(*runs: str | Path | Run, out: str | Path | None = None, target_score: float | None = None) -> WrittenReport:

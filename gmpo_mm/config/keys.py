@@ -14,7 +14,9 @@ from gmpo_mm.config.schema import Config
 SIMILAR = 0.6
 """Below this share of common letters a known name is not suggested: it would be another thing."""
 
-_TYPE_NAMES = {int: "an integer", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+_TYPE_NAMES = {
+    int: "an integer", float: "a number", str: "a text", bool: "true or false", type(None): "null", Any: "a text or a list",
+}  # fmt: skip
 
 
 @functools.cache

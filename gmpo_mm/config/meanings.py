@@ -193,6 +193,11 @@ MEANINGS: dict[str, dict[str, str]] = {
         "val_only": "Validate once and train nothing.",
         "val_generations_to_log": "Responses of each validation in a tracker's table. 0 leaves it to `log_samples`.",
         "log_samples": "Steps from one shown response (and table in trackers) to the next. 0 shows none.",
+        "record_steps": "Steps that are written whole to `rollouts/`, for `gmpo-mm replay` and `gmpo-mm diff`: a list as "
+        "`[1, 37]`, `every N`, or `none`.",
+        "compare_losses": "Losses whose update is measured beside the trained loss's at every step, and not applied.",
+        "compare_losses_gradients_every": "Steps from one comparison of whole gradients for `compare_losses` to the next: "
+        "one more backward pass for each loss. 0: never.",
         "save_freq": "Steps from one checkpoint to the next. -1: only after the last step.",
         "save_limit": "How many checkpoints are kept. Engines local and easyr1 never remove that of the best validation.",
         "save_model_only": "Save no optimizer state. Training cannot go on from such a checkpoint.",

@@ -293,6 +293,9 @@ class TrainerConfig:
     val_only: bool = False
     val_generations_to_log: int = count(0, -1)
     log_samples: int = count(10, 0)  # ours
+    record_steps: Any = "none"  # ours
+    compare_losses: list[str] = field(default_factory=list)  # ours
+    compare_losses_gradients_every: int = count(0, 0)  # ours
     save_freq: int = count(-1, -1)
     save_limit: int = unlimited(-1)
     save_model_only: bool = False

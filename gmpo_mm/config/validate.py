@@ -19,6 +19,7 @@ from gmpo_mm.config.loss import ACTOR, LOG_CLIP_SECTIONS, LOSS_KEYS, policy_loss
 from gmpo_mm.config.off_policy import check_off_policy
 from gmpo_mm.config.paths_check import check_paths, check_prepared
 from gmpo_mm.config.ranges import ranges_of
+from gmpo_mm.config.recording import check_recording
 from gmpo_mm.config.reward_rules import check_reward_rules
 from gmpo_mm.config.sampler import choose_sampler, longest_response, sees_gpu
 from gmpo_mm.config.schema import ValidationSampling
@@ -53,6 +54,7 @@ def raise_problems(loaded: LoadedConfig, engine_rules: Check | None, *, prepared
         check_correction,
         check_validation,
         check_trainer,
+        check_recording,
     ]
     checks += [engine_rules] if engine_rules is not None else []
     checks += [check_prepared] if prepared else []

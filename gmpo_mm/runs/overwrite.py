@@ -13,13 +13,13 @@ from gmpo_mm.runs.reading import read_json
 
 ASIDE, GOING = ".replaced", ".removing"
 WRITTEN = (
-    "config.yaml", "environment.json", "run.json", "metrics.jsonl", "trackers.json", "samples", "checkpoints", "tensorboard",
-    "wandb", "mlflow", "swanlog", "report", "*.log", "log.txt", "global_step_*",
+    "config.yaml", "environment.json", "run.json", "metrics.jsonl", "trackers.json", "samples", "rollouts", "checkpoints",
+    "tensorboard", "wandb", "mlflow", "swanlog", "report", "*.log", "log.txt", "global_step_*",
     *(tracker.file for tracker in TRACKERS),
 )  # fmt: skip
 """What a run, its trackers and its report write into a run directory, on any engine; nothing else is ever touched."""
 
-FOLDERS = ("samples", "checkpoints", "tensorboard", "wandb", "mlflow", "swanlog", ASIDE, GOING)
+FOLDERS = ("samples", "rollouts", "checkpoints", "tensorboard", "wandb", "mlflow", "swanlog", ASIDE, GOING)
 """Folders that a run writes into, or removes from."""
 
 

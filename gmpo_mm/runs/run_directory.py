@@ -6,6 +6,7 @@
     run.log            everything that was printed, and other packages' warnings (progress.py)
     metrics.jsonl      appended, never truncated (metrics_file.py)
     samples/           step_N_train.jsonl, step_N_validation.jsonl
+    rollouts/          step_N.safetensors and .json of recorded steps (step_record.py)
     checkpoints/       step_N, complete or absent (checkpoint.py)
     .lock              held while a process uses the directory
 

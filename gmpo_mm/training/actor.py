@@ -44,6 +44,8 @@ class Actor:
         """Of the last update of a mixture of experts."""
         self.log_ratios_B: torch.Tensor | None = None
         """Sums over a response's tokens of log pi - log pi_old, in the last epoch of the last update; NaN where left out."""
+        self.log_probs_BT: torch.Tensor | None = None
+        """Of the last epoch's forward passes; 0 where a row was left out."""
         coefficient = float(getattr(policy.config, "router_aux_loss_coef", 0.0) or 0.0)
         self.router_coef = coefficient if policy.is_mixture_of_experts else 0.0
         if self.router_coef and config.drop_zero_advantage:
@@ -74,15 +76,13 @@ class Actor:
         self.policy.module.train()
         batch.move_to(self.policy.device)
         parts: list[dict[str, Metric]] = []
-        size, prompts, mini = batch.group_size, len(batch.groups), self.config.mini_batch_prompts
         advantages = self._advantages(batch)
         norms: list[float] = []
         self.routing = RoutingStats(self._experts_per_token()) if self.policy.is_mixture_of_experts else None
         updates = skipped = 0
         for epoch in range(self.config.epochs):
             seen = Observed(batch)
-            for start in range(0, prompts, mini):
-                rows = range(start * size, min(start + mini, prompts) * size)
+            for rows in self._mini_batches(batch):
                 # before the first optimizer step of a round the policy IS the old policy
                 parts.append(self._accumulate(batch, advantages, rows, kl_coef, seen, unchanged=updates == 0))
                 applied, grad_norm = self._optimizer_step()
@@ -92,7 +92,7 @@ class Actor:
                 if progress is not None:
                     progress(updates, f"epoch {epoch + 1} of {self.config.epochs}")
             parts.append(update_metrics(batch, advantages, seen, self.config))
-            self.log_ratios_B = seen.sequence_log_ratios()
+            self.log_ratios_B, self.log_probs_BT = seen.sequence_log_ratios(), seen.log_probs_BT
         result = finalize_metrics(merge_metrics(parts))
         result |= {"actor/updates": updates - skipped, "actor/skipped_updates": skipped}
         if self.routing is not None:
@@ -102,6 +102,14 @@ class Actor:
         if kl_coef and self.config.kl_kind:
             result["actor/kl_coef"] = kl_coef
         return result
+
+    def rows_of_updates(self, batch: Batch) -> list[range]:
+        """The rows of each optimizer step of a step's update, in order; of all epochs."""
+        return self._mini_batches(batch) * self.config.epochs
+
+    def _mini_batches(self, batch: Batch) -> list[range]:
+        size, prompts, mini = batch.group_size, len(batch.groups), self.config.mini_batch_prompts
+        return [range(start * size, min(start + mini, prompts) * size) for start in range(0, prompts, mini)]
 
     def _advantages(self, batch: Batch) -> torch.Tensor:
         """(B, T), or (B,) for a loss that takes one advantage a sequence; ValueError where they differ within one."""

@@ -6,7 +6,6 @@ which. The rest of `worker.rollout.emulate` is the sampler's (rollout/hf.py).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 
@@ -14,6 +13,7 @@ import torch
 
 from gmpo_mm.errors import TrainingError
 from gmpo_mm.models.policy import PolicyModel
+from gmpo_mm.models.weights_hash import weights_sha256
 from gmpo_mm.rollout.merged_weights import lora_layers
 from gmpo_mm.rollout.rounding import rounded_parameters
 from gmpo_mm.runs.checkpoint import CheckpointData
@@ -135,8 +135,4 @@ class OffPolicySampling:
         return {name: p for name, p in self._policy.module.named_parameters() if p.requires_grad}
 
     def _sha256(self) -> str:
-        digest = hashlib.sha256()
-        for name, parameter in self._trained().items():
-            digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
-            digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return weights_sha256(self._trained().items())

@@ -47,6 +47,7 @@ from gmpo_mm.training.gpu_metrics import UpdateMeter, memory_metrics, meter_of, 
 from gmpo_mm.training.off_policy import RECORD, OffPolicySampling
 from gmpo_mm.training.offload import Offload
 from gmpo_mm.training.optimizer import learning_rate
+from gmpo_mm.training.recording import StepRecorder
 from gmpo_mm.training.sampling import BatchMaker
 from gmpo_mm.training.step_metrics import batch_metrics
 from gmpo_mm.training.validation import Validator
@@ -82,6 +83,8 @@ class Trainer:
     """What makes room for the sampler on a shared GPU; None where everything stays."""
     off_policy: OffPolicySampling | None = None
     """Where samples come from other weights than the trained ones on purpose."""
+    recorder: StepRecorder | None = None
+    """Writes whole steps where the configuration asks for any."""
     best_score: float | None = None
     best_step: int | None = None
     _last_saved: int = field(default=-1, init=False)
@@ -219,6 +222,8 @@ class Trainer:
         with memory_for(f"step {step}: log-probabilities", _TO_MEASURE):
             gap = self._prepare_log_probs(step, batch, timings)
         kl_metrics = self._advantages(batch, baselines)
+        if self.recorder is not None:
+            self.recorder.begin(step)
         rate = learning_rate(step, self.total_steps, self.config.worker.actor.optim)
         for group in self.actor.optimizer.param_groups:
             group["lr"] = rate
@@ -246,6 +251,8 @@ class Trainer:
                 batch, update.epochs, update.drop_zero_advantage, timings["update_actor"]
             )
         self._check_gap(step, metrics)
+        if self.recorder is not None:
+            self.recorder.end(step, batch, self.actor, metrics)
         self._step_finished(step)
         routing = self.actor.routing
         if routing is not None and routing.routed_LE is not None:

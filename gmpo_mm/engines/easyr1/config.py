@@ -47,6 +47,9 @@ HANDLED_HERE = frozenset(
         "trainer.dtype",
         "trainer.threads",
         "trainer.log_samples",  # trainer.py
+        "trainer.record_steps",
+        "trainer.compare_losses",
+        "trainer.compare_losses_gradients_every",
     }
 )
 """Keys of ours that EasyR1's configuration has no place for: read by this engine itself, refused, or named as ignored."""

@@ -23,6 +23,7 @@ from gmpo_mm.config import (
 from gmpo_mm.config.backends import SAMPLERS
 from gmpo_mm.config.correction import correction_of
 from gmpo_mm.config.off_policy import is_off_policy, sampler_is_old
+from gmpo_mm.config.recording import records_steps
 from gmpo_mm.config.schema import Config
 from gmpo_mm.data import PromptDataset, PromptSampler
 from gmpo_mm.engines.checks import validate_for_training
@@ -51,6 +52,7 @@ from gmpo_mm.training.batch import CutLimits
 from gmpo_mm.training.off_policy import OffPolicySampling
 from gmpo_mm.training.offload import Offload
 from gmpo_mm.training.optimizer import build_optimizer
+from gmpo_mm.training.recording import StepRecorder
 from gmpo_mm.training.sampling import BatchMaker, Sampler
 from gmpo_mm.training.trainer import Trainer
 from gmpo_mm.training.update_config import UpdateConfig
@@ -158,6 +160,7 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
                 reference=reference,
                 offload=offload,
                 off_policy=_off_policy(config, policy),
+                recorder=StepRecorder(config, run, policy) if records_steps(config) else None,
             ).fit()
         finally:
             rollout.close()
