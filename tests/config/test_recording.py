@@ -10,7 +10,7 @@ from gmpo_mm.config import load_config
 from gmpo_mm.config.recording import check_recording, is_recorded, records_steps
 
 
-def load(text: str, folder: Path):  # noqa: ANN201 (a LoadedConfig)
+def load(text: str, folder: Path):
     file = folder / "run.yaml"
     file.write_text(f"trainer:\n  record_steps: {text}\n")
     return load_config(file)
@@ -35,4 +35,5 @@ def test_an_override_names_steps_too() -> None:
 @pytest.mark.parametrize("text", ["every 0", "every", "5", "[0]", "[-1]", "[1.5]", "[true]", "all", "{a: 1}", "null", "['1']"])
 def test_another_setting_is_named_with_the_fix(text: str, tmp_path: Path) -> None:
     (message,) = check_recording(load(text, tmp_path))
-    assert message.startswith("trainer.record_steps = ") and "give a list of steps, as [1, 37], or `every N`, or `none`" in message
+    assert message.startswith("trainer.record_steps = ")
+    assert "give a list of steps, as [1, 37], or `every N`, or `none`" in message
