@@ -121,11 +121,6 @@ def compare_losses(seen: StepTokens, configs: Mapping[str, PolicyLossConfig], tr
     return result | _written(_on_host(parts), names)
 
 
-def compared_scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The single numbers of a ``compare`` line, which trackers can draw."""
-    return {name: value for name, value in metrics.items() if isinstance(value, float)}
-
-
 def step_weights(seen: StepTokens, config: PolicyLossConfig) -> tuple[Tensor, Tensor]:
     """``token_weights``, with each update's own units, and ``relative_weights`` of a whole step, both (B, T)."""
     loss = get_policy_loss(config.loss_type)
