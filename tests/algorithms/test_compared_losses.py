@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -128,7 +129,7 @@ def test_at_most_128_points_run_evenly_from_the_smallest_to_the_largest_ratio():
     ratios = compare_losses(step(batch), compared_configs(CONFIG, ["gpg"]), "gmpo")["compare/points"]["ratio"]
     assert len(ratios) == 128
     assert ratios[0] == pytest.approx(math.exp(-1)) and ratios[-1] == pytest.approx(math.e)
-    steps = [math.log(b) - math.log(a) for a, b in zip(ratios, ratios[1:], strict=False)]
+    steps = [math.log(b) - math.log(a) for a, b in pairwise(ratios)]
     assert max(steps) < 1.3 * min(steps)
 
 
