@@ -33,6 +33,7 @@ SCHEDULE = tuple(
 )
 OPTIMIZER = (f"{ACTOR}optim.betas", f"{ACTOR}optim.weight_decay")
 MATTERS = (
+    f"{ACTOR}loss_type",
     *(ACTOR + key for key in LOSS_KEYS),
     *ADVANTAGES,
     *KL,
