@@ -72,7 +72,7 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
         raise ConfigError(
             f"{', '.join(dict.fromkeys(refused))}: a replay takes the rollouts, the rewards and the weights as they were "
             "recorded, so this key cannot change the update. Leave it out; keys that can: worker.actor.loss_type and the keys "
-            f"of the losses, {', '.join(key for key in MATTERS if key.removeprefix(ACTOR) not in LOSS_KEYS)}"
+            f"of the losses, {', '.join(key for key in MATTERS[1:] if key.removeprefix(ACTOR) not in LOSS_KEYS)}"
         )
     return how, other
 

@@ -66,6 +66,10 @@ class TwoUpdates:
     """Between the gradients of the first optimizer step."""
     cosines: Mapping[str, float]
     """By group of layers; NaN where one of the two is 0."""
+    sum_cosine: float
+    """Between the sums of the gradients of all optimizer steps, each at the weights that it began with."""
+    sum_cosines: Mapping[str, float]
+    """The same by group of layers."""
     step_cosine: float
     """Between the changes of the weights by the whole step."""
     weight_cosine: float
@@ -132,6 +136,8 @@ def compare_updates(
         other=_one(other, weights[1], members),
         cosine=cosine(own.gradients, other.gradients, list(groups)),
         cosines={g: cosine(own.gradients, other.gradients, names) for g, names in members.items() if names},
+        sum_cosine=cosine(own.gradient_sums, other.gradient_sums, list(groups)),
+        sum_cosines={g: cosine(own.gradient_sums, other.gradient_sums, names) for g, names in members.items() if names},
         step_cosine=cosine(own.changes, other.changes, list(groups)),
         weight_cosine=cosine({"": weights[0]}, {"": weights[1]}, [""]),
         responses=_changed_responses(own, weights, record, processor),

@@ -46,6 +46,8 @@ class Update:
     metrics: Mapping[str, float]
     gradients: Mapping[str, torch.Tensor]
     """By parameter name, float32 on the CPU: of the step's first optimizer step, before clipping."""
+    gradient_sums: Mapping[str, torch.Tensor]
+    """The same, summed over the step's optimizer steps, each at the weights that it began with."""
     changes: Mapping[str, torch.Tensor]
     """By parameter name, float32 on the CPU: weights after less weights before, over all optimizer steps."""
     weights_after: str
@@ -145,14 +147,14 @@ def do_update(
         actor.given_updates = [sorted(rows) for rows in updates]
     before = {name: _kept_copy(weight, optimizer) for name, weight in _trained(policy)}
     gradients: dict[str, torch.Tensor] = {}
+    sums: dict[str, torch.Tensor] = {}
 
-    def keep_first() -> None:
-        if not gradients:
-            gradients.update(
-                {n: w.grad.detach().to("cpu", torch.float32, copy=True) for n, w in _trained(policy) if w.grad is not None}
-            )
+    def keep() -> None:
+        found = {n: w.grad.detach().to("cpu", torch.float32, copy=True) for n, w in _trained(policy) if w.grad is not None}
+        gradients.update({} if gradients else found)
+        sums.update({name: sums[name] + gradient if name in sums else gradient for name, gradient in found.items()})
 
-    actor.on_gradient = keep_first
+    actor.on_gradient = keep
     metrics = actor.update(batch, kl_coef)
     policy.forget_images()
     after = {name: _kept_copy(weight, optimizer) for name, weight in _trained(policy)}
@@ -168,6 +170,7 @@ def do_update(
         seen_BT=batch.mask_BT.cpu() & seen_B[:, None],
         metrics=metrics,
         gradients=gradients,
+        gradient_sums=sums,
         changes={name: after[name] - before[name] for name in before},
         weights_after=trained_sha256(policy),
     )
