@@ -29,7 +29,8 @@ ADVANTAGES = (
 KL = ("algorithm.disable_kl", "algorithm.use_kl_loss", "algorithm.kl_penalty", "algorithm.kl_coef")
 CUTS = (f"{ACTOR}global_batch_size", f"{ACTOR}ppo_epochs")
 SCHEDULE = tuple(
-    f"{ACTOR}optim.{name}" for name in ("lr", "lr_warmup_ratio", "lr_warmup_steps", "min_lr_ratio", "lr_scheduler_type")
+    f"{ACTOR}optim.{name}"
+    for name in ("lr", "lr_warmup_ratio", "lr_warmup_steps", "min_lr_ratio", "lr_scheduler_type")
 )
 OPTIMIZER = (f"{ACTOR}optim.betas", f"{ACTOR}optim.weight_decay")
 MATTERS = (
@@ -56,7 +57,9 @@ def recorded_config(config: Mapping[str, Any], how: Sequence[str] = ()) -> Loade
     """The configuration of a record, with overrides of `HOW`; values that were hidden when it was saved are left out."""
     sections = [f"{name}={json.dumps(value)}" for name, value in _shown(config).items()]
     if not sections:
-        raise ConfigError("the record holds no configuration, so its update can't be done again; record the step again")
+        raise ConfigError(
+            "the record holds no configuration, so its update can't be done again; record the step again"
+        )
     return load_config(None, [*sections, *how])
 
 
@@ -77,12 +80,18 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     return how, other
 
 
-def other_config(own: LoadedConfig, overrides: Sequence[str], config: Mapping[str, Any], how: Sequence[str]) -> LoadedConfig:
+def other_config(
+    own: LoadedConfig, overrides: Sequence[str], config: Mapping[str, Any], how: Sequence[str]
+) -> LoadedConfig:
     """The configuration with the overrides, checked as one for training is, as far as the update goes."""
     given = {key for text in overrides for key in flatten_override(text)}
     loaded = recorded_config(config, [*how, *overrides])
     # keys of the run's own loss are no slip where the override chooses another loss
-    unread = unread_loss_keys(loaded.config) if "loss_type" in {key.removeprefix(ACTOR) for key in given} else frozenset()
+    unread = (
+        unread_loss_keys(loaded.config)
+        if "loss_type" in {key.removeprefix(ACTOR) for key in given}
+        else frozenset()
+    )
     loaded = LoadedConfig(loaded.config, frozenset(loaded.explicit_keys - (unread - given)), loaded.written)
     checks = (check_choices, check_ranges, check_loss, check_advantages, check_kl, check_correction)
     problems = [problem for check in checks for problem in check(loaded)]
@@ -118,5 +127,9 @@ def changed(own: LoadedConfig, other: LoadedConfig, keys: Sequence[str]) -> bool
 def _shown(value: Any) -> Any:
     """Without what was hidden."""
     if isinstance(value, Mapping):
-        return {name: _shown(inner) for name, inner in value.items() if isinstance(inner, Mapping) or not is_hidden(inner)}
+        return {
+            name: _shown(inner)
+            for name, inner in value.items()
+            if isinstance(inner, Mapping) or not is_hidden(inner)
+        }
     return value

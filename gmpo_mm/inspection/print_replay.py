@@ -44,7 +44,9 @@ def print_replay(replay: Replay, console: Console | None = None) -> None:
 
 def _print_two(replay: Replay, two: TwoUpdates, console: Console) -> None:
     console.print()
-    console.print(Text(f"Another update of the same rollouts: {settings(replay)}", style="bold"), soft_wrap=True)
+    console.print(
+        Text(f"Another update of the same rollouts: {settings(replay)}", style="bold"), soft_wrap=True
+    )
     table = _table("", "the run's own", "the other")
     for row in number_rows(two):
         table.add_row(row.name, row.own, row.other)

@@ -216,10 +216,14 @@ class _Work:
     def snapshot(self) -> tuple[list[torch.Tensor], dict[torch.Tensor, dict[str, torch.Tensor]]]:
         """The trained weights and the optimizer's state, copied."""
         weights = [p.detach().clone() for p in self._trained()]
-        state = {p: {key: value.clone() for key, value in each.items()} for p, each in self.optimizer.state.items()}
+        state = {
+            p: {key: value.clone() for key, value in each.items()} for p, each in self.optimizer.state.items()
+        }
         return weights, state
 
-    def restore(self, snapshot: tuple[list[torch.Tensor], dict[torch.Tensor, dict[str, torch.Tensor]]]) -> None:
+    def restore(
+        self, snapshot: tuple[list[torch.Tensor], dict[torch.Tensor, dict[str, torch.Tensor]]]
+    ) -> None:
         """Put a snapshot back."""
         weights, state = snapshot
         with torch.no_grad():
@@ -259,8 +263,12 @@ class _Work:
             batch = recorded_batch(record, prompts)
         if sampler_is_old(config):
             batch.old_log_probs_BT = None
-        elif batch.old_log_probs_BT is None and (other_cut or keys.changed(own, other, ("worker.actor.old_log_probs",))):
-            measuring = Actor(self.policy, self.optimizer, replace(update_config(config), temperature=record.temperature))
+        elif batch.old_log_probs_BT is None and (
+            other_cut or keys.changed(own, other, ("worker.actor.old_log_probs",))
+        ):
+            measuring = Actor(
+                self.policy, self.optimizer, replace(update_config(config), temperature=record.temperature)
+            )
             batch.old_log_probs_BT = measuring.log_probs(batch)
         return batch
 
@@ -308,7 +316,9 @@ def _check_other(own: LoadedConfig, other: LoadedConfig, record: StepRecord, run
     if record.sampler_log_probs_BT is None and (
         actor.old_log_probs == "sampler" or other.config.worker.rollout.correction != "none"
     ):
-        raise ConfigError(f"step {record.step} has no log-probabilities of the sampler, which the overrides ask for; leave them out")
+        raise ConfigError(
+            f"step {record.step} has no log-probabilities of the sampler, which the overrides ask for; leave them out"
+        )
     _rate(own, other, record, run)
 
 

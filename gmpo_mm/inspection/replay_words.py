@@ -39,8 +39,14 @@ def headline(replay: Replay) -> str:
         return f"{done}: the same bytes."
     largest = max(replay.stages, key=lambda stage: stage.difference)
     why = "on another device" if replay.engine == "local" else f"recorded by engine {replay.engine}"
-    found = f"at most {largest.difference:.1e} apart, in {largest.name}" if largest.difference else "no number differs"
-    return f"{done} on engine local: agrees with the record ({why}) to {replay.replayed.tolerance:g}; {found}."
+    found = (
+        f"at most {largest.difference:.1e} apart, in {largest.name}"
+        if largest.difference
+        else "no number differs"
+    )
+    return (
+        f"{done} on engine local: agrees with the record ({why}) to {replay.replayed.tolerance:g}; {found}."
+    )
 
 
 def changed_words(replay: Replay) -> str:
@@ -75,14 +81,22 @@ def cosine_rows(two: TwoUpdates) -> list[tuple[str, str, str, str, str]]:
     """
     own, other = two.own, two.other
     rows = [
-        ("gradients", cosine_text(two.cosine), cosine_text(two.sum_cosine), number(own.gradient_norm), number(other.gradient_norm))
+        (
+            "gradients",
+            cosine_text(two.cosine),
+            cosine_text(two.sum_cosine),
+            number(own.gradient_norm),
+            number(other.gradient_norm),
+        )
     ]
     for group, value in two.cosines.items():
         name = "embeddings, tied head" if group == "embeddings" and two.tied else group
         norms = (number(own.group_norms[group]), number(other.group_norms[group]))
         rows.append((f"  {name}", cosine_text(value), cosine_text(two.sum_cosines[group]), *norms))
     rows.append(("token weights", "", cosine_text(two.weight_cosine), "", ""))
-    rows.append(("weights' change", "", cosine_text(two.step_cosine), number(own.step_size), number(other.step_size)))
+    rows.append(
+        ("weights' change", "", cosine_text(two.step_cosine), number(own.step_size), number(other.step_size))
+    )
     return rows
 
 
@@ -124,7 +138,9 @@ def replay_json(replay: Replay) -> dict[str, Any]:
 
 def number(value: float) -> str:
     """Five digits that count, with a true minus sign."""
-    return "none" if math.isnan(value) else f"{value:.5g}".replace("-", MINUS) if value < 0 else f"{value:.5g}"
+    return (
+        "none" if math.isnan(value) else f"{value:.5g}".replace("-", MINUS) if value < 0 else f"{value:.5g}"
+    )
 
 
 def signed(value: float) -> str:

@@ -90,7 +90,11 @@ def update_weights(update: Update) -> torch.Tensor:
         units = int(count_units(update.batch.host_mask_BT[list(rows)], update.config.loss))
         if not (seen := [row for row in rows if update.seen_BT[row].any()]):
             continue
-        log_probs_BT, old_BT, mask_BT = update.log_probs_BT[seen], update.old_log_probs_BT[seen], update.seen_BT[seen]
+        log_probs_BT, old_BT, mask_BT = (
+            update.log_probs_BT[seen],
+            update.old_log_probs_BT[seen],
+            update.seen_BT[seen],
+        )
         corrections_BT = None
         if update.config.correction is not None:
             sampler_BT = update.batch.sampler_log_probs_BT.cpu()[seen]
@@ -137,7 +141,9 @@ def compare_updates(
         cosine=cosine(own.gradients, other.gradients, list(groups)),
         cosines={g: cosine(own.gradients, other.gradients, names) for g, names in members.items() if names},
         sum_cosine=cosine(own.gradient_sums, other.gradient_sums, list(groups)),
-        sum_cosines={g: cosine(own.gradient_sums, other.gradient_sums, names) for g, names in members.items() if names},
+        sum_cosines={
+            g: cosine(own.gradient_sums, other.gradient_sums, names) for g, names in members.items() if names
+        },
         step_cosine=cosine(own.changes, other.changes, list(groups)),
         weight_cosine=cosine({"": weights[0]}, {"": weights[1]}, [""]),
         responses=_changed_responses(own, weights, record, processor),
@@ -177,7 +183,9 @@ def _changed_responses(
 ) -> tuple[ResponseWeights, ...]:
     """Those whose token weights change most, the most first."""
     change_B = (weights[0] - weights[1]).abs().double().sum(1)
-    rows = [row for row in change_B.argsort(descending=True, stable=True).tolist() if change_B[row] > 0][:SHOWN_RESPONSES]
+    rows = [row for row in change_B.argsort(descending=True, stable=True).tolist() if change_B[row] > 0][
+        :SHOWN_RESPONSES
+    ]
     found = []
     for row in rows:
         prompt, length = int(record.group_ids_B[row]), record.lengths_B[row]

@@ -150,15 +150,25 @@ def do_update(
     sums: dict[str, torch.Tensor] = {}
 
     def keep() -> None:
-        found = {n: w.grad.detach().to("cpu", torch.float32, copy=True) for n, w in _trained(policy) if w.grad is not None}
+        found = {
+            n: w.grad.detach().to("cpu", torch.float32, copy=True)
+            for n, w in _trained(policy)
+            if w.grad is not None
+        }
         gradients.update({} if gradients else found)
-        sums.update({name: sums[name] + gradient if name in sums else gradient for name, gradient in found.items()})
+        sums.update(
+            {name: sums[name] + gradient if name in sums else gradient for name, gradient in found.items()}
+        )
 
     actor.on_gradient = keep
     metrics = actor.update(batch, kl_coef)
     policy.forget_images()
     after = {name: _kept_copy(weight, optimizer) for name, weight in _trained(policy)}
-    assert actor.log_probs_BT is not None and actor.old_log_probs_BT is not None and actor.log_ratios_B is not None
+    assert (
+        actor.log_probs_BT is not None
+        and actor.old_log_probs_BT is not None
+        and actor.log_ratios_B is not None
+    )
     seen_B = ~actor.log_ratios_B.isnan()
     return Update(
         config=config,
@@ -209,7 +219,12 @@ def _advantages_stage(
 
 
 def _reference_stage(
-    record: StepRecord, batch: Batch, actor: Actor, reference: PolicyModel | None, where_BT: torch.Tensor, tolerance: float
+    record: StepRecord,
+    batch: Batch,
+    actor: Actor,
+    reference: PolicyModel | None,
+    where_BT: torch.Tensor,
+    tolerance: float,
 ) -> Stage:
     name, policy = "reference log-probs", actor.policy
     assert record.ref_log_probs_BT is not None
@@ -220,11 +235,15 @@ def _reference_stage(
         mine_BT = actor.log_probs(batch, reference)
         reference.forget_images()
     else:
-        return not_compared(name, "the model that the run began with is not loaded; those of the record are taken")
+        return not_compared(
+            name, "the model that the run began with is not loaded; those of the record are taken"
+        )
     return compare_tokens(name, record.ref_log_probs_BT, mine_BT, where_BT, tolerance)
 
 
-def _update_stages(record: StepRecord, update: Update, tolerance: float, fresh_optimizer: bool) -> Iterator[Stage]:
+def _update_stages(
+    record: StepRecord, update: Update, tolerance: float, fresh_optimizer: bool
+) -> Iterator[Stage]:
     """What the update itself gave."""
     why = "the optimizer's state before the step is not there" if fresh_optimizer else None
     several = why if len(record.updates) > 1 else None
@@ -252,7 +271,11 @@ def _update_stages(record: StepRecord, update: Update, tolerance: float, fresh_o
 def _metrics_stage(record: StepRecord, update: Update, tolerance: float) -> Stage:
     """All other numbers of the update: ratios, clip shares, entropy, KL."""
     left_out = (*OF_THE_MACHINE, *NOT_REPEATED)
-    names = [n for n in update.metrics if n in record.metrics and n not in (LOSS, NORM) and not n.startswith(left_out)]
+    names = [
+        n
+        for n in update.metrics
+        if n in record.metrics and n not in (LOSS, NORM) and not n.startswith(left_out)
+    ]
     stages = [compare_numbers(n, record.metrics[n], update.metrics[n], tolerance) for n in names]
     wrong = [stage for stage in stages if not stage.same]
     if wrong:

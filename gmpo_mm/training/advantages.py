@@ -24,7 +24,9 @@ def set_advantages(
     token_rewards_BT, current = None, None
     if not algorithm.disable_kl and not algorithm.use_kl_loss:
         assert batch.ref_log_probs_BT is not None
-        kl_BT = compute_kl(batch.behaviour_log_probs_BT, batch.ref_log_probs_BT, algorithm.kl_penalty, batch.mask_BT)
+        kl_BT = compute_kl(
+            batch.behaviour_log_probs_BT, batch.ref_log_probs_BT, algorithm.kl_penalty, batch.mask_BT
+        )
         token_rewards_BT = apply_kl_to_rewards(batch.rewards_B, kl_BT, batch.mask_BT, kl_coef)
         current = mean_sequence_kl(kl_BT, batch.mask_BT)
     batch.advantages_BT = configured_advantages(
@@ -33,7 +35,9 @@ def set_advantages(
         batch.group_ids_B,
         response_mask_BT=batch.mask_BT,
         token_rewards_BT=token_rewards_BT,
-        baselines_B=torch.tensor(baselines, dtype=torch.float64).repeat_interleave(batch.group_size) if baselines else None,
+        baselines_B=torch.tensor(baselines, dtype=torch.float64).repeat_interleave(batch.group_size)
+        if baselines
+        else None,
         parts_KB=reward_parts([s for g in batch.groups for s in g.scores], algorithm.gdpo_reward_keys),
     ).float()
     if algorithm.mask_truncated_completions:

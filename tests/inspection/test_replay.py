@@ -29,7 +29,17 @@ from tests.engine.runs import SAVING, arguments, policy_of, run_here, run_proces
 from tests.engine.test_text_models import REWARD, make_text_model, text_rows
 from tests.inspection.conftest import RECORDING
 
-STAGES = ["weights before", "prompts", "pictures", "advantages", "log-probs", "loss", "gradient norm", "metrics", "weights after"]
+STAGES = [
+    "weights before",
+    "prompts",
+    "pictures",
+    "advantages",
+    "log-probs",
+    "loss",
+    "gradient norm",
+    "metrics",
+    "weights after",
+]
 
 
 def assert_same_bytes(found: Replay) -> None:
@@ -49,7 +59,9 @@ def changed_copy(run: Path, folder: Path, step: int, **changes: object) -> Path:
 # ---- the same bytes ---------------------------------------------------------------------------------------------------
 
 
-def test_every_step_is_done_again_to_the_byte_from_the_model_a_checkpoint_or_the_steps_before(recorded_run: Path) -> None:
+def test_every_step_is_done_again_to_the_byte_from_the_model_a_checkpoint_or_the_steps_before(
+    recorded_run: Path,
+) -> None:
     starts = {step: find_start(recorded_run, step) for step in (1, 2, 3)}
     assert [start.between for start in starts.values()] == [(), (1,), ()]
     assert starts[3].checkpoint == recorded_run / "checkpoints/step_2" and starts[2].checkpoint is None
@@ -113,7 +125,9 @@ def test_a_mixture_of_experts_with_its_balance_loss_is_done_again_to_the_byte(tm
 
 @pytest.mark.slow
 def test_a_killed_and_resumed_run_is_done_again_to_the_byte(data: Path, tmp_path: Path) -> None:
-    args = arguments(data, tmp_path / "run", *RECORDING, *SAVING, "trainer.max_steps=4", "trainer.save_freq=2")
+    args = arguments(
+        data, tmp_path / "run", *RECORDING, *SAVING, "trainer.max_steps=4", "trainer.save_freq=2"
+    )
     process = start_process(args)
     while 3 not in recorded_steps(tmp_path / "run"):
         assert process.poll() is None, process.stdout.read()
@@ -125,10 +139,14 @@ def test_a_killed_and_resumed_run_is_done_again_to_the_byte(data: Path, tmp_path
     for step in (1, 2, 3, 4):
         assert_same_bytes(replay(tmp_path / "run", step))
     again = load_step(tmp_path / "run", 3)
-    assert again.weights_after == killed.weights_after and torch.equal(again.log_probs_BT, killed.log_probs_BT)
+    assert again.weights_after == killed.weights_after and torch.equal(
+        again.log_probs_BT, killed.log_probs_BT
+    )
 
 
-def test_a_record_away_from_its_run_is_done_again_with_the_weights_that_are_given(recorded_run: Path, tmp_path: Path) -> None:
+def test_a_record_away_from_its_run_is_done_again_with_the_weights_that_are_given(
+    recorded_run: Path, tmp_path: Path
+) -> None:
     shutil.copytree(recorded_run / "rollouts", tmp_path / "taken")
     record = tmp_path / "taken" / "step_3.json"
     assert_same_bytes(replay(record, weights=str(recorded_run / "checkpoints/step_2")))
@@ -172,7 +190,9 @@ def test_one_changed_bit_of_a_record_is_named(recorded_run: Path, tmp_path: Path
         assert "1 of " in found.first_difference.words and 0 < found.first_difference.difference < 1e-6
 
 
-def test_a_changed_token_is_seen_in_the_prompt_and_a_changed_picture_is_refused(recorded_run: Path, tmp_path: Path) -> None:
+def test_a_changed_token_is_seen_in_the_prompt_and_a_changed_picture_is_refused(
+    recorded_run: Path, tmp_path: Path
+) -> None:
     record = load_step(recorded_run, 1)
     prompts = [copy.copy(prompt) for prompt in record.prompts]
     ids_S = prompts[2].input_ids_S.clone()
@@ -194,12 +214,16 @@ def test_what_has_changed_since_is_named(recorded_run: Path, tmp_path: Path) -> 
     assert found.changed == {"torch": ("1.0", torch.__version__)} and not found.same
 
 
-def test_missing_steps_and_optimizer_states_are_named_with_what_would_help(recorded_run: Path, tmp_path: Path) -> None:
+def test_missing_steps_and_optimizer_states_are_named_with_what_would_help(
+    recorded_run: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     shutil.copytree(recorded_run, run)
     (run / "checkpoints/step_2/optimizer.safetensors").unlink()
     (run / "rollouts/step_1.json").unlink()
-    with pytest.raises(DataError, match=r"and 1 has no record.*steps 2 hold no optimizer state.*trainer\.record_steps=\[3\]"):
+    with pytest.raises(
+        DataError, match=r"and 1 has no record.*steps 2 hold no optimizer state.*trainer\.record_steps=\[3\]"
+    ):
         replay(run, 3)
     assert_same_bytes(replay(recorded_run, 3))
 
@@ -207,7 +231,9 @@ def test_missing_steps_and_optimizer_states_are_named_with_what_would_help(recor
 # ---- another update ---------------------------------------------------------------------------------------------------
 
 
-def naive_gradient(record: StepRecord, policy_at: object, prompts: list, token_mean: bool, entropy: float) -> dict:
+def naive_gradient(
+    record: StepRecord, policy_at: object, prompts: list, token_mean: bool, entropy: float
+) -> dict:
     """Of the first optimizer step's loss on-policy, equation by equation with autograd: ratio x advantage, whole or by token."""
     policy = policy_at
     rows = list(record.updates[0])
@@ -245,11 +271,15 @@ def test_gradients_norms_and_cosines_are_those_of_a_naive_reference(recorded_run
     prompts = [group.prompt for group in found.replayed.update.batch.groups]
     own = naive_gradient(record, policy, prompts, token_mean=False, entropy=0.0)
     other = naive_gradient(record, policy, prompts, token_mean=True, entropy=0.5)
-    assert two.own.gradient_norm == pytest.approx(math.sqrt(sum(float(g.double().square().sum()) for g in own.values())), rel=1e-5)
+    assert two.own.gradient_norm == pytest.approx(
+        math.sqrt(sum(float(g.double().square().sum()) for g in own.values())), rel=1e-5
+    )
     assert two.other.gradient_norm == pytest.approx(
         math.sqrt(sum(float(g.double().square().sum()) for g in other.values())), rel=1e-5
     )
-    assert two.cosine == pytest.approx(naive_cosine(own, other, lambda n: True), abs=1e-5) and two.cosine < 0.999
+    assert (
+        two.cosine == pytest.approx(naive_cosine(own, other, lambda n: True), abs=1e-5) and two.cosine < 0.999
+    )
     choose = {
         "embeddings": lambda n: "embed_tokens" in n,
         "attention": lambda n: ".self_attn." in n and "visual" not in n,
@@ -262,7 +292,9 @@ def test_gradients_norms_and_cosines_are_those_of_a_naive_reference(recorded_run
     assert len({round(value, 6) for value in two.cosines.values()}) == len(choose)
 
 
-def test_token_weights_step_sizes_and_clipped_tokens_are_those_of_a_naive_reference(recorded_run: Path) -> None:
+def test_token_weights_step_sizes_and_clipped_tokens_are_those_of_a_naive_reference(
+    recorded_run: Path,
+) -> None:
     """GRPO with a narrow clip and a large rate, beside GMPO: both in float64 from the equations."""
     overrides = ["worker.actor.loss_type=default", "worker.actor.loss_avg_mode=seq", "worker.actor.clip_ratio_low=0.01",
                  "worker.actor.clip_ratio_high=0.02", "worker.actor.clip_ratio_dual=1e6", "worker.actor.optim.lr=1e-3",
@@ -290,7 +322,9 @@ def test_token_weights_step_sizes_and_clipped_tokens_are_those_of_a_naive_refere
     changes = [float((r.own_T.double() - r.other_T.double()).abs().sum()) for r in two.responses]
     assert changes == sorted(changes, reverse=True) and len(two.responses) <= 10
     assert [r.change for r in two.responses] == pytest.approx(changes, rel=1e-5)
-    assert {"".join(r.tokens).removesuffix("<|im_end|>") for r in two.responses} <= {record.texts[r.row] for r in two.responses}
+    assert {"".join(r.tokens).removesuffix("<|im_end|>") for r in two.responses} <= {
+        record.texts[r.row] for r in two.responses
+    }
 
 
 def test_the_runs_own_keys_as_overrides_give_its_own_update(recorded_run: Path) -> None:
@@ -304,7 +338,9 @@ def test_the_runs_own_keys_as_overrides_give_its_own_update(recorded_run: Path) 
 def test_other_advantages_and_cuts_are_made_from_the_same_rewards(recorded_run: Path) -> None:
     record = load_step(recorded_run, 1)
     found = replay(recorded_run, 1, ["algorithm.norm_adv_by_std=false", "worker.actor.global_batch_size=4"])
-    assert found.two is not None and found.two.other.optimizer_steps == 1 and found.two.own.optimizer_steps == 2
+    assert (
+        found.two is not None and found.two.other.optimizer_steps == 1 and found.two.own.optimizer_steps == 2
+    )
     by_row = {r.row: r for r in found.two.responses}
     assert by_row
     rewards = record.rewards_B.view(4, 4)
@@ -339,10 +375,16 @@ def test_overrides_that_the_record_or_the_loss_does_not_allow_are_refused(
 # ---- the command and the page -----------------------------------------------------------------------------------------
 
 
-def test_the_command_says_the_same_bytes_or_what_differs_by_words_and_exit_code(recorded_run: Path, tmp_path: Path) -> None:
+def test_the_command_says_the_same_bytes_or_what_differs_by_words_and_exit_code(
+    recorded_run: Path, tmp_path: Path
+) -> None:
     runner = CliRunner()
     good = runner.invoke(app, ["replay", str(recorded_run), "--step", "1"])
-    assert good.exit_code == 0 and "Step 1, done again: the same bytes." in good.output and "\x1b" not in good.output
+    assert (
+        good.exit_code == 0
+        and "Step 1, done again: the same bytes." in good.output
+        and "\x1b" not in good.output
+    )
     changed = changed_copy(recorded_run, tmp_path, 1, weights_after="0" * 64)
     page = tmp_path / "page.html"
     bad = runner.invoke(app, ["replay", str(changed), "--step", "1", "--json", "--out", str(page), *OTHER])
@@ -385,5 +427,7 @@ def test_a_character_of_several_tokens_stands_at_its_last_token() -> None:
 def test_a_response_is_shown_with_its_numbers_where_there_is_no_terminal() -> None:
     from gmpo_mm.inspection.print_replay import _plain
 
-    shown = ResponseWeights(0, 0, "ab", "", 1.0, 1.0, 0.1, ("a", "\x07b"), torch.tensor([0.1, 0.0]), torch.tensor([-0.25, 0.0]))
+    shown = ResponseWeights(
+        0, 0, "ab", "", 1.0, 1.0, 0.1, ("a", "\x07b"), torch.tensor([0.1, 0.0]), torch.tensor([-0.25, 0.0])
+    )
     assert "'a' +0.1 −0.25 | '·b' 0 0" in _plain(shown)[0].plain
