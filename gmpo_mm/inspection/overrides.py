@@ -1,4 +1,4 @@
-"""The configuration of a replay: the run's own, and the keys that another update of the same rollouts may have."""
+"""The configuration of a replay: the run's own, and the keys that may differ in another update."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gmpo_mm.config.bounds import check_choices, check_ranges
+from gmpo_mm.config.correction import check_correction
 from gmpo_mm.config.keys import flatten
 from gmpo_mm.config.load import LoadedConfig, load_config
 from gmpo_mm.config.loss import ACTOR, LOSS_KEYS, unread_loss_keys
 from gmpo_mm.config.validate import check_advantages, check_kl, check_loss
-from gmpo_mm.config.bounds import check_choices, check_ranges
-from gmpo_mm.config.correction import check_correction
 from gmpo_mm.config.yaml_text import parse_override
 from gmpo_mm.credentials import is_hidden
 from gmpo_mm.errors import ConfigError
@@ -54,7 +54,7 @@ MATTERS = (
 
 
 def recorded_config(config: Mapping[str, Any], how: Sequence[str] = ()) -> LoadedConfig:
-    """The configuration of a record, with overrides of `HOW`; values that were hidden when it was saved are left out."""
+    """The configuration of a record, with overrides of `HOW`, and without values that were saved as hidden."""
     sections = [f"{name}={json.dumps(value)}" for name, value in _shown(config).items()]
     if not sections:
         raise ConfigError(
@@ -64,7 +64,7 @@ def recorded_config(config: Mapping[str, Any], how: Sequence[str] = ()) -> Loade
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(how it is computed, what is done otherwise). ConfigError names all keys that an update does not read."""
+    """(how it is computed, what is done otherwise); ConfigError names the keys that no update reads."""
     how, other, refused = [], [], []
     for text in overrides:
         keys = flatten_override(text)
@@ -73,9 +73,10 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
         (how if all(key in HOW for key in keys) else other).append(text)
     if refused:
         raise ConfigError(
-            f"{', '.join(dict.fromkeys(refused))}: a replay takes the rollouts, the rewards and the weights as they were "
-            "recorded, so this key cannot change the update. Leave it out; keys that can: worker.actor.loss_type and the keys "
-            f"of the losses, {', '.join(key for key in MATTERS[1:] if key.removeprefix(ACTOR) not in LOSS_KEYS)}"
+            f"{', '.join(dict.fromkeys(refused))}: a replay takes the rollouts, the rewards and the weights "
+            "as they were recorded, so this key cannot change the update. Leave it out; keys that can: "
+            "worker.actor.loss_type and the keys of the losses, "
+            f"{', '.join(key for key in MATTERS[1:] if key.removeprefix(ACTOR) not in LOSS_KEYS)}"
         )
     return how, other
 

@@ -29,7 +29,7 @@ UP, DOWN = (0, 114, 178), (213, 94, 0)
 
 
 def print_replay(replay: Replay, console: Console | None = None) -> None:
-    """Print it; texts are untrusted: nothing in them is read as markup, control characters are not sent on."""
+    """Print it. Texts are untrusted: markup in them is only shown, control characters are replaced."""
     console = console or Console()
     good = replay.first_difference is None
     console.print(Text(headline(replay), style="bold green" if good else "bold red"), soft_wrap=True)
@@ -74,7 +74,7 @@ def _table(*columns: str) -> Table:
 
 
 def _coloured(found: ResponseWeights) -> list[Text]:
-    """The tokens three times: coloured by the weight in the run's own update, in the other, and by the change."""
+    """The tokens three times: coloured by the weight in the own and the other update, and by the change."""
     scale = max(float(found.own_T.abs().max()), float(found.other_T.abs().max()), 1e-30)
     change_T = found.other_T - found.own_T
     rows = (

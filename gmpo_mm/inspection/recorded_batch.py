@@ -23,8 +23,9 @@ def recorded_prompts(
 ) -> tuple[list[EncodedPrompt], list[Stage]]:
     """The prompts with the pictures of `folder` (a run's `rollouts`), encoded again.
 
-    Ids are those of the record, whatever the tokenizer here makes of the text; the stages say whether it makes
-    the same. Raises DataError for a picture that is missing, changed, or cut into other patches than the run's.
+    Ids are those of the record, whatever the tokenizer here makes of the text; the stages say whether it
+    makes the same. Raises DataError for a picture that is missing, changed, or cut into other patches than
+    the run's.
     """
     prompts, other_ids, pictures = [], [], 0
     for number, recorded in enumerate(record.prompts):
@@ -33,9 +34,10 @@ def recorded_prompts(
         pictures += len(images)
         if grid_thw_N3 is not None and not torch.equal(grid_thw_N3, _grid(recorded)):
             raise DataError(
-                f"step {record.step}, prompt {number} (id {recorded.id}): the image processor here cuts its pictures "
-                f"into {grid_thw_N3.tolist()} patches (time, height, width), the record has {_grid(recorded).tolist()}; use the "
-                "model that the run trained, and its version of transformers"
+                f"step {record.step}, prompt {number} (id {recorded.id}): the image processor here cuts its "
+                f"pictures into {grid_thw_N3.tolist()} patches (time, height, width), the record has "
+                f"{_grid(recorded).tolist()}; use the model that the run trained, and its version of "
+                "transformers"
             )
         try:
             input_ids_S, unexpanded = processor.tokenize(recorded.text, grid_thw_N3)
@@ -75,8 +77,8 @@ def recorded_batch(record: StepRecord, prompts: Sequence[EncodedPrompt]) -> Batc
     holes = (valid_BT != record.mask_BT).any(1).nonzero().flatten().tolist()
     if holes := [row for row in holes if row not in masked_rows]:
         raise DataError(
-            f"step {record.step}: response {holes[0]} has tokens that are not trained on; the local engine trains "
-            "on all tokens of a response or on none, so it can't do this update again"
+            f"step {record.step}: response {holes[0]} has tokens that are not trained on; the local engine "
+            "trains on all tokens of a response or on none, so it can't do this update again"
         )
     responses = [
         Response(
@@ -118,8 +120,9 @@ def _group_size(record: StepRecord) -> int:
     in_order = record.group_ids_B.tolist() == [g for g, size in enumerate(sizes) for _ in range(size)]
     if not sizes or len(set(sizes)) != 1 or not in_order:
         raise DataError(
-            f"step {record.step}: its groups have {min(sizes, default=0)} to {max(sizes, default=0)} responses"
-            f"{'' if in_order else ', not group by group'}; the local engine takes groups of one size, one after another"
+            f"step {record.step}: its groups have {min(sizes, default=0)} to {max(sizes, default=0)} "
+            f"responses{'' if in_order else ', not group by group'}; the local engine takes groups of one "
+            "size, one after another"
         )
     return sizes[0]
 

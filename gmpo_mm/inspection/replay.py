@@ -78,8 +78,9 @@ def replay(
 ) -> Replay:  # fmt: skip
     """Do a recorded step again, and with overrides another update from its rollouts and its weights before.
 
-    `run` is a run directory or a record's file. `weights` (a checkpoint, a model) stand in for those that the run kept.
-    Raises ConfigError for overrides that no update reads, DataError for records and weights that are missing.
+    `run` is a run directory or a record's file. `weights` (a checkpoint, a model) stand in for those that the
+    run kept. Raises ConfigError for overrides that no update reads, DataError for records and weights that
+    are missing.
     """
     how, others = keys.split_overrides(overrides)
     record = load_step(run, step)
@@ -152,7 +153,7 @@ class _Work:
             self.fresh_optimizer = True
 
     def _model(self) -> tuple[Config, str | None, Path | None]:
-        """The configuration whose model is loaded, an adapter to be put on it, and the local checkpoint that comes then."""
+        """The configuration whose model is loaded, an adapter for it, and the local checkpoint on top."""
         config = self.own.config
         model = config.worker.actor.model
         lora = model.lora.rank > 0
@@ -171,8 +172,8 @@ class _Work:
         elif checkpoint is not None and not (checkpoint / MANIFEST_FILE).is_file():
             if lora:
                 raise ConfigError(
-                    f"{checkpoint}: adapters of engine {self.record.engine} are not read back into training; replay step 1, "
-                    "or a run without worker.actor.model.lora.rank"
+                    f"{checkpoint}: adapters of engine {self.record.engine} are not read back into training; "
+                    "replay step 1, or a run without worker.actor.model.lora.rank"
                 )
             model.model_path, checkpoint = str(merged_model(checkpoint, self.note)), None
         return with_usable_models(config, self.note, whole=False), adapter, checkpoint
@@ -211,7 +212,7 @@ class _Work:
             tolerance=self.tolerance, reference=self.reference, fresh_optimizer=self.fresh_optimizer,
         )  # fmt: skip
 
-    # ---- the other update ---------------------------------------------------------------------------------------------
+    # ---- the other update ----------------------------------------------------------------------------------
 
     def snapshot(self) -> tuple[list[torch.Tensor], dict[torch.Tensor, dict[str, torch.Tensor]]]:
         """The trained weights and the optimizer's state, copied."""
@@ -285,8 +286,9 @@ def _check(config: Config, record: StepRecord) -> None:
     """What the local engine can't do as the record's engine did."""
     if config.worker.actor.seq_mean == "easyr1":
         raise ConfigError(
-            "worker.actor.seq_mean = 'easyr1': EasyR1 weighs sequences by its own micro-batches, which no record holds, so the "
-            "local engine can't do this update again; record a run with worker.actor.seq_mean=exact"
+            "worker.actor.seq_mean = 'easyr1': EasyR1 weighs sequences by its own micro-batches, which no "
+            "record holds, so the local engine can't do this update again; record a run with "
+            "worker.actor.seq_mean=exact"
         )
     if record.sampler_log_probs_BT is None and config.worker.rollout.correction != "none":
         raise DataError(
@@ -300,24 +302,26 @@ def _check_other(own: LoadedConfig, other: LoadedConfig, record: StepRecord, run
     algorithm, actor = other.config.algorithm, other.config.worker.actor
     if not algorithm.disable_kl and record.ref_log_probs_BT is None:
         raise ConfigError(
-            f"algorithm.disable_kl = false: step {record.step} was recorded without a KL term, so it has no log-probabilities "
-            "of the reference; leave the KL keys out, or record a run with KL"
+            f"algorithm.disable_kl = false: step {record.step} was recorded without a KL term, so it has no "
+            "log-probabilities of the reference; leave the KL keys out, or record a run with KL"
         )
     if keys.changed(own, other, keys.ADVANTAGES) and algorithm.adv_estimator in ("remax", "gae"):
         raise ConfigError(
-            f"algorithm.adv_estimator = {algorithm.adv_estimator!r}: it needs more than a record holds (greedy responses, or "
-            "a critic); use grpo or another estimator"
+            f"algorithm.adv_estimator = {algorithm.adv_estimator!r}: it needs more than a record holds "
+            "(greedy responses, or a critic); use grpo or another estimator"
         )
     missing = [name for name in algorithm.gdpo_reward_keys if name not in (*record.reward_parts, "overall")]
     if missing:
         raise ConfigError(
-            f"algorithm.gdpo_reward_keys: {missing[0]!r} is no reward of this record; it has {', '.join(record.reward_parts)}"
+            f"algorithm.gdpo_reward_keys: {missing[0]!r} is no reward of this record; it has "
+            f"{', '.join(record.reward_parts)}"
         )
     if record.sampler_log_probs_BT is None and (
         actor.old_log_probs == "sampler" or other.config.worker.rollout.correction != "none"
     ):
         raise ConfigError(
-            f"step {record.step} has no log-probabilities of the sampler, which the overrides ask for; leave them out"
+            f"step {record.step} has no log-probabilities of the sampler, which the overrides ask for; leave "
+            "them out"
         )
     _rate(own, other, record, run)
 
@@ -331,8 +335,8 @@ def _rate(own: LoadedConfig, other: LoadedConfig, record: StepRecord, run: Path)
     if total is None:
         if optim.lr_scheduler_type != "constant" or (optim.lr_warmup_steps is None and optim.lr_warmup_ratio):
             raise ConfigError(
-                "worker.actor.optim: the schedule depends on the number of steps, and neither run.json nor trainer.max_steps "
-                "says it; set lr_scheduler_type=constant and lr_warmup_steps"
+                "worker.actor.optim: the schedule depends on the number of steps, and neither run.json nor "
+                "trainer.max_steps says it; set lr_scheduler_type=constant and lr_warmup_steps"
             )
         total = record.step
     return learning_rate(record.step, int(total), optim)

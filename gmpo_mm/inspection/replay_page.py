@@ -1,4 +1,4 @@
-"""A replay as one HTML page that loads nothing; responses and problems in it are untrusted texts and are only shown."""
+"""A replay as one HTML page that loads nothing; its responses and problems are untrusted and only shown."""
 
 from __future__ import annotations
 

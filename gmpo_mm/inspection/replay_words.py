@@ -11,12 +11,13 @@ from gmpo_mm.inspection.two_updates import OneUpdate, ResponseWeights, TwoUpdate
 from gmpo_mm.reports.words import MINUS, plural
 
 NOTES = (
-    "First step: the gradients of the first optimizer step, before clipping, at equal weights (on-policy, most losses agree "
-    "there). All steps: gradients summed over the optimizer steps, each at the weights that its own update had reached.",
-    "Token weights and clipped tokens are those of all optimizer steps of the last epoch, at the log-probabilities that each "
-    "update saw.",
-    "A token's weight is -dL/dlog p of the policy loss, without KL and entropy terms: above 0 its probability is raised, below "
-    "0 lowered, and 0 is no gradient (clipped, or no advantage).",
+    "First step: the gradients of the first optimizer step, before clipping, at equal weights (on-policy, "
+    "most losses agree there). All steps: gradients summed over the optimizer steps, each at the weights "
+    "that its own update had reached.",
+    "Token weights and clipped tokens are those of all optimizer steps of the last epoch, at the "
+    "log-probabilities that each update saw.",
+    "A token's weight is -dL/dlog p of the policy loss, without KL and entropy terms: above 0 its "
+    "probability is raised, below 0 lowered, and 0 is no gradient (clipped, or no advantage).",
 )
 
 
@@ -75,7 +76,7 @@ COSINE_COLUMNS = ("cosine of", "first step", "all steps", "norm, own", "norm, ot
 
 
 def cosine_rows(two: TwoUpdates) -> list[tuple[str, str, str, str, str]]:
-    """In `COSINE_COLUMNS`: gradients whole and by group of layers, token weights, and the change of the weights.
+    """In `COSINE_COLUMNS`: gradients whole and by group of layers, token weights, the change of the weights.
 
     Norms are those of the first optimizer step's gradients, and of the whole step's change.
     """
@@ -103,8 +104,8 @@ def cosine_rows(two: TwoUpdates) -> list[tuple[str, str, str, str, str]]:
 def response_title(found: ResponseWeights) -> str:
     """Which response, its reward, and by how much its weights change."""
     return (
-        f"Response {found.row} to prompt {found.prompt}: reward {found.reward:.3g}, advantage {signed(found.advantage)}, "
-        f"weight changes by {number(found.change)} in all"
+        f"Response {found.row} to prompt {found.prompt}: reward {found.reward:.3g}, advantage "
+        f"{signed(found.advantage)}, weight changes by {number(found.change)} in all"
     )
 
 

@@ -42,7 +42,7 @@ class OneUpdate:
 
 @dataclass(frozen=True)
 class ResponseWeights:
-    """A response and what both updates do to each of its tokens; `change` is the sum of |weight difference|."""
+    """A response and what both updates do to its tokens; `change` is the sum of |weight difference|."""
 
     row: int
     prompt: int
@@ -80,9 +80,9 @@ class TwoUpdates:
 
 
 def update_weights(update: Update) -> torch.Tensor:
-    """(B, T): -dL/dlog p of the policy loss for each token, in the optimizer step of the last epoch that it was part of.
+    """(B, T): -dL/dlog p of the policy loss for each token, in its optimizer step of the last epoch.
 
-    At the log-probabilities that this step saw; 0 where a token was left out. KL and entropy terms are not in it.
+    At the log-probabilities that this step saw; 0 where a token was left out. Without KL and entropy terms.
     """
     weights_BT = torch.zeros(update.seen_BT.shape)
     last = len(update.updates) // update.config.epochs
@@ -152,7 +152,7 @@ def compare_updates(
 
 
 def cosine(one: Mapping[str, torch.Tensor], two: Mapping[str, torch.Tensor], names: list[str]) -> float:
-    """Between two vectors in parts, in float64; a part that is missing is 0. NaN where one of the vectors is 0."""
+    """Between two vectors in parts, in float64; a missing part is 0. NaN where one of the vectors is 0."""
     dot = sum(float((one[n].double() * two[n].double()).sum()) for n in names if n in one and n in two)
     size = norm(one, names) * norm(two, names)
     return dot / size if size else math.nan

@@ -1,4 +1,4 @@
-"""A recorded update done again on the local engine, and compared with what the record says of it, stage by stage."""
+"""A recorded update done again on the local engine, and compared with the record stage by stage."""
 
 from __future__ import annotations
 
@@ -92,10 +92,11 @@ def replay_record(
 ) -> Replayed:
     """Do a record's update again with `policy`, which has the weights before the step, and is changed.
 
-    `folder` is the run's `rollouts`, for its pictures. `tolerance` is 0 (the same bytes) for records of the local engine and
-    1e-5 for others unless given: absolute, and relative for numbers above 1. `reference` is the model that KL is taken to,
-    where its log-probabilities are to be compared too. With `fresh_optimizer` the optimizer's state before the step is not
-    there, and nothing after the first optimizer step is compared.
+    `folder` is the run's `rollouts`, for its pictures. `tolerance` is 0 (the same bytes) for records of the
+    local engine and 1e-5 for others unless given: absolute, and relative for numbers above 1. `reference` is
+    the model that KL is taken to, where its log-probabilities are to be compared too. With `fresh_optimizer`
+    the optimizer's state before the step is not there, and nothing after the first optimizer step is
+    compared.
     """
     if tolerance is None:
         tolerance = 0.0 if record.engine == "local" else 1e-5
@@ -142,7 +143,8 @@ def do_update(
     if updates is not None:
         if len(updates) % config.epochs:
             raise ConfigError(
-                f"the record has {len(updates)} optimizer steps, which worker.actor.ppo_epochs = {config.epochs} does not divide"
+                f"the record has {len(updates)} optimizer steps, which worker.actor.ppo_epochs = "
+                f"{config.epochs} does not divide"
             )
         actor.given_updates = [sorted(rows) for rows in updates]
     before = {name: _kept_copy(weight, optimizer) for name, weight in _trained(policy)}
@@ -191,7 +193,7 @@ def seed_of(config: Config, record: StepRecord) -> int:
     return prompt_seed(config.worker.rollout.seed, record.step)
 
 
-# ---- the stages -------------------------------------------------------------------------------------------------------
+# ---- the stages --------------------------------------------------------------------------------------------
 
 
 def _weights_stage(name: str, record: StepRecord, recorded: str, here: str) -> Stage:

@@ -18,6 +18,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def recorded_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three steps of two updates each, with a checkpoint of the second and the third; tests leave it as it is."""
+    """Three steps of two updates each, checkpoints of the second and the third; tests leave it as it is."""
     args = arguments(data, tmp_path_factory.mktemp("recorded") / "run", *RECORDING, "trainer.max_steps=3")
     return run_here([*args, "trainer.save_freq=2"])

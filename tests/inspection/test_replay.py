@@ -1,4 +1,4 @@
-"""A recorded step is done again to the byte; what differs is named; another update stands beside it with the right numbers."""
+"""A recorded step is done again to the byte; what differs is named; another update's numbers are right."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def changed_copy(run: Path, folder: Path, step: int, **changes: object) -> Path:
     return target
 
 
-# ---- the same bytes ---------------------------------------------------------------------------------------------------
+# ---- the same bytes ----------------------------------------------------------------------------------------
 
 
 def test_every_step_is_done_again_to_the_byte_from_the_model_a_checkpoint_or_the_steps_before(
@@ -78,14 +78,18 @@ VARIANTS = {
         "algorithm.drop_zero_advantage=false",
     ],
     "KL in the reward": [
-        "algorithm.disable_kl=false", "algorithm.use_kl_loss=false", "algorithm.kl_type=adaptive", "algorithm.kl_coef=0.5",
+        "algorithm.disable_kl=false", "algorithm.use_kl_loss=false", "algorithm.kl_type=adaptive",
+        "algorithm.kl_coef=0.5",
     ],
     "masked": ["algorithm.mask_truncated_completions=true", "data.max_response_length=16"],
     "LoRA": [
         "worker.actor.model.lora.rank=2", "worker.actor.optim.lr=1e-2", "algorithm.disable_kl=false",
         "algorithm.use_kl_loss=true", "algorithm.drop_zero_advantage=false",
     ],
-    "stale": ["worker.rollout.staleness=1", "worker.actor.old_log_probs=recompute", "worker.rollout.correction=truncated"],
+    "stale": [
+        "worker.rollout.staleness=1", "worker.actor.old_log_probs=recompute",
+        "worker.rollout.correction=truncated",
+    ],
 }  # fmt: skip
 
 
@@ -114,7 +118,8 @@ def test_a_mixture_of_experts_with_its_balance_loss_is_done_again_to_the_byte(tm
     run = run_here([
         *arguments(tmp_path, tmp_path / "run", *RECORDING), f"worker.actor.model.model_path={model}",
         f"data.train_files={rows}", "data.format_prompt=null", "algorithm.drop_zero_advantage=false",
-        "worker.actor.model.freeze_vision_tower=false", f"worker.reward.reward_function={tmp_path}/reward.py:compute_score",
+        "worker.actor.model.freeze_vision_tower=false",
+        f"worker.reward.reward_function={tmp_path}/reward.py:compute_score",
         "worker.actor.micro_batch_size_per_device_for_update=2", "worker.actor.dynamic_batching=false",
         "data.max_response_length=32",
     ])  # fmt: skip
@@ -157,16 +162,14 @@ def test_a_record_away_from_its_run_is_done_again_with_the_weights_that_are_give
         replay(record)
 
 
-# ---- what differs is named --------------------------------------------------------------------------------------------
+# ---- what differs is named ---------------------------------------------------------------------------------
 
 
 def flipped(tensor: torch.Tensor) -> torch.Tensor:
     """With the last bit of its last value other than 0 changed."""
     changed = tensor.clone()
     place = tuple(changed.nonzero()[-1].tolist())
-    changed[place] = math.nextafter(float(changed[place]), 1.0) if changed.dtype == torch.float64 else torch.nextafter(
-        changed[place], torch.tensor(1.0)
-    )  # fmt: skip
+    changed[place] = torch.nextafter(changed[place], torch.tensor(1.0))
     return changed
 
 
@@ -228,13 +231,13 @@ def test_missing_steps_and_optimizer_states_are_named_with_what_would_help(
     assert_same_bytes(replay(recorded_run, 3))
 
 
-# ---- another update ---------------------------------------------------------------------------------------------------
+# ---- another update ----------------------------------------------------------------------------------------
 
 
 def naive_gradient(
     record: StepRecord, policy_at: object, prompts: list, token_mean: bool, entropy: float
 ) -> dict:
-    """Of the first optimizer step's loss on-policy, equation by equation with autograd: ratio x advantage, whole or by token."""
+    """Of the first optimizer step on-policy, from the equations: ratio x advantage, by response or by token."""
     policy = policy_at
     rows = list(record.updates[0])
     size = len(record) // len(record.prompts)
@@ -259,8 +262,10 @@ def naive_cosine(a: dict, b: dict, chosen: object) -> float:
     return float(one @ two / one.norm() / two.norm())
 
 
-OTHER = ["worker.actor.loss_type=default", "worker.actor.loss_avg_mode=token", "worker.actor.entropy_coef=0.5",
-         "algorithm.drop_zero_advantage=false"]  # fmt: skip
+OTHER = [
+    "worker.actor.loss_type=default", "worker.actor.loss_avg_mode=token", "worker.actor.entropy_coef=0.5",
+    "algorithm.drop_zero_advantage=false",
+]  # fmt: skip
 
 
 def test_gradients_norms_and_cosines_are_those_of_a_naive_reference(recorded_run: Path, data: Path) -> None:
@@ -296,9 +301,11 @@ def test_token_weights_step_sizes_and_clipped_tokens_are_those_of_a_naive_refere
     recorded_run: Path,
 ) -> None:
     """GRPO with a narrow clip and a large rate, beside GMPO: both in float64 from the equations."""
-    overrides = ["worker.actor.loss_type=default", "worker.actor.loss_avg_mode=seq", "worker.actor.clip_ratio_low=0.01",
-                 "worker.actor.clip_ratio_high=0.02", "worker.actor.clip_ratio_dual=1e6", "worker.actor.optim.lr=1e-3",
-                 "algorithm.drop_zero_advantage=false"]  # fmt: skip
+    overrides = [
+        "worker.actor.loss_type=default", "worker.actor.loss_avg_mode=seq", "worker.actor.clip_ratio_low=0.01",
+        "worker.actor.clip_ratio_high=0.02", "worker.actor.clip_ratio_dual=1e6", "worker.actor.optim.lr=1e-3",
+        "algorithm.drop_zero_advantage=false",
+    ]  # fmt: skip
     found = replay(recorded_run, 2, overrides)
     two, own, record = found.two, found.replayed.update, found.replayed.record
     assert two is not None
@@ -350,8 +357,10 @@ def test_other_advantages_and_cuts_are_made_from_the_same_rewards(recorded_run: 
         assert float(shown.other_T[0]) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("key", ["data.seed=3", "worker.rollout.temperature=0.5", "worker.actor.model.model_path=x",
-                                 "trainer.max_steps=9", "worker.actor={loss_type: default, model: {model_path: x}}"])  # fmt: skip
+@pytest.mark.parametrize("key", [
+    "data.seed=3", "worker.rollout.temperature=0.5", "worker.actor.model.model_path=x", "trainer.max_steps=9",
+    "worker.actor={loss_type: default, model: {model_path: x}}",
+])  # fmt: skip
 def test_overrides_that_no_update_reads_are_refused_by_name(recorded_run: Path, key: str) -> None:
     name = "worker.actor.model" if key.startswith("worker.actor={") else key.partition("=")[0]
     with pytest.raises(ConfigError, match=f"{name}.*cannot change the update") as error:
@@ -372,7 +381,7 @@ def test_overrides_that_the_record_or_the_loss_does_not_allow_are_refused(
         replay(recorded_run, 1, [override])
 
 
-# ---- the command and the page -----------------------------------------------------------------------------------------
+# ---- the command and the page ------------------------------------------------------------------------------
 
 
 def test_the_command_says_the_same_bytes_or_what_differs_by_words_and_exit_code(
