@@ -54,7 +54,8 @@ MATTERS = (
 
 
 def recorded_config(config: Mapping[str, Any], how: Sequence[str] = ()) -> LoadedConfig:
-    """The configuration of a record, with overrides of `HOW`, and without values that were saved as hidden."""
+    """The configuration of a record, with overrides of `HOW`, and without values that were saved as hidden.
+    """
     sections = [f"{name}={json.dumps(value)}" for name, value in _shown(config).items()]
     if not sections:
         raise ConfigError(
@@ -65,7 +66,9 @@ def recorded_config(config: Mapping[str, Any], how: Sequence[str] = ()) -> Loade
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """(how it is computed, what is done otherwise); ConfigError names the keys that no update reads."""
-    how, other, refused = [], [], []
+    how: list[str] = []
+    other: list[str] = []
+    refused: list[str] = []
     for text in overrides:
         keys = flatten_override(text)
         if refused_here := [key for key in keys if not _allowed(key)]:

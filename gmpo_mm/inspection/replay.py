@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from gmpo_mm.inspection.two_updates import TwoUpdates, compare_updates
 from gmpo_mm.inspection.update_again import Replayed, Update, do_update, replay_record, seed_of
 from gmpo_mm.inspection.weights_before import Start, find_start, run_state
 from gmpo_mm.models.adapters import is_adapter
+from gmpo_mm.models.loading import resolve_dtype
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor
 from gmpo_mm.runs.checkpoint import load_checkpoint, load_optimizer_tensors
@@ -143,8 +143,7 @@ class _Work:
         if self.weights is None and self.start.has_optimizer:
             self.reference = frozen_reference(config, self.policy, dtype)
         self.optimizer = build_optimizer(self.policy, config.worker.actor.optim)
-        exact = self.record.engine == "local" and device.type == "cpu"
-        self.tolerance = 0.0 if exact else TOLERANCE if dtype == torch.float32 else HALF_TOLERANCE
+        self.tolerance = _tolerance(self.record, config, device, dtype)
         if adapter is not None:
             load_weights(self.policy, Path(adapter))
         if checkpoint is not None:
@@ -346,6 +345,15 @@ def _kl_in_reward(config: Config) -> bool:
     return not config.algorithm.disable_kl and not config.algorithm.use_kl_loss
 
 
+def _tolerance(record: StepRecord, config: Config, device: torch.device, dtype: torch.dtype) -> float:
+    """0 for a step of the local engine on the CPU, on the CPU again."""
+    then = torch.device(str(record.versions.get("device") or "cpu"))
+    if record.engine == "local" and device.type == then.type == "cpu":
+        return 0.0
+    types = {dtype, resolve_dtype(config.trainer.dtype, then)} if record.engine == "local" else {dtype}
+    return TOLERANCE if types == {torch.float32} else HALF_TOLERANCE
+
+
 def _set_threads(config: Config, record: StepRecord) -> None:
     """As many CPU threads as the step had, unless the configuration says a number."""
     threads = config.trainer.threads or record.versions.get("threads")
@@ -358,9 +366,5 @@ def _changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple
     return {
         name: (then[name], now[name])
         for name in now
-        if name in then and then[name] != now[name] and not (name == "git_dirty" or _is_nan(then[name]))
+        if name in then and then[name] != now[name] and name != "git_dirty"
     }
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)

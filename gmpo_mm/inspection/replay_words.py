@@ -11,9 +11,9 @@ from gmpo_mm.inspection.two_updates import OneUpdate, ResponseWeights, TwoUpdate
 from gmpo_mm.reports.words import MINUS, plural
 
 NOTES = (
-    "First step: the gradients of the first optimizer step, before clipping, at equal weights (on-policy, "
-    "most losses agree there). All steps: gradients summed over the optimizer steps, each at the weights "
-    "that its own update had reached.",
+    "First step: the gradients of the first optimizer step that has any, before clipping, at equal weights "
+    "(on-policy, most losses agree there). All steps: gradients summed over the optimizer steps, each at the "
+    "weights that its own update had reached.",
     "Token weights and clipped tokens are those of all optimizer steps of the last epoch, at the "
     "log-probabilities that each update saw.",
     "A token's weight is -dL/dlog p of the policy loss, without KL and entropy terms: above 0 its "

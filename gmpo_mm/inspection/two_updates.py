@@ -27,7 +27,7 @@ class OneUpdate:
 
     loss: float
     gradient_norm: float
-    """Of the step's first optimizer step, before clipping."""
+    """Of the first optimizer step in which either update has a gradient, before clipping."""
     mean_gradient_norm: float
     """Over the step's optimizer steps, before clipping."""
     group_norms: Mapping[str, float]
@@ -63,7 +63,8 @@ class TwoUpdates:
     own: OneUpdate
     other: OneUpdate
     cosine: float
-    """Between the gradients of the first optimizer step."""
+    """Between the gradients of the first optimizer step in which either has one; NaN where one of them is 0.
+    """
     cosines: Mapping[str, float]
     """By group of layers; NaN where one of the two is 0."""
     sum_cosine: float
@@ -135,11 +136,14 @@ def compare_updates(
     groups = layer_groups(policy)
     members = {g: [name for name, of in groups.items() if of == g] for g in GROUPS}
     weights = [update_weights(update) for update in (own, other)]
+    # until one of the two has a gradient the weights are the same: AdamW moves both by the same momentum
+    first = min((update.first for update in (own, other) if update.first >= 0), default=-1)
+    firsts = [update.gradients if update.first == first else {} for update in (own, other)]
     return TwoUpdates(
-        own=_one(own, weights[0], members),
-        other=_one(other, weights[1], members),
-        cosine=cosine(own.gradients, other.gradients, list(groups)),
-        cosines={g: cosine(own.gradients, other.gradients, names) for g, names in members.items() if names},
+        own=_one(own, firsts[0], weights[0], members),
+        other=_one(other, firsts[1], weights[1], members),
+        cosine=cosine(*firsts, list(groups)),
+        cosines={g: cosine(*firsts, names) for g, names in members.items() if names},
         sum_cosine=cosine(own.gradient_sums, other.gradient_sums, list(groups)),
         sum_cosines={
             g: cosine(own.gradient_sums, other.gradient_sums, names) for g, names in members.items() if names
@@ -163,14 +167,19 @@ def norm(parts: Mapping[str, torch.Tensor], names: list[str]) -> float:
     return math.sqrt(sum(float(parts[n].double().square().sum()) for n in names if n in parts))
 
 
-def _one(update: Update, weights_BT: torch.Tensor, members: Mapping[str, list[str]]) -> OneUpdate:
+def _one(
+    update: Update,
+    gradients: Mapping[str, torch.Tensor],
+    weights_BT: torch.Tensor,
+    members: Mapping[str, list[str]],
+) -> OneUpdate:
     names = list(update.changes)
     weighed_BT = weighed_tokens(update.advantages, update.seen_BT)
     return OneUpdate(
         loss=update.metrics[LOSS],
-        gradient_norm=norm(update.gradients, names),
+        gradient_norm=norm(gradients, names),
         mean_gradient_norm=update.metrics.get(NORM, math.nan),
-        group_norms={g: norm(update.gradients, names) for g, names in members.items() if names},
+        group_norms={g: norm(gradients, names) for g, names in members.items() if names},
         step_size=norm(update.changes, names),
         optimizer_steps=len(update.updates),
         clipped=int((weighed_BT & (weights_BT == 0)).sum()),

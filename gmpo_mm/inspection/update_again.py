@@ -45,7 +45,9 @@ class Update:
     """True on the tokens that were passed through the model."""
     metrics: Mapping[str, float]
     gradients: Mapping[str, torch.Tensor]
-    """By parameter name, float32 on the CPU: of the step's first optimizer step, before clipping."""
+    """By parameter name, float32 on the CPU: of the first optimizer step that has any, before clipping."""
+    first: int
+    """The number of that optimizer step, from 0; -1 where none has a gradient."""
     gradient_sums: Mapping[str, torch.Tensor]
     """The same, summed over the step's optimizer steps, each at the weights that it began with."""
     changes: Mapping[str, torch.Tensor]
@@ -100,7 +102,7 @@ def replay_record(
     """
     if tolerance is None:
         tolerance = 0.0 if record.engine == "local" else 1e-5
-    stages = [_weights_stage("weights before", record, record.weights_before, trained_sha256(policy))]
+    stages = [_weights_stage("weights before", record, record.weights_before, trained_sha256(policy), tolerance)]
     prompts, found = recorded_prompts(record, processor, folder)
     stages += found
     stages.append(_advantages_stage(record, prompts, config, tolerance))
@@ -150,14 +152,19 @@ def do_update(
     before = {name: _kept_copy(weight, optimizer) for name, weight in _trained(policy)}
     gradients: dict[str, torch.Tensor] = {}
     sums: dict[str, torch.Tensor] = {}
+    first, done = -1, 0
 
     def keep() -> None:
+        nonlocal first, done
         found = {
             n: w.grad.detach().to("cpu", torch.float32, copy=True)
             for n, w in _trained(policy)
             if w.grad is not None
         }
-        gradients.update({} if gradients else found)
+        if first < 0 and any(bool(gradient.any()) for gradient in found.values()):
+            first = done
+            gradients.update(found)
+        done += 1
         sums.update(
             {name: sums[name] + gradient if name in sums else gradient for name, gradient in found.items()}
         )
@@ -182,6 +189,7 @@ def do_update(
         seen_BT=batch.mask_BT.cpu() & seen_B[:, None],
         metrics=metrics,
         gradients=gradients,
+        first=first,
         gradient_sums=sums,
         changes={name: after[name] - before[name] for name in before},
         weights_after=trained_sha256(policy),
@@ -196,14 +204,14 @@ def seed_of(config: Config, record: StepRecord) -> int:
 # ---- the stages --------------------------------------------------------------------------------------------
 
 
-def _weights_stage(name: str, record: StepRecord, recorded: str, here: str) -> Stage:
+def _weights_stage(name: str, record: StepRecord, recorded: str, here: str, tolerance: float) -> Stage:
     if not recorded:
         return not_compared(name, "the record has no hash of them")
     if recorded == here:
         return Stage(name, True, f"the same bytes, SHA-256 {here[:16]}")
     both = f"SHA-256 {recorded[:16]} in the record, {here[:16]} here"
-    if record.engine != "local":
-        return not_compared(name, f"{both}: another engine hashes other names or types, or rounds otherwise")
+    if tolerance:
+        return not_compared(name, f"{both}: a hash says nothing of how near other rounding or other types are")
     return Stage(name, False, both)
 
 
@@ -267,7 +275,7 @@ def _update_stages(
     if why:
         yield not_compared("weights after", why)
     else:
-        yield _weights_stage("weights after", record, record.weights_after, update.weights_after)
+        yield _weights_stage("weights after", record, record.weights_after, update.weights_after, tolerance)
 
 
 def _metrics_stage(record: StepRecord, update: Update, tolerance: float) -> Stage:
