@@ -18,6 +18,7 @@ from gmpo_mm.inspection.replay_words import (
     changed_words,
     cosine_rows,
     headline,
+    number,
     number_rows,
     response_title,
     settings,
@@ -80,7 +81,7 @@ def _shown(found: ResponseWeights) -> dict[str, Any]:
             {"name": "the other", "tokens": _tokens(found, found.other_T, scale)},
             {"name": "change", "tokens": _tokens(found, change_T, float(change_T.abs().max()))},
         ],
-        "largest": [signed(scale), signed(scale), signed(float(change_T.abs().max()))],
+        "largest": [number(scale), number(scale), number(float(change_T.abs().max()))],
     }
 
 

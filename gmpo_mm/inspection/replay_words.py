@@ -8,7 +8,7 @@ from typing import Any
 
 from gmpo_mm.inspection.replay import Replay
 from gmpo_mm.inspection.two_updates import OneUpdate, ResponseWeights, TwoUpdates
-from gmpo_mm.reports.words import MINUS, plural
+from gmpo_mm.reports.words import MINUS
 
 NOTES = (
     "First step: the gradients of the first optimizer step that has any, before clipping, at equal weights "
@@ -51,7 +51,9 @@ def headline(replay: Replay) -> str:
 
 
 def changed_words(replay: Replay) -> str:
-    """What is not as it was; empty where nothing has changed and nothing differs."""
+    """What is not as it was when the step was recorded; empty where the bytes are the same in spite of it."""
+    if replay.same and replay.exact:
+        return ""
     if replay.changed:
         parts = [f"{name} {_value(then)} -> {_value(now)}" for name, (then, now) in replay.changed.items()]
         return f"Changed since it was recorded: {'; '.join(parts)}."
@@ -161,7 +163,7 @@ def settings(replay: Replay) -> str:
 
 def _clipped(update: OneUpdate) -> str:
     share = update.clipped / update.weighed if update.weighed else 0.0
-    return f"{update.clipped:,} of {plural(update.weighed, 'token')} ({100 * share:.2g} %)"
+    return f"{update.clipped:,} of {update.weighed:,} ({100 * share:.2g} %)"
 
 
 def _value(value: Any) -> str:

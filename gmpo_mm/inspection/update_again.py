@@ -102,7 +102,8 @@ def replay_record(
     """
     if tolerance is None:
         tolerance = 0.0 if record.engine == "local" else 1e-5
-    stages = [_weights_stage("weights before", record, record.weights_before, trained_sha256(policy), tolerance)]
+    before = trained_sha256(policy)
+    stages = [_weights_stage("weights before", record, record.weights_before, before, tolerance)]
     prompts, found = recorded_prompts(record, processor, folder)
     stages += found
     stages.append(_advantages_stage(record, prompts, config, tolerance))
@@ -211,7 +212,7 @@ def _weights_stage(name: str, record: StepRecord, recorded: str, here: str, tole
         return Stage(name, True, f"the same bytes, SHA-256 {here[:16]}")
     both = f"SHA-256 {recorded[:16]} in the record, {here[:16]} here"
     if tolerance:
-        return not_compared(name, f"{both}: a hash says nothing of how near other rounding or other types are")
+        return not_compared(name, f"{both}: with other rounding or types, a hash does not say how near")
     return Stage(name, False, both)
 
 

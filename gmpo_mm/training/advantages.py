@@ -16,10 +16,10 @@ from gmpo_mm.training.batch import Batch
 def set_advantages(
     batch: Batch, algorithm: AlgorithmConfig, kl_coef: float, baselines: Sequence[float] = ()
 ) -> float | None:
-    """Put the advantages of its rewards into a batch, and leave truncated responses out where that is asked for.
+    """Put the advantages of its rewards into a batch, and leave truncated responses out if that is asked for.
 
-    `baselines` (one a prompt) are the rewards of greedy responses. Returns the mean KL of a sequence where KL is part of the
-    reward, weighted with `kl_coef`; else None.
+    `baselines` (one a prompt) are the rewards of greedy responses. Returns the mean KL of a sequence where KL is
+    part of the reward, weighted with `kl_coef`; else None.
     """
     token_rewards_BT, current = None, None
     if not algorithm.disable_kl and not algorithm.use_kl_loss:

@@ -237,7 +237,7 @@ def test_missing_steps_and_optimizer_states_are_named_with_what_would_help(
 def naive_gradient(
     record: StepRecord, policy_at: object, prompts: list, token_mean: bool, entropy: float
 ) -> dict:
-    """Of the first optimizer step on-policy, from the equations: ratio x advantage, by response or by token."""
+    """Of the first optimizer step on-policy, from the equations: ratio x advantage, by response or token."""
     policy = policy_at
     rows = list(record.updates[0])
     size = len(record) // len(record.prompts)
@@ -302,8 +302,8 @@ def test_token_weights_step_sizes_and_clipped_tokens_are_those_of_a_naive_refere
 ) -> None:
     """GRPO with a narrow clip and a large rate, beside GMPO: both in float64 from the equations."""
     overrides = [
-        "worker.actor.loss_type=default", "worker.actor.loss_avg_mode=seq", "worker.actor.clip_ratio_low=0.01",
-        "worker.actor.clip_ratio_high=0.02", "worker.actor.clip_ratio_dual=1e6", "worker.actor.optim.lr=1e-3",
+        "worker.actor.loss_type=default", "worker.actor.loss_avg_mode=seq",
+        "worker.actor.clip_ratio_low=0.01", "worker.actor.clip_ratio_high=0.02", "worker.actor.clip_ratio_dual=1e6", "worker.actor.optim.lr=1e-3",
         "algorithm.drop_zero_advantage=false",
     ]  # fmt: skip
     found = replay(recorded_run, 2, overrides)
