@@ -1,7 +1,7 @@
-"""Lines of kind `compare` in metrics.jsonl (trainer.compare_losses), checked: what each loss would do with a step's tokens.
+"""Lines of kind `compare` in metrics.jsonl, checked: what each loss would do with a step's tokens.
 
-The weight of a token is -dL/dlog p, here relative to the same token's weight at ratio 1: the ratio itself for GRPO
-(equation 5 of the paper), the geometric mean of its response's ratios for GMPO (equation 6), 0 where it is clipped.
+The weight of a token is -dL/dlog p, here relative to the same token's weight at ratio 1: the ratio itself for
+GRPO (equation 5 of the paper), the geometric mean of its response's ratios for GMPO (equation 6), 0 if clipped.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ TENTHS = 10
 Floats = NDArray[np.float64]
 
 _TEXTS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-"""How JSON lines write what JSON has no number for; `read_metrics` turns them back in lists, and not in `compare/points`."""
+"""What a line has for what JSON has no number for; `read_metrics` may not turn it back in a mapping."""
 _ROUNDING = 1e-4
 """How far a share may lie outside of its range, as float32 sums do."""
 
 
 @dataclass(frozen=True)
 class LossLine:
-    """What one loss would do with one step's tokens. NaN where no token says anything, None where it isn't measured."""
+    """What one loss would do with a step's tokens: NaN where no token tells, None where it isn't measured."""
 
     ess: float
     """Effective sample size as a share of the tokens: (sum |w|)^2 / (n sum w^2)."""
@@ -61,6 +61,7 @@ class CompareStep:
     trained: str
     """The loss that is trained."""
     losses: Mapping[str, LossLine]
+    """Empty where no token of the step had an advantage."""
     ratio_edges: Floats
     """(11,) from the smallest ratio over the deciles to the largest."""
     point_ratios: Floats
@@ -68,7 +69,7 @@ class CompareStep:
 
 
 def read_compare(lines: Sequence[Mapping[str, Any]], where: str, advice: str) -> tuple[CompareStep, ...]:
-    """The lines of kind `compare`, by step. DataError, which names file, step and key, for one that isn't whole.
+    """The lines of kind `compare`, by step. DataError, with file, step and key, for one that isn't whole.
 
     `where` is the file's name and `advice` the end of the message.
     """
@@ -77,10 +78,13 @@ def read_compare(lines: Sequence[Mapping[str, Any]], where: str, advice: str) ->
         try:
             steps.append(_step(line))
         except ValueError as error:
-            raise DataError(f"{where}: the line of kind {KIND} at step {line['step']}: {error}; {advice}") from None
+            raise DataError(
+                f"{where}: the line of kind {KIND} at step {line['step']}: {error}; {advice}"
+            ) from None
         if steps[-1].trained != steps[0].trained:
             raise DataError(
-                f"{where}: {PREFIX}trained is {steps[0].trained!r} at step {steps[0].step} and {steps[-1].trained!r} at step "
+                f"{where}: {PREFIX}trained is {steps[0].trained!r} at step {steps[0].step} and "
+                f"{steps[-1].trained!r} at step "
                 f"{steps[-1].step}, and one run trains one loss; {advice}"
             )
     return tuple(steps)
@@ -92,13 +96,18 @@ def _step(line: Mapping[str, Any]) -> CompareStep:
         raise ValueError(f"{PREFIX}trained is not a name")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{PREFIX}losses is not a list of names")
+    if not {key for key in line if key.startswith(PREFIX)} - {f"{PREFIX}trained", f"{PREFIX}losses"}:
+        return CompareStep(
+            int(line["step"]), trained, {}, np.empty(0), np.empty(0)
+        )  # no token had an advantage
     points = _get(line, "points")
     if not isinstance(points, dict):
         raise ValueError(f"{PREFIX}points is not a mapping")
     ratios = _numbers(points, "ratio", None, "points/")
     ordered = dict.fromkeys([trained, *names])
     return CompareStep(
-        step=int(line["step"]), trained=trained, ratio_edges=_numbers(line, "ratio_edges", TENTHS + 1), point_ratios=ratios,
+        step=int(line["step"]), trained=trained, point_ratios=ratios,
+        ratio_edges=_numbers(line, "ratio_edges", TENTHS + 1),
         losses={name: _loss(line, name, points, len(ratios)) for name in ordered},
     )  # fmt: skip
 
@@ -113,9 +122,12 @@ def _loss(line: Mapping[str, Any], name: str, points: Mapping[str, Any], count: 
     def has(key: str) -> bool:
         return f"{PREFIX}{name}/{key}" in line
 
+    clipped = scalar("clipped_frac", 0, 1)
     return LossLine(
-        ess=scalar("ess_frac", 0, 1), clipped=scalar("clipped_frac", 0, 1), cosine=scalar("cosine", -1, 1),
-        clipped_positive=scalar("clipped_positive_frac", 0, 1),
+        ess=scalar("ess_frac", 0, 1), clipped=clipped,
+        # what isn't defined is left out: a share of no token, the cosine of weights that are all 0
+        clipped_positive=scalar("clipped_positive_frac", 0, 1) if clipped > 0 else math.nan,
+        cosine=scalar("cosine", -1, 1) if has("cosine") else math.nan,
         gradient_cosine=scalar("gradient_cosine", -1, 1) if has("gradient_cosine") else None,
         gradient_norm=scalar("gradient_norm", 0) if has("gradient_norm") else None,
         weight_by_ratio=tenths("weight_by_ratio"), spread_by_ratio=tenths("spread_by_ratio"),

@@ -1,4 +1,4 @@
-"""A report's section Why: what other losses would have done with the tokens of these runs (trainer.compare_losses)."""
+"""A report's section Why: what other losses would have done with these runs' tokens."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from gmpo_mm.reports.why_words import claim_lines, variant_lines
 
 TITLE = "Why"
 ABOUT = (
-    "What each loss would have done with the tokens that these runs trained on, measured at every step while one of them was "
+    "What each loss would have done with the tokens that these runs trained on, measured at every step "
+    "while one of them was "
     "trained. A token's weight is -dL/dlog p: how hard the loss pulls at its log-probability."
 )
 MAX_VARIANTS = 6
 """More panels than that can't be compared by eye."""
 _COLUMNS = (
     "variant", "loss", "runs", "effective sample size (%)", "tokens clipped (%)", "with a positive advantage",
-    "with a negative advantage", "cosine with the trained loss", "lowest", "gradient's cosine", "gradient's norm, relative",
+    "with a negative advantage", "cosine with the trained loss", "lowest", "gradient's cosine",
+    "gradient's norm, relative",
     "weight in the lowest decile of the ratio", "in the highest",
 )  # fmt: skip
 
@@ -57,7 +59,7 @@ def why_section(study: Study) -> Why | None:
 
 
 def _looks(found: Sequence[VariantWhy]) -> Looks:
-    """Labels and series: an algorithm's name and colour for the first loss that is it, else the loss's own name."""
+    """An algorithm's name and colour for the first loss that is it; the others have their own names."""
     algorithms: dict[str, str | None] = {}
     for one in found:
         for facts in one.losses:
@@ -78,10 +80,19 @@ def _notes(study: Study, found: Sequence[VariantWhy]) -> list[str]:
         if without:
             which = "" if len(without) == len(begun) else f" ({', '.join(run.name for run in without)})"
             lacking.append(f"{variant.label}{which}")
-    notes = [f"Not in this section: {'; '.join(lacking)}. No losses were compared there (trainer.compare_losses)."] if lacking else []
+    notes = (
+        [
+            f"Not in this section: {'; '.join(lacking)}. No losses were compared there "
+            "(trainer.compare_losses)."
+        ]
+        if lacking
+        else []
+    )
     if len(found) > MAX_VARIANTS:
         rest = ", ".join(one.variant.label for one in found[MAX_VARIANTS:])
-        notes.append(f"Only the first {MAX_VARIANTS} variants are shown; report.json has the others too: {rest}.")
+        notes.append(
+            f"Only the first {MAX_VARIANTS} variants are shown; report.json has the others too: {rest}."
+        )
     return notes
 
 
@@ -89,7 +100,8 @@ def _table(found: Sequence[VariantWhy], looks: Looks) -> ReportTable:
     rows = [Row(_cells(one, facts, looks), one.place) for one in found for facts in one.losses]
     kept = [k for k in range(len(_COLUMNS)) if k < 3 or any(row.cells[k] != NOTHING for row in rows)]
     about = (
-        f"Means over steps, then over runs, with the {100 * LEVEL:g} % interval over seeds where there are several. The first row of "
+        f"Means over steps, then over runs, with the {100 * LEVEL:g} % interval over seeds where there are "
+        "several. The first row of "
         "a variant is the loss that is trained."
     )
     return ReportTable(
@@ -101,13 +113,16 @@ def _table(found: Sequence[VariantWhy], looks: Looks) -> ReportTable:
 def _cells(one: VariantWhy, facts: LossFacts, looks: Looks) -> tuple[str, ...]:
     label = looks.labels[facts.loss]
     other = facts is not one.losses[0]
+    shares = (facts.ess, facts.clipped, facts.clipped_positive, facts.clipped_negative)
     return (
-        one.variant.label, label if label.casefold() == facts.loss.casefold() else f"{label} ({facts.loss})", str(len(one.runs)),
-        *(_cell(mean, 100, 1) for mean in (facts.ess, facts.clipped, facts.clipped_positive, facts.clipped_negative)),
+        one.variant.label,
+        label if label.casefold() == facts.loss.casefold() else f"{label} ({facts.loss})",
+        str(len(one.runs)),
+        *(_cell(mean, 100, 1) for mean in shares),
         _cell(facts.cosine if other else None, 1, 3),
         f"{facts.lowest_cosine[0]:.3f}" if other and facts.lowest_cosine is not None else NOTHING,
         _cell(facts.gradient_cosine if other else None, 1, 3), _cell(facts.relative_norm, 1, 2),
-        *(f"{weight:.3g}" if math.isfinite(weight) else NOTHING for weight in (facts.weight[0], facts.weight[-1])),
+        *(f"{weight:.3g}" if math.isfinite(weight) else NOTHING for weight in facts.weight[[0, -1]]),
     )  # fmt: skip
 
 

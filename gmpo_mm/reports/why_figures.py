@@ -40,9 +40,12 @@ def why_figures(found: Sequence[VariantWhy], looks: Looks) -> list[ReportFigure]
 
 def _weight(found: Sequence[VariantWhy], looks: Looks) -> ReportFigure:
     about = (
-        "-dL/dlog p of a token over what it is at ratio 1, on the runs' own tokens. Small: single tokens of all steps. Large: the "
-        "mean in each decile of the ratio, at the decile's median, with one standard deviation of its tokens to each side. 0: "
-        "clipped. Grey: weight = ratio, and weight = 1. In the paper: equations 5 (the ratio) and 6 (the geometric mean)."
+        "-dL/dlog p of a token over what it is at ratio 1, on the runs' own tokens. Small: single tokens "
+        "of all steps. Large: the "
+        "mean in each decile of the ratio, at the decile's median, with one standard deviation of its "
+        "tokens to each side. 0: "
+        "clipped. Grey: weight = ratio, and weight = 1. In the paper: equations 5 (the ratio) and 6 (the "
+        "geometric mean)."
     )
     most = min(3, len(found))
 
@@ -79,13 +82,21 @@ def _weight(found: Sequence[VariantWhy], looks: Looks) -> ReportFigure:
 
 
 def _points(ax: Any, one: VariantWhy, facts: LossFacts, theme: Theme, series: int) -> None:
-    ax.plot(log10_of(one.point_ratios), facts.points, marker(series), color=theme.colour(series), ms=2, mew=0, alpha=0.45)
+    ax.plot(
+        log10_of(one.point_ratios),
+        facts.points,
+        marker(series),
+        color=theme.colour(series),
+        ms=2,
+        mew=0,
+        alpha=0.45,
+    )
 
 
 def _decile_means(ax: Any, one: VariantWhy, facts: LossFacts, theme: Theme, series: int) -> None:
     ax.errorbar(
-        log10_of(one.ratio), facts.weight, facts.spread, color=theme.colour(series), ls=dashes(series), marker=marker(series),
-        ms=5.5, mec=theme.card, mew=0.6, elinewidth=1.0, lw=1.2,
+        log10_of(one.ratio), facts.weight, facts.spread,
+        color=theme.colour(series), ls=dashes(series), marker=marker(series), ms=5.5, mec=theme.card, mew=0.6, elinewidth=1.0, lw=1.2,
     )  # fmt: skip
 
 
@@ -96,29 +107,36 @@ def _largest(facts: LossFacts) -> float:
 
 def _ess(found: Sequence[VariantWhy], looks: Looks) -> ReportFigure:
     about = (
-        "(sum |w|)² / (n sum w²) over a step's tokens with an advantage: 100 % where all weigh the same, less where few tokens "
+        "(sum |w|)² / (n sum w²) over a step's tokens with an advantage: 100 % where all weigh the same, "
+        "less where few tokens "
         "carry the update."
     )
     numbers = [("ess", lambda line: 100 * line.ess, False)]
-    return _over_steps("why_ess", "Effective sample size", about, "share of the tokens (%)", found, looks, numbers)
+    return _over_steps(
+        "why_ess", "Effective sample size", about, "share of the tokens (%)", found, looks, numbers
+    )
 
 
 def _cosine(found: Sequence[VariantWhy], looks: Looks) -> ReportFigure:
-    about = "Between the weights that another loss gives a step's tokens and those of the loss that is trained (whose own is 1)."
+    about = (
+        "Between another loss's weights of a step's tokens and those of the trained loss (whose own is 1)."
+    )
     has_gradients = any(facts.gradient_cosine is not None for one in found for facts in one.others)
     if has_gradients:
         about += " Hollow markers: between the gradients of all parameters, on the steps that measure them."
     numbers: list[tuple[str, Number, bool]] = [
         ("cosine", lambda line: line.cosine, False), ("gradient", lambda line: line.gradient_cosine, True),
     ]  # fmt: skip
-    return _over_steps("why_cosine", "Cosine with the trained loss's update", about, "cosine", found, looks, numbers, True)
+    return _over_steps(
+        "why_cosine", "Cosine with the trained loss's update", about, "cosine", found, looks, numbers, True
+    )
 
 
 def _over_steps(
     name: str, title: str, about: str, axis: str, found: Sequence[VariantWhy], looks: Looks,
     numbers: Sequence[tuple[str, Number, bool]], others_only: bool = False,
 ) -> ReportFigure:  # fmt: skip
-    """Curves of each loss, a panel for each variant. A number is (key, how it is read, whether it is drawn as markers)."""
+    """Curves of each loss, a panel for each variant. A number: its key, how it is read, whether as markers."""
     most = min(2, len(found))
     curves = [
         (place, facts.loss, as_markers, one.series(facts.loss, number))
@@ -146,14 +164,19 @@ def _over_steps(
                 ax.set_ylabel(axis)
         _legend(canvas, theme, found, looks, markers=any(as_markers for _, _, as_markers, _ in curves))
 
-    size = (HALF_PAGE, 0.3 + 2.5 * len(panel_rows(len(found), most)) + _legend_height(found, looks, HALF_PAGE))
+    size = (
+        HALF_PAGE,
+        0.3 + 2.5 * len(panel_rows(len(found), most)) + _legend_height(found, looks, HALF_PAGE),
+    )
     return ReportFigure(name, title, about, (), draw, size)
 
 
 def _clipped(found: Sequence[VariantWhy], looks: Looks) -> ReportFigure:
     about = (
-        "Share of the tokens with an advantage whose weight is 0: by tenth of the response (1: its beginning), by decile of the "
-        "token's entropy (1: the surest), and by the sign of the advantage (shares of all tokens; they add up to the whole). "
+        "Share of the tokens with an advantage whose weight is 0: by tenth of the response (1: its "
+        "beginning), by decile of the "
+        "token's entropy (1: the surest), and by the sign of the advantage (shares of all tokens; they add "
+        "up to the whole). "
         "Means over steps; bands and bars go from the lowest to the highest run."
     )
     notes = [
@@ -162,14 +185,15 @@ def _clipped(found: Sequence[VariantWhy], looks: Looks) -> ReportFigure:
     ]  # fmt: skip
 
     def draw(canvas: Canvas, theme: Theme) -> None:
+        losses = _losses(found)
         grid = canvas.subplots(len(found), 3, sharey=True, squeeze=False, width_ratios=(1, 1, 0.8))
         for row, one in zip(grid, found):
-            for k, facts in enumerate(one.losses):
+            for facts in one.losses:
                 look = looks.series[facts.loss]
                 _tenths(row[0], facts.by_position, theme, look)
                 if facts.by_entropy is not None:
                     _tenths(row[1], facts.by_entropy, theme, look)
-                _by_sign(row[2], facts, theme, look, (k + 0.5) / len(one.losses) - 0.5)
+                _by_sign(row[2], facts, theme, look, (losses.index(facts.loss) + 0.5) / len(losses) - 0.5)
             row[0].set_title(panel_title(one.variant.label, canvas.get_figwidth() / 3), loc="left")
             row[0].set_ylabel("tokens clipped (%)")
             for ax, words in zip(row, ("tenth of the response", "entropy decile", "sign of the advantage")):
@@ -200,8 +224,12 @@ def _by_sign(ax: Any, facts: LossFacts, theme: Theme, series: int, shift: float)
         if share is None:
             continue
         x = place + 0.8 * shift
-        ax.plot([x, x], [0, 100 * share.mean], color=theme.colour(series), lw=5, alpha=0.5, solid_capstyle="butt")
-        ax.plot([x, x], [100 * min(share.values), 100 * max(share.values)], color=theme.colour(series), lw=1.4)
+        ax.plot(
+            [x, x], [0, 100 * share.mean], color=theme.colour(series), lw=5, alpha=0.5, solid_capstyle="butt"
+        )
+        ax.plot(
+            [x, x], [100 * min(share.values), 100 * max(share.values)], color=theme.colour(series), lw=1.4
+        )
         ax.plot([x], [100 * share.mean], marker(series), color=theme.colour(series), ms=5)
 
 
@@ -209,7 +237,9 @@ def _losses(found: Sequence[VariantWhy]) -> list[str]:
     return list(dict.fromkeys(facts.loss for one in found for facts in one.losses))
 
 
-def _legend(canvas: Canvas, theme: Theme, found: Sequence[VariantWhy], looks: Looks, *, markers: bool) -> None:
+def _legend(
+    canvas: Canvas, theme: Theme, found: Sequence[VariantWhy], looks: Looks, *, markers: bool
+) -> None:
     """Losses are not the variants that the page has its legend for, so each of these figures has one."""
     losses = _losses(found)
     handles = [
@@ -218,7 +248,9 @@ def _legend(canvas: Canvas, theme: Theme, found: Sequence[VariantWhy], looks: Lo
     ]
     labels = [short_label(looks.labels[loss]) for loss in losses]
     columns = _columns(found, looks, canvas.get_figwidth())
-    canvas.legend(handles, labels, loc="outside upper left", ncols=columns, borderaxespad=0.2, columnspacing=1.4)
+    canvas.legend(
+        handles, labels, loc="outside upper left", ncols=columns, borderaxespad=0.2, columnspacing=1.4
+    )
 
 
 def _columns(found: Sequence[VariantWhy], looks: Looks, width: float) -> int:

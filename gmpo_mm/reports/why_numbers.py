@@ -1,6 +1,6 @@
-"""The numbers of a report's section Why: what each loss would have done in the runs of one variant, over steps and seeds.
+"""The numbers of a report's section Why: what each loss would have done in one variant's runs.
 
-A run's number is the mean over its steps; the spread and the tests are over runs, as a run's steps depend on each other.
+A run's number is the mean over its steps. Spread and tests are over runs, as a run's steps depend on each other.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LossFacts:
     ess: SeedMean | None
     clipped: SeedMean | None
     clipped_positive: SeedMean | None
-    """Share of all tokens that is clipped and has a positive advantage; `clipped_negative`: the same for a negative one."""
+    """Share of all tokens that is clipped and has a positive advantage; `clipped_negative`: a negative one."""
     clipped_negative: SeedMean | None
     cosine: SeedMean | None
     lowest_cosine: tuple[float, int] | None
@@ -119,13 +119,17 @@ def _variant_why(variant: Variant, place: int, runs: tuple[Run, ...]) -> Variant
     shown = _drawn([(step, i) for step in steps for i in range(len(step.point_ratios))])
     losses = tuple(_loss_facts(name, trained, runs, steps, shown) for name in names)
     return VariantWhy(
-        variant=variant, place=place, trained=trained, runs=runs, losses=_with_p_values(losses), ratio=_decile_ratios(steps),
-        point_ratios=np.array([step.point_ratios[i] for step, i in shown]),
+        variant=variant, place=place, trained=trained, runs=runs, losses=_with_p_values(losses),
+        ratio=_decile_ratios(steps), point_ratios=np.array([step.point_ratios[i] for step, i in shown]),
     )  # fmt: skip
 
 
 def _loss_facts(
-    loss: str, trained: str, runs: Sequence[Run], steps: Sequence[CompareStep], shown: Sequence[tuple[CompareStep, int]]
+    loss: str,
+    trained: str,
+    runs: Sequence[Run],
+    steps: Sequence[CompareStep],
+    shown: Sequence[tuple[CompareStep, int]],
 ) -> LossFacts:
     def over_seeds(number: Number, low: float = 0.0, high: float = 1.0) -> SeedMean | None:
         means = [_run_mean(run, loss, number) for run in runs]
@@ -135,10 +139,17 @@ def _loss_facts(
     def gap(number: Number) -> SeedDifference | None:
         pairs = [_paired_means(run, loss, trained, number) for run in runs] if loss != trained else []
         known = [pair for pair in pairs if pair is not None]
-        return seed_difference([one for one, _ in known], [other for _, other in known], bound=1.0) if known else None
+        return (
+            seed_difference([one for one, _ in known], [other for _, other in known], bound=1.0)
+            if known
+            else None
+        )
 
     lines = [step.losses[loss] for step in steps if loss in step.losses]
-    weights, spreads = _table([line.weight_by_ratio for line in lines]), _table([line.spread_by_ratio for line in lines])
+    weights, spreads = (
+        _table([line.weight_by_ratio for line in lines]),
+        _table([line.spread_by_ratio for line in lines]),
+    )
     weight = _nanmean(weights)
     cosines = [(step.losses[loss].cosine, step.step) for step in steps if loss in step.losses]
     cosines = [pair for pair in cosines if math.isfinite(pair[0])]
@@ -155,7 +166,7 @@ def _loss_facts(
         weight=weight,
         # the variance of all tokens in a decile: within the steps and between them, steps counting alike
         spread=np.sqrt(_nanmean(spreads**2) + _nanmean((weights - weight) ** 2)),
-        points=np.array([step.losses[loss].points[i] if loss in step.losses else math.nan for step, i in shown]),
+        points=np.array([s.losses[loss].points[i] if loss in s.losses else math.nan for s, i in shown]),
         by_position=_tenths(runs, loss, lambda line: line.clipped_by_position),
         by_entropy=None if all(line.clipped_by_entropy is None for line in lines)
         else _tenths(runs, loss, lambda line: line.clipped_by_entropy),
@@ -175,7 +186,11 @@ def clipped_negative(line: LossLine) -> float:
 
 def _with_p_values(losses: Sequence[LossFacts]) -> tuple[LossFacts, ...]:
     """Both tests of each loss, corrected for their number."""
-    gaps = [(i, name, getattr(facts, f"{name}_gap")) for i, facts in enumerate(losses) for name in ("ess", "clipped")]
+    gaps = [
+        (i, name, getattr(facts, f"{name}_gap"))
+        for i, facts in enumerate(losses)
+        for name in ("ess", "clipped")
+    ]
     tested = [(i, name, gap.p_value) for i, name, gap in gaps if gap is not None and gap.p_value is not None]
     changes: dict[int, dict[str, Any]] = {i: {} for i in range(len(losses))}
     for (i, name, _), p in zip(tested, holm([p for _, _, p in tested])):
@@ -226,7 +241,7 @@ def _tenths(runs: Sequence[Run], loss: str, numbers: Callable[[LossLine], Floats
 
 
 def _decile_ratios(steps: Sequence[CompareStep]) -> Floats:
-    """(10,) the median ratio of the points in each decile: points are evenly spaced through a step's ordered tokens."""
+    """(10,) the median ratio of each decile's points, which are evenly spaced through a step's sorted tokens."""
     found: list[list[float]] = [[] for _ in range(TENTHS)]
     for step in steps:
         count = len(step.point_ratios)
@@ -236,7 +251,7 @@ def _decile_ratios(steps: Sequence[CompareStep]) -> Floats:
 
 
 def _drawn(points: list[Any]) -> list[Any]:
-    """At most `MAX_POINTS` of them, by chance: at even distances they could have the same ranks in every step."""
+    """At most `MAX_POINTS`, by chance: at even distances they could have the same ranks in every step."""
     if len(points) <= MAX_POINTS:
         return points
     chosen = np.random.default_rng(0).choice(len(points), MAX_POINTS, replace=False)

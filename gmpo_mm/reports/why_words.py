@@ -1,10 +1,11 @@
-"""The section Why in plain words: what the numbers of the compared losses show, what they don't, and what can't be claimed."""
+"""The section Why in plain words: what its numbers show, and what can't be claimed from them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+from gmpo_mm.reports.compare_lines import Floats
 from gmpo_mm.reports.seed_statistics import LEVEL, SeedDifference
 from gmpo_mm.reports.why_figures import Looks
 from gmpo_mm.reports.why_numbers import LossFacts, VariantWhy
@@ -12,7 +13,7 @@ from gmpo_mm.reports.words import MINUS, p_text, plural
 
 SAME_COSINE = 0.9999
 SAME_SHARE = 0.001
-"""Two losses whose weights have a cosine and shares nearer than these at every step would have made one update."""
+"""Losses whose weights are so near to each other at every step would have made the same update."""
 NARROW = math.log(1.01)
 """Deciles of the ratio no farther from 1 (in the logarithm) tell losses little apart."""
 
@@ -22,22 +23,32 @@ def variant_lines(one: VariantWhy, looks: Looks) -> list[str]:
     first, last = one.steps
     trained = looks.labels[one.trained]
     names = ", ".join(_full(facts.loss, looks) for facts in one.others)
-    where = f"{plural(len(one.runs), 'run')}, step{'' if first == last else 's'} {first}{'' if first == last else f' to {last}'}"
+    where = f"{plural(len(one.runs), 'run')}, " + (
+        f"step {first}" if first == last else f"steps {first} to {last}"
+    )
     if not one.others:
-        return [f"{where}: only {_full(one.trained, looks)}, which is trained, was measured. There is no other loss beside it."]
-    lines = [f"{where}, trained with {_full(one.trained, looks)}. Beside it on the same tokens: {names}.", *_by_ratio(one, looks)]
+        return [
+            f"{where}: only {_full(one.trained, looks)}, which is trained, was measured. There is no other "
+            "loss beside it."
+        ]
+    lines = [
+        f"{where}, trained with {_full(one.trained, looks)}. Beside it on the same tokens: {names}.",
+        *_by_ratio(one, looks),
+    ]
     for facts in one.others:
         name = looks.labels[facts.loss]
         if _same_update(facts):
             lines.append(
-                f"{name} and {trained} would have made the same update on these tokens: the cosine of their weights is at least "
-                f"{_floor(facts)} at every step, and effective sample size and clipped share differ by less than "
+                f"{name} and {trained} would have made the same update on these tokens: the cosine of "
+                "their weights is at least "
+                f"{_floor(facts)} at every step, and effective sample size and clipped share differ by "
+                "less than "
                 f"{100 * SAME_SHARE:g} points. Their token weights explain no difference here."
             )
             continue
         lines += [line for line in (
             _share_line("effective sample size", facts.ess_gap, facts.ess_p, one, facts, looks, "ess"),
-            _share_line("share of clipped tokens", facts.clipped_gap, facts.clipped_p, one, facts, looks, "clipped"),
+            _share_line("clipped tokens", facts.clipped_gap, facts.clipped_p, one, facts, looks, "clipped"),
             _cosine_line(facts, name, trained),
         ) if line]  # fmt: skip
     return lines + _who(one, looks)
@@ -50,17 +61,11 @@ def claim_lines(found: Sequence[VariantWhy], looks: Looks) -> list[str]:
         if len(one.runs) == 1 and one.others:
             single.append(one.variant.label)
         for facts in one.others:
-            for words, gap, p in (
-                ("effective sample size", facts.ess_gap, facts.ess_p), ("clipped share", facts.clipped_gap, facts.clipped_p),
-            ):  # fmt: skip
-                if gap is None or gap.seeds == 1 or gap.low is None:
-                    continue
-                side = "higher" if gap.mean > 0 else "lower"
-                where = f"on the tokens of {one.variant.label}, {looks.labels[facts.loss]}"
-                if is_shown(gap, p):
-                    shown.append(f"{where} has a {side} {words} than {looks.labels[one.trained]}")
-                else:
-                    open_.append(f"{where}, {words}")
+            yes, no = _outcomes(facts)
+            pair = f"{looks.labels[facts.loss]} against {looks.labels[one.trained]}"
+            where = f"on the tokens of {one.variant.label}, {pair}: "
+            shown += [where + " and ".join(yes)] if yes else []
+            open_ += [where + " and ".join(no)] if no else []
     lines = []
     if shown:
         lines.append(f"Shown, and expected of other seeds of the same configuration: {'; '.join(shown)}.")
@@ -68,31 +73,55 @@ def claim_lines(found: Sequence[VariantWhy], looks: Looks) -> list[str]:
         lines.append(f"Not shown to be more than chance between seeds: {'; '.join(open_)}.")
     if single:
         lines.append(
-            f"One run each: {', '.join(single)}. The numbers describe these runs. Their steps depend on each other, so there is "
+            f"One run each: {', '.join(single)}. The numbers describe these runs. Their steps depend on "
+            "each other, so there is "
             "no interval, and nothing is claimed of other seeds."
         )
     if not any(one.others for one in found):
-        return lines
+        return []
     lines.append(
-        "Every loss was measured on the tokens and weights that the trained loss led to. What a whole run with another loss would "
+        "Every loss was measured on the tokens and weights that the trained loss led to. What a whole run "
+        "with another loss would "
         "have come to does not follow: its own updates would have led to other tokens."
     )
     if len({one.variant.name for one in found}) > 1:
         lines.append(
-            "Scores and token weights of the same runs are observed together. That the weights cause a difference of the scores "
+            "Scores and token weights of the same runs are observed together. That the weights cause a "
+            "difference of the scores "
             "is not shown by it; that takes runs which differ in the weights only."
         )
     measured = any(facts.gradient_cosine is not None for one in found for facts in one.others)
     lines.append(
-        "A cosine of token weights takes each token's log-probability as free. The network's parameters are shared by all tokens, so "
+        "A cosine of token weights takes each token's log-probability as free. The network's parameters "
+        "are shared by all tokens, so "
         "the step itself can differ more or less"
-        + (": see the gradient's cosine." if measured else ", and gradients were not measured (trainer.compare_losses_gradients_every).")
+        + (
+            ": see the gradient's cosine."
+            if measured
+            else ", and gradients were not measured (trainer.compare_losses_gradients_every)."
+        )
     )
     return lines
 
 
+def _outcomes(facts: LossFacts) -> tuple[list[str], list[str]]:
+    """What is shown of a loss against the trained one, and what isn't; neither for a single run."""
+    shown, open_ = [], []
+    for words, gap, p in (
+        ("effective sample size", facts.ess_gap, facts.ess_p),
+        ("clipped share", facts.clipped_gap, facts.clipped_p),
+    ):  # fmt: skip
+        if gap is None or gap.low is None:
+            continue
+        if is_shown(gap, p):
+            shown.append(f"a {'higher' if gap.mean > 0 else 'lower'} {words}")
+        else:
+            open_.append(f"another {words}")
+    return shown, open_
+
+
 def is_shown(gap: SeedDifference, p: float | None) -> bool:
-    """Whether a difference over seeds is more than chance: its interval without 0 and its corrected p below 5 %."""
+    """Whether a difference over seeds is more than chance: an interval without 0, a corrected p below 5 %."""
     if gap.low is None or gap.high is None or p is None:
         return False
     return (gap.low > 0 or gap.high < 0) and p < 1 - LEVEL
@@ -104,14 +133,17 @@ def _by_ratio(one: VariantWhy, looks: Looks) -> list[str]:
     if not known:
         return ["No token had an advantage, so no loss gives any of them a weight."]
     low, high = known[0], known[-1]
-    ratios = f"from the lowest decile of the token ratio (median {one.ratio[low]:.3g}) to the highest ({one.ratio[high]:.3g})"
+    ratios = f"from the lowest decile of the token ratio (median {one.ratio[low]:.3g}) "
+    ratios += f"to the highest ({one.ratio[high]:.3g})"
     parts = [
         f"{looks.labels[facts.loss]} {facts.weight[low]:.3g} to {facts.weight[high]:.3g}"
         for facts in one.losses if math.isfinite(facts.weight[low]) and math.isfinite(facts.weight[high])
     ]  # fmt: skip
     lines = [f"Mean weight, 1 at ratio 1, {ratios}: {', '.join(parts)}."] if parts else []
     if max(abs(math.log(max(one.ratio[k], 1e-300))) for k in known) < NARROW:
-        lines.append("The deciles' ratios stay within 1 % of 1, where these losses weigh tokens nearly alike.")
+        lines.append(
+            "The deciles' ratios stay within 1 % of 1, where these losses weigh tokens nearly alike."
+        )
     return lines
 
 
@@ -127,7 +159,13 @@ def _floor(facts: LossFacts) -> str:
 
 
 def _share_line(
-    words: str, gap: SeedDifference | None, p: float | None, one: VariantWhy, facts: LossFacts, looks: Looks, key: str
+    words: str,
+    gap: SeedDifference | None,
+    p: float | None,
+    one: VariantWhy,
+    facts: LossFacts,
+    looks: Looks,
+    key: str,
 ) -> str:
     """`GRPO's share of clipped tokens is 3.1 %, GMPO's 0.4 %: ...`, with what its seeds allow to say."""
     mine, its = getattr(facts, key), getattr(one.losses[0], key)
@@ -138,9 +176,10 @@ def _share_line(
     if gap.seeds == 1:
         return f"{said}, in one run."
     if gap.low is None or gap.high is None or p is None:
-        return f"{said}, {'the same' if gap.mean == 0 else f'{_points(gap.mean)} apart'} in each of {gap.seeds} runs: no spread to test."
-    interval = f"{_points(gap.mean)} points; {100 * LEVEL:g} % interval over {gap.seeds} seeds: {_points(gap.low)} to "
-    interval += f"{_points(gap.high)}; {p_text(p)}"
+        apart = "the same" if gap.mean == 0 else f"{_points(gap.mean)} points"
+        return f"{said}, {apart} in each of {gap.seeds} runs: no spread to test."
+    interval = f"{_points(gap.mean)} points; {100 * LEVEL:g} % interval over {gap.seeds} seeds: "
+    interval += f"{_points(gap.low)} to {_points(gap.high)}; {p_text(p)}"
     if is_shown(gap, p):
         return f"{said}. {a} is {'higher' if gap.mean > 0 else 'lower'} ({interval})."
     return f"{said}. No difference is shown ({interval})."
@@ -150,10 +189,12 @@ def _cosine_line(facts: LossFacts, name: str, trained: str) -> str:
     if facts.cosine is None or facts.lowest_cosine is None:
         return ""
     lowest, step = facts.lowest_cosine
-    said = f"Cosine of {name}'s token weights with {trained}'s: {facts.cosine.mean:.3f} on average, {lowest:.3f} at least (step {step})."
+    said = f"Cosine of {name}'s token weights with {trained}'s: {facts.cosine.mean:.3f} on average, "
+    said += f"{lowest:.3f} at least (step {step})."
     if facts.gradient_cosine is None:
         return said
-    said += f" Of the whole gradients: {facts.gradient_cosine.mean:.3f} over {plural(facts.gradient_steps, 'measurement')}"
+    count = plural(facts.gradient_steps, "measurement")
+    said += f" Of the whole gradients: {facts.gradient_cosine.mean:.3f} over {count}"
     if facts.relative_norm is not None:
         said += f", {name}'s being {facts.relative_norm.mean:.3g} times as long"
     return f"{said}."
@@ -164,19 +205,26 @@ def _who(one: VariantWhy, looks: Looks) -> list[str]:
     lines = []
     for facts in one.losses:
         total = facts.clipped
-        if total is None or total.mean == 0 or facts.clipped_positive is None or facts.clipped_negative is None:
+        if (
+            total is None
+            or total.mean == 0
+            or facts.clipped_positive is None
+            or facts.clipped_negative is None
+        ):
             continue
-        both = facts.clipped_positive.mean + facts.clipped_negative.mean
-        said = f"Of the tokens that {looks.labels[facts.loss]} clips, {_percent(facts.clipped_positive.mean / both)} have a positive "
-        said += "advantage" if both > 0 else ""
-        said += f"; it clips {_ends(facts.by_position.mean)} of the first and last tenth of the responses"
+        share = facts.clipped_positive.mean / (facts.clipped_positive.mean + facts.clipped_negative.mean)
+        said = (
+            f"Of the tokens that {looks.labels[facts.loss]} clips, {_percent(share)} have a positive "
+            "advantage; it clips "
+            f"{_ends(facts.by_position.mean)} of the first and last tenth of the responses"
+        )
         if facts.by_entropy is not None:
-            said += f", and {_ends(facts.by_entropy.mean)} of the tokens with the lowest and highest entropy (a decile each)"
+            said += f", and {_ends(facts.by_entropy.mean)} of the deciles with the lowest and highest entropy"
         lines.append(f"{said}.")
     return lines
 
 
-def _ends(shares: Sequence[float]) -> str:
+def _ends(shares: Floats) -> str:
     return f"{_percent(shares[0])} and {_percent(shares[-1])}"
 
 
