@@ -1,7 +1,7 @@
 """Lines of kind `compare` in metrics.jsonl, checked: what each loss would do with a step's tokens.
 
 The weight of a token is -dL/dlog p, here relative to the same token's weight at ratio 1: the ratio itself for
-GRPO (equation 5 of the paper), the geometric mean of its response's ratios for GMPO (equation 6), 0 if clipped.
+GRPO (the paper's equation 5), the geometric mean of its response's ratios for GMPO (equation 6), 0 clipped.
 """
 
 from __future__ import annotations
@@ -84,8 +84,7 @@ def read_compare(lines: Sequence[Mapping[str, Any]], where: str, advice: str) ->
         if steps[-1].trained != steps[0].trained:
             raise DataError(
                 f"{where}: {PREFIX}trained is {steps[0].trained!r} at step {steps[0].step} and "
-                f"{steps[-1].trained!r} at step "
-                f"{steps[-1].step}, and one run trains one loss; {advice}"
+                f"{steps[-1].trained!r} at step {steps[-1].step}, and one run trains one loss; {advice}"
             )
     return tuple(steps)
 

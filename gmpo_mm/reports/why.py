@@ -19,8 +19,8 @@ from gmpo_mm.reports.why_words import claim_lines, variant_lines
 TITLE = "Why"
 ABOUT = (
     "What each loss would have done with the tokens that these runs trained on, measured at every step "
-    "while one of them was "
-    "trained. A token's weight is -dL/dlog p: how hard the loss pulls at its log-probability."
+    "while one of them was trained. A token's weight is -dL/dlog p: how hard the loss pulls at its "
+    "log-probability."
 )
 MAX_VARIANTS = 6
 """More panels than that can't be compared by eye."""
@@ -101,8 +101,7 @@ def _table(found: Sequence[VariantWhy], looks: Looks) -> ReportTable:
     kept = [k for k in range(len(_COLUMNS)) if k < 3 or any(row.cells[k] != NOTHING for row in rows)]
     about = (
         f"Means over steps, then over runs, with the {100 * LEVEL:g} % interval over seeds where there are "
-        "several. The first row of "
-        "a variant is the loss that is trained."
+        "several. The first row of a variant is the loss that is trained."
     )
     return ReportTable(
         "why_table", "Losses on the same tokens", about, tuple(_COLUMNS[k] for k in kept),

@@ -40,12 +40,10 @@ def why_figures(found: Sequence[VariantWhy], looks: Looks) -> list[ReportFigure]
 
 def _weight(found: Sequence[VariantWhy], looks: Looks) -> ReportFigure:
     about = (
-        "-dL/dlog p of a token over what it is at ratio 1, on the runs' own tokens. Small: single tokens "
-        "of all steps. Large: the "
-        "mean in each decile of the ratio, at the decile's median, with one standard deviation of its "
-        "tokens to each side. 0: "
-        "clipped. Grey: weight = ratio, and weight = 1. In the paper: equations 5 (the ratio) and 6 (the "
-        "geometric mean)."
+        "-dL/dlog p of a token over what it is at ratio 1, on the runs' own tokens. Small: single tokens of "
+        "all steps. Large: the mean in each decile of the ratio, at the decile's median, with one standard "
+        "deviation of its tokens to each side. 0: clipped. Grey: weight = ratio, and weight = 1. In the "
+        "paper: equations 5 (the ratio) and 6 (the geometric mean)."
     )
     most = min(3, len(found))
 
@@ -96,7 +94,8 @@ def _points(ax: Any, one: VariantWhy, facts: LossFacts, theme: Theme, series: in
 def _decile_means(ax: Any, one: VariantWhy, facts: LossFacts, theme: Theme, series: int) -> None:
     ax.errorbar(
         log10_of(one.ratio), facts.weight, facts.spread,
-        color=theme.colour(series), ls=dashes(series), marker=marker(series), ms=5.5, mec=theme.card, mew=0.6, elinewidth=1.0, lw=1.2,
+        color=theme.colour(series), ls=dashes(series), marker=marker(series), ms=5.5, mec=theme.card, mew=0.6,
+        elinewidth=1.0, lw=1.2,
     )  # fmt: skip
 
 
@@ -108,8 +107,7 @@ def _largest(facts: LossFacts) -> float:
 def _ess(found: Sequence[VariantWhy], looks: Looks) -> ReportFigure:
     about = (
         "(sum |w|)² / (n sum w²) over a step's tokens with an advantage: 100 % where all weigh the same, "
-        "less where few tokens "
-        "carry the update."
+        "less where few tokens carry the update."
     )
     numbers = [("ess", lambda line: 100 * line.ess, False)]
     return _over_steps(
@@ -136,7 +134,7 @@ def _over_steps(
     name: str, title: str, about: str, axis: str, found: Sequence[VariantWhy], looks: Looks,
     numbers: Sequence[tuple[str, Number, bool]], others_only: bool = False,
 ) -> ReportFigure:  # fmt: skip
-    """Curves of each loss, a panel for each variant. A number: its key, how it is read, whether as markers."""
+    """Curves of each loss, a panel for each variant. A number: key, how it is read, whether as markers."""
     most = min(2, len(found))
     curves = [
         (place, facts.loss, as_markers, one.series(facts.loss, number))
@@ -174,10 +172,9 @@ def _over_steps(
 def _clipped(found: Sequence[VariantWhy], looks: Looks) -> ReportFigure:
     about = (
         "Share of the tokens with an advantage whose weight is 0: by tenth of the response (1: its "
-        "beginning), by decile of the "
-        "token's entropy (1: the surest), and by the sign of the advantage (shares of all tokens; they add "
-        "up to the whole). "
-        "Means over steps; bands and bars go from the lowest to the highest run."
+        "beginning), by decile of the token's entropy (1: the surest), and by the sign of the advantage "
+        "(shares of all tokens; they add up to the whole). Means over steps; bands and bars go from the "
+        "lowest to the highest run."
     )
     notes = [
         f"{one.variant.label}: no entropies of tokens are logged there." for one in found

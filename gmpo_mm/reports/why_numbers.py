@@ -1,6 +1,6 @@
 """The numbers of a report's section Why: what each loss would have done in one variant's runs.
 
-A run's number is the mean over its steps. Spread and tests are over runs, as a run's steps depend on each other.
+A run's number is the mean over its steps. Spread and tests are over runs: a run's steps depend on each other.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LossFacts:
     ess: SeedMean | None
     clipped: SeedMean | None
     clipped_positive: SeedMean | None
-    """Share of all tokens that is clipped and has a positive advantage; `clipped_negative`: a negative one."""
+    """Share of all tokens that is clipped and has a positive advantage (`clipped_negative`: a negative)."""
     clipped_negative: SeedMean | None
     cosine: SeedMean | None
     lowest_cosine: tuple[float, int] | None
@@ -241,7 +241,7 @@ def _tenths(runs: Sequence[Run], loss: str, numbers: Callable[[LossLine], Floats
 
 
 def _decile_ratios(steps: Sequence[CompareStep]) -> Floats:
-    """(10,) the median ratio of each decile's points, which are evenly spaced through a step's sorted tokens."""
+    """(10,) the median ratio of each decile's points, evenly spaced through a step's sorted tokens."""
     found: list[list[float]] = [[] for _ in range(TENTHS)]
     for step in steps:
         count = len(step.point_ratios)

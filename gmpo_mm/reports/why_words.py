@@ -39,11 +39,10 @@ def variant_lines(one: VariantWhy, looks: Looks) -> list[str]:
         name = looks.labels[facts.loss]
         if _same_update(facts):
             lines.append(
-                f"{name} and {trained} would have made the same update on these tokens: the cosine of "
-                "their weights is at least "
-                f"{_floor(facts)} at every step, and effective sample size and clipped share differ by "
-                "less than "
-                f"{100 * SAME_SHARE:g} points. Their token weights explain no difference here."
+                f"{name} and {trained} would have made the same update on these tokens: the cosine of their "
+                f"weights is at least {_floor(facts)} at every step, and effective sample size and clipped "
+                f"share differ by less than {100 * SAME_SHARE:g} points. Their token weights explain no "
+                "difference here."
             )
             continue
         lines += [line for line in (
@@ -73,28 +72,25 @@ def claim_lines(found: Sequence[VariantWhy], looks: Looks) -> list[str]:
         lines.append(f"Not shown to be more than chance between seeds: {'; '.join(open_)}.")
     if single:
         lines.append(
-            f"One run each: {', '.join(single)}. The numbers describe these runs. Their steps depend on "
-            "each other, so there is "
-            "no interval, and nothing is claimed of other seeds."
+            f"One run each: {', '.join(single)}. The numbers describe these runs. Their steps depend on each "
+            "other, so there is no interval, and nothing is claimed of other seeds."
         )
     if not any(one.others for one in found):
         return []
     lines.append(
         "Every loss was measured on the tokens and weights that the trained loss led to. What a whole run "
-        "with another loss would "
-        "have come to does not follow: its own updates would have led to other tokens."
+        "with another loss would have come to does not follow: its own updates would have led to other "
+        "tokens."
     )
     if len({one.variant.name for one in found}) > 1:
         lines.append(
             "Scores and token weights of the same runs are observed together. That the weights cause a "
-            "difference of the scores "
-            "is not shown by it; that takes runs which differ in the weights only."
+            "difference of the scores is not shown by it; that takes runs which differ in the weights only."
         )
     measured = any(facts.gradient_cosine is not None for one in found for facts in one.others)
     lines.append(
-        "A cosine of token weights takes each token's log-probability as free. The network's parameters "
-        "are shared by all tokens, so "
-        "the step itself can differ more or less"
+        "A cosine of token weights takes each token's log-probability as free. The network's parameters are "
+        "shared by all tokens, so the step itself can differ more or less"
         + (
             ": see the gradient's cosine."
             if measured
@@ -215,8 +211,8 @@ def _who(one: VariantWhy, looks: Looks) -> list[str]:
         share = facts.clipped_positive.mean / (facts.clipped_positive.mean + facts.clipped_negative.mean)
         said = (
             f"Of the tokens that {looks.labels[facts.loss]} clips, {_percent(share)} have a positive "
-            "advantage; it clips "
-            f"{_ends(facts.by_position.mean)} of the first and last tenth of the responses"
+            f"advantage; it clips {_ends(facts.by_position.mean)} of the first and last tenth of the "
+            "responses"
         )
         if facts.by_entropy is not None:
             said += f", and {_ends(facts.by_entropy.mean)} of the deciles with the lowest and highest entropy"
