@@ -16,13 +16,15 @@ from gmpo_mm.reports.compare_lines import TENTHS
 from gmpo_mm.reports.curves import band_over_seeds, thin
 from gmpo_mm.reports.drawing import BAND_ALPHA, draw_band, panel_rows, panel_title, panels, short_label
 from gmpo_mm.reports.figure_style import FULL_PAGE, HALF_PAGE, Theme, dashes, marker
-from gmpo_mm.reports.ratio_axis import log10_of, ratio_ticks
+from gmpo_mm.reports.ratio_axis import SymmetricAxis, log10_of
 from gmpo_mm.reports.report_figure import ReportFigure
 from gmpo_mm.reports.why_numbers import LossFacts, Number, Tenths, VariantWhy
 
 LINEAR_UP_TO = 2.0
 """Relative weights beyond are drawn on a logarithmic scale, where there are far larger ones."""
 LOG_FROM = 6.0
+OUTSIDE = 0.01
+"""Share of the tokens at each end that the axis of the ratios may leave out."""
 
 
 @dataclass(frozen=True)
@@ -39,44 +41,55 @@ def why_figures(found: Sequence[VariantWhy], looks: Looks) -> list[ReportFigure]
 
 
 def _weight(found: Sequence[VariantWhy], looks: Looks) -> ReportFigure:
+    low, high = _central(found)
+    middle = [place for one in found for place in log10_of(one.ratio[1:-1]) if math.isfinite(place)]
+    axis = SymmetricAxis.around(middle, (low, high))
+    beyond = [not low <= place <= high for one in found for place in log10_of(one.point_ratios)]
     about = (
         "-dL/dlog p of a token over what it is at ratio 1, on the runs' own tokens. Small: single tokens of "
         "all steps. Large: the mean in each decile of the ratio, at the decile's median, with one standard "
         "deviation of its tokens to each side. 0: clipped. Grey: weight = ratio, and weight = 1. In the "
         "paper: equations 5 (the ratio) and 6 (the geometric mean)."
     )
+    if any(beyond):
+        about += f" {100 * np.mean(beyond):.2g} % of the tokens lie beyond it."
     most = min(3, len(found))
 
     def draw(canvas: Canvas, theme: Theme) -> None:
         axes = panels(canvas, len(found), most)
+        line = np.linspace(low, high, 2000)
+        top = max((_largest(one, facts, high) for one in found for facts in one.losses), default=1.0)
         for ax, one in zip(axes, found):
+            ax.plot(line, 10**line, color=theme.soft, lw=0.8)
+            ax.axhline(1, color=theme.soft, lw=0.8)
             for facts in one.losses:
                 _points(ax, one, facts, theme, looks.series[facts.loss])
             for facts in one.losses:
                 _decile_means(ax, one, facts, theme, looks.series[facts.loss])
             ax.set_title(panel_title(one.variant.label, canvas.get_figwidth() / most), loc="left")
-        top = max((_largest(facts) for one in found for facts in one.losses), default=1.0)
+            axis.apply_x(ax, low, high)
+            ax.tick_params(labelbottom=True)
+            ax.set_xlabel("token ratio (symmetric log scale)")
+            if ax.get_subplotspec().is_first_col():
+                ax.set_ylabel("weight, relative")
         if top > LOG_FROM:
             axes[0].set_yscale("symlog", linthresh=LINEAR_UP_TO, linscale=1.5)
             axes[0].yaxis.set_major_formatter("{x:g}")
         axes[0].set_ylim(-0.08 * min(top, LINEAR_UP_TO), 1.06 * top if top <= LOG_FROM else 1.5 * top)
-        for ax in axes:
-            low, high = axes[0].get_xlim()
-            line = np.linspace(low, high, 200)
-            ax.plot(line, 10**line, color=theme.soft, lw=0.8, zorder=1)
-            ax.axhline(1, color=theme.soft, lw=0.8, zorder=1)
-            ax.set_xlim(low, high)
-            ticks = ratio_ticks(low, high)
-            ax.set_xticks([place for place, _ in ticks], [label for _, label in ticks])
-            ax.tick_params(labelbottom=True)
-            ax.set_xlabel("token ratio (log scale)")
-            if ax.get_subplotspec().is_first_col():
-                ax.set_ylabel("weight, relative")
-        _legend(canvas, theme, found, looks, markers=True)
+        _legend(canvas, theme, _losses(found), looks, markers=True)
 
     rows = len(panel_rows(len(found), most))
     size = (FULL_PAGE, 0.3 + 3.1 * rows + _legend_height(found, looks, FULL_PAGE))
     return ReportFigure("why_weight", "Weight of a token against its ratio", about, (), draw, size)
+
+
+def _central(found: Sequence[VariantWhy]) -> tuple[float, float]:
+    """log10 of the ratios between which nearly all tokens lie, and every decile's median."""
+    places = log10_of(np.concatenate([one.point_ratios for one in found]))
+    ends = [*(np.quantile(places, (OUTSIDE, 1 - OUTSIDE)) if len(places) else ()), -0.01, 0.01]
+    ends += [place for one in found for place in log10_of(one.ratio) if math.isfinite(place)]
+    margin = 0.04 * (max(ends) - min(ends))
+    return float(min(ends) - margin), float(max(ends) + margin)
 
 
 def _points(ax: Any, one: VariantWhy, facts: LossFacts, theme: Theme, series: int) -> None:
@@ -99,9 +112,12 @@ def _decile_means(ax: Any, one: VariantWhy, facts: LossFacts, theme: Theme, seri
     )  # fmt: skip
 
 
-def _largest(facts: LossFacts) -> float:
-    values = [value for value in (*facts.points, *(facts.weight + facts.spread)) if math.isfinite(value)]
-    return max(values, default=1.0)
+def _largest(one: VariantWhy, facts: LossFacts, high: float) -> float:
+    """What the axis has to reach: the weights of the tokens up to the largest ratio that it shows."""
+    shown = facts.points[log10_of(one.point_ratios) <= high]
+    return max(
+        (value for value in (*shown, *(facts.weight + facts.spread)) if math.isfinite(value)), default=1.0
+    )
 
 
 def _ess(found: Sequence[VariantWhy], looks: Looks) -> ReportFigure:
@@ -121,7 +137,7 @@ def _cosine(found: Sequence[VariantWhy], looks: Looks) -> ReportFigure:
     )
     has_gradients = any(facts.gradient_cosine is not None for one in found for facts in one.others)
     if has_gradients:
-        about += " Hollow markers: between the gradients of all parameters, on the steps that measure them."
+        about += " Hollow markers: between the gradients of all parameters in a step's last update, where measured."
     numbers: list[tuple[str, Number, bool]] = [
         ("cosine", lambda line: line.cosine, False), ("gradient", lambda line: line.gradient_cosine, True),
     ]  # fmt: skip
@@ -160,7 +176,8 @@ def _over_steps(
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
             if ax.get_subplotspec().is_first_col():
                 ax.set_ylabel(axis)
-        _legend(canvas, theme, found, looks, markers=any(as_markers for _, _, as_markers, _ in curves))
+        drawn = [loss for loss in _losses(found) if any(curve[1] == loss for curve in curves)]
+        _legend(canvas, theme, drawn, looks, markers=any(as_markers for _, _, as_markers, _ in curves))
 
     size = (
         HALF_PAGE,
@@ -202,7 +219,7 @@ def _clipped(found: Sequence[VariantWhy], looks: Looks) -> ReportFigure:
             row[2].set_xlim(-0.6, 1.6)
             row[2].grid(visible=False, axis="x")
         grid[0][0].set_ylim(bottom=0)
-        _legend(canvas, theme, found, looks, markers=True)
+        _legend(canvas, theme, losses, looks, markers=True)
 
     size = (FULL_PAGE, 0.2 + 2.6 * len(found) + _legend_height(found, looks, FULL_PAGE))
     return ReportFigure("why_clipped", "Which tokens are clipped", about, tuple(notes), draw, size)
@@ -234,27 +251,24 @@ def _losses(found: Sequence[VariantWhy]) -> list[str]:
     return list(dict.fromkeys(facts.loss for one in found for facts in one.losses))
 
 
-def _legend(
-    canvas: Canvas, theme: Theme, found: Sequence[VariantWhy], looks: Looks, *, markers: bool
-) -> None:
+def _legend(canvas: Canvas, theme: Theme, losses: Sequence[str], looks: Looks, *, markers: bool) -> None:
     """Losses are not the variants that the page has its legend for, so each of these figures has one."""
-    losses = _losses(found)
     handles = [
         Line2D([], [], color=theme.colour(k), ls=dashes(k), marker=marker(k) if markers else None)
         for k in map(looks.series.__getitem__, losses)
     ]
     labels = [short_label(looks.labels[loss]) for loss in losses]
-    columns = _columns(found, looks, canvas.get_figwidth())
+    columns = _columns(losses, looks, canvas.get_figwidth())
     canvas.legend(
         handles, labels, loc="outside upper left", ncols=columns, borderaxespad=0.2, columnspacing=1.4
     )
 
 
-def _columns(found: Sequence[VariantWhy], looks: Looks, width: float) -> int:
-    losses = _losses(found)
+def _columns(losses: Sequence[str], looks: Looks, width: float) -> int:
     longest = max(len(short_label(looks.labels[loss])) for loss in losses)
     return max(1, min(len(losses), int(width / (0.62 + 0.078 * longest))))
 
 
 def _legend_height(found: Sequence[VariantWhy], looks: Looks, width: float) -> float:
-    return 0.1 + 0.2 * -(-len(_losses(found)) // _columns(found, looks, width))
+    losses = _losses(found)
+    return 0.1 + 0.2 * -(-len(losses) // _columns(losses, looks, width))
