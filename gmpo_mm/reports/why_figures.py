@@ -137,7 +137,9 @@ def _cosine(found: Sequence[VariantWhy], looks: Looks) -> ReportFigure:
     )
     has_gradients = any(facts.gradient_cosine is not None for one in found for facts in one.others)
     if has_gradients:
-        about += " Hollow markers: between the gradients of all parameters in a step's last update, where measured."
+        about += (
+            " Hollow markers: between the whole gradients of a step's last update, where they were measured."
+        )
     numbers: list[tuple[str, Number, bool]] = [
         ("cosine", lambda line: line.cosine, False), ("gradient", lambda line: line.gradient_cosine, True),
     ]  # fmt: skip

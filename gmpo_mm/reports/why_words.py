@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from gmpo_mm.reports.compare_lines import Floats
 from gmpo_mm.reports.seed_statistics import LEVEL, SeedDifference
 from gmpo_mm.reports.why_figures import Looks
@@ -200,28 +202,27 @@ def _who(one: VariantWhy, looks: Looks) -> list[str]:
     """Which tokens each loss clips, for those that clip any."""
     lines = []
     for facts in one.losses:
-        total = facts.clipped
-        if (
-            total is None
-            or total.mean == 0
-            or facts.clipped_positive is None
-            or facts.clipped_negative is None
-        ):
+        positive, negative = facts.clipped_positive, facts.clipped_negative
+        if positive is None or negative is None or positive.mean + negative.mean == 0:
             continue
-        share = facts.clipped_positive.mean / (facts.clipped_positive.mean + facts.clipped_negative.mean)
-        said = (
-            f"Of the tokens that {looks.labels[facts.loss]} clips, {_percent(share)} have a positive "
-            f"advantage; it clips {_ends(facts.by_position.mean)} of the first and last tenth of the "
-            "responses"
-        )
-        if facts.by_entropy is not None:
-            said += f", and {_ends(facts.by_entropy.mean)} of the deciles with the lowest and highest entropy"
+        share = _percent(positive.mean / (positive.mean + negative.mean))
+        said = f"Of the tokens that {looks.labels[facts.loss]} clips, {share} have a positive advantage"
+        place = _most(facts.by_position.mean)
+        if place is not None:
+            share = _percent(facts.by_position.mean[place])
+            said += (
+                f"; it clips most in tenth {place + 1} of 10 of the response ({share} of the tokens there)"
+            )
+        if facts.by_entropy is not None and np.isfinite(facts.by_entropy.mean[[0, -1]]).all():
+            low, high = map(_percent, facts.by_entropy.mean[[0, -1]])
+            said += f"; {low} of the decile with the lowest entropy and {high} of that with the highest"
         lines.append(f"{said}.")
     return lines
 
 
-def _ends(shares: Floats) -> str:
-    return f"{_percent(shares[0])} and {_percent(shares[-1])}"
+def _most(shares: Floats) -> int | None:
+    """The tenth with the largest share; None where none has a token."""
+    return int(np.nanargmax(shares)) if np.isfinite(shares).any() else None
 
 
 def _full(loss: str, looks: Looks) -> str:
@@ -231,7 +232,7 @@ def _full(loss: str, looks: Looks) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if math.isfinite(share) else "no"
+    return f"{100 * share:.1f} %"
 
 
 def _points(value: float) -> str:

@@ -416,3 +416,18 @@ def test_losses_may_change_within_a_run_and_without_entropies_that_panel_says_so
     assert ess is not None and ess.values == (lines[1]["compare/gspo/ess_frac"],)
     notes = next(figure.notes for figure in why.section.figures if figure.name == "why_clipped")
     assert any("no entropies of tokens are logged" in note for note in notes)
+
+
+def test_words_say_whom_each_loss_clips(tmp_path: Path) -> None:
+    metrics = line(1)
+    metrics["compare/default/clipped_frac"], metrics["compare/default/clipped_positive_frac"] = 0.1, 0.25
+    metrics["compare/default/clipped_by_position"] = [0.0, 0.3, math.nan, *[0.05] * 7]
+    metrics["compare/default/clipped_by_entropy"] = [0.01, *[0.05] * 8, 0.42]
+    metrics["compare/gmpo/clipped_frac"] = 0.0
+    words = words_of(found_in(made_study(tmp_path, {1: [metrics]})))
+    assert (
+        "clips, 25.0 % have a positive advantage; it clips most in tenth 2 of 10 of the response (30.0 %"
+        in words
+    )
+    assert "1.0 % of the decile with the lowest entropy and 42.0 % of that with the highest." in words
+    assert "Of the tokens that GMPO clips" not in words
