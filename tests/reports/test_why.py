@@ -6,6 +6,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from scipy import stats
 from gmpo_mm.errors import DataError
 from gmpo_mm.reports.figure_style import LIGHT_THEME
 from gmpo_mm.reports.print_report import print_report
+from gmpo_mm.reports.ratio_axis import SymmetricAxis
 from gmpo_mm.reports.report import Report, write_report
 from gmpo_mm.reports.sources import read_study
 from gmpo_mm.reports.study import Study
@@ -431,3 +433,18 @@ def test_words_say_whom_each_loss_clips(tmp_path: Path) -> None:
     )
     assert "1.0 % of the decile with the lowest entropy and 42.0 % of that with the highest." in words
     assert "Of the tokens that GMPO clips" not in words
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.01, 0.01), (-0.3, 0.3), (-5.0, 0.4), (-0.001, 30.0)])
+def test_the_ratio_s_axis_has_labels_that_can_be_read_wherever_it_ends(low: float, high: float) -> None:
+    canvas = Canvas(figsize=(4, 3))
+    ax = canvas.subplots()
+    SymmetricAxis.around((), (low, high)).apply_x(ax, low, high)
+    places = sorted(ax.get_xticks())
+    drawn = [
+        float(ax.transAxes.inverted().transform(ax.transData.transform((place, 0)))[0]) for place in places
+    ]
+    assert 0.0 in places and len(places) >= 3
+    assert all(0 <= place <= 1 for place in drawn)
+    assert min(b - a for a, b in pairwise(drawn)) > 0.1
+    assert len({label.get_text() for label in ax.get_xticklabels()}) == len(places)
