@@ -25,10 +25,10 @@ ABOUT = (
 MAX_VARIANTS = 6
 """More panels than that can't be compared by eye."""
 _COLUMNS = (
-    "variant", "loss", "runs", "effective sample size (%)", "tokens clipped (%)", "with a positive advantage",
-    "with a negative advantage", "cosine with the trained loss", "lowest", "gradient's cosine",
-    "gradient's norm, relative",
-    "weight in the lowest decile of the ratio", "in the highest",
+    "variant", "loss", "runs", "effective sample size (%)", "lowest step's", "tokens clipped (%)",
+    "with a positive advantage", "with a negative advantage", "cosine with the trained loss", "lowest step's",
+    "gradient's cosine", "gradient's norm, relative", "weight in the lowest decile of the ratio",
+    "in the highest",
 )  # fmt: skip
 
 
@@ -88,6 +88,12 @@ def _notes(study: Study, found: Sequence[VariantWhy]) -> list[str]:
         if lacking
         else []
     )
+    for one in found:
+        half = [run.name for run in one.variant.runs if run.compare and run not in one.runs]
+        if half:
+            notes.append(
+                f"{one.variant.label}: not finished, and left out of this section: {', '.join(half)}."
+            )
     if len(found) > MAX_VARIANTS:
         rest = ", ".join(one.variant.label for one in found[MAX_VARIANTS:])
         notes.append(
@@ -112,12 +118,14 @@ def _table(found: Sequence[VariantWhy], looks: Looks) -> ReportTable:
 def _cells(one: VariantWhy, facts: LossFacts, looks: Looks) -> tuple[str, ...]:
     label = looks.labels[facts.loss]
     other = facts is not one.losses[0]
-    shares = (facts.ess, facts.clipped, facts.clipped_positive, facts.clipped_negative)
+    clipped = (facts.clipped, facts.clipped_positive, facts.clipped_negative)
     return (
         one.variant.label,
         label if label.casefold() == facts.loss.casefold() else f"{label} ({facts.loss})",
         str(len(one.runs)),
-        *(_cell(mean, 100, 1) for mean in shares),
+        _cell(facts.ess, 100, 1),
+        f"{100 * facts.lowest_ess[0]:.1f}" if facts.lowest_ess is not None else NOTHING,
+        *(_cell(mean, 100, 1) for mean in clipped),
         _cell(facts.cosine if other else None, 1, 3),
         f"{facts.lowest_cosine[0]:.3f}" if other and facts.lowest_cosine is not None else NOTHING,
         _cell(facts.gradient_cosine if other else None, 1, 3), _cell(facts.relative_norm, 1, 2),

@@ -46,10 +46,11 @@ def _weight(found: Sequence[VariantWhy], looks: Looks) -> ReportFigure:
     axis = SymmetricAxis.around(middle, (low, high))
     beyond = [not low <= place <= high for one in found for place in log10_of(one.point_ratios)]
     about = (
-        "-dL/dlog p of a token over what it is at ratio 1, on the runs' own tokens. Small: single tokens of all "
-        "steps. Large: the mean in each decile of the ratio, at the decile's median, with one standard deviation "
-        "of its tokens to each side. 0: clipped. Grey: weight = ratio, and weight = 1. In the paper: equations 5 "
-        f"(the ratio) and 6 (the geometric mean). The axis of the ratio is {axis.describe_scale()}."
+        "-dL/dlog p of a token over what it is at ratio 1, on the runs' own tokens. Small: single tokens of "
+        "all steps. Large: the mean in each decile of the ratio, at the decile's median, with one standard "
+        "deviation of its tokens to each side. 0: clipped. Grey: weight = ratio, and weight = 1. In the "
+        "paper: equations 5 (the ratio) and 6 (the geometric mean). The axis of the ratio is "
+        f"{axis.describe_scale()}."
     )
     if any(beyond):
         about += f" {100 * np.mean(beyond):.2g} % of the tokens lie beyond it."

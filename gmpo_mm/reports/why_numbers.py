@@ -43,8 +43,9 @@ class LossFacts:
     """Share of all tokens that is clipped and has a positive advantage (`clipped_negative`: a negative)."""
     clipped_negative: SeedMean | None
     cosine: SeedMean | None
+    lowest_ess: tuple[float, int] | None
+    """Of all runs' steps, and its step; `lowest_cosine` too."""
     lowest_cosine: tuple[float, int] | None
-    """Of all runs' steps, and its step."""
     gradient_cosine: SeedMean | None
     gradient_steps: int
     """Steps with a gradient, over all runs."""
@@ -103,10 +104,13 @@ class VariantWhy:
 
 
 def study_why(study: Study) -> list[VariantWhy]:
-    """Of each variant whose runs have lines of kind `compare`."""
+    """Of each variant whose runs have lines of kind `compare`: of the finished ones, where there are any."""
     found = []
     for place, variant in enumerate(study.variants):
         runs = tuple(run for run in variant.runs if run.compare)
+        runs = (
+            tuple(run for run in runs if run.counts) or runs
+        )  # a mean over half of the steps is another one
         if runs:
             found.append(_variant_why(variant, place, runs))
     return found
@@ -151,15 +155,14 @@ def _loss_facts(
         _table([line.spread_by_ratio for line in lines]),
     )
     weight = _nanmean(weights)
-    cosines = [(step.losses[loss].cosine, step.step) for step in steps if loss in step.losses]
-    cosines = [pair for pair in cosines if math.isfinite(pair[0])]
     return LossFacts(
         loss=loss,
         ess=over_seeds(lambda line: line.ess),
         clipped=over_seeds(lambda line: line.clipped),
         clipped_positive=over_seeds(clipped_positive), clipped_negative=over_seeds(clipped_negative),
         cosine=over_seeds(lambda line: line.cosine, -1.0),
-        lowest_cosine=min(cosines, default=None),
+        lowest_ess=_lowest(runs, loss, lambda line: line.ess),
+        lowest_cosine=_lowest(runs, loss, lambda line: line.cosine),
         gradient_cosine=over_seeds(lambda line: line.gradient_cosine, -1.0),
         gradient_steps=sum(line.gradient_cosine is not None for line in lines),
         relative_norm=_relative_norm(runs, loss, trained),
@@ -202,6 +205,11 @@ def _pairs(run: Run, loss: str, number: Number) -> list[tuple[int, float]]:
     """(step, value) where the value is a finite number."""
     found = [(step.step, number(step.losses[loss])) for step in run.compare if loss in step.losses]
     return [(step, value) for step, value in found if value is not None and math.isfinite(value)]
+
+
+def _lowest(runs: Sequence[Run], loss: str, number: Number) -> tuple[float, int] | None:
+    """(value, step) of the lowest of all steps."""
+    return min(((value, step) for run in runs for step, value in _pairs(run, loss, number)), default=None)
 
 
 def _run_mean(run: Run, loss: str, number: Number) -> float | None:

@@ -49,6 +49,7 @@ def variant_lines(one: VariantWhy, looks: Looks) -> list[str]:
             continue
         lines += [line for line in (
             _share_line("effective sample size", facts.ess_gap, facts.ess_p, one, facts, looks, "ess"),
+            _lowest_line(facts, one.losses[0], name, trained),
             _share_line("clipped tokens", facts.clipped_gap, facts.clipped_p, one, facts, looks, "clipped"),
             _cosine_line(facts, name, trained),
         ) if line]  # fmt: skip
@@ -180,7 +181,20 @@ def _share_line(
     interval += f"{_points(gap.low)} to {_points(gap.high)}; {p_text(p)}"
     if is_shown(gap, p):
         return f"{said}. {a} is {'higher' if gap.mean > 0 else 'lower'} ({interval})."
+    if gap.low > 0 or gap.high < 0:
+        return (
+            f"{said}. Undecided ({interval}): among as many comparisons, chance finds such a one too often."
+        )
     return f"{said}. No difference is shown ({interval})."
+
+
+def _lowest_line(facts: LossFacts, own: LossFacts, name: str, trained: str) -> str:
+    """A mean over steps hides the step at which few tokens carry a whole update."""
+    if facts.lowest_ess is None or own.lowest_ess is None:
+        return ""
+    (mine, at), (its, own_at) = facts.lowest_ess, own.lowest_ess
+    lowest = f"{name} {_percent(mine)} (step {at}), {trained} {_percent(its)} (step {own_at})"
+    return f"Effective sample size of the step with the lowest: {lowest}."
 
 
 def _cosine_line(facts: LossFacts, name: str, trained: str) -> str:

@@ -110,6 +110,9 @@ def test_numbers_are_means_over_steps_then_over_runs(
     assert default.gradient_steps == 4
     lowest = min((m["compare/default/cosine"], step) for seed in SEEDS for step, m in zip(STEPS, lines[seed]))
     assert default.lowest_cosine == lowest
+    assert default.lowest_ess == min(
+        (m["compare/default/ess_frac"], step) for seed in SEEDS for step, m in zip(STEPS, lines[seed])
+    )
 
 
 def test_weights_by_ratio_are_means_and_deviations_over_all_steps(
@@ -229,18 +232,20 @@ def test_words_claim_a_difference_only_where_the_seeds_agree(tmp_path: Path) -> 
         ("agree", (-0.20, -0.21, -0.19), "GRPO is lower (−20.0 points"),
         ("higher", (0.10, 0.11, 0.09), "GRPO is higher (+10.0 points"),
         ("scatter", (-0.20, 0.15, 0.02), "No difference is shown (−1.0 points"),
+        ("too many", (0.10, 0.14, 0.07), "Undecided (+10.3 points"),
     ):
         lines = {seed: shifted(base[seed], "ess_frac", gap) for seed, gap in zip(base, gaps)}
         for seed in base:
             for metrics in lines[seed]:
-                metrics["compare/gmpo/ess_frac"], metrics["compare/default/ess_frac"] = (
-                    0.7,
-                    0.7 + gaps[seed - 1],
-                )
+                metrics |= {"compare/gmpo/ess_frac": 0.7, "compare/default/ess_frac": 0.7 + gaps[seed - 1]}
+                metrics |= {
+                    "compare/gmpo/clipped_frac": 0.1,
+                    "compare/default/clipped_frac": 0.1 + seed % 2 / 50,
+                }
         words = words_of(found_in(made_study(tmp_path / name, lines)))
         assert expected in words
         claims = [text for text in words.splitlines() if text.startswith("Shown")]
-        assert any("effective sample size" in text for text in claims) == (name != "scatter")
+        assert any("effective sample size" in text for text in claims) == (name in ("agree", "higher"))
 
 
 def test_one_run_claims_nothing_of_other_seeds(tmp_path: Path) -> None:
@@ -448,3 +453,14 @@ def test_the_ratio_s_axis_has_labels_that_can_be_read_wherever_it_ends(low: floa
     assert all(0 <= place <= 1 for place in drawn)
     assert min(b - a for a, b in pairwise(drawn)) > 0.1
     assert len({label.get_text() for label in ax.get_xticklabels()}) == len(places)
+
+
+def test_a_run_that_goes_on_is_left_out_beside_finished_ones(tmp_path: Path) -> None:
+    for seed, state in ((1, "finished"), (2, "running")):
+        run = write_compared_run(tmp_path / f"run_{seed}", [line(step, seed) for step in STEPS], seed=seed)
+        (run / "run.json").write_text(json.dumps({"state": state, "exit_reason": None}))
+    why = found_in(read_study([tmp_path / "run_1", tmp_path / "run_2"]))
+    assert [entry["runs"] for entry in why.numbers] == [[str(tmp_path / "run_1")]]
+    assert why.section.notes == ("run_1: not finished, and left out of this section: seed 2.",)
+    alone = found_in(read_study([tmp_path / "run_2"]))
+    assert len(alone.numbers[0]["runs"]) == 1 and not alone.section.notes
