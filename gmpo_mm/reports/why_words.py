@@ -120,10 +120,8 @@ def _outcomes(facts: LossFacts) -> tuple[list[str], list[str]]:
 
 
 def is_shown(gap: SeedDifference, p: float | None) -> bool:
-    """Whether a difference over seeds is more than chance: an interval without 0, a corrected p below 5 %."""
-    if gap.low is None or gap.high is None or p is None:
-        return False
-    return (gap.low > 0 or gap.high < 0) and p < 1 - LEVEL
+    """Whether a difference over seeds is more than chance, by its corrected p; the interval then is without 0."""
+    return gap.low is not None and p is not None and p < 1 - LEVEL
 
 
 def _by_ratio(one: VariantWhy, looks: Looks) -> list[str]:

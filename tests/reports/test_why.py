@@ -245,7 +245,10 @@ def test_words_claim_a_difference_only_where_the_seeds_agree(tmp_path: Path) -> 
         words = words_of(found_in(made_study(tmp_path / name, lines)))
         assert expected in words
         claims = [text for text in words.splitlines() if text.startswith("Shown")]
-        assert any("effective sample size" in text for text in claims) == (name in ("agree", "higher"))
+        side = "lower" if gaps[0] < 0 else "higher"
+        assert any(f"a {side} effective sample size" in text for text in claims) == (
+            name in ("agree", "higher")
+        )
 
 
 def test_one_run_claims_nothing_of_other_seeds(tmp_path: Path) -> None:
@@ -261,8 +264,7 @@ def test_losses_that_would_have_done_the_same_are_said_to(tmp_path: Path) -> Non
     words = words_of(found_in(made_study(tmp_path, {1: lines})))
     assert "power_mean and GMPO would have made the same update on these tokens" in words
     assert "explain no difference here" in words and "stay within 1 % of 1" in words
-    lines[-1] = line(5, losses=("power_mean",), spread=0.5)  # one step that differs is enough
-    lines[-1]["compare/power_mean/cosine"] = 0.9
+    lines[-1]["compare/power_mean/cosine"] = 0.9  # one step that differs is enough
     assert "the same update" not in words_of(found_in(made_study(tmp_path / "other", {1: lines})))
 
 
