@@ -1,0 +1,148 @@
+"""A run of EasyR1 writes its steps as records: what is in them is what the actors trained on, and the weights' own hashes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from gmpo_mm.config import load_config
+from gmpo_mm.data import PromptDataset, RecordKeys, load_records
+from gmpo_mm.models.loading import load_policy
+from gmpo_mm.models.weights_hash import weights_sha256
+from gmpo_mm.runs.fsdp_checkpoint import merged_model
+from gmpo_mm.runs.step_record import StepRecord, load_step, picture_name, recorded_steps
+from gmpo_mm.training.recording import OF_THE_MACHINE
+from tests.easyr1.test_run import STEP_LIMIT, data, finish, lines, overrides, start
+
+__all__ = ["data"]
+
+UPDATES, EPOCHS = 2, 2
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
+def recorded(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps, both recorded, each with two epochs of two mini-batches, which the actors put aside."""
+    folder = tmp_path_factory.mktemp(f"recorded_{request.param}")
+    (folder / "mini_batches").mkdir()
+    leftover = folder / "run" / "rollouts" / ".step_9.safetensors.tmp"
+    leftover.parent.mkdir(parents=True)
+    leftover.touch()
+    texts = overrides(
+        data, folder / "run", request.param, "data.val_files=", "trainer.val_freq=-1", "trainer.val_before_train=false",
+        "trainer.record_steps=every 1", "worker.actor.global_batch_size=2", f"worker.actor.ppo_epochs={EPOCHS}",
+        "worker.actor.optim.lr=1e-5",
+    )  # fmt: skip
+    finish(start(request.param, texts, GMPO_TEST_MINI_BATCHES=str(folder / "mini_batches")))
+    return folder / "run"
+
+
+def mini_batches(run: Path, step: int) -> Iterator[list[dict[str, torch.Tensor]]]:
+    """For each optimizer step of a step the rows that all ranks' actors were given, each without padding."""
+    folder = run.parent / "mini_batches"
+    first = (step - 1) * UPDATES * EPOCHS
+    for number in range(first, first + UPDATES * EPOCHS):
+        rows = []
+        for path in sorted(folder.glob(f"{number}_of_rank_*.pt")):
+            kept = torch.load(path, weights_only=True)
+            width = kept["responses"].shape[1]
+            for i in range(len(kept["responses"])):
+                mask = kept["response_mask"][i].bool()
+                row = {name: tensor[i][mask] for name, tensor in kept.items() if tensor.shape[1:] == (width,)}
+                prompt = kept["attention_mask"][i, :-width].bool()
+                row["prompt"] = kept["input_ids"][i, :-width][prompt]
+                row["advantages"] = kept["advantages"][i].expand(int(mask.sum()))  # one a sequence, as GMPO takes them
+                rows.append(row)
+        yield rows
+
+
+def rows_of(record: StepRecord) -> list[dict[str, torch.Tensor]]:
+    """The same of a record's rows."""
+    assert record.old_log_probs_BT is not None and record.ref_log_probs_BT is not None
+    columns = {
+        "responses": record.response_ids_BT, "advantages": record.advantages_BT, "old_log_probs": record.old_log_probs_BT,
+        "ref_log_probs": record.ref_log_probs_BT,
+    }  # fmt: skip
+    return [
+        {name: column[row][record.mask_BT[row]] for name, column in columns.items()}
+        | {"prompt": record.prompts[int(record.group_ids_B[row])].input_ids_S}
+        for row in range(len(record))
+    ]
+
+
+def key(row: dict[str, torch.Tensor]) -> str:
+    names = ("prompt", "responses", "advantages", "old_log_probs", "ref_log_probs")
+    return json.dumps([row[name].tolist() for name in names])
+
+
+@pytest.mark.timeout(STEP_LIMIT)
+def test_each_update_of_the_record_has_the_rows_that_the_actors_were_given(recorded: Path) -> None:
+    assert recorded_steps(recorded) == [1, 2]
+    assert not list(recorded.rglob("*.tmp")), "what a killed run left is gone"
+    for step in (1, 2):
+        record = load_step(recorded, step)
+        rows = rows_of(record)
+        given = list(mini_batches(recorded, step))
+        assert len(record.updates) == len(given) == UPDATES * EPOCHS
+        for named, found in zip(record.updates, given, strict=True):
+            assert len(named) == 8 and sorted(key(rows[row]) for row in named) == sorted(key(row) for row in found)
+        assert sorted(row for update in record.updates[:UPDATES] for row in update) == list(range(16))
+
+
+@pytest.mark.timeout(STEP_LIMIT)
+def test_a_record_has_the_prompts_pictures_and_grades_group_by_group(recorded: Path, data: Path) -> None:
+    config = load_config(recorded / "config.yaml").config
+    records = load_records(str(data / "train.parquet"), RecordKeys.from_data_config(config.data))
+    _, processor = load_policy(config.worker.actor.model, device=torch.device("cpu"), compute_dtype=torch.float32)
+    dataset = PromptDataset(records, processor, config.data, training=True)
+    ours = {dataset[i].record.id: dataset[i] for i in range(len(dataset))}
+    record = load_step(recorded, 1)
+    assert record.engine == "easyr1" and record.group_ids_B.tolist() == [i // 4 for i in range(16)]
+    for prompt in record.prompts:
+        own = ours[prompt.id]
+        assert torch.equal(prompt.input_ids_S, own.input_ids_S) and prompt.text == own.text
+        assert (prompt.problem, prompt.answer) == (own.record.problem, own.record.answer)
+        assert prompt.images == tuple(picture_name(image) for image in own.images)
+        assert all((recorded / "rollouts/pictures" / f"{name}.png").is_file() for name in prompt.images)
+        assert torch.equal(prompt.image_grid_thw_N3, own.image_grid_thw_N3)
+    for row in range(16):
+        ids = record.response_ids_BT[row][record.mask_BT[row]]
+        assert record.texts[row] == processor.tokenizer.decode(ids, skip_special_tokens=True)
+        assert record.stop_reasons[row] == ("stop" if int(ids[-1]) == processor.tokenizer.eos_token_id else "length")
+        graded = _grade(record, row)
+        assert graded["overall"] == record.rewards_B[row] and graded["accuracy"] == record.reward_parts["accuracy"][row]
+    (line, _) = lines(recorded, "train")
+    shown = {name: value for name, value in line.items() if not name.startswith((*OF_THE_MACHINE, "timing_per_token_ms/"))}
+    assert dict(record.metrics) == {name: value for name, value in shown.items() if name not in ("step", "kind", "time")}
+    assert (record.learning_rate, record.kl_coef, record.temperature) == (1e-5, 0.01, 1.0)
+    assert record.rewards_B.mean() == pytest.approx(line["reward/overall"])
+    assert record.versions["easyr1"].startswith("0.3.") and record.config["engine"] == "easyr1"
+    assert record.log_probs_BT is not None and record.old_log_probs_BT is not None
+    moved = (record.log_probs_BT - record.old_log_probs_BT)[record.mask_BT].abs()
+    assert 0 < moved.max() < 2, "those of the last epoch"
+
+
+def _grade(record: StepRecord, row: int) -> dict[str, float]:
+    from gmpo_mm.rewards.math import compute_score
+
+    prompt = record.prompts[int(record.group_ids_B[row])]
+    response = {"response": record.texts[row], "response_length": int(record.mask_BT[row].sum())}
+    return compute_score([response | {"ground_truth": prompt.answer, "problem": prompt.problem}])[0]
+
+
+@pytest.mark.timeout(STEP_LIMIT)
+def test_the_hashes_are_those_of_the_local_engines_policy_with_the_same_weights(recorded: Path) -> None:
+    config = load_config(recorded / "config.yaml").config
+    for step in (0, 1, 2):
+        if step:
+            config.worker.actor.model.model_path = str(merged_model(recorded / f"global_step_{step}"))
+        loaded, _ = load_policy(config.worker.actor.model, device=torch.device("cpu"), compute_dtype=torch.float32)
+        named = ((name, p) for name, p in loaded.module.named_parameters() if p.requires_grad)
+        found = weights_sha256(named)
+        if step:
+            assert load_step(recorded, step).weights_after == found
+        if step < 2:
+            assert load_step(recorded, step + 1).weights_before == found
