@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from torch.nn.utils.rnn import pad_sequence
 from typing_extensions import NotRequired, TypedDict
 
+from gmpo_mm.config.loss import untrained_loss_keys
 from gmpo_mm.errors import DataError
 from gmpo_mm.machine_errors import writing
 from gmpo_mm.runs.files import make_own_folder, open_new, sha256, write_atomically
@@ -162,7 +163,9 @@ class _Header(TypedDict):
 
 def config_sha256(config: Mapping[str, Any]) -> str:
     """Hash of a saved configuration without the keys that may differ when a run is resumed."""
-    decides = {key: value for key, value in flatten(dict(config)).items() if key not in FREE_KEYS}
+    flat = flatten(dict(config))
+    compared = untrained_loss_keys(str(flat.get("worker.actor.loss_type", "")))
+    decides = {key: value for key, value in flat.items() if key not in FREE_KEYS and key not in compared}
     return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
 
 

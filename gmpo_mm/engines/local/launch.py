@@ -49,6 +49,7 @@ from gmpo_mm.runs.trackers import Trackers, check_trackers
 from gmpo_mm.runs.usable_model import with_usable_models
 from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import CutLimits
+from gmpo_mm.training.compare_losses import LossComparison
 from gmpo_mm.training.off_policy import OffPolicySampling
 from gmpo_mm.training.offload import Offload
 from gmpo_mm.training.optimizer import build_optimizer
@@ -161,6 +162,7 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
                 offload=offload,
                 off_policy=_off_policy(config, policy),
                 recorder=StepRecorder(config, run, policy) if records_steps(config) else None,
+                comparison=LossComparison.of(config, actor.config.loss),
             ).fit()
         finally:
             rollout.close()
