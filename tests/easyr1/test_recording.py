@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,22 +22,30 @@ from tests.easyr1.test_run import STEP_LIMIT, data, finish, lines, overrides, st
 __all__ = ["data"]
 
 UPDATES, EPOCHS = 2, 2
+PLAIN: tuple[str, ...] = ()
+FILTERED = (  # groups are left out of the step, and truncated responses out of the loss
+    "algorithm.online_filtering=true", "algorithm.filter_low=0.01", "algorithm.filter_high=0.99",
+    "algorithm.mask_truncated_completions=true", "data.max_response_length=17",
+)  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
+@pytest.fixture(
+    scope="module", params=[(1, PLAIN), (2, PLAIN), (2, FILTERED)], ids=["1 rank", "2 ranks", "2 ranks, filtered"]
+)
 def recorded(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two steps, both recorded, each with two epochs of two mini-batches, which the actors put aside."""
-    folder = tmp_path_factory.mktemp(f"recorded_{request.param}")
+    ranks, more = request.param
+    folder = tmp_path_factory.mktemp("recorded")
     (folder / "mini_batches").mkdir()
     leftover = folder / "run" / "rollouts" / ".step_9.safetensors.tmp"
     leftover.parent.mkdir(parents=True)
     leftover.touch()
     texts = overrides(
-        data, folder / "run", request.param, "data.val_files=", "trainer.val_freq=-1", "trainer.val_before_train=false",
+        data, folder / "run", ranks, "data.val_files=", "trainer.val_freq=-1", "trainer.val_before_train=false",
         "trainer.record_steps=every 1", "worker.actor.global_batch_size=2", f"worker.actor.ppo_epochs={EPOCHS}",
-        "worker.actor.optim.lr=1e-5",
+        "worker.actor.optim.lr=1e-4", "trainer.compare_losses=[default,gspo,cispo]", *more,
     )  # fmt: skip
-    finish(start(request.param, texts, GMPO_TEST_MINI_BATCHES=str(folder / "mini_batches")))
+    finish(start(ranks, texts, GMPO_TEST_MINI_BATCHES=str(folder / "mini_batches")))
     return folder / "run"
 
 
@@ -66,8 +75,10 @@ def rows_of(record: StepRecord) -> list[dict[str, torch.Tensor]]:
         "responses": record.response_ids_BT, "advantages": record.advantages_BT, "old_log_probs": record.old_log_probs_BT,
         "ref_log_probs": record.ref_log_probs_BT,
     }  # fmt: skip
+    mask_BT = record.mask_BT.clone()
+    mask_BT[list(record.left_out)] = False
     return [
-        {name: column[row][record.mask_BT[row]] for name, column in columns.items()}
+        {name: column[row][mask_BT[row]] for name, column in columns.items()}
         | {"prompt": record.prompts[int(record.group_ids_B[row])].input_ids_S}
         for row in range(len(record))
     ]
@@ -85,6 +96,9 @@ def test_each_update_of_the_record_has_the_rows_that_the_actors_were_given(recor
     for step in (1, 2):
         record = load_step(recorded, step)
         rows = rows_of(record)
+        truncated = {row for row, reason in enumerate(record.stop_reasons) if reason == "length"}
+        filtered = bool(record.config["algorithm"]["online_filtering"])
+        assert record.left_out == (truncated if filtered else set()) and bool(truncated) == filtered
         given = list(mini_batches(recorded, step))
         assert len(record.updates) == len(given) == UPDATES * EPOCHS
         for named, found in zip(record.updates, given, strict=True):
@@ -117,8 +131,9 @@ def test_a_record_has_the_prompts_pictures_and_grades_group_by_group(recorded: P
     (line, _) = lines(recorded, "train")
     shown = {name: value for name, value in line.items() if not name.startswith((*OF_THE_MACHINE, "timing_per_token_ms/"))}
     assert dict(record.metrics) == {name: value for name, value in shown.items() if name not in ("step", "kind", "time")}
-    assert (record.learning_rate, record.kl_coef, record.temperature) == (1e-5, 0.01, 1.0)
-    assert record.rewards_B.mean() == pytest.approx(line["reward/overall"])
+    assert (record.learning_rate, record.kl_coef, record.temperature) == (1e-4, 0.01, 1.0)
+    if not config.algorithm.online_filtering:
+        assert record.rewards_B.mean() == pytest.approx(line["reward/overall"])
     assert record.versions["easyr1"].startswith("0.3.") and record.config["engine"] == "easyr1"
     assert record.log_probs_BT is not None and record.old_log_probs_BT is not None
     moved = (record.log_probs_BT - record.old_log_probs_BT)[record.mask_BT].abs()
@@ -146,3 +161,43 @@ def test_the_hashes_are_those_of_the_local_engines_policy_with_the_same_weights(
             assert load_step(recorded, step).weights_after == found
         if step < 2:
             assert load_step(recorded, step + 1).weights_before == found
+
+
+@pytest.mark.timeout(STEP_LIMIT)
+def test_compared_losses_are_those_of_all_ranks_rows(recorded: Path) -> None:
+    """GMPO's weights (equation 6) and GRPO's (equation 5) in float64, token by token, from the record of the last epoch."""
+    for line in lines(recorded, "compare"):
+        record = load_step(recorded, line["step"])
+        gmpo, grpo = weights(record)
+        assert line["compare/trained"] == "gmpo" and line["compare/losses"] == ["gmpo", "default", "gspo", "cispo"]
+        for name, found in (("gmpo", gmpo), ("default", grpo)):
+            total, squares = sum(map(abs, found)), sum(w * w for w in found)
+            assert line[f"compare/{name}/ess_frac"] == pytest.approx(total**2 / (len(found) * squares), rel=1e-5)
+            assert line[f"compare/{name}/clipped_frac"] == pytest.approx(found.count(0.0) / len(found))
+        dot = sum(a * b for a, b in zip(gmpo, grpo, strict=True))
+        norms = sum(a * a for a in gmpo) * sum(b * b for b in grpo)
+        assert line["compare/default/cosine"] == pytest.approx(dot / norms**0.5, rel=1e-5)
+        assert len(line["compare/gspo/clipped_by_entropy"]) == 10, "the actors' entropies are here"
+    assert [line["step"] for line in lines(recorded, "compare")] == [1, 2]
+    assert lines(recorded, "train")[0]["timing_s/compare"] > 0
+
+
+def weights(record: StepRecord) -> tuple[list[float], list[float]]:
+    """-dL / dlog p of the trained tokens with an advantage, for GMPO and for GRPO with EasyR1's clip keys."""
+    assert record.log_probs_BT is not None and record.old_log_probs_BT is not None
+    gmpo, grpo = [], []
+    for rows in record.updates[-UPDATES:]:
+        tokens = sum(int(record.mask_BT[row].sum()) for row in rows if row not in record.left_out)
+        for row in rows:
+            mask_T = record.mask_BT[row]
+            advantage = float(record.advantages_BT[row][mask_T][0])
+            if row in record.left_out or advantage == 0:
+                continue
+            d_t = (record.log_probs_BT[row] - record.old_log_probs_BT[row])[mask_T].double().tolist()
+            free = [min(d, 0.4) if advantage > 0 else max(d, -0.4) for d in d_t]
+            mean = math.exp(sum(free) / len(d_t))
+            gmpo += [advantage * mean / len(d_t) / len(rows) if c == d else 0.0 for c, d in zip(free, d_t, strict=True)]
+            for rho in map(math.exp, d_t):
+                clipped = rho > 1.3 if advantage > 0 else not 0.8 <= rho <= 3.0
+                grpo.append(0.0 if clipped else advantage * rho / tokens)
+    return gmpo, grpo

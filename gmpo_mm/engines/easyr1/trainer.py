@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from verl.utils.logger.logger import LOGGERS
 
 from gmpo_mm.engines.batch_metrics import response_shares, truncated_rows
 from gmpo_mm.engines.easyr1.actor import UPDATES
+from gmpo_mm.engines.easyr1.comparing import StepComparison
 from gmpo_mm.engines.easyr1.recording import PROBLEM, StepRecorder
 from gmpo_mm.engines.easyr1.rows_seen import ROWS, SEEN, StepSeen, of_all_ranks
 from gmpo_mm.engines.finished_step import FinishedStep
@@ -28,6 +30,7 @@ from gmpo_mm.runs.show_validation import show_validation
 from gmpo_mm.runs.step_record import StepRecord
 from gmpo_mm.runs.stopping import StopRequest
 from gmpo_mm.runs.trackers import Trackers
+from gmpo_mm.training.compare_losses import KIND as COMPARE
 
 TRACKER = "gmpo_mm"
 """The one name in EasyR1's `trainer.logger`: its own trackers truncate their files at every start, ours append."""
@@ -39,11 +42,12 @@ class GMPOTrainer(RayPPOTrainer):
     def __init__(
         self, *args: Any, run: RunDirectory, progress: Progress, trackers: Trackers, end_tokens: list[int],
         samples_shown: tuple[int, int] = (0, 0), leaves_out_truncated: bool = False, recorder: StepRecorder | None = None,
-        **kwargs: Any,
+        comparison: StepComparison | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
         """`end_tokens` end a response, `samples_shown` are trainer.log_samples and val_generations_to_log,
         `leaves_out_truncated` is algorithm.mask_truncated_completions, `recorder` writes the steps of trainer.record_steps and
-        reads `reward_fn`, which is then `StepRewards`; the other arguments are EasyR1's."""
+        reads `reward_fn`, which is then `StepRewards`, `comparison` is that of trainer.compare_losses; the other arguments are
+        EasyR1's."""
         super().__init__(*args, **kwargs)
         self.val_reward_fn: Any
         self.run, self.progress, self.trackers, self.end_tokens = run, progress, trackers, end_tokens
@@ -54,7 +58,9 @@ class GMPOTrainer(RayPPOTrainer):
         self._samples_shown = samples_shown
         self._leaves_out_truncated = leaves_out_truncated
         self._validation_facts: dict[str, float] = {}
-        self.recorder, self._record = recorder, None
+        self.recorder, self.comparison = recorder, comparison
+        self._record: StepRecord | None = None
+        self._compared: dict[str, Any] | None = None
         self._places_B = np.arange(0)
         self._log = StepLog(self)
         LOGGERS[TRACKER] = lambda config: self._log
@@ -70,16 +76,7 @@ class GMPOTrainer(RayPPOTrainer):
         stock_update: Callable[[DataProto], DataProto] = self.actor_rollout_ref_wg.update_actor
 
         def update_actor(batch: DataProto) -> DataProto:
-            trained = without_truncated(batch, self.end_tokens) if self._leaves_out_truncated else batch
-            is_recorded = self.recorder is not None and self.recorder.is_due(self.global_step)
-            if is_recorded:
-                trained, before = numbered(trained, self._places_B), self._weights()
-            self.finished.update_begins()
-            output = stock_update(trained)
-            if is_recorded:
-                seen = of_all_ranks(output.non_tensor_batch.pop(SEEN))
-                self._record = self._recorded(batch, seen, (before, self._weights()))
-            output = self._measured(batch, output)
+            output = self._update(batch, stock_update)
             self.finished.note(self.global_step, self.train_dataloader)
             return output
 
@@ -97,6 +94,26 @@ class GMPOTrainer(RayPPOTrainer):
         """EasyR1's loop; an error in a step saves the step before first."""
         with self.finished.saved_on_error(lambda: self.actor_rollout_ref_wg.workers, self._save_finished):
             super().fit()
+
+    def _update(self, batch: DataProto, update: Callable[[DataProto], DataProto]) -> DataProto:
+        """The update of the actors, and what is written down of it."""
+        trained = without_truncated(batch, self.end_tokens) if self._leaves_out_truncated else batch
+        is_recorded = self.recorder is not None and self.recorder.is_due(self.global_step)
+        if is_recorded or self.comparison is not None:
+            trained = numbered(trained, self._places_B)
+        before = self._weights() if is_recorded else ""
+        self.finished.update_begins()
+        output = update(trained)
+        parts = output.non_tensor_batch.pop(SEEN, None)
+        if parts is not None:
+            seen = of_all_ranks(parts)
+            if is_recorded:
+                self._record = self._recorded(batch, seen, (before, self._weights()))
+            if self.comparison is not None:
+                started = time.perf_counter()
+                self._compared = self.comparison.line(trained.batch, torch.as_tensor(self._places_B.argsort()), seen)
+                output.non_tensor_batch["timing_s/compare"] = np.array([time.perf_counter() - started])
+        return self._measured(batch, output)
 
     def _measured(self, batch: DataProto, output: DataProto) -> DataProto:
         """Put the mini-batches' metrics into the run directory, and the batch's own beside the step's."""
@@ -195,6 +212,9 @@ class GMPOTrainer(RayPPOTrainer):
 
     def step_recorded(self) -> None:
         """The step's metrics are in the run directory: save the checkpoint that waits for them, or one before a stop."""
+        if self._compared is not None:
+            self.trackers.log(self.global_step, COMPARE, self._compared)
+            self._compared = None
         if self._record is not None:
             assert self.recorder is not None
             self.recorder.write(self._record, self._log.training)
