@@ -45,6 +45,7 @@ from gmpo_mm.rollout.seeds import EVALUATION_SEED
 from gmpo_mm.runs.progress import LOG_NAME, Progress
 from gmpo_mm.runs.run_data import read_run_data, with_columns
 from gmpo_mm.runs.run_directory import RunDirectory
+from gmpo_mm.runs.step_record import announcement
 from gmpo_mm.runs.trackers import Trackers, check_trackers
 from gmpo_mm.runs.usable_model import with_usable_models
 from gmpo_mm.training.actor import Actor
@@ -118,6 +119,8 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
         total_steps = count_steps(config, len(dataset))
         if run.is_complete(total_steps) and not config.trainer.val_only:
             return
+        if said := announcement(config, total_steps, _trained_bytes(policy)):
+            progress.log(said)
         name, why = choose_sampler(
             config.worker.rollout.name, on_gpu=device.type == "cuda", max_tokens=longest_response(config)
         )
@@ -178,6 +181,10 @@ def _load_policy(config: Config, device: torch.device, dtype: torch.dtype) -> tu
     )  # fmt: skip
     policy.logits_dtype = getattr(torch, config.worker.actor.logits_dtype)
     return policy, processor
+
+
+def _trained_bytes(policy: PolicyModel) -> int:
+    return sum(p.numel() * p.element_size() for p in policy.module.parameters() if p.requires_grad)
 
 
 def _encode(config: Config, records: Any, processor: Processor, what: str, progress: Progress) -> PromptDataset:
