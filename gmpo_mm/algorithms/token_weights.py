@@ -73,9 +73,14 @@ def weights_and_at_one(
         )
     # rows don't see each other: one call does both
     corrections = None if token_weights_BT is None else torch.cat([token_weights_BT, token_weights_BT])
-    twice = (torch.cat([x, x]) for x in (advantages_BT, mask_BT))
     both = token_weights(
-        torch.cat([log_probs_BT, log_probs_BT]), torch.cat([old_log_probs_BT, log_probs_BT]), *twice, config, 1, corrections
+        torch.cat([log_probs_BT, log_probs_BT]),
+        torch.cat([old_log_probs_BT, log_probs_BT]),
+        torch.cat([advantages_BT, advantages_BT]),
+        torch.cat([mask_BT, mask_BT]),
+        config,
+        1,
+        corrections,
     )
     weights_BT, at_one_BT = both.chunk(2)
     return weights_BT, at_one_BT

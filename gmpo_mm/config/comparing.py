@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gmpo_mm.config.load import LoadedConfig
-from gmpo_mm.config.loss import COMPARE, compared_losses, policy_loss_config
+from gmpo_mm.config.loss import COMPARE, compared_losses, loss_unit_of, policy_loss_config
 from gmpo_mm.errors import ConfigError
 
 
@@ -15,8 +15,11 @@ def check_comparing(loaded: LoadedConfig) -> Iterator[str]:
 
     config = loaded.config
     names = config.trainer.compare_losses
+    if not names:
+        return
     try:
         losses, trained = compared_losses(config), policy_loss_config(config)
+        loss_unit_of(config)
     except ConfigError:
         return  # check_loss and check_ranges name it
     if len(set(names)) < len(names):
