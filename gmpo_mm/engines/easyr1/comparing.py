@@ -10,25 +10,22 @@ from typing import Any
 
 import torch
 
-from gmpo_mm.algorithms import StepTokens, UpdateRows, compare_losses, correction_weights
+from gmpo_mm.algorithms import StepTokens, UpdateRows, compare_losses, compared_configs, correction_weights
 from gmpo_mm.config import policy_loss_config
 from gmpo_mm.config.correction import correction_of
 from gmpo_mm.config.schema import Config
 from gmpo_mm.engines.easyr1.rows_seen import StepSeen
-from gmpo_mm.training.compare_losses import LossComparison
 
-
-def comparison_of(config: Config) -> StepComparison | None:
-    """As the configuration asks for; None where it compares nothing."""
-    losses = LossComparison.of(config, policy_loss_config(config))
-    return None if losses is None else StepComparison(config, losses)
+KIND = "compare"
+"""Of the line in metrics.jsonl."""
 
 
 class StepComparison:
     """Measures the losses of `trainer.compare_losses` beside the trained one, step by step."""
 
-    def __init__(self, config: Config, losses: LossComparison) -> None:
-        self.losses, self.correction, self.epochs = losses, correction_of(config), config.worker.actor.ppo_epochs
+    def __init__(self, config: Config) -> None:
+        self.configs = compared_configs(policy_loss_config(config), config.trainer.compare_losses)
+        self.correction, self.epochs = correction_of(config), config.worker.actor.ppo_epochs
 
     def line(self, trained: Mapping[str, torch.Tensor], order_B: torch.Tensor, seen: StepSeen) -> dict[str, Any]:
         """The step's metrics.
@@ -57,4 +54,4 @@ class StepComparison:
             entropy_BT=seen.entropy_BT[:, :width],
             token_weights_BT=weights_BT,
         )
-        return compare_losses(tokens, self.losses.configs, self.losses.trained)
+        return compare_losses(tokens, self.configs, next(iter(self.configs)))

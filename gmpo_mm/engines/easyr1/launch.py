@@ -114,7 +114,7 @@ def _build(
     from verl.utils.tokenizer import get_processor, get_tokenizer
 
     from gmpo_mm.engines.easyr1.advantages import install
-    from gmpo_mm.engines.easyr1.comparing import comparison_of
+    from gmpo_mm.engines.easyr1.comparing import StepComparison
     from gmpo_mm.engines.easyr1.config import to_easyr1
     from gmpo_mm.engines.easyr1.recording import StepRecorder, problems_kept
     from gmpo_mm.engines.easyr1.rewards import GMPORewardManager
@@ -170,7 +170,7 @@ def _build(
         end_tokens=end_tokens,
         leaves_out_truncated=config.algorithm.mask_truncated_completions,
         recorder=recorder,
-        comparison=comparison_of(config),
+        comparison=StepComparison(config) if config.trainer.compare_losses else None,
     )
 
 

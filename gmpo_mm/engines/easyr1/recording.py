@@ -17,12 +17,19 @@ from gmpo_mm.config.schema import Config
 from gmpo_mm.engines.batch_metrics import truncated_rows
 from gmpo_mm.engines.easyr1.rows_seen import StepSeen
 from gmpo_mm.runs.run_directory import RunDirectory
-from gmpo_mm.runs.step_record import RecordedPrompt, StepRecord, remove_leftovers, write_picture, write_step
-from gmpo_mm.training.recording import OF_THE_MACHINE
+from gmpo_mm.runs.step_record import (
+    RecordedPrompt,
+    StepRecord,
+    announcement,
+    remove_leftovers,
+    write_picture,
+    write_step,
+)
 
 PROBLEM = "gmpo_problem"
 """Column with the text of the problem, which EasyR1's data set takes out of its rows."""
-_TIMES = (*OF_THE_MACHINE, "timing_per_token_ms/")
+OF_THE_MACHINE = ("timing_s/", "timing_per_token_ms/", "perf/")
+"""Beginnings of metrics that a record leaves out: they differ from run to run."""
 
 
 @contextmanager
@@ -53,6 +60,10 @@ class StepRecorder:
         self.config, self.run, self.dataset = config, run, dataset
         self.processor, self.tokenizer, self.end_tokens = processor, tokenizer, end_tokens
         remove_leftovers(run.path)
+
+    def announcement(self, steps: int, trained_bytes: int) -> str:
+        """What a run of `steps` says of its records before it trains weights of that size."""
+        return announcement(self.config, steps, trained_bytes) or ""
 
     def is_due(self, step: int) -> bool:
         """Whether a step is recorded."""
@@ -110,7 +121,7 @@ class StepRecorder:
     def write(self, record: StepRecord, metrics: Mapping[str, float]) -> None:
         """Put a record with the metrics of its step onto the disk."""
         record.learning_rate, record.kl_coef = metrics.get("actor/lr"), metrics.get("actor/kl_coef")
-        record.metrics = {name: value for name, value in metrics.items() if not name.startswith(_TIMES)}
+        record.metrics = {name: value for name, value in metrics.items() if not name.startswith(OF_THE_MACHINE)}
         write_step(self.run.path, record)
 
     def _prompt(self, batch: DataProto, row: int, grid_N3: torch.Tensor | None) -> RecordedPrompt:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
@@ -11,12 +12,12 @@ from torch.distributed.tensor import DTensor
 from gmpo_mm.models.weights_hash import weights_sha256
 
 
-def trained_names(module: torch.nn.Module) -> list[str]:
-    """Names of a module's trained parameters before FSDP has wrapped it: it may flatten them and change their order."""
-    return [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+def trained_weights(module: torch.nn.Module) -> dict[str, int]:
+    """Name -> bytes of a module's trained parameters, before FSDP has wrapped it: it may flatten them in another order."""
+    return {name: weight.nbytes for name, weight in module.named_parameters() if weight.requires_grad}
 
 
-def fsdp_weights_sha256(module: torch.nn.Module, names: Sequence[str], rank: int) -> str:
+def fsdp_weights_sha256(module: torch.nn.Module, names: Iterable[str], rank: int) -> str:
     """`weights_sha256` of the parameters `names`, on rank 0; "" on the others, all of which have to call it.
 
     Equal to that of the same model without FSDP whose trained parameters have these names in this order.
@@ -29,7 +30,7 @@ def fsdp_weights_sha256(module: torch.nn.Module, names: Sequence[str], rank: int
     return ""
 
 
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
+def _whole(tensor: Any) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

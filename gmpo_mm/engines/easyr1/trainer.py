@@ -16,6 +16,7 @@ from verl.utils.logger.logger import LOGGERS
 
 from gmpo_mm.engines.batch_metrics import response_shares, truncated_rows
 from gmpo_mm.engines.easyr1.actor import UPDATES
+from gmpo_mm.engines.easyr1.comparing import KIND as COMPARE
 from gmpo_mm.engines.easyr1.comparing import StepComparison
 from gmpo_mm.engines.easyr1.recording import PROBLEM, StepRecorder
 from gmpo_mm.engines.easyr1.rows_seen import ROWS, SEEN, StepSeen, of_all_ranks
@@ -30,7 +31,6 @@ from gmpo_mm.runs.show_validation import show_validation
 from gmpo_mm.runs.step_record import StepRecord
 from gmpo_mm.runs.stopping import StopRequest
 from gmpo_mm.runs.trackers import Trackers
-from gmpo_mm.training.compare_losses import KIND as COMPARE
 
 TRACKER = "gmpo_mm"
 """The one name in EasyR1's `trainer.logger`: its own trackers truncate their files at every start, ours append."""
@@ -73,6 +73,9 @@ class GMPOTrainer(RayPPOTrainer):
         processes = self.resource_pool_manager.get_num_gpus()
         with self.progress.stage(f"starting {processes} workers: model, optimizer and vLLM"):
             super().init_workers()
+        if self.recorder is not None:
+            (size, *_) = self.actor_rollout_ref_wg.trained_weights_bytes()
+            self.progress.log(self.recorder.announcement(self.training_steps, size))
         stock_update: Callable[[DataProto], DataProto] = self.actor_rollout_ref_wg.update_actor
 
         def update_actor(batch: DataProto) -> DataProto:

@@ -11,7 +11,7 @@ from verl.workers import fsdp_workers
 from verl.workers.fsdp_workers import FSDPWorker
 
 from gmpo_mm.engines.easyr1.actor import GMPOActor
-from gmpo_mm.engines.easyr1.trained_weights import fsdp_weights_sha256, trained_names
+from gmpo_mm.engines.easyr1.trained_weights import fsdp_weights_sha256, trained_weights
 
 
 class _Base(Worker):
@@ -25,12 +25,12 @@ class GMPOWorker(_Base, FSDPWorker):
     """
 
     def _build_model_optimizer(self, *args: Any, role: str, **kwargs: Any) -> None:
-        """EasyR1's; the names of the actor's trained weights are kept, in the model's own order."""
+        """EasyR1's; names and sizes of the actor's trained weights are kept, in the model's own order."""
         stock = fsdp_workers.FSDP
 
         def wrapped(model: Any, *others: Any, **options: Any) -> Any:
             if role == "actor":
-                self._trained_names = trained_names(model)
+                self._trained = trained_weights(model)
             return stock(model, *others, **options)
 
         fsdp_workers.FSDP = wrapped
@@ -73,7 +73,12 @@ class GMPOWorker(_Base, FSDPWorker):
         """`weights_sha256` of the actor's trained weights on rank 0, "" on the others."""
         if self._use_param_offload:
             load_fsdp_model(self.fsdp_module)
-        found = fsdp_weights_sha256(self.fsdp_module, self._trained_names, self.rank)
+        found = fsdp_weights_sha256(self.fsdp_module, self._trained, self.rank)
         if self._use_param_offload:
             offload_fsdp_model(self.fsdp_module)
         return found
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def trained_weights_bytes(self) -> int:
+        """How large the actor's trained weights are, on all ranks together."""
+        return sum(self._trained.values())
