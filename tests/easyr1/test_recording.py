@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from gmpo_mm.config import load_config
 from gmpo_mm.data import PromptDataset, RecordKeys, load_records
 from gmpo_mm.engines.easyr1.recording import OF_THE_MACHINE
+from gmpo_mm.inspection.replay import replay
 from gmpo_mm.models.loading import load_policy
 from gmpo_mm.models.weights_hash import weights_sha256
 from gmpo_mm.runs.fsdp_checkpoint import merged_model
@@ -136,8 +138,11 @@ def test_a_record_has_the_prompts_pictures_and_grades_group_by_group(recorded: P
         assert record.rewards_B.mean() == pytest.approx(line["reward/overall"])
     assert record.versions["easyr1"].startswith("0.3.") and record.config["engine"] == "easyr1"
     assert record.log_probs_BT is not None and record.old_log_probs_BT is not None
-    moved = (record.log_probs_BT - record.old_log_probs_BT)[record.mask_BT].abs()
-    assert 0 < moved.max() < 2, "those of the last epoch"
+    trained_BT = record.mask_BT.clone()
+    trained_BT[list(record.left_out)] = False
+    ratios = (record.log_probs_BT - record.old_log_probs_BT)[trained_BT].exp()
+    last_epoch = lines(recorded, "updates")[0]["ratio/token_max"][-UPDATES:]
+    assert float(ratios.max()) == pytest.approx(max(last_epoch), rel=1e-5)
 
 
 def _grade(record: StepRecord, row: int) -> dict[str, float]:
@@ -161,6 +166,30 @@ def test_the_hashes_are_those_of_the_local_engines_policy_with_the_same_weights(
             assert load_step(recorded, step).weights_after == found
         if step < 2:
             assert load_step(recorded, step + 1).weights_before == found
+
+
+@pytest.mark.timeout(STEP_LIMIT)
+def test_a_recorded_step_replays_on_the_local_engine(recorded: Path) -> None:
+    """From the record, its pictures and the weights before: loss, gradient norm, log-probs and the weights' change to 1e-5."""
+    found = replay(recorded, 1)
+    compared = {stage.name: stage for stage in found.stages}
+    assert found.first_difference is None and not found.exact
+    assert "the same bytes" in compared["weights before"].words
+    for name in ("prompts", "pictures", "advantages", "old log-probs", "reference log-probs", "log-probs"):
+        assert compared[name].same, name
+    record, update = found.replayed.record, found.replayed.update
+    for name in ("actor/pg_loss", "actor/grad_norm"):
+        assert update.metrics[name] == pytest.approx(record.metrics[name], abs=1e-5), name
+    config = load_config(recorded / "config.yaml").config
+    loaded, _ = load_policy(config.worker.actor.model, device=torch.device("cpu"), compute_dtype=torch.float32)
+    before = {name: weight.detach() for name, weight in loaded.module.named_parameters()}
+    after = load_file(merged_model(recorded / "global_step_1") / "model.safetensors")
+    assert update.changes.keys() == after.keys()
+    moved = {name: after[name] - before[name] for name in after}
+    assert max(float(change.abs().max()) for change in moved.values()) > 1e-4
+    assert max(float((update.changes[name] - change).abs().max()) for name, change in moved.items()) < 1e-5
+    later = replay(recorded, 2)
+    assert later.first_difference is None, "after step 1 has been done again"
 
 
 @pytest.mark.timeout(STEP_LIMIT)
