@@ -277,7 +277,8 @@ def test_comparing_that_cannot_take_place_is_named(load: Load) -> None:
     every = "trainer.compare_losses_gradients_every"
     assert (every, 5, "trainer.compare_losses is empty") in ineffective_keys(load(f"{every}=5"))
     assert not ineffective_keys(load(f"{every}=5", "trainer.compare_losses=[gspo]"))
-    reasons = {key: reason for key, _, reason in ineffective_keys(load("trainer.compare_losses=[gspo]", "trainer.val_only=true"))}
+    found = ineffective_keys(load("trainer.compare_losses=[gspo]", "trainer.val_only=true"))
+    reasons = {key: reason for key, _, reason in found}
     assert reasons["trainer.compare_losses"] == "trainer.val_only is true"
 
 
