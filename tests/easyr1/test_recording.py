@@ -6,19 +6,27 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
+from verl.utils import dataset as easyr1_dataset
 
 from gmpo_mm.config import load_config
 from gmpo_mm.data import PromptDataset, RecordKeys, load_records
-from gmpo_mm.engines.easyr1.recording import OF_THE_MACHINE
+from gmpo_mm.engines.easyr1.actor import GMPOActor
+from gmpo_mm.engines.easyr1.recording import ID, OF_THE_MACHINE, PROBLEM, problems_kept
+from gmpo_mm.engines.easyr1.rows_seen import ROWS, SEEN, of_all_ranks
+from gmpo_mm.engines.easyr1.trainer import StepRewards
 from gmpo_mm.inspection.replay import replay
 from gmpo_mm.models.loading import load_policy
 from gmpo_mm.models.weights_hash import weights_sha256
 from gmpo_mm.runs.fsdp_checkpoint import merged_model
 from gmpo_mm.runs.step_record import StepRecord, load_step, picture_name, recorded_steps
+from tests.easyr1.batches import Setting, to_data_proto, without_packing
+from tests.easyr1.test_actor import make
 from tests.easyr1.test_run import STEP_LIMIT, data, finish, lines, overrides, start
 
 __all__ = ["data"]
@@ -230,3 +238,50 @@ def weights(record: StepRecord) -> tuple[list[float], list[float]]:
                 clipped = rho > 1.3 if advantage > 0 else not 0.8 <= rho <= 3.0
                 grpo.append(0.0 if clipped else advantage * rho / tokens)
     return gmpo, grpo
+
+
+def test_the_actor_notes_rows_log_probs_and_grids_of_dynamic_micro_batches() -> None:
+    batch, policy = make("qwen2_5_vl")
+    data, module = to_data_proto(batch, policy), without_packing(policy)
+    numbers_B = data.batch[ROWS] = torch.randperm(16, generator=torch.Generator().manual_seed(0))
+    setting = Setting(8, 2, dynamic_batching=True, epochs=2)
+    actor = GMPOActor(setting.config(), module, torch.optim.SGD(module.parameters(), lr=0.0))
+    seen = of_all_ranks(actor.update_policy(data)[SEEN])
+    halves = [sorted(numbers_B[:8].tolist()), sorted(numbers_B[8:].tolist())]
+    assert seen.updates == halves * 2 and all(len(calls) > 1 for calls in seen.calls)
+    mask_BT, order_B = batch.mask_BT, numbers_B.argsort()
+    expected_BT = actor.compute_log_prob(data)[order_B]
+    assert torch.allclose(seen.log_probs_BT[mask_BT[order_B]], expected_BT[mask_BT[order_B]], atol=1e-5)
+    assert (seen.entropy_BT[mask_BT[order_B]] > 0).all()
+    pictures = data.non_tensor_batch["multi_modal_inputs"]
+    with_grid = {int(numbers_B[i]): pictures[i]["image_grid_thw"] for i in range(16) if pictures[i]}
+    assert seen.grids.keys() == with_grid.keys() and with_grid
+    assert all(torch.equal(seen.grids[row], grid) for row, grid in with_grid.items())
+    del data.batch[ROWS]
+    assert SEEN not in actor.update_policy(data), "without numbers nothing is kept"
+
+
+@pytest.mark.parametrize(("columns", "ids"), [({}, ["0", "1"]), ({"id": [7, None]}, ["7", "1"])])
+def test_rows_keep_their_problem_and_are_named_as_on_the_local_engine(
+    columns: dict[str, list[int | None]], ids: list[str], tmp_path: Path
+) -> None:
+    rows = {"problem": ["one", "two"], "answer": ["1", "2"], **columns}
+    Dataset.from_dict(rows).to_parquet(tmp_path / "rows.parquet")
+    with problems_kept("problem"):
+        found = easyr1_dataset.load_dataset("parquet", data_files=str(tmp_path / "rows.parquet"), split="train")
+    assert [(row[ID], row[PROBLEM]) for row in found] == list(zip(ids, rows["problem"], strict=True))
+    records = load_records(str(tmp_path / "rows.parquet"), RecordKeys(prompt_key="problem"))
+    assert [records[i].id for i in range(2)] == ids
+    again = easyr1_dataset.load_dataset("parquet", data_files=str(tmp_path / "rows.parquet"), split="train")
+    assert PROBLEM not in again.column_names, "outside all is as before"
+
+
+def test_grades_find_their_rows_in_the_order_that_was_graded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A baseline of each group is graded before its responses; the last time counts."""
+    answers = iter([("", {"overall": [9.0, 9.0]}), ("", {"overall": [1.0, 2.0, 3.0, 4.0]})])
+    manager = SimpleNamespace(compute_reward=SimpleNamespace(remote=lambda batch: next(answers)))
+    monkeypatch.setattr("ray.get", lambda answer: answer)
+    rewards = StepRewards(manager)
+    for uids in (["a", "b"], ["a", "b", "b", "a"]):
+        rewards.remote(SimpleNamespace(non_tensor_batch={"uid": uids}))  # type: ignore[arg-type]
+    assert [scores["overall"] for scores in rewards.of_rows(["b", "a", "a", "b"])] == [2.0, 1.0, 4.0, 3.0]

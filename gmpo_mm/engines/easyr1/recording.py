@@ -26,22 +26,22 @@ from gmpo_mm.runs.step_record import (
     write_step,
 )
 
-PROBLEM = "gmpo_problem"
-"""Column with the text of the problem, which EasyR1's data set takes out of its rows."""
+ID, PROBLEM = KEPT = ("gmpo_id", "gmpo_problem")
+"""Columns with a row's name and the text of its problem, which EasyR1's data set takes out of its rows."""
 OF_THE_MACHINE = ("timing_s/", "timing_per_token_ms/", "perf/")
 """Beginnings of metrics that a record leaves out: they differ from run to run."""
 
 
 @contextmanager
 def problems_kept(prompt_key: str) -> Iterator[None]:
-    """Data sets that EasyR1 loads inside have `PROBLEM`, and the row's number as `id` where they had no id."""
+    """Data sets that EasyR1 loads inside have `KEPT` as well; a row without an id has its number in place of one."""
     stock: Callable[..., Any] = easyr1_dataset.load_dataset
 
     def load(*args: Any, **kwargs: Any) -> Any:
         found = stock(*args, **kwargs)
-        if "id" not in found.column_names:
-            found = found.add_column("id", [str(number) for number in range(len(found))])
-        return found.add_column(PROBLEM, list(found[prompt_key]))
+        given = found["id"] if "id" in found.column_names else [None] * len(found)
+        ids = [str(number if id_ is None else id_) for number, id_ in enumerate(given)]
+        return found.add_column(ID, ids).add_column(PROBLEM, list(found[prompt_key]))
 
     easyr1_dataset.load_dataset = load
     try:
@@ -133,7 +133,7 @@ class StepRecorder:
             for image in others.get("multi_modal_data", {}).get("images", ())
         ]
         return RecordedPrompt(
-            id=str(others["id"]),
+            id=others[ID],
             text=self._chat_text(others[PROBLEM]),
             problem=others[PROBLEM],
             answer=str(others["ground_truth"]),

@@ -18,7 +18,7 @@ from gmpo_mm.engines.batch_metrics import response_shares, truncated_rows
 from gmpo_mm.engines.easyr1.actor import UPDATES
 from gmpo_mm.engines.easyr1.comparing import KIND as COMPARE
 from gmpo_mm.engines.easyr1.comparing import StepComparison
-from gmpo_mm.engines.easyr1.recording import PROBLEM, StepRecorder
+from gmpo_mm.engines.easyr1.recording import KEPT, StepRecorder
 from gmpo_mm.engines.easyr1.rows_seen import ROWS, SEEN, StepSeen, of_all_ranks
 from gmpo_mm.engines.finished_step import FinishedStep
 from gmpo_mm.engines.step_log import StepLog
@@ -153,7 +153,8 @@ class GMPOTrainer(RayPPOTrainer):
         super()._balance_batch(batch, *args, **kwargs)
         self._places_B = batch.non_tensor_batch.pop(ROWS)
         if self.recorder is not None and not self.recorder.is_due(self.global_step):
-            del batch.non_tensor_batch[PROBLEM]
+            for name in KEPT:
+                del batch.non_tensor_batch[name]
 
     def _make_batch_data(self, metrics: dict[str, Any]) -> DataProto:
         if isinstance(self.reward_fn, StepRewards):
