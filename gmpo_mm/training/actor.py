@@ -46,6 +46,12 @@ class Actor:
         """Sums over a response's tokens of log pi - log pi_old, in the last epoch of the last update; NaN where left out."""
         self.log_probs_BT: torch.Tensor | None = None
         """Of the last epoch's forward passes; 0 where a row was left out."""
+        self.old_log_probs_BT: torch.Tensor | None = None
+        """Those that the last epoch's ratios were taken to."""
+        self.given_updates: Sequence[Sequence[int]] | None = None
+        """The rows of each optimizer step of all epochs, where they are not those of `config.mini_batch_prompts`."""
+        self.on_gradient: Callable[[], None] | None = None
+        """Called when the gradients of an optimizer step are there, before they are clipped."""
         coefficient = float(getattr(policy.config, "router_aux_loss_coef", 0.0) or 0.0)
         self.router_coef = coefficient if policy.is_mixture_of_experts else 0.0
         if self.router_coef and config.drop_zero_advantage:
@@ -82,7 +88,7 @@ class Actor:
         updates = skipped = 0
         for epoch in range(self.config.epochs):
             seen = Observed(batch)
-            for rows in self._mini_batches(batch):
+            for rows in self._rows_of_epoch(batch, epoch):
                 # before the first optimizer step of a round the policy IS the old policy
                 parts.append(self._accumulate(batch, advantages, rows, kl_coef, seen, unchanged=updates == 0))
                 applied, grad_norm = self._optimizer_step()
@@ -93,6 +99,7 @@ class Actor:
                     progress(updates, f"epoch {epoch + 1} of {self.config.epochs}")
             parts.append(update_metrics(batch, advantages, seen, self.config))
             self.log_ratios_B, self.log_probs_BT = seen.sequence_log_ratios(), seen.log_probs_BT
+            self.old_log_probs_BT = seen.old_BT
         result = finalize_metrics(merge_metrics(parts))
         result |= {"actor/updates": updates - skipped, "actor/skipped_updates": skipped}
         if self.routing is not None:
@@ -103,9 +110,14 @@ class Actor:
             result["actor/kl_coef"] = kl_coef
         return result
 
-    def rows_of_updates(self, batch: Batch) -> list[range]:
+    def rows_of_updates(self, batch: Batch) -> Sequence[Sequence[int]]:
         """The rows of each optimizer step of a step's update, in order; of all epochs."""
-        return self._mini_batches(batch) * self.config.epochs
+        return self.given_updates or self._mini_batches(batch) * self.config.epochs
+
+    def _rows_of_epoch(self, batch: Batch, epoch: int) -> Sequence[Sequence[int]]:
+        rows = self.rows_of_updates(batch)
+        size = len(rows) // self.config.epochs
+        return rows[epoch * size : (epoch + 1) * size]
 
     def _mini_batches(self, batch: Batch) -> list[range]:
         size, prompts, mini = batch.group_size, len(batch.groups), self.config.mini_batch_prompts
@@ -120,10 +132,10 @@ class Actor:
     # ---- one mini-batch -----------------------------------------------------------------------------------------------
 
     def _accumulate(
-        self, batch: Batch, advantages: torch.Tensor, rows: range, kl_coef: float, seen: Observed, unchanged: bool
+        self, batch: Batch, advantages: torch.Tensor, rows: Sequence[int], kl_coef: float, seen: Observed, unchanged: bool
     ) -> dict[str, Metric]:
         """Gradients of one mini-batch: every term is a sum over micro-batches divided by the mini-batch's own units."""
-        units = int(count_units(batch.host_mask_BT[rows.start : rows.stop], self.config.loss))
+        units = int(count_units(batch.host_mask_BT[list(rows)], self.config.loss))
         micro_batches = cut_into_micro_batches(batch, self._kept_rows(batch, rows), self.config.update_limits)
         counts = self._expert_counts(batch, micro_batches) if self.router_coef else None
         balances: list[torch.Tensor] = []
@@ -198,7 +210,7 @@ class Actor:
             total = total - config.entropy_coef * aggregate(output.entropy_BT, mask_BT, unit)
         return total
 
-    def _kept_rows(self, batch: Batch, rows: range) -> list[int]:
+    def _kept_rows(self, batch: Batch, rows: Sequence[int]) -> list[int]:
         """The mini-batch's rows, without those left out of the loss and, where the configuration leaves them out, without
         groups that can't give a gradient."""
         kept = [row for row in rows if row not in batch.left_out]
@@ -245,6 +257,8 @@ class Actor:
         parameters = [p for p in self._parameters() if p.grad is not None]
         if not parameters:
             return True, 0.0
+        if self.on_gradient is not None:
+            self.on_gradient()
         grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
         finite = math.isfinite(grad_norm)
         if finite:

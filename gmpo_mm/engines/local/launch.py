@@ -71,7 +71,7 @@ def train(
     loaded = with_columns(loaded, notes.append)
     config = loaded.config
     check_trackers(config.trainer.logger)
-    device, dtype = _prepare_device(config)
+    device, dtype = prepare_device(config)
     with (
         progress or Progress() as progress,
         RunDirectory.open(
@@ -86,7 +86,7 @@ def train(
         return run.path
 
 
-def _prepare_device(config: Config) -> tuple[torch.device, torch.dtype]:
+def prepare_device(config: Config) -> tuple[torch.device, torch.dtype]:
     """The device and compute type of a configuration; sets torch's CPU threads and, on the CPU, determinism."""
     device = resolve_device(config.trainer.device)
     if config.trainer.threads is not None:
@@ -109,8 +109,8 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
     check_batch_fits(config, len(records))
     with Trackers(config.trainer.logger, run.config, run, progress.warn) as trackers:
         with progress.stage(f"loading {config.worker.actor.model.model_path}"):
-            policy, processor = _load_policy(config, device, dtype)
-            reference = _reference(config, policy, dtype)
+            policy, processor = configured_policy(config, device, dtype)
+            reference = frozen_reference(config, policy, dtype)
         dataset = _encode(config, records, processor, "training", progress)
         val_dataset = _encode(config, val_records, processor, "validation", progress) if val_records is not None else None
         progress.log(dataset.overlong_report() or f"{len(dataset)} training prompts, none over-long")
@@ -169,7 +169,8 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
                     each.close()
 
 
-def _load_policy(config: Config, device: torch.device, dtype: torch.dtype) -> tuple[PolicyModel, Processor]:
+def configured_policy(config: Config, device: torch.device, dtype: torch.dtype) -> tuple[PolicyModel, Processor]:
+    """The model of a configuration before its first step, adapters included, and what reads text and pictures for it."""
     policy, processor = load_policy(
         config.worker.actor.model, device=device, compute_dtype=dtype, seed=config.worker.rollout.seed,
         chat_template=read_chat_template(config.data.override_chat_template),
@@ -185,7 +186,7 @@ def _encode(config: Config, records: Any, processor: Processor, what: str, progr
         )
 
 
-def _reference(config: Config, policy: PolicyModel, dtype: torch.dtype) -> PolicyModel | None:
+def frozen_reference(config: Config, policy: PolicyModel, dtype: torch.dtype) -> PolicyModel | None:
     """A frozen copy of the starting policy; None without KL and for LoRA, where the adapter is switched off instead."""
     if config.algorithm.disable_kl or config.worker.actor.model.lora.rank > 0:
         return None
