@@ -137,6 +137,8 @@ class _Work:
         device, dtype = prepare_device(config)
         self.note(f"loading {config.worker.actor.model.model_path}")
         self.policy, self.processor = configured_policy(config, device, dtype)
+        if self.record.engine != "local":
+            self.policy.forbid([])  # only our own actor takes the tokens of pictures out of the softmax
         if self.weights is None and self.start.has_optimizer:
             self.reference = frozen_reference(config, self.policy, dtype)
         self.optimizer = build_optimizer(self.policy, config.worker.actor.optim)
