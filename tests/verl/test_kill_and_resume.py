@@ -9,6 +9,7 @@ import json
 import math
 import signal
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     texts = text(
         data, run, "worker.actor.global_batch_size=2", "worker.actor.ppo_epochs=2", "trainer.record_steps=every 1",
         f"trainer.compare_losses={json.dumps(COMPARED)}", "worker.rollout.temperature=2",
+        "worker.actor.optim.lr=2e-5", "worker.actor.optim.lr_scheduler_type=cosine", "worker.actor.optim.min_lr_ratio=0.5",
     )  # fmt: skip
     process = start(texts, str(run.parent / "batch.pt"))
     wait_for(run / "latest_checkpointed_iteration.txt", process)
@@ -63,13 +65,15 @@ def test_a_killed_run_has_a_whole_record_of_every_step_and_no_leftovers(finished
     run, _, _ = finished
     assert not (run / LEFT).exists()
     records = [gmpo_mm.load_step(run, step) for step in (1, 2, 3)]
-    for former, record in zip(records, records[1:], strict=False):
+    rates = [record.learning_rate for record in records]
+    assert rates[0] == 2e-5 and rates == sorted(set(rates), reverse=True), "the rate of this step, not of the next"
+    for former, record in pairwise(records):
         assert former.weights_after == record.weights_before != record.weights_after
     assert records[2].weights_before == hash_of(run / "global_step_2"), "as the local engine hashes the same weights"
     assert records[2].weights_after == hash_of(run / "global_step_3")
     for record in records:
         assert record.engine == "verl" and record.versions["verl"] == "0.9.1" and record.temperature == 2
-        assert record.learning_rate == 1e-4 and record.kl_coef == 0.01 and not record.left_out
+        assert record.kl_coef == 0.01 and not record.left_out
         assert record.config["worker"]["actor"]["ppo_epochs"] == 2
 
 
