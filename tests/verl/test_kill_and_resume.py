@@ -23,6 +23,11 @@ from tests.verl.repeated import hash_of, repeated_on_local
 from tests.verl.runs import LIMIT, finish, lines, start, text, wait_for
 
 LEFT = "rollouts/.step_9.safetensors.tmp"
+REWARD = """
+def compute_score(rows):
+    return [{"overall": sum(map(ord, row["response"])) % 7 / 6} for row in rows]
+"""
+"""Other responses have other rewards, so nearly every group has advantages."""
 COMPARED = ["default", "gspo", "cispo", "power_mean"]
 
 
@@ -30,9 +35,11 @@ COMPARED = ["default", "gspo", "cispo", "power_mean"]
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
     """The run, the step at which it was killed, and the output of its second start; the first step's batch is beside it."""
     run = tmp_path_factory.mktemp("killed") / "run"
+    (run.parent / "reward.py").write_text(REWARD)
     texts = text(
         data, run, "worker.actor.global_batch_size=2", "worker.actor.ppo_epochs=2", "trainer.record_steps=every 1",
-        f"trainer.compare_losses={json.dumps(COMPARED)}", "worker.rollout.temperature=2",
+        f"worker.reward.reward_function={run.parent}/reward.py:compute_score",
+        f"trainer.compare_losses={json.dumps(COMPARED)}", "worker.rollout.temperature=1.2",
         "worker.actor.optim.lr=2e-5", "worker.actor.optim.lr_scheduler_type=cosine", "worker.actor.optim.min_lr_ratio=0.5",
     )  # fmt: skip
     process = start(texts, str(run.parent / "batch.pt"))
@@ -72,7 +79,7 @@ def test_a_killed_run_has_a_whole_record_of_every_step_and_no_leftovers(finished
     assert records[2].weights_before == hash_of(run / "global_step_2"), "as the local engine hashes the same weights"
     assert records[2].weights_after == hash_of(run / "global_step_3")
     for record in records:
-        assert record.engine == "verl" and record.versions["verl"] == "0.9.1" and record.temperature == 2
+        assert record.engine == "verl" and record.versions["verl"] == "0.9.1" and record.temperature == 1.2
         assert record.kl_coef == 0.01 and not record.left_out
         assert record.config["worker"]["actor"]["ppo_epochs"] == 2
 
