@@ -320,10 +320,10 @@ def test_token_weights_step_sizes_and_clipped_tokens_are_those_of_a_naive_refere
     clip = own.config.loss.gmpo
     for rows in record.updates:
         for row in rows:
-            if not own.seen_BT[row].any():
+            if not own.seen.mask_BT[row].any():
                 continue
             length, advantage = record.lengths_B[row], float(record.advantages_BT[row, 0])
-            log_ratio = (own.log_probs_BT - own.old_log_probs_BT)[row, :length].double().tolist()
+            log_ratio = (own.seen.log_probs_BT - own.seen.old_log_probs_BT)[row, :length].double().tolist()
             low, high = -clip.log_clip_low, clip.log_clip_high
             cut = [min(x, high) if advantage > 0 else max(x, low) for x in log_ratio]
             mean = math.exp(sum(cut) / length)
@@ -457,7 +457,7 @@ def test_gradients_are_compared_in_the_first_optimizer_step_in_which_either_upda
 ) -> None:
     done = replay(recorded_run, 1, ["worker.actor.loss_type=gmpo"])
     own = done.replayed.update
-    assert own.first == 0 and len(own.updates) == 2
+    assert own.first == 0 and own.optimizer_steps == 2
     later = replace(own, first=1)  # as an update whose first mini-batch had no advantage
     nothing = torch.nn.Linear(1, 1)
     policy = SimpleNamespace(module=nothing, vision=None, embedding=nothing, lm_head=nothing)
