@@ -23,8 +23,9 @@ def recorded_prompts(
 ) -> tuple[list[EncodedPrompt], list[Stage]]:
     """The prompts with the pictures of `folder` (a run's `rollouts`), encoded again.
 
-    Ids are those of the record, whatever the tokenizer here makes of the text; the stages say whether it makes the same.
-    Raises DataError for a picture that is missing, changed, or cut into other patches than the run's.
+    Ids are those of the record, whatever the tokenizer here makes of the text; the stages say whether it
+    makes the same. Raises DataError for a picture that is missing, changed, or cut into other patches than
+    the run's.
     """
     prompts, other_ids, pictures = [], [], 0
     for number, recorded in enumerate(record.prompts):
@@ -33,9 +34,10 @@ def recorded_prompts(
         pictures += len(images)
         if grid_thw_N3 is not None and not torch.equal(grid_thw_N3, _grid(recorded)):
             raise DataError(
-                f"step {record.step}, prompt {number} (id {recorded.id}): the image processor here cuts its pictures into "
-                f"{grid_thw_N3.tolist()} patches (time, height, width), the record has {_grid(recorded).tolist()}; use the "
-                "model that the run trained, and its version of transformers"
+                f"step {record.step}, prompt {number} (id {recorded.id}): the image processor here cuts its "
+                f"pictures into {grid_thw_N3.tolist()} patches (time, height, width), the record has "
+                f"{_grid(recorded).tolist()}; use the model that the run trained, and its version of "
+                "transformers"
             )
         try:
             input_ids_S, unexpanded = processor.tokenize(recorded.text, grid_thw_N3)
@@ -45,10 +47,13 @@ def recorded_prompts(
             other_ids.append(number)
         source = Record(recorded.problem, (), recorded.answer, (recorded.answer,), recorded.id)
         prompts.append(
-            EncodedPrompt(source, recorded.text, recorded.input_ids_S, unexpanded, images, patches, grid_thw_N3)
+            EncodedPrompt(
+                source, recorded.text, recorded.input_ids_S, unexpanded, images, patches, grid_thw_N3
+            )
         )
     if other_ids:
-        found = f"the tokenizer here makes other ids of {len(other_ids)} of {len(prompts)} texts, first of prompt {other_ids[0]}"
+        count = f"{len(other_ids)} of {len(prompts)}"
+        found = f"the tokenizer here makes other ids of {count} texts, first of prompt {other_ids[0]}"
         stages = [Stage("prompts", False, found)]
     else:
         stages = [Stage("prompts", True, f"the same ids for all {len(prompts)} texts")]
@@ -62,27 +67,40 @@ def recorded_batch(record: StepRecord, prompts: Sequence[EncodedPrompt]) -> Batc
     lengths, size = list(record.lengths_B), _group_size(record)
     sampler_BT = record.sampler_log_probs_BT
     if sampler_BT is None:
-        sampler_BT = record.old_log_probs_BT if record.old_log_probs_BT is not None else torch.zeros_like(record.advantages_BT)
+        sampler_BT = (
+            record.old_log_probs_BT
+            if record.old_log_probs_BT is not None
+            else torch.zeros_like(record.advantages_BT)
+        )
     valid_BT = torch.arange(record.mask_BT.shape[1])[None] < torch.tensor(lengths)[:, None]
     masked_rows = {row for row, any_ in enumerate(record.mask_BT.any(1).tolist()) if not any_}
     holes = (valid_BT != record.mask_BT).any(1).nonzero().flatten().tolist()
     if holes := [row for row in holes if row not in masked_rows]:
         raise DataError(
-            f"step {record.step}: response {holes[0]} has tokens that are not trained on; the local engine trains on all tokens "
-            "of a response or on none, so it can't do this update again"
+            f"step {record.step}: response {holes[0]} has tokens that are not trained on; the local engine "
+            "trains on all tokens of a response or on none, so it can't do this update again"
         )
     responses = [
-        Response(record.response_ids_BT[row, :length], sampler_BT[row, :length], record.stop_reasons[row] or "stop")
+        Response(
+            record.response_ids_BT[row, :length], sampler_BT[row, :length], record.stop_reasons[row] or "stop"
+        )
         for row, length in enumerate(lengths)
     ]
     scores = [
         {"overall": float(record.rewards_B[row])}
-        | {name: float(part_B[row]) for name, part_B in record.reward_parts.items() if not part_B[row].isnan()}
+        | {
+            name: float(part_B[row])
+            for name, part_B in record.reward_parts.items()
+            if not part_B[row].isnan()
+        }
         for row in range(len(record))
     ]
     groups = [
         SampledGroup(
-            prompt, responses[start : start + size], record.texts[start : start + size], scores[start : start + size]
+            prompt,
+            responses[start : start + size],
+            record.texts[start : start + size],
+            scores[start : start + size],
         )
         for prompt, start in zip(prompts, range(0, len(record), size), strict=True)
     ]
@@ -102,8 +120,9 @@ def _group_size(record: StepRecord) -> int:
     in_order = record.group_ids_B.tolist() == [g for g, size in enumerate(sizes) for _ in range(size)]
     if not sizes or len(set(sizes)) != 1 or not in_order:
         raise DataError(
-            f"step {record.step}: its groups have {min(sizes, default=0)} to {max(sizes, default=0)} responses"
-            f"{'' if in_order else ', not group by group'}; the local engine takes groups of one size, one after another"
+            f"step {record.step}: its groups have {min(sizes, default=0)} to {max(sizes, default=0)} "
+            f"responses{'' if in_order else ', not group by group'}; the local engine takes groups of one "
+            "size, one after another"
         )
     return sizes[0]
 
@@ -114,7 +133,9 @@ def _picture(folder: Path, name: str) -> Image.Image:
         with Image.open(path) as image:
             picture = image.convert("RGB")
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} can't be read ({error}); a record needs its run's folder {folder.name}/{PICTURES}") from None
+        raise DataError(
+            f"{path} can't be read ({error}); a record needs its run's folder {folder.name}/{PICTURES}"
+        ) from None
     if picture_name(picture) != name:
         raise DataError(f"{path} holds other pixels than its name says; restore it, or record the step again")
     return picture

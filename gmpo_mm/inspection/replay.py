@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from gmpo_mm.inspection.two_updates import TwoUpdates, compare_updates
 from gmpo_mm.inspection.update_again import Replayed, Update, do_update, replay_record, seed_of
 from gmpo_mm.inspection.weights_before import Start, find_start, run_state
 from gmpo_mm.models.adapters import is_adapter
+from gmpo_mm.models.loading import resolve_dtype
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor
 from gmpo_mm.runs.checkpoint import load_checkpoint, load_optimizer_tensors
@@ -78,8 +78,9 @@ def replay(
 ) -> Replay:  # fmt: skip
     """Do a recorded step again, and with overrides another update from its rollouts and its weights before.
 
-    `run` is a run directory or a record's file. `weights` (a checkpoint, a model) stand in for those that the run kept.
-    Raises ConfigError for overrides that no update reads, DataError for records and weights that are missing.
+    `run` is a run directory or a record's file. `weights` (a checkpoint, a model) stand in for those that the
+    run kept. Raises ConfigError for overrides that no update reads, DataError for records and weights that
+    are missing.
     """
     how, others = keys.split_overrides(overrides)
     record = load_step(run, step)
@@ -142,8 +143,7 @@ class _Work:
         if self.weights is None and self.start.has_optimizer:
             self.reference = frozen_reference(config, self.policy, dtype)
         self.optimizer = build_optimizer(self.policy, config.worker.actor.optim)
-        exact = self.record.engine == "local" and device.type == "cpu"
-        self.tolerance = 0.0 if exact else TOLERANCE if dtype == torch.float32 else HALF_TOLERANCE
+        self.tolerance = _tolerance(self.record, config, device, dtype)
         if adapter is not None:
             load_weights(self.policy, Path(adapter))
         if checkpoint is not None:
@@ -152,7 +152,7 @@ class _Work:
             self.fresh_optimizer = True
 
     def _model(self) -> tuple[Config, str | None, Path | None]:
-        """The configuration whose model is loaded, an adapter to be put on it, and the local checkpoint that comes then."""
+        """The configuration whose model is loaded, an adapter for it, and the local checkpoint on top."""
         config = self.own.config
         model = config.worker.actor.model
         lora = model.lora.rank > 0
@@ -171,8 +171,8 @@ class _Work:
         elif checkpoint is not None and not (checkpoint / MANIFEST_FILE).is_file():
             if lora:
                 raise ConfigError(
-                    f"{checkpoint}: adapters of engine {self.record.engine} are not read back into training; replay step 1, "
-                    "or a run without worker.actor.model.lora.rank"
+                    f"{checkpoint}: adapters of engine {self.record.engine} are not read back into training; "
+                    "replay step 1, or a run without worker.actor.model.lora.rank"
                 )
             model.model_path, checkpoint = str(merged_model(checkpoint, self.note)), None
         return with_usable_models(config, self.note, whole=False), adapter, checkpoint
@@ -211,15 +211,19 @@ class _Work:
             tolerance=self.tolerance, reference=self.reference, fresh_optimizer=self.fresh_optimizer,
         )  # fmt: skip
 
-    # ---- the other update ---------------------------------------------------------------------------------------------
+    # ---- the other update ----------------------------------------------------------------------------------
 
     def snapshot(self) -> tuple[list[torch.Tensor], dict[torch.Tensor, dict[str, torch.Tensor]]]:
         """The trained weights and the optimizer's state, copied."""
         weights = [p.detach().clone() for p in self._trained()]
-        state = {p: {key: value.clone() for key, value in each.items()} for p, each in self.optimizer.state.items()}
+        state = {
+            p: {key: value.clone() for key, value in each.items()} for p, each in self.optimizer.state.items()
+        }
         return weights, state
 
-    def restore(self, snapshot: tuple[list[torch.Tensor], dict[torch.Tensor, dict[str, torch.Tensor]]]) -> None:
+    def restore(
+        self, snapshot: tuple[list[torch.Tensor], dict[torch.Tensor, dict[str, torch.Tensor]]]
+    ) -> None:
         """Put a snapshot back."""
         weights, state = snapshot
         with torch.no_grad():
@@ -259,8 +263,12 @@ class _Work:
             batch = recorded_batch(record, prompts)
         if sampler_is_old(config):
             batch.old_log_probs_BT = None
-        elif batch.old_log_probs_BT is None and (other_cut or keys.changed(own, other, ("worker.actor.old_log_probs",))):
-            measuring = Actor(self.policy, self.optimizer, replace(update_config(config), temperature=record.temperature))
+        elif batch.old_log_probs_BT is None and (
+            other_cut or keys.changed(own, other, ("worker.actor.old_log_probs",))
+        ):
+            measuring = Actor(
+                self.policy, self.optimizer, replace(update_config(config), temperature=record.temperature)
+            )
             batch.old_log_probs_BT = measuring.log_probs(batch)
         return batch
 
@@ -277,8 +285,9 @@ def _check(config: Config, record: StepRecord) -> None:
     """What the local engine can't do as the record's engine did."""
     if config.worker.actor.seq_mean == "easyr1":
         raise ConfigError(
-            "worker.actor.seq_mean = 'easyr1': EasyR1 weighs sequences by its own micro-batches, which no record holds, so the "
-            "local engine can't do this update again; record a run with worker.actor.seq_mean=exact"
+            "worker.actor.seq_mean = 'easyr1': EasyR1 weighs sequences by its own micro-batches, which no "
+            "record holds, so the local engine can't do this update again; record a run with "
+            "worker.actor.seq_mean=exact"
         )
     if record.sampler_log_probs_BT is None and config.worker.rollout.correction != "none":
         raise DataError(
@@ -292,23 +301,27 @@ def _check_other(own: LoadedConfig, other: LoadedConfig, record: StepRecord, run
     algorithm, actor = other.config.algorithm, other.config.worker.actor
     if not algorithm.disable_kl and record.ref_log_probs_BT is None:
         raise ConfigError(
-            f"algorithm.disable_kl = false: step {record.step} was recorded without a KL term, so it has no log-probabilities "
-            "of the reference; leave the KL keys out, or record a run with KL"
+            f"algorithm.disable_kl = false: step {record.step} was recorded without a KL term, so it has no "
+            "log-probabilities of the reference; leave the KL keys out, or record a run with KL"
         )
     if keys.changed(own, other, keys.ADVANTAGES) and algorithm.adv_estimator in ("remax", "gae"):
         raise ConfigError(
-            f"algorithm.adv_estimator = {algorithm.adv_estimator!r}: it needs more than a record holds (greedy responses, or "
-            "a critic); use grpo or another estimator"
+            f"algorithm.adv_estimator = {algorithm.adv_estimator!r}: it needs more than a record holds "
+            "(greedy responses, or a critic); use grpo or another estimator"
         )
     missing = [name for name in algorithm.gdpo_reward_keys if name not in (*record.reward_parts, "overall")]
     if missing:
         raise ConfigError(
-            f"algorithm.gdpo_reward_keys: {missing[0]!r} is no reward of this record; it has {', '.join(record.reward_parts)}"
+            f"algorithm.gdpo_reward_keys: {missing[0]!r} is no reward of this record; it has "
+            f"{', '.join(record.reward_parts)}"
         )
     if record.sampler_log_probs_BT is None and (
         actor.old_log_probs == "sampler" or other.config.worker.rollout.correction != "none"
     ):
-        raise ConfigError(f"step {record.step} has no log-probabilities of the sampler, which the overrides ask for; leave them out")
+        raise ConfigError(
+            f"step {record.step} has no log-probabilities of the sampler, which the overrides ask for; leave "
+            "them out"
+        )
     _rate(own, other, record, run)
 
 
@@ -321,8 +334,8 @@ def _rate(own: LoadedConfig, other: LoadedConfig, record: StepRecord, run: Path)
     if total is None:
         if optim.lr_scheduler_type != "constant" or (optim.lr_warmup_steps is None and optim.lr_warmup_ratio):
             raise ConfigError(
-                "worker.actor.optim: the schedule depends on the number of steps, and neither run.json nor trainer.max_steps "
-                "says it; set lr_scheduler_type=constant and lr_warmup_steps"
+                "worker.actor.optim: the schedule depends on the number of steps, and neither run.json nor "
+                "trainer.max_steps says it; set lr_scheduler_type=constant and lr_warmup_steps"
             )
         total = record.step
     return learning_rate(record.step, int(total), optim)
@@ -330,6 +343,15 @@ def _rate(own: LoadedConfig, other: LoadedConfig, record: StepRecord, run: Path)
 
 def _kl_in_reward(config: Config) -> bool:
     return not config.algorithm.disable_kl and not config.algorithm.use_kl_loss
+
+
+def _tolerance(record: StepRecord, config: Config, device: torch.device, dtype: torch.dtype) -> float:
+    """0 for a step of the local engine on the CPU, on the CPU again."""
+    then = torch.device(str(record.versions.get("device") or "cpu"))
+    if record.engine == "local" and device.type == then.type == "cpu":
+        return 0.0
+    types = {dtype, resolve_dtype(config.trainer.dtype, then)} if record.engine == "local" else {dtype}
+    return TOLERANCE if types == {torch.float32} else HALF_TOLERANCE
 
 
 def _set_threads(config: Config, record: StepRecord) -> None:
@@ -344,9 +366,5 @@ def _changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple
     return {
         name: (then[name], now[name])
         for name in now
-        if name in then and then[name] != now[name] and not (name == "git_dirty" or _is_nan(then[name]))
+        if name in then and then[name] != now[name] and name != "git_dirty"
     }
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)

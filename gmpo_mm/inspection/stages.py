@@ -1,4 +1,4 @@
-"""Two values of one stage of an update, the recorded and the repeated one: the same bytes, near enough, or where they part."""
+"""A stage of an update as it was recorded and as it was repeated: the same bytes, near enough, or not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def not_compared(name: str, why: str) -> Stage:
 
 def compare_numbers(name: str, recorded: float, repeated: float, tolerance: float = 0.0) -> Stage:
     """Bit for bit with a tolerance of 0, else |a - b| <= tolerance * max(1, |a|)."""
-    if recorded == repeated or (math.isnan(recorded) and not math.isfinite(repeated)):  # a record holds finite numbers
+    if recorded == repeated or (
+        math.isnan(recorded) and not math.isfinite(repeated)
+    ):  # a record holds finite numbers
         return Stage(name, True, f"the same, {recorded:.8g}")
     gap = abs(recorded - repeated)
     if not math.isfinite(gap):
@@ -36,12 +38,18 @@ def compare_numbers(name: str, recorded: float, repeated: float, tolerance: floa
 
 
 def compare_tokens(
-    name: str, recorded_BT: torch.Tensor, repeated_BT: torch.Tensor, where_BT: torch.Tensor, tolerance: float = 0.0
+    name: str,
+    recorded_BT: torch.Tensor,
+    repeated_BT: torch.Tensor,
+    where_BT: torch.Tensor,
+    tolerance: float = 0.0,
 ) -> Stage:
-    """Values of response tokens where `where_BT` is True; names the first token that differs by more than the tolerance."""
+    """Values of response tokens where `where_BT` is True; names the first token outside the tolerance."""
     recorded_BT, repeated_BT = recorded_BT.detach().cpu(), repeated_BT.detach().cpu()
     gap_BT = torch.where(where_BT, (recorded_BT.double() - repeated_BT.double()).abs(), 0.0)
-    gap_BT = torch.where(where_BT & (recorded_BT == repeated_BT), 0.0, gap_BT).nan_to_num(nan=math.inf, posinf=math.inf)
+    gap_BT = torch.where(where_BT & (recorded_BT == repeated_BT), 0.0, gap_BT).nan_to_num(
+        nan=math.inf, posinf=math.inf
+    )
     count = int(where_BT.sum())
     largest = float(gap_BT.max()) if gap_BT.numel() else 0.0
     if largest == 0.0:
@@ -52,7 +60,7 @@ def compare_tokens(
         return Stage(name, True, f"at most {largest:.2g} apart at {count:,} tokens", largest)
     row, token = wrong[0].tolist()
     words = (
-        f"differ at {len(wrong):,} of {count:,} tokens, by at most {largest:.2g}; first at token {token} of response {row}: "
-        f"{recorded_BT[row, token]:.9g} in the record, {repeated_BT[row, token]:.9g} here"
+        f"differ at {len(wrong):,} of {count:,} tokens, by at most {largest:.2g}; first at token {token} of "
+        f"response {row}: {recorded_BT[row, token]:.9g} in the record, {repeated_BT[row, token]:.9g} here"
     )
     return Stage(name, False, words, largest)

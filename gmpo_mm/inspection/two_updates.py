@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from gmpo_mm.algorithms import correction_weights, count_units
-from gmpo_mm.algorithms.token_weights import token_weights, weighed_tokens
+from gmpo_mm.algorithms.compared_losses import step_weights
+from gmpo_mm.algorithms.token_weights import weighed_tokens
 from gmpo_mm.inspection.update_again import LOSS, NORM, Update
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor
@@ -27,7 +27,7 @@ class OneUpdate:
 
     loss: float
     gradient_norm: float
-    """Of the step's first optimizer step, before clipping."""
+    """Of the first optimizer step in which either update has a gradient, before clipping."""
     mean_gradient_norm: float
     """Over the step's optimizer steps, before clipping."""
     group_norms: Mapping[str, float]
@@ -42,7 +42,7 @@ class OneUpdate:
 
 @dataclass(frozen=True)
 class ResponseWeights:
-    """A response and what both updates do to each of its tokens; `change` is the sum of |weight difference|."""
+    """A response and what both updates do to its tokens; `change` is the sum of |weight difference|."""
 
     row: int
     prompt: int
@@ -63,9 +63,14 @@ class TwoUpdates:
     own: OneUpdate
     other: OneUpdate
     cosine: float
-    """Between the gradients of the first optimizer step."""
+    """Between the gradients of the first optimizer step in which either has one; NaN where one of them is 0.
+    """
     cosines: Mapping[str, float]
     """By group of layers; NaN where one of the two is 0."""
+    sum_cosine: float
+    """Between the sums of the gradients of all optimizer steps, each at the weights that it began with."""
+    sum_cosines: Mapping[str, float]
+    """The same by group of layers."""
     step_cosine: float
     """Between the changes of the weights by the whole step."""
     weight_cosine: float
@@ -76,25 +81,11 @@ class TwoUpdates:
 
 
 def update_weights(update: Update) -> torch.Tensor:
-    """(B, T): -dL/dlog p of the policy loss for each token, in the optimizer step of the last epoch that it was part of.
+    """(B, T): -dL/dlog p of the policy loss for each token, in its optimizer step of the last epoch.
 
-    At the log-probabilities that this step saw; 0 where a token was left out. KL and entropy terms are not in it.
+    At the log-probabilities that this step saw; 0 where a token was left out. Without KL and entropy terms.
     """
-    weights_BT = torch.zeros(update.seen_BT.shape)
-    last = len(update.updates) // update.config.epochs
-    for rows in update.updates[-last:]:
-        units = int(count_units(update.batch.host_mask_BT[list(rows)], update.config.loss))
-        if not (seen := [row for row in rows if update.seen_BT[row].any()]):
-            continue
-        log_probs_BT, old_BT, mask_BT = update.log_probs_BT[seen], update.old_log_probs_BT[seen], update.seen_BT[seen]
-        corrections_BT = None
-        if update.config.correction is not None:
-            sampler_BT = update.batch.sampler_log_probs_BT.cpu()[seen]
-            corrections_BT = correction_weights(old_BT, sampler_BT, mask_BT, update.config.correction)
-        weights_BT[seen] = token_weights(
-            log_probs_BT, old_BT, update.advantages[seen], mask_BT, update.config.loss, units, corrections_BT
-        )
-    return weights_BT
+    return step_weights(update.seen, update.config.loss)[0]
 
 
 def layer_groups(policy: PolicyModel) -> dict[str, str]:
@@ -127,11 +118,18 @@ def compare_updates(
     groups = layer_groups(policy)
     members = {g: [name for name, of in groups.items() if of == g] for g in GROUPS}
     weights = [update_weights(update) for update in (own, other)]
+    # until one of the two has a gradient the weights are the same: AdamW moves both by the same momentum
+    first = min((update.first for update in (own, other) if update.first >= 0), default=-1)
+    firsts = [update.gradients if update.first == first else {} for update in (own, other)]
     return TwoUpdates(
-        own=_one(own, weights[0], members),
-        other=_one(other, weights[1], members),
-        cosine=cosine(own.gradients, other.gradients, list(groups)),
-        cosines={g: cosine(own.gradients, other.gradients, names) for g, names in members.items() if names},
+        own=_one(own, firsts[0], weights[0], members),
+        other=_one(other, firsts[1], weights[1], members),
+        cosine=cosine(*firsts, list(groups)),
+        cosines={g: cosine(*firsts, names) for g, names in members.items() if names},
+        sum_cosine=cosine(own.gradient_sums, other.gradient_sums, list(groups)),
+        sum_cosines={
+            g: cosine(own.gradient_sums, other.gradient_sums, names) for g, names in members.items() if names
+        },
         step_cosine=cosine(own.changes, other.changes, list(groups)),
         weight_cosine=cosine({"": weights[0]}, {"": weights[1]}, [""]),
         responses=_changed_responses(own, weights, record, processor),
@@ -140,7 +138,7 @@ def compare_updates(
 
 
 def cosine(one: Mapping[str, torch.Tensor], two: Mapping[str, torch.Tensor], names: list[str]) -> float:
-    """Between two vectors in parts, in float64; a part that is missing is 0. NaN where one of the vectors is 0."""
+    """Between two vectors in parts, in float64; a missing part is 0. NaN where one of the vectors is 0."""
     dot = sum(float((one[n].double() * two[n].double()).sum()) for n in names if n in one and n in two)
     size = norm(one, names) * norm(two, names)
     return dot / size if size else math.nan
@@ -151,16 +149,21 @@ def norm(parts: Mapping[str, torch.Tensor], names: list[str]) -> float:
     return math.sqrt(sum(float(parts[n].double().square().sum()) for n in names if n in parts))
 
 
-def _one(update: Update, weights_BT: torch.Tensor, members: Mapping[str, list[str]]) -> OneUpdate:
+def _one(
+    update: Update,
+    gradients: Mapping[str, torch.Tensor],
+    weights_BT: torch.Tensor,
+    members: Mapping[str, list[str]],
+) -> OneUpdate:
     names = list(update.changes)
-    weighed_BT = weighed_tokens(update.advantages, update.seen_BT)
+    weighed_BT = weighed_tokens(update.seen.advantages_BT, update.seen.mask_BT)
     return OneUpdate(
         loss=update.metrics[LOSS],
-        gradient_norm=norm(update.gradients, names),
+        gradient_norm=norm(gradients, names),
         mean_gradient_norm=update.metrics.get(NORM, math.nan),
-        group_norms={g: norm(update.gradients, names) for g, names in members.items() if names},
+        group_norms={g: norm(gradients, names) for g, names in members.items() if names},
         step_size=norm(update.changes, names),
-        optimizer_steps=len(update.updates),
+        optimizer_steps=update.optimizer_steps,
         clipped=int((weighed_BT & (weights_BT == 0)).sum()),
         weighed=int(weighed_BT.sum()),
     )
@@ -171,7 +174,9 @@ def _changed_responses(
 ) -> tuple[ResponseWeights, ...]:
     """Those whose token weights change most, the most first."""
     change_B = (weights[0] - weights[1]).abs().double().sum(1)
-    rows = [row for row in change_B.argsort(descending=True, stable=True).tolist() if change_B[row] > 0][:SHOWN_RESPONSES]
+    rows = [row for row in change_B.argsort(descending=True, stable=True).tolist() if change_B[row] > 0][
+        :SHOWN_RESPONSES
+    ]
     found = []
     for row in rows:
         prompt, length = int(record.group_ids_B[row]), record.lengths_B[row]

@@ -1,4 +1,4 @@
-"""A recorded update done again on the local engine, and compared with what the record says of it, stage by stage."""
+"""A recorded update done again on the local engine, and compared with the record stage by stage."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from gmpo_mm.algorithms import StepTokens
 from gmpo_mm.config.schema import Config
 from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.engines.local.launch import update_config
@@ -22,6 +23,7 @@ from gmpo_mm.runs.step_record import StepRecord
 from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.advantages import set_advantages
 from gmpo_mm.training.batch import Batch
+from gmpo_mm.training.compare_losses import step_tokens
 from gmpo_mm.training.recording import OF_THE_MACHINE
 from gmpo_mm.training.update_config import UpdateConfig
 
@@ -36,16 +38,16 @@ class Update:
 
     config: UpdateConfig
     batch: Batch
-    advantages: torch.Tensor
-    """(B, T), or (B,) for a loss that takes one a sequence."""
-    updates: Sequence[Sequence[int]]
-    log_probs_BT: torch.Tensor
-    old_log_probs_BT: torch.Tensor
-    seen_BT: torch.Tensor
-    """True on the tokens that were passed through the model."""
+    seen: StepTokens
+    """Of the last epoch, on the CPU."""
+    optimizer_steps: int
     metrics: Mapping[str, float]
     gradients: Mapping[str, torch.Tensor]
-    """By parameter name, float32 on the CPU: of the step's first optimizer step, before clipping."""
+    """By parameter name, float32 on the CPU: of the first optimizer step that has any, before clipping."""
+    first: int
+    """The number of that optimizer step, from 0; -1 where none has a gradient."""
+    gradient_sums: Mapping[str, torch.Tensor]
+    """The same, summed over the step's optimizer steps, each at the weights that it began with."""
     changes: Mapping[str, torch.Tensor]
     """By parameter name, float32 on the CPU: weights after less weights before, over all optimizer steps."""
     weights_after: str
@@ -90,14 +92,16 @@ def replay_record(
 ) -> Replayed:
     """Do a record's update again with `policy`, which has the weights before the step, and is changed.
 
-    `folder` is the run's `rollouts`, for its pictures. `tolerance` is 0 (the same bytes) for records of the local engine and
-    1e-5 for others unless given: absolute, and relative for numbers above 1. `reference` is the model that KL is taken to,
-    where its log-probabilities are to be compared too. With `fresh_optimizer` the optimizer's state before the step is not
-    there, and nothing after the first optimizer step is compared.
+    `folder` is the run's `rollouts`, for its pictures. `tolerance` is 0 (the same bytes) for records of the
+    local engine and 1e-5 for others unless given: absolute, and relative for numbers above 1. `reference` is
+    the model that KL is taken to, where its log-probabilities are to be compared too. With `fresh_optimizer`
+    the optimizer's state before the step is not there, and nothing after the first optimizer step is
+    compared.
     """
     if tolerance is None:
         tolerance = 0.0 if record.engine == "local" else 1e-5
-    stages = [_weights_stage("weights before", record, record.weights_before, trained_sha256(policy))]
+    before = trained_sha256(policy)
+    stages = [_weights_stage("weights before", record, record.weights_before, before, tolerance)]
     prompts, found = recorded_prompts(record, processor, folder)
     stages += found
     stages.append(_advantages_stage(record, prompts, config, tolerance))
@@ -140,37 +144,51 @@ def do_update(
     if updates is not None:
         if len(updates) % config.epochs:
             raise ConfigError(
-                f"the record has {len(updates)} optimizer steps, which worker.actor.ppo_epochs = {config.epochs} does not divide"
+                f"the record has {len(updates)} optimizer steps, which worker.actor.ppo_epochs = "
+                f"{config.epochs} does not divide"
             )
         actor.given_updates = [sorted(rows) for rows in updates]
     before = {name: _kept_copy(weight, optimizer) for name, weight in _trained(policy)}
     gradients: dict[str, torch.Tensor] = {}
+    sums: dict[str, torch.Tensor] = {}
+    first, done = -1, 0
 
-    def keep_first() -> None:
-        if not gradients:
-            gradients.update(
-                {n: w.grad.detach().to("cpu", torch.float32, copy=True) for n, w in _trained(policy) if w.grad is not None}
-            )
+    def keep() -> None:
+        nonlocal first, done
+        found = {
+            n: w.grad.detach().to("cpu", torch.float32, copy=True)
+            for n, w in _trained(policy)
+            if w.grad is not None
+        }
+        if first < 0 and any(bool(gradient.any()) for gradient in found.values()):
+            first = done
+            gradients.update(found)
+        done += 1
+        sums.update(
+            {name: sums[name] + gradient if name in sums else gradient for name, gradient in found.items()}
+        )
 
-    actor.on_gradient = keep_first
+    actor.on_gradient = keep
     metrics = actor.update(batch, kl_coef)
     policy.forget_images()
     after = {name: _kept_copy(weight, optimizer) for name, weight in _trained(policy)}
-    assert actor.log_probs_BT is not None and actor.old_log_probs_BT is not None and actor.log_ratios_B is not None
-    seen_B = ~actor.log_ratios_B.isnan()
     return Update(
         config=config,
         batch=batch,
-        advantages=actor._advantages(batch).cpu(),
-        updates=actor.rows_of_updates(batch),
-        log_probs_BT=actor.log_probs_BT.cpu(),
-        old_log_probs_BT=actor.old_log_probs_BT.cpu(),
-        seen_BT=batch.mask_BT.cpu() & seen_B[:, None],
+        seen=_on_host(step_tokens(batch, actor)),
+        optimizer_steps=len(actor.rows_of_updates(batch)),
         metrics=metrics,
         gradients=gradients,
+        first=first,
+        gradient_sums=sums,
         changes={name: after[name] - before[name] for name in before},
         weights_after=trained_sha256(policy),
     )
+
+
+def _on_host(seen: StepTokens) -> StepTokens:
+    tensors = {name: value.cpu() for name, value in vars(seen).items() if isinstance(value, torch.Tensor)}
+    return replace(seen, **tensors)
 
 
 def seed_of(config: Config, record: StepRecord) -> int:
@@ -178,17 +196,17 @@ def seed_of(config: Config, record: StepRecord) -> int:
     return prompt_seed(config.worker.rollout.seed, record.step)
 
 
-# ---- the stages -------------------------------------------------------------------------------------------------------
+# ---- the stages --------------------------------------------------------------------------------------------
 
 
-def _weights_stage(name: str, record: StepRecord, recorded: str, here: str) -> Stage:
+def _weights_stage(name: str, record: StepRecord, recorded: str, here: str, tolerance: float) -> Stage:
     if not recorded:
         return not_compared(name, "the record has no hash of them")
     if recorded == here:
         return Stage(name, True, f"the same bytes, SHA-256 {here[:16]}")
     both = f"SHA-256 {recorded[:16]} in the record, {here[:16]} here"
-    if record.engine != "local":
-        return not_compared(name, f"{both}: another engine hashes other names or types, or rounds otherwise")
+    if tolerance:
+        return not_compared(name, f"{both}: with other rounding or types, a hash does not say how near")
     return Stage(name, False, both)
 
 
@@ -206,7 +224,12 @@ def _advantages_stage(
 
 
 def _reference_stage(
-    record: StepRecord, batch: Batch, actor: Actor, reference: PolicyModel | None, where_BT: torch.Tensor, tolerance: float
+    record: StepRecord,
+    batch: Batch,
+    actor: Actor,
+    reference: PolicyModel | None,
+    where_BT: torch.Tensor,
+    tolerance: float,
 ) -> Stage:
     name, policy = "reference log-probs", actor.policy
     assert record.ref_log_probs_BT is not None
@@ -217,11 +240,15 @@ def _reference_stage(
         mine_BT = actor.log_probs(batch, reference)
         reference.forget_images()
     else:
-        return not_compared(name, "the model that the run began with is not loaded; those of the record are taken")
+        return not_compared(
+            name, "the model that the run began with is not loaded; those of the record are taken"
+        )
     return compare_tokens(name, record.ref_log_probs_BT, mine_BT, where_BT, tolerance)
 
 
-def _update_stages(record: StepRecord, update: Update, tolerance: float, fresh_optimizer: bool) -> Iterator[Stage]:
+def _update_stages(
+    record: StepRecord, update: Update, tolerance: float, fresh_optimizer: bool
+) -> Iterator[Stage]:
     """What the update itself gave."""
     why = "the optimizer's state before the step is not there" if fresh_optimizer else None
     several = why if len(record.updates) > 1 else None
@@ -230,7 +257,7 @@ def _update_stages(record: StepRecord, update: Update, tolerance: float, fresh_o
     elif record.log_probs_BT is None:
         yield not_compared("log-probs", f"engine {record.engine} recorded none")
     else:
-        yield compare_tokens("log-probs", record.log_probs_BT, update.log_probs_BT, update.seen_BT, tolerance)
+        yield compare_tokens("log-probs", record.log_probs_BT, update.seen.log_probs_BT, update.seen.mask_BT, tolerance)
     for name, key in (("loss", LOSS), ("gradient norm", NORM)):
         if several:
             yield not_compared(name, several)
@@ -243,13 +270,17 @@ def _update_stages(record: StepRecord, update: Update, tolerance: float, fresh_o
     if why:
         yield not_compared("weights after", why)
     else:
-        yield _weights_stage("weights after", record, record.weights_after, update.weights_after)
+        yield _weights_stage("weights after", record, record.weights_after, update.weights_after, tolerance)
 
 
 def _metrics_stage(record: StepRecord, update: Update, tolerance: float) -> Stage:
     """All other numbers of the update: ratios, clip shares, entropy, KL."""
     left_out = (*OF_THE_MACHINE, *NOT_REPEATED)
-    names = [n for n in update.metrics if n in record.metrics and n not in (LOSS, NORM) and not n.startswith(left_out)]
+    names = [
+        n
+        for n in update.metrics
+        if n in record.metrics and n not in (LOSS, NORM) and not n.startswith(left_out)
+    ]
     stages = [compare_numbers(n, record.metrics[n], update.metrics[n], tolerance) for n in names]
     wrong = [stage for stage in stages if not stage.same]
     if wrong:

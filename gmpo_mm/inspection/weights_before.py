@@ -1,4 +1,4 @@
-"""Where the weights before a step are: a checkpoint, or the last one before it and the recorded steps since."""
+"""Where the weights before a step are: a checkpoint, or the last one and the recorded steps since."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from gmpo_mm.runs.step_record import recorded_steps
 class Start:
     """What a replay starts from. `checkpoint` is None for the model that the run began with.
 
-    `between` are the recorded steps that are done first; `has_optimizer` is False where the optimizer's state is not known.
+    `between` are the recorded steps that are done first; `has_optimizer` is False where the optimizer's state
+    is not known.
     """
 
     checkpoint: Path | None
@@ -35,7 +36,7 @@ class _RunState(TypedDict):
 
 
 def find_start(run: Path, step: int) -> Start:
-    """The nearest weights before a step. DataError names the steps that are missing in between, and what would help."""
+    """The nearest weights before a step; DataError names the steps that are missing and what would help."""
     start, checkpoint = 0, None
     state = run_state(run)
     if (given := state.get("start_checkpoint")) is not None and step_of(Path(given)) < step:
@@ -61,9 +62,10 @@ def find_start(run: Path, step: int) -> Start:
         else ""
     )
     raise DataError(
-        f"{run}: the weights before step {step} are not there. They would be made from {begins} by doing the steps "
-        f"{start + 1} to {step - 1} again, and {_listed(missing)} {'has' if len(missing) == 1 else 'have'} no record.{without} "
-        f"Train with trainer.record_steps=[{step}] and a checkpoint of step {step - 1} (trainer.save_freq), or with "
+        f"{run}: the weights before step {step} are not there. They would be made from {begins} by doing the "
+        f"steps {start + 1} to {step - 1} again, and {_listed(missing)} "
+        f"{'has' if len(missing) == 1 else 'have'} no record.{without} Train with "
+        f"trainer.record_steps=[{step}] and a checkpoint of step {step - 1} (trainer.save_freq), or with "
         "trainer.record_steps='every 1'; or give the weights with --weights PATH"
     )
 

@@ -370,5 +370,8 @@ class PolicyModel:
     @contextmanager
     def adapter_disabled(self) -> Iterator[None]:
         """The model without its LoRA adapter, i.e. the reference model of a LoRA run."""
+        trained = {parameter: parameter.requires_grad for parameter in self.module.parameters()}
         with self.module.disable_adapter():  # type: ignore[operator]
             yield
+        for parameter, is_trained in trained.items():  # peft leaves all adapters trained, those of a frozen tower too
+            parameter.requires_grad_(is_trained)

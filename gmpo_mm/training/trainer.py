@@ -39,6 +39,8 @@ from gmpo_mm.runs.trackers import Trackers
 from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.advantages import set_advantages
 from gmpo_mm.training.batch import Batch, SampledGroup, mean_of_scores, sample_rows
+from gmpo_mm.training.compare_losses import KIND as COMPARE
+from gmpo_mm.training.compare_losses import LossComparison
 from gmpo_mm.training.gpu_metrics import UpdateMeter, memory_metrics, meter_of, start_step
 from gmpo_mm.training.off_policy import RECORD, OffPolicySampling
 from gmpo_mm.training.offload import Offload
@@ -81,6 +83,8 @@ class Trainer:
     """Where samples come from other weights than the trained ones on purpose."""
     recorder: StepRecorder | None = None
     """Writes whole steps where the configuration asks for any."""
+    comparison: LossComparison | None = None
+    """Measures other losses where the configuration asks for any."""
     best_score: float | None = None
     best_step: int | None = None
     _last_saved: int = field(default=-1, init=False)
@@ -229,11 +233,16 @@ class Trainer:
             self.progress.stage(f"step {step}: updating", updates, "updates") as stage,
             memory_for(f"step {step}: update", _TO_UPDATE),
         ):
-            metrics = self.actor.update(batch, self.kl.kl_coef, stage.update)
+            around_last = self.comparison.around_last(step, self.actor) if self.comparison is not None else None
+            metrics = self.actor.update(batch, self.kl.kl_coef, stage.update, around_last)
         if broken := not_finite(self.policy.module):
             raise TrainingError(
                 f"step {step}: after the update {broken}; lower worker.actor.optim.lr, and go on from the last checkpoint"
             )
+        compared = None
+        if self.comparison is not None:
+            with self._timed("compare", timings):
+                compared = self.comparison.line(batch, self.actor)
         with self._timed("sync", timings):
             self._hand_over()
         timings["step"] = time.perf_counter() - started
@@ -255,6 +264,8 @@ class Trainer:
             self.run.log_metrics(step, "experts", {"moe/expert_share": routing.shares_LE().tolist()})
         if self.off_policy is not None:
             self.run.log_metrics(step, RECORD, self.off_policy.record())
+        if compared is not None:
+            self.trackers.log(step, COMPARE, compared)
         self._record(step, "train", metrics, groups, batch)
         self._watch.step(step, metrics)
 

@@ -45,10 +45,12 @@ from gmpo_mm.rollout.seeds import EVALUATION_SEED
 from gmpo_mm.runs.progress import LOG_NAME, Progress
 from gmpo_mm.runs.run_data import read_run_data, with_columns
 from gmpo_mm.runs.run_directory import RunDirectory
+from gmpo_mm.runs.step_record import announcement
 from gmpo_mm.runs.trackers import Trackers, check_trackers
 from gmpo_mm.runs.usable_model import with_usable_models
 from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import CutLimits
+from gmpo_mm.training.compare_losses import LossComparison
 from gmpo_mm.training.off_policy import OffPolicySampling
 from gmpo_mm.training.offload import Offload
 from gmpo_mm.training.optimizer import build_optimizer
@@ -117,6 +119,8 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
         total_steps = count_steps(config, len(dataset))
         if run.is_complete(total_steps) and not config.trainer.val_only:
             return
+        if said := announcement(config, total_steps, _trained_bytes(policy)):
+            progress.log(said)
         name, why = choose_sampler(
             config.worker.rollout.name, on_gpu=device.type == "cuda", max_tokens=longest_response(config)
         )
@@ -161,6 +165,7 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
                 offload=offload,
                 off_policy=_off_policy(config, policy),
                 recorder=StepRecorder(config, run, policy) if records_steps(config) else None,
+                comparison=LossComparison.of(config, actor.config.loss),
             ).fit()
         finally:
             rollout.close()
@@ -177,6 +182,10 @@ def configured_policy(config: Config, device: torch.device, dtype: torch.dtype) 
     )  # fmt: skip
     policy.logits_dtype = getattr(torch, config.worker.actor.logits_dtype)
     return policy, processor
+
+
+def _trained_bytes(policy: PolicyModel) -> int:
+    return sum(p.numel() * p.element_size() for p in policy.module.parameters() if p.requires_grad)
 
 
 def _encode(config: Config, records: Any, processor: Processor, what: str, progress: Progress) -> PromptDataset:
