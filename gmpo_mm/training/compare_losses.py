@@ -111,7 +111,7 @@ def step_tokens(batch: Batch, actor: Actor) -> StepTokens:
         mask_BT=seen.mask_BT,
         updates=[
             UpdateRows.counted(rows, batch.host_mask_BT, actor.micro_batches(batch, rows))
-            for rows in updates[: len(updates) // config.epochs]
+            for rows in updates[-(len(updates) // config.epochs) :]
         ],
         entropy_BT=seen.entropy_BT,
         token_weights_BT=weights_BT,

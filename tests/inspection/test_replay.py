@@ -11,6 +11,7 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,9 +20,11 @@ from typer.testing import CliRunner
 import gmpo_mm
 from gmpo_mm.cli import app
 from gmpo_mm.errors import ConfigError, DataError
+from gmpo_mm.inspection.recorded_batch import recorded_batch
 from gmpo_mm.inspection.replay import Replay, replay
 from gmpo_mm.inspection.replay_page import make_page
-from gmpo_mm.inspection.two_updates import ResponseWeights, token_texts, update_weights
+from gmpo_mm.inspection.stages import compare_numbers, compare_tokens
+from gmpo_mm.inspection.two_updates import ResponseWeights, compare_updates, token_texts, update_weights
 from gmpo_mm.inspection.weights_before import find_start
 from gmpo_mm.models.packed import Group
 from gmpo_mm.runs.step_record import StepRecord, load_step, recorded_steps, write_step
@@ -81,7 +84,10 @@ VARIANTS = {
         "algorithm.disable_kl=false", "algorithm.use_kl_loss=false", "algorithm.kl_type=adaptive",
         "algorithm.kl_coef=0.5",
     ],
-    "masked": ["algorithm.mask_truncated_completions=true", "data.max_response_length=16"],
+    "masked": [
+        "algorithm.mask_truncated_completions=true", "data.max_response_length=16",
+        "worker.actor.optim.lr_warmup_steps=2",
+    ],
     "LoRA": [
         "worker.actor.model.lora.rank=2", "worker.actor.optim.lr=1e-2", "algorithm.disable_kl=false",
         "algorithm.use_kl_loss=true", "algorithm.drop_zero_advantage=false",
@@ -303,7 +309,8 @@ def test_token_weights_step_sizes_and_clipped_tokens_are_those_of_a_naive_refere
     """GRPO with a narrow clip and a large rate, beside GMPO: both in float64 from the equations."""
     overrides = [
         "worker.actor.loss_type=default", "worker.actor.loss_avg_mode=seq",
-        "worker.actor.clip_ratio_low=0.01", "worker.actor.clip_ratio_high=0.02", "worker.actor.clip_ratio_dual=1e6", "worker.actor.optim.lr=1e-3",
+        "worker.actor.clip_ratio_low=0.01", "worker.actor.clip_ratio_high=0.02",
+        "worker.actor.clip_ratio_dual=1e6", "worker.actor.optim.lr=1e-3",
         "algorithm.drop_zero_advantage=false",
     ]  # fmt: skip
     found = replay(recorded_run, 2, overrides)
@@ -313,10 +320,10 @@ def test_token_weights_step_sizes_and_clipped_tokens_are_those_of_a_naive_refere
     clip = own.config.loss.gmpo
     for rows in record.updates:
         for row in rows:
-            if not own.seen_BT[row].any():
+            if not own.seen.mask_BT[row].any():
                 continue
             length, advantage = record.lengths_B[row], float(record.advantages_BT[row, 0])
-            log_ratio = (own.log_probs_BT - own.old_log_probs_BT)[row, :length].double().tolist()
+            log_ratio = (own.seen.log_probs_BT - own.seen.old_log_probs_BT)[row, :length].double().tolist()
             low, high = -clip.log_clip_low, clip.log_clip_high
             cut = [min(x, high) if advantage > 0 else max(x, low) for x in log_ratio]
             mean = math.exp(sum(cut) / length)
@@ -440,3 +447,49 @@ def test_a_response_is_shown_with_its_numbers_where_there_is_no_terminal() -> No
         0, 0, "ab", "", 1.0, 1.0, 0.1, ("a", "\x07b"), torch.tensor([0.1, 0.0]), torch.tensor([-0.25, 0.0])
     )
     assert "'a' +0.1 −0.25 | '·b' 0 0" in _plain(shown)[0].plain
+
+
+# ---- the parts --------------------------------------------------------------------------------------------
+
+
+def test_gradients_are_compared_in_the_first_optimizer_step_in_which_either_update_has_one(
+    recorded_run: Path,
+) -> None:
+    done = replay(recorded_run, 1, ["worker.actor.loss_type=gmpo"])
+    own = done.replayed.update
+    assert own.first == 0 and own.optimizer_steps == 2
+    later = replace(own, first=1)  # as an update whose first mini-batch had no advantage
+    nothing = torch.nn.Linear(1, 1)
+    policy = SimpleNamespace(module=nothing, vision=None, embedding=nothing, lm_head=nothing)
+    processor = SimpleNamespace(tokenizer=None)
+    two = compare_updates(own, later, done.replayed.record, policy, processor)
+    assert two.own.gradient_norm > 0 == two.other.gradient_norm and math.isnan(two.cosine)
+    both = compare_updates(later, later, done.replayed.record, policy, processor)
+    assert both.own.gradient_norm == both.other.gradient_norm > 0
+
+
+def test_groups_and_masks_that_the_local_engine_cannot_take_are_named(recorded_run: Path) -> None:
+    record = load_step(recorded_run, 1)
+    groups_B = record.group_ids_B.clone()
+    groups_B[0] = 1
+    with pytest.raises(DataError, match="3 to 5 responses, not group by group"):
+        recorded_batch(replace(record, group_ids_B=groups_B), [])
+    mask_BT = record.mask_BT.clone()
+    mask_BT[5, 2] = False
+    with pytest.raises(DataError, match="response 5 has tokens that are not trained on"):
+        recorded_batch(replace(record, mask_BT=mask_BT), [])
+
+
+def test_a_tolerance_is_absolute_and_relative_above_one() -> None:
+    assert compare_numbers("x", 100.0, 100.0009, 1e-5).same and not compare_numbers("x", 100.0, 100.0011, 1e-5).same
+    assert compare_numbers("x", 0.001, 0.001009, 1e-5).same and not compare_numbers("x", 1.0, 1.0 + 1e-15).same
+    assert not compare_numbers("x", 1.0, math.nan, 1e-5).same and compare_numbers("x", math.nan, math.inf).same
+    recorded = torch.tensor([[-1.0, -2.0], [-3.0, -4.0]])
+    where = torch.tensor([[True, True], [True, False]])
+    near, far = recorded - 1e-6, recorded.clone()
+    far[1] -= 1.0
+    assert compare_tokens("x", recorded, near, where, 1e-5).same and not compare_tokens("x", recorded, near, where).same
+    found = compare_tokens("x", recorded, far, where, 1e-5)
+    assert not found.same and found.difference == 1.0 and "1 of 3 tokens" in found.words
+    assert "token 0 of response 1" in found.words
+    assert not compare_tokens("x", recorded, recorded * math.nan, where, 1e-5).same
