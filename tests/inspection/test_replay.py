@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import gmpo_mm
@@ -166,6 +167,25 @@ def test_a_record_away_from_its_run_is_done_again_with_the_weights_that_are_give
     with pytest.raises(DataError, match="steps? 1 to 2|1 to 2 again"):
         (tmp_path / "taken" / "step_1.json").unlink()
         replay(record)
+
+
+def test_weights_before_are_taken_from_the_shards_that_easyr1_and_verl_save(
+    recorded_run: Path, tmp_path: Path
+) -> None:
+    """Their optimizer's state is not read, so that nothing is compared that would need it."""
+    run = tmp_path / "run"
+    shutil.copytree(recorded_run, run)
+    actor = run / "global_step_2" / "actor"
+    shutil.copytree(run / "checkpoints/step_2/huggingface", actor / "huggingface")
+    shutil.rmtree(run / "checkpoints")
+    (run / "rollouts/step_1.json").unlink()
+    weights = load_file(actor / "huggingface/model.safetensors")
+    (actor / "huggingface/model.safetensors").unlink()
+    torch.save(weights, actor / "model_world_size_1_rank_0.pt")
+    found = {stage.name: stage for stage in replay(run, 3).stages}
+    assert found["weights before"].same and found["advantages"].same
+    for name in ("log-probs", "loss", "gradient norm", "weights after"):
+        assert found[name].same is None and "optimizer's state" in found[name].words
 
 
 # ---- what differs is named ---------------------------------------------------------------------------------
