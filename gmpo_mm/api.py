@@ -372,12 +372,17 @@ def load_step(run: str | Path, step: int | None = None) -> StepRecord:
 
 
 def replay(
-    run: str | Path | Run, step: int | None = None, overrides: Overrides = (), *, weights: str | Path | None = None
+    run: str | Path | Run,
+    step: int | None = None,
+    overrides: Overrides = (),
+    *,
+    weights: str | Path | None = None,
+    trust_code: bool = False,
 ) -> Replay:
     """Do the update of a recorded step again (`same`, `stages`), and with overrides another one beside it (`two`).
 
-    Writes nothing. Raises DataError where the record or the weights before the step are missing, ConfigError for overrides
-    that no update reads.
+    Writes nothing. `trust_code` lets code run that the record names (a loss in a file, a model's own code). Raises DataError
+    where the record or the weights before the step are missing, ConfigError for overrides that no update reads.
 
     >>> gmpo_mm.replay("runs/r", 37, {"worker.actor.loss_type": "default"}).two.cosine  # doctest: +SKIP
     """
@@ -385,7 +390,8 @@ def replay(
 
     _quiet()
     path = run.path if isinstance(run, Run) else run
-    return replay_step(path, step, _texts(overrides), weights=None if weights is None else str(weights))
+    given = None if weights is None else str(weights)
+    return replay_step(path, step, _texts(overrides), weights=given, trust_code=trust_code)
 
 
 def report(*runs: str | Path | Run, out: str | Path | None = None, target_score: float | None = None) -> WrittenReport:

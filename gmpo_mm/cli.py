@@ -349,6 +349,9 @@ def replay(
     out: Annotated[
         Path | None, typer.Option(help="An HTML file; RUN/report/replay_step_N.html when not given, if keys are.")
     ] = None,
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Run code that the record names: a loss in a file, a model's own code.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Do the update of a recorded step again: the same bytes, or what differs first (exit code 1); or do another update."""
@@ -358,7 +361,10 @@ def replay(
     from gmpo_mm.inspection.replay_words import replay_json
 
     with words_to_stderr(as_json):
-        done = replay_step(run, step, overrides or [], weights=weights, note=lambda text: typer.echo(text, err=True))
+        done = replay_step(
+            run, step, overrides or [], weights=weights, trust_code=trust_code,
+            note=lambda text: typer.echo(text, err=True),
+        )  # fmt: skip
         print_replay(done)
         if out is not None or done.two is not None:
             typer.echo(f"The page: {write_page(done, out or default_page(done))}")

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import gmpo_mm
@@ -86,7 +87,8 @@ VARIANTS = {
     ],
     "masked": [
         "algorithm.mask_truncated_completions=true", "data.max_response_length=16",
-        "worker.actor.optim.lr_warmup_steps=2",
+        "worker.actor.optim.lr_warmup_steps=2", "worker.actor.loss_type=default",
+        "worker.actor.loss_avg_mode=token",
     ],
     "LoRA": [
         "worker.actor.model.lora.rank=2", "worker.actor.optim.lr=1e-2", "algorithm.disable_kl=false",
@@ -166,6 +168,25 @@ def test_a_record_away_from_its_run_is_done_again_with_the_weights_that_are_give
     with pytest.raises(DataError, match="steps? 1 to 2|1 to 2 again"):
         (tmp_path / "taken" / "step_1.json").unlink()
         replay(record)
+
+
+def test_weights_before_are_taken_from_the_shards_that_easyr1_and_verl_save(
+    recorded_run: Path, tmp_path: Path
+) -> None:
+    """Their optimizer's state is not read, so that nothing is compared that would need it."""
+    run = tmp_path / "run"
+    shutil.copytree(recorded_run, run)
+    actor = run / "global_step_2" / "actor"
+    shutil.copytree(run / "checkpoints/step_2/huggingface", actor / "huggingface")
+    shutil.rmtree(run / "checkpoints")
+    (run / "rollouts/step_1.json").unlink()
+    weights = load_file(actor / "huggingface/model.safetensors")
+    (actor / "huggingface/model.safetensors").unlink()
+    torch.save(weights, actor / "model_world_size_1_rank_0.pt")
+    found = {stage.name: stage for stage in replay(run, 3).stages}
+    assert found["weights before"].same and found["advantages"].same
+    for name in ("log-probs", "loss", "gradient norm", "weights after"):
+        assert found[name].same is None and "optimizer's state" in found[name].words
 
 
 # ---- what differs is named ---------------------------------------------------------------------------------
@@ -386,6 +407,30 @@ def test_overrides_that_the_record_or_the_loss_does_not_allow_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         replay(recorded_run, 1, [override])
+
+
+@pytest.mark.parametrize("key, value", [("loss_type", "evil.py:loss"), ("model", {"trust_remote_code": True})])
+def test_code_that_a_record_names_does_not_run_unless_it_is_trusted(
+    recorded_run: Path, tmp_path: Path, key: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("evil.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    config = copy.deepcopy(load_step(recorded_run, 1).config)
+    actor = config["worker"]["actor"]
+    actor[key] = value if isinstance(value, str) else {**actor[key], **value}
+    run = changed_copy(recorded_run, tmp_path, 1)
+    write_own(run, config)
+    with pytest.raises(ConfigError, match="--trust-code"):
+        replay(run, 1)
+    assert not Path("ran").exists()
+    if key == "model":
+        assert replay(run, 1, trust_code=True).same
+
+
+def write_own(run: Path, config: dict) -> None:
+    """Put a configuration into the record of step 1, as somebody with a text editor would."""
+    path = run / "rollouts/step_1.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"config": config}))
 
 
 # ---- the command and the page ------------------------------------------------------------------------------
