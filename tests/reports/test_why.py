@@ -325,6 +325,8 @@ def test_the_section_is_in_all_files_and_on_the_console(
     page, markdown = ((sweep_report.folder / f"report.{kind}").read_text() for kind in ("html", "md"))
     assert 'id="why"' in page and all(f'id="{name}"' in page for name in FIGURES)
     assert "\n## Why\n" in markdown and "\n## Losses on the same tokens\n" in markdown
+    assert "\n### What can be claimed\n\n- " in markdown and "<h3>What can be claimed</h3>" in page
+    assert "**Not everything is here:** Not in this section: GRPO (seed 2)." in markdown
     print_report(sweep_report)
     shown = capsys.readouterr().out
     assert "Why: GRPO\n" in shown and "Why: What can be claimed\n" in shown
