@@ -393,7 +393,8 @@ def test_a_damaged_line_is_an_error_that_names_file_step_and_key(
 def test_steps_whose_tokens_have_no_advantage_count_for_nothing(tmp_path: Path) -> None:
     whole = [line(step) for step in STEPS]
     empty = {"compare/trained": "gmpo", "compare/losses": ["gmpo", "default"]}
-    with_gap = [*whole[:2], empty, *whole[2:]]
+    no_gradient = {"compare/gmpo/gradient_norm": 0.0, "compare/default/gradient_norm": 0.0}
+    with_gap = [*whole[:2], empty, empty | no_gradient, *whole[2:]]
     a, b = (
         study_why(made_study(tmp_path / str(i), {1: found}))[0] for i, found in enumerate((whole, with_gap))
     )
