@@ -20,8 +20,8 @@ def compared(
 ) -> dict[str, Any]:
     """The step's `compare` line, over its last epoch.
 
-    `configs` are `compared_configs`, the trained loss first; responses that none of `end_tokens` ends were left
-    out of the loss, no response where that is None.
+    `configs` are `compared_configs`, the trained loss first. Responses that none of `end_tokens` ends were
+    left out of the loss; no response where that is None.
     """
     mask_BT = rows.padded("response_mask").bool()
     if end_tokens is not None:

@@ -74,7 +74,7 @@ def take_seen(metrics: dict[str, Any], updates: int) -> Seen | None:
     is_cut_evenly = len(calls) == updates and all(sum(map(len, update)) == size for update in calls)
     if not is_cut_evenly or any(sorted(epoch) != list(range(count)) for epoch in epochs):
         raise TrainingError(
-            f"verl's {updates} mini-batches came back with "
-            f"{[sum(map(len, update)) for update in calls]} rows, and not each of the step's {count} once an epoch"
+            f"verl's {updates} mini-batches came back with {[sum(map(len, update)) for update in calls]} "
+            f"rows, and not each of the step's {count} once an epoch"
         )
     return Seen(calls, [log_probs[row] for row in range(count)])

@@ -33,7 +33,7 @@ class StepRows:
 
     @classmethod
     def of(cls, batch: KVBatchMeta, asked: Sequence[str], seen: Seen) -> StepRows:
-        """`asked` are the names of the step's prompts in the loader's order; `seen` has `batch`'s numbers of rows."""
+        """`asked` are the step's prompts in the loader's order; `seen` numbers rows as `batch` does."""
         number = {name: i for i, name in enumerate(asked)}
 
         def place(row: int) -> tuple[int, ...]:
