@@ -63,8 +63,8 @@ def test_a_step_without_numbered_rows_sends_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("calls", "epochs", "updates"),
-    [([[[0, 1]], [[2, 3, 4]]], 1, 2), ([[[0, 1]], [[2, 2]]], 1, 2), ([[[0, 1]], [[2, 3]]], 1, 3)],
-    ids=["unequal", "a row twice", "fewer steps than norms"],
+    [([[[0, 1]], [[2, 3, 4]]], 1, 2), ([[[0, 1]], [[2, 2]]], 1, 2), ([[[0]], [[1]], [[2]]], 1, 2)],
+    ids=["unequal", "a row twice", "more steps than norms"],
 )
 def test_mini_batches_that_do_not_hold_each_row_once_an_epoch_end_the_run(
     calls: Any, epochs: int, updates: int
