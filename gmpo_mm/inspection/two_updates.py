@@ -120,12 +120,12 @@ def compare_updates(
     weights = [update_weights(update) for update in (own, other)]
     # until one of the two has a gradient the weights are the same: AdamW moves both by the same momentum
     first = min((update.first for update in (own, other) if update.first >= 0), default=-1)
-    firsts = [update.gradients if update.first == first else {} for update in (own, other)]
+    mine, others = (update.gradients if update.first == first else {} for update in (own, other))
     return TwoUpdates(
-        own=_one(own, firsts[0], weights[0], members),
-        other=_one(other, firsts[1], weights[1], members),
-        cosine=cosine(*firsts, list(groups)),
-        cosines={g: cosine(*firsts, names) for g, names in members.items() if names},
+        own=_one(own, mine, weights[0], members),
+        other=_one(other, others, weights[1], members),
+        cosine=cosine(mine, others, list(groups)),
+        cosines={g: cosine(mine, others, names) for g, names in members.items() if names},
         sum_cosine=cosine(own.gradient_sums, other.gradient_sums, list(groups)),
         sum_cosines={
             g: cosine(own.gradient_sums, other.gradient_sums, names) for g, names in members.items() if names

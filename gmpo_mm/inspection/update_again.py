@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,7 +22,7 @@ from gmpo_mm.models.processing import Processor
 from gmpo_mm.models.weights_hash import weights_sha256
 from gmpo_mm.rollout.seeds import prompt_seed
 from gmpo_mm.runs.step_record import StepRecord
-from gmpo_mm.training.actor import Actor
+from gmpo_mm.training.actor import Actor, MiniBatch
 from gmpo_mm.training.advantages import set_advantages
 from gmpo_mm.training.batch import Batch
 from gmpo_mm.training.compare_losses import step_tokens
@@ -153,8 +155,10 @@ def do_update(
     sums: dict[str, torch.Tensor] = {}
     first, done = -1, 0
 
-    def keep() -> None:
+    @contextmanager
+    def keep(_: MiniBatch) -> Iterator[None]:
         nonlocal first, done
+        yield
         found = {
             n: w.grad.detach().to("cpu", torch.float32, copy=True)
             for n, w in _trained(policy)
@@ -168,8 +172,7 @@ def do_update(
             {name: sums[name] + gradient if name in sums else gradient for name, gradient in found.items()}
         )
 
-    actor.on_gradient = keep
-    metrics = actor.update(batch, kl_coef)
+    metrics = actor.update(batch, kl_coef, around=keep)
     policy.forget_images()
     after = {name: _kept_copy(weight, optimizer) for name, weight in _trained(policy)}
     return Update(
@@ -187,7 +190,7 @@ def do_update(
 
 
 def _on_host(seen: StepTokens) -> StepTokens:
-    tensors = {name: value.cpu() for name, value in vars(seen).items() if isinstance(value, torch.Tensor)}
+    tensors: dict[str, Any] = {name: value.cpu() for name, value in vars(seen).items() if isinstance(value, torch.Tensor)}
     return replace(seen, **tensors)
 
 

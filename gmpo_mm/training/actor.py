@@ -46,6 +46,8 @@ class MiniBatch:
     kl_coef: float
     unchanged: bool
     """Whether the policy is still the one that sampled."""
+    is_last: bool
+    """Whether it is the step's last one."""
 
 
 class Actor:
@@ -62,12 +64,8 @@ class Actor:
         """Of the last epoch of the last update."""
         self.log_ratios_B: torch.Tensor | None = None
         """Sums over a response's tokens of log pi - log pi_old, in the last epoch of the last update; NaN where left out."""
-        self.log_probs_BT: torch.Tensor | None = None
-        """Of the last epoch's forward passes; 0 where a row was left out."""
         self.given_updates: Sequence[Sequence[int]] | None = None
         """The rows of each optimizer step of all epochs, where they are not those of `config.mini_batch_prompts`."""
-        self.on_gradient: Callable[[], None] | None = None
-        """Called when the gradients of an optimizer step are there, before they are clipped."""
         coefficient = float(getattr(policy.config, "router_aux_loss_coef", 0.0) or 0.0)
         self.router_coef = coefficient if policy.is_mixture_of_experts else 0.0
         if self.router_coef and config.drop_zero_advantage:
@@ -98,12 +96,12 @@ class Actor:
         batch: Batch,
         kl_coef: float = 0.0,
         progress: Progress | None = None,
-        around_last: Callable[[MiniBatch], AbstractContextManager] | None = None,
+        around: Callable[[MiniBatch], AbstractContextManager] | None = None,
     ) -> dict[str, float]:
         """All epochs and mini-batches of one step; returns metrics. Raises TrainingError after repeated bad gradients.
 
-        `around_last(mini_batch)` is entered before the gradient of the last optimizer step is taken, and left when it is
-        there, in the parameters' `grad`, and before it is clipped and applied.
+        `around(mini_batch)` is entered before the gradient of each optimizer step is taken, and left when it is there, in
+        the parameters' `grad`, and before it is clipped and applied.
         """
         self.policy.module.train()
         batch.move_to(self.policy.device)
@@ -112,13 +110,13 @@ class Actor:
         norms: list[float] = []
         self.routing = RoutingStats(self._experts_per_token()) if self.policy.is_mixture_of_experts else None
         updates = skipped = 0
-        all_rows = self.rows_of_updates(batch)
+        count = len(self.rows_of_updates(batch))
         for epoch in range(self.config.epochs):
             seen = Observed(batch)
             for rows in self._rows_of_epoch(batch, epoch):
-                mini = MiniBatch(batch, rows, kl_coef, unchanged=updates == 0)
-                is_last = updates == len(all_rows) - 1
-                with around_last(mini) if around_last is not None and is_last else nullcontext():
+                # before the first optimizer step of a round the policy IS the old policy
+                mini = MiniBatch(batch, rows, kl_coef, unchanged=updates == 0, is_last=updates == count - 1)
+                with around(mini) if around is not None else nullcontext():
                     parts.append(self._accumulate(batch, advantages, rows, kl_coef, seen, mini.unchanged))
                 applied, grad_norm = self._optimizer_step()
                 updates += 1
@@ -128,7 +126,7 @@ class Actor:
                     progress(updates, f"epoch {epoch + 1} of {self.config.epochs}")
             parts.append(update_metrics(batch, advantages, seen, self.config))
             self.observed = seen
-            self.log_ratios_B, self.log_probs_BT = seen.sequence_log_ratios(), seen.log_probs_BT
+            self.log_ratios_B = seen.sequence_log_ratios()
         result = finalize_metrics(merge_metrics(parts))
         result |= {"actor/updates": updates - skipped, "actor/skipped_updates": skipped}
         if self.routing is not None:
@@ -303,8 +301,6 @@ class Actor:
         parameters = [p for p in self._parameters() if p.grad is not None]
         if not parameters:
             return True, 0.0
-        if self.on_gradient is not None:
-            self.on_gradient()
         grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
         finite = math.isfinite(grad_norm)
         if finite:

@@ -56,7 +56,7 @@ class LossComparison:
         """The trained loss's name."""
         return next(iter(self.configs))
 
-    def around_last(self, step: int, actor: Actor) -> Callable[[MiniBatch], AbstractContextManager] | None:
+    def around(self, step: int, actor: Actor) -> Callable[[MiniBatch], AbstractContextManager] | None:
         """For `Actor.update`, on steps whose gradients are compared; else None."""
         self._gradients = {}
         if not self.gradients_every or step % self.gradients_every:
@@ -70,6 +70,9 @@ class LossComparison:
     @contextmanager
     def _compare_gradients(self, actor: Actor, mini: MiniBatch) -> Iterator[None]:
         """Around the trained gradient: `grad` holds it on the way out."""
+        if not mini.is_last:
+            yield
+            return
         start = _random_state(actor.policy.device)
         yield
         after = _random_state(actor.policy.device)

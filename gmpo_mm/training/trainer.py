@@ -233,8 +233,8 @@ class Trainer:
             self.progress.stage(f"step {step}: updating", updates, "updates") as stage,
             memory_for(f"step {step}: update", _TO_UPDATE),
         ):
-            around_last = self.comparison.around_last(step, self.actor) if self.comparison is not None else None
-            metrics = self.actor.update(batch, self.kl.kl_coef, stage.update, around_last)
+            around = self.comparison.around(step, self.actor) if self.comparison is not None else None
+            metrics = self.actor.update(batch, self.kl.kl_coef, stage.update, around)
         if broken := not_finite(self.policy.module):
             raise TrainingError(
                 f"step {step}: after the update {broken}; lower worker.actor.optim.lr, and go on from the last checkpoint"
