@@ -17,7 +17,7 @@ STAGES = {"prompts", "advantages", "old log-probs", "log-probs", "loss", "gradie
 
 
 def repeated_on_local(run: Path, step: int) -> None:
-    """Every stage of the update is verl's to 1e-5, and so is what it changed in the weights, by the run's checkpoints."""
+    """Every stage of the update is verl's to 1e-5, and so is what it changed, by the run's checkpoints."""
     found = replay(run, step)
     assert found.same, found.first_difference
     assert found.replayed.tolerance == 1e-5
@@ -28,12 +28,12 @@ def repeated_on_local(run: Path, step: int) -> None:
     moved = torch.cat([(after[name] - before[name]).flatten() for name in after])
     apart = torch.cat([(after[name] - before[name] - change).flatten() for name, change in changes.items()])
     assert moved.abs().max() > 1e-5
-    # AdamW's first steps are the sign of the gradient nearly everywhere, so a few weights with almost none differ most
+    # AdamW's first steps are the gradient's sign nearly everywhere: weights with almost none differ most
     assert apart.abs().max() < 1e-5 and apart.norm() < 2e-3 * moved.norm()
 
 
 def weights_of(run: Path, step: int) -> dict[str, torch.Tensor]:
-    """The trained weights after a step, in float32: of the checkpoint, or for step 0 of the model that the run began with."""
+    """The weights after a step, in float32: of the checkpoint; for step 0, of the run's model."""
     if step:
         return load_file(merged_model(run / f"global_step_{step}") / "model.safetensors")
     path = resolve_model_path(load_config(run / "config.yaml").config.worker.actor.model.model_path or "")

@@ -1,4 +1,4 @@
-"""Rows and log-probabilities of the update's forward passes, as verl strings them together for the trainer."""
+"""Rows and log-probabilities of the update's forward passes, as verl strings them together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ LENGTHS = [3, 1, 2, 4, 2, 1, 3, 2]
 def micro_batch(rows: list[int], epoch: int) -> dict[str, Any]:
     """What a worker sends of these rows; row r's log-probabilities are -(r + 0.1 t + 100 epoch)."""
     lengths = [LENGTHS[row] for row in rows]
-    masks = torch.nested.as_nested_tensor([torch.zeros(n, dtype=torch.long) for n in lengths], layout=torch.jagged)
+    masks = torch.nested.as_nested_tensor(
+        [torch.zeros(n, dtype=torch.long) for n in lengths], layout=torch.jagged
+    )
     data = TensorDict({ROW: torch.tensor(rows)[:, None], "response_mask": masks}, batch_size=len(rows))
     log_probs_BT = torch.full((len(rows), max(lengths)), 7.0)
     for place, row in enumerate(rows):
@@ -61,9 +63,11 @@ def test_a_step_without_numbered_rows_sends_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("calls", "epochs", "updates"),
-    [([[[0, 1]], [[2, 3, 4]]], 1, 2), ([[[0, 1]], [[2, 2]]], 1, 2), ([[[0, 1]], [[2, 3]]], 1, 3)],
-    ids=["unequal", "a row twice", "fewer steps than norms"],
+    [([[[0, 1]], [[2, 3, 4]]], 1, 2), ([[[0, 1]], [[2, 2]]], 1, 2), ([[[0]], [[1]], [[2]]], 1, 2)],
+    ids=["unequal", "a row twice", "more steps than norms"],
 )
-def test_mini_batches_that_do_not_hold_each_row_once_an_epoch_end_the_run(calls: Any, epochs: int, updates: int) -> None:
+def test_mini_batches_that_do_not_hold_each_row_once_an_epoch_end_the_run(
+    calls: Any, epochs: int, updates: int
+) -> None:
     with pytest.raises(TrainingError, match="not each of the step's"):
         take_seen(metrics(calls, epochs), updates)

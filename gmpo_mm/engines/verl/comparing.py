@@ -1,4 +1,4 @@
-"""`trainer.compare_losses` on engine verl: from the log-probabilities of the update's own forward passes, of all ranks."""
+"""`trainer.compare_losses` on engine verl, from the log-probabilities of the update itself, of all ranks."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from gmpo_mm.algorithms import PolicyLossConfig, StepTokens, UpdateRows, compare
 from gmpo_mm.engines.batch_metrics import truncated_rows
 from gmpo_mm.engines.verl.step_rows import StepRows
 
+KIND = "compare"
+"""Of the line in metrics.jsonl."""
+
 
 def compared(
     rows: StepRows, configs: Mapping[str, PolicyLossConfig], end_tokens: Sequence[int] | None
 ) -> dict[str, Any]:
     """The step's `compare` line, over its last epoch.
 
-    `configs` are `compared_configs`, the trained loss first; responses that are not ended by one of `end_tokens` were left out
-    of the loss, none where that is None.
+    `configs` are `compared_configs`, the trained loss first. Responses that none of `end_tokens` ends were
+    left out of the loss; no response where that is None.
     """
     mask_BT = rows.padded("response_mask").bool()
     if end_tokens is not None:

@@ -1,4 +1,4 @@
-"""What a run on verl writes of a step beside its metrics: the whole step, and what other losses would have done in it."""
+"""What a run on verl writes of a step beside its metrics: all of it, and what other losses would do."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 
 from transfer_queue import KVBatchMeta
 
-from gmpo_mm.algorithms import PolicyLossConfig, compared_scalars
-from gmpo_mm.engines.verl.comparing import compared
+from gmpo_mm.algorithms import PolicyLossConfig
+from gmpo_mm.engines.verl.comparing import KIND, compared
 from gmpo_mm.engines.verl.recording import StepRecorder
 from gmpo_mm.engines.verl.seen import Seen, take_seen
 from gmpo_mm.engines.verl.step_rows import StepRows
 from gmpo_mm.runs.progress import Progress
-from gmpo_mm.runs.run_directory import RunDirectory
+from gmpo_mm.runs.trackers import Trackers
 
 
 @dataclass
 class StepInspection:
     """`trainer.record_steps` and `trainer.compare_losses`; both need what the update's forward passes saw."""
 
-    run: RunDirectory
     progress: Progress
+    trackers: Trackers
     recorder: StepRecorder | None = None
     losses: Mapping[str, PolicyLossConfig] = field(default_factory=dict)
     """`compared_configs`; empty where no losses are compared."""
@@ -31,6 +31,11 @@ class StepInspection:
     asked: list[str] = field(default_factory=list)
     """Names of the step's prompts in verl's queue, in the order of the data loader."""
     _seen: Seen | None = None
+
+    def announce(self, steps: int, workers: Sequence[Any]) -> None:
+        """Before the first step: how large the records of `steps` steps can be, and how long they take."""
+        if self.recorder is not None:
+            self.progress.log(self.recorder.announcement(steps, workers))
 
     def begin(self, step: int, workers: Sequence[Any]) -> bool:
         """Before a step's first update; whether its rows are to be numbered. `workers` hold the weights."""
@@ -43,23 +48,22 @@ class StepInspection:
         """Take what the workers sent of a step out of its metrics."""
         self._seen = take_seen(metrics, updates)
 
-    def end(self, step: int, batch: KVBatchMeta, metrics: Mapping[str, float], workers: Sequence[Any]) -> dict[str, float]:
-        """After the last update, with the batch in the order in which its rows were numbered; returns numbers for trackers."""
+    def end(
+        self, step: int, batch: KVBatchMeta, metrics: Mapping[str, float], workers: Sequence[Any]
+    ) -> None:
+        """After the last update, with the batch in the order in which its rows were numbered."""
         seen, asked = self._seen, list(self.asked)
         self._seen = None
         self.asked.clear()
         if seen is None:
-            return {}
+            return
         rows = StepRows.of(batch, asked, seen)
         if self._records(step):
             assert self.recorder is not None
             with self.progress.stage(f"step {step}: recording"):
                 self.recorder.end(step, rows, metrics, workers)
-        if not self.losses:
-            return {}
-        line = compared(rows, self.losses, self.only_ended_by)
-        self.run.log_metrics(step, "compare", line)
-        return compared_scalars(line)
+        if self.losses:
+            self.trackers.log(step, KIND, compared(rows, self.losses, self.only_ended_by))
 
     def _records(self, step: int) -> bool:
         return self.recorder is not None and self.recorder.wants(step)

@@ -221,7 +221,7 @@ def _train(
         trainer = GMPOTrainer(
             verl_config, run=run, progress=progress, trackers=trackers, datasets=datasets,
             end_tokens=end_tokens, save_limit=config.trainer.save_limit,
-            inspection=_inspection(config, run, progress, datasets[0], processor, end_tokens),
+            inspection=_inspection(config, run, progress, trackers, datasets[0], processor, end_tokens),
             max_log_prob_gap=config.worker.rollout.max_log_prob_gap, correction=correction_of(config),
             samples_shown=(config.trainer.log_samples, config.trainer.val_generations_to_log), algorithm=config.algorithm,
             max_tries=config.trainer.max_try_make_batch, rewards=rewards,
@@ -248,8 +248,9 @@ def _train(
 
 
 def _inspection(
-    config: Config, run: RunDirectory, progress: Progress, training: GMPODataset, processor: Processor, end_tokens: list[int]
-) -> Any:
+    config: Config, run: RunDirectory, progress: Progress, trackers: Trackers, training: GMPODataset, processor: Processor,
+    end_tokens: list[int],
+) -> Any:  # fmt: skip
     """What is written of steps, as far as the configuration asks for it."""
     from gmpo_mm.engines.verl.inspection import StepInspection
     from gmpo_mm.engines.verl.recording import StepRecorder
@@ -258,8 +259,8 @@ def _inspection(
     if records_steps(config):
         recorder = StepRecorder(config, run, training.prompts, processor.tokenizer, end_tokens)
     return StepInspection(
-        run,
         progress,
+        trackers,
         recorder,
         compared_configs(policy_loss_config(config), losses) if losses else {},
         end_tokens if config.algorithm.mask_truncated_completions else None,

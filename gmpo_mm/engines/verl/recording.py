@@ -18,7 +18,14 @@ from gmpo_mm.engines.batch_metrics import truncated_rows
 from gmpo_mm.engines.verl.step_rows import StepRows
 from gmpo_mm.models.weights_hash import weights_sha256
 from gmpo_mm.runs.run_directory import RunDirectory
-from gmpo_mm.runs.step_record import RecordedPrompt, StepRecord, remove_leftovers, write_picture, write_step
+from gmpo_mm.runs.step_record import (
+    RecordedPrompt,
+    StepRecord,
+    announcement,
+    remove_leftovers,
+    write_picture,
+    write_step,
+)
 
 OF_THE_MACHINE = ("timing_s/", "perf/", "memory/")
 """Parts of names of metrics that a record leaves out: they differ from run to run."""
@@ -30,7 +37,12 @@ class StepRecorder:
     """Writes the steps that `trainer.record_steps` asks for."""
 
     def __init__(
-        self, config: Config, run: RunDirectory, prompts: PromptDataset, tokenizer: Any, end_tokens: Sequence[int]
+        self,
+        config: Config,
+        run: RunDirectory,
+        prompts: PromptDataset,
+        tokenizer: Any,
+        end_tokens: Sequence[int],
     ) -> None:
         """`prompts` are the training data, `end_tokens` end a response."""
         self.config, self.run, self.prompts = config, run, prompts
@@ -41,6 +53,13 @@ class StepRecorder:
     def wants(self, step: int) -> bool:
         """Whether a step is to be recorded."""
         return is_recorded(self.config, step)
+
+    def announcement(self, steps: int, workers: Sequence[Any]) -> str:
+        """What a run of `steps` says of its records before it starts."""
+        return (
+            announcement(self.config, steps, ray.get(workers[0].__ray_call__.remote(trained_bytes_here)))
+            or ""
+        )
 
     def begin(self, workers: Sequence[Any]) -> None:
         """Before the first update of a recorded step; `workers` are the actors that hold the weights."""
@@ -71,7 +90,9 @@ class StepRecorder:
             advantages_BT=rows.padded("advantages"),
             updates=rows.seen.updates,
             reward_parts={name: _numbers(scores, name) for name in parts},
-            left_out=frozenset(truncated_B.nonzero()[:, 0].tolist() if algorithm.mask_truncated_completions else ()),
+            left_out=frozenset(
+                truncated_B.nonzero()[:, 0].tolist() if algorithm.mask_truncated_completions else ()
+            ),
             sampler_log_probs_BT=rows.padded("rollout_log_probs"),
             old_log_probs_BT=rows.padded("old_log_probs"),
             ref_log_probs_BT=rows.padded_if_any("ref_log_prob"),
@@ -80,7 +101,9 @@ class StepRecorder:
             learning_rate=rate,
             kl_coef=algorithm.kl_coef if has_kl_loss else None,
             metrics={
-                name: float(value) for name, value in metrics.items() if not any(part in name for part in OF_THE_MACHINE)
+                name: float(value)
+                for name, value in metrics.items()
+                if not any(part in name for part in OF_THE_MACHINE)
             },
             config=self.run.config,
             versions=self.run.environment,
@@ -91,7 +114,7 @@ class StepRecorder:
         write_step(self.run.path, record)
 
     def _prompts(self, rows: StepRows, firsts: Sequence[int]) -> list[RecordedPrompt]:
-        """The prompts of these rows as verl's workers read them; their texts and pictures are the data set's."""
+        """The prompts of these rows as verl's workers read them; texts and pictures are the data set's."""
         encoded = [self.prompts[info["index"]] for info in rows.fetch(firsts, "extra_info")]
         found = []
         for row, ours in zip(firsts, encoded, strict=True):
@@ -103,7 +126,9 @@ class StepRecorder:
             names = tuple(write_picture(self.run.path, image) for image in ours.images)
             source = ours.record
             found.append(
-                RecordedPrompt(str(source.id), text, source.problem, str(source.answer), ids_S, names, grids_N3)
+                RecordedPrompt(
+                    str(source.id), text, source.problem, str(source.answer), ids_S, names, grids_N3
+                )
             )
         return found
 
@@ -114,19 +139,35 @@ def _numbers(scores: Sequence[Mapping[str, float]], name: str) -> torch.Tensor:
 
 def _trained_weights(workers: Sequence[Any]) -> tuple[str, float]:
     """Hash of the trained weights, and the learning rate of the next update; all workers take part."""
-    return next(found for found in ray.get([w.__ray_call__.remote(weights_here) for w in workers]) if found[0])
+    return next(
+        found for found in ray.get([w.__ray_call__.remote(weights_here) for w in workers]) if found[0]
+    )
 
 
 def weights_here(worker: Any) -> tuple[str, float]:
-    """In a worker's process: the hash, which rank 0 makes, and the learning rate; one tensor at a time is put together."""
-    engine = next(role.actor.engine for role in worker.worker_dict.values() if getattr(role, "actor", None) is not None)
-    digest = ""
+    """In a worker's process: the hash, which rank 0 makes, and the learning rate.
+
+    One tensor at a time is put together.
+    """
+    engine, digest = _engine(worker), ""
     if torch.distributed.get_rank() == 0:
         digest = weights_sha256(_whole_tensors(engine.module))
     else:
         for _ in _whole_tensors(engine.module):
             pass
     return digest, float(engine.optimizer.param_groups[0]["lr"])
+
+
+def trained_bytes_here(worker: Any) -> int:
+    """In a worker's process: bytes of the trained weights of all ranks together."""
+    return sum(p.numel() * p.element_size() for p in _engine(worker).module.parameters() if p.requires_grad)
+
+
+def _engine(worker: Any) -> Any:
+    """verl's engine of the trained model, of what holds all models of a process."""
+    return next(
+        role.actor.engine for role in worker.worker_dict.values() if getattr(role, "actor", None) is not None
+    )
 
 
 def _whole_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

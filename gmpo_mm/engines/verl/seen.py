@@ -1,7 +1,7 @@
-"""What the forward passes of an update saw, on its way from verl's workers to the trainer: rows and log-probabilities.
+"""What the forward passes of an update saw, on its way from verl's workers to the trainer.
 
-A worker gets a mini-batch as rows cut out of the step's; the trainer numbers the rows, and each micro-batch says which it
-holds. It travels with the metrics, so no pass is added.
+A worker gets a mini-batch as rows cut out of the step's; the trainer numbers the rows, and each micro-batch
+says which it holds, and their log-probabilities. It travels with the metrics, so no pass is added.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SEEN = "gmpo_seen"
 
 @dataclass(frozen=True)
 class Seen:
-    """Which rows were in each forward pass of an update, and each row's log-probabilities in the last epoch."""
+    """The rows of each forward pass of an update, and each row's log-probabilities in the last epoch."""
 
     calls: list[list[list[int]]]
     """For each optimizer step, in order, of all epochs: the rows of each micro-batch, of all ranks."""
@@ -52,10 +52,10 @@ def seen_here(data: Any, log_probs_BT: torch.Tensor) -> dict[str, Any]:
 
 
 def take_seen(metrics: dict[str, Any], updates: int) -> Seen | None:
-    """Remove the entries of all micro-batches from what `update_actor` returned; None where the rows had no numbers.
+    """Remove all micro-batches' entries from what `update_actor` returned; None where no row had a number.
 
-    verl strings the mini-batches together, each with the micro-batches of all its ranks, and gives all the same number of
-    rows. Raises TrainingError where an epoch does not hold each row once.
+    verl strings the mini-batches together, each with the micro-batches of all its ranks, and gives all
+    the same number of rows. Raises TrainingError where an epoch does not hold each row once.
     """
     parts: list[tuple[list[int], list[int], np.ndarray]] = metrics.pop(_SEEN, [])
     if not parts:
@@ -74,7 +74,7 @@ def take_seen(metrics: dict[str, Any], updates: int) -> Seen | None:
     is_cut_evenly = len(calls) == updates and all(sum(map(len, update)) == size for update in calls)
     if not is_cut_evenly or any(sorted(epoch) != list(range(count)) for epoch in epochs):
         raise TrainingError(
-            f"verl's {updates} mini-batches came back with {[sum(map(len, update)) for update in calls]} rows, and not each of "
-            f"the step's {count} once an epoch"
+            f"verl's {updates} mini-batches came back with {[sum(map(len, update)) for update in calls]} "
+            f"rows, and not each of the step's {count} once an epoch"
         )
     return Seen(calls, [log_probs[row] for row in range(count)])

@@ -1,4 +1,4 @@
-"""A trained step's rows out of verl's queue, group by group again: verl orders them by length, for its ranks."""
+"""A trained step's rows out of verl's queue, group by group again: verl orders them for its ranks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from transfer_queue import KVBatchMeta
 from gmpo_mm.engines.verl.seen import Seen
 
 FIELDS = (
-    "prompts", "responses", "response_mask", "rollout_log_probs", "old_log_probs", "ref_log_prob", "advantages", "entropy",
-    "rollout_is_weights",
+    "prompts", "responses", "response_mask", "rollout_log_probs", "old_log_probs", "ref_log_prob",
+    "advantages", "entropy", "rollout_is_weights",
 )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ class StepRows:
 
     @classmethod
     def of(cls, batch: KVBatchMeta, asked: Sequence[str], seen: Seen) -> StepRows:
-        """`asked` are the names of the step's prompts in the data loader's order; `seen` numbers rows as `batch` does."""
+        """`asked` are the step's prompts in the loader's order; `seen` numbers rows as `batch` does."""
         number = {name: i for i, name in enumerate(asked)}
 
         def place(row: int) -> tuple[int, ...]:

@@ -117,6 +117,7 @@ class GMPOTrainer(PPOTrainerSync):
         self.actor_rollout_wg.set_loss_fn(_Loss(loss_section))
         stock_update: Callable[[Any], Any] = self.actor_rollout_wg.update_actor
         self.actor_rollout_wg.update_actor = lambda batch: self._measured(stock_update(batch))
+        self.inspection.announce(self.steps_in_all, self.actor_rollout_wg.workers)
 
     # ---- a step ----------------------------------------------------------------------------------------------------------
 
@@ -130,7 +131,7 @@ class GMPOTrainer(PPOTrainerSync):
         batch = super().step(metrics, timing_raw)
         self.finished.note(self.global_steps, self.train_dataloader)
         known, workers = metrics | self._own_metrics, self.actor_rollout_wg.workers
-        self._own_metrics |= self.inspection.end(self.global_steps, batch, known, workers)
+        self.inspection.end(self.global_steps, batch, known, workers)
         return batch
 
     def prepare_step(self) -> dict[str, Any]:
