@@ -34,6 +34,7 @@ def saturated_exp(x: Tensor) -> Tensor:
     unit="sequence",
     reads=("gmpo.clip", "gmpo.normalize", "gmpo.log_clip_low", "gmpo.log_clip_high"),
     sequence_advantages=True,
+    by_row=True,
 )
 def gmpo_loss(
     log_probs_BT: Tensor, old_BT: Tensor, advantages_B: Tensor, mask_BT: Tensor, config: PolicyLossConfig
@@ -71,7 +72,7 @@ def gmpo_loss(
     return LossTerms(-advantages_B * saturated_exp(exponent_B), flags)
 
 
-@register_policy_loss("default", reads=(*RATIO_CLIP_KEYS, "clip_ratio_dual"))
+@register_policy_loss("default", reads=(*RATIO_CLIP_KEYS, "clip_ratio_dual"), by_row=True)
 def ppo_clip_loss(
     log_probs_BT: Tensor, old_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, config: PolicyLossConfig
 ) -> LossTerms:
@@ -79,7 +80,7 @@ def ppo_clip_loss(
     return _clipped_surrogate(log_probs_BT - old_BT, advantages_BT, config)
 
 
-@register_policy_loss("gspo", unit="sequence", reads=(*RATIO_CLIP_KEYS, "clip_ratio_dual"))
+@register_policy_loss("gspo", unit="sequence", reads=(*RATIO_CLIP_KEYS, "clip_ratio_dual"), by_row=True)
 def gspo_loss(
     log_probs_BT: Tensor, old_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, config: PolicyLossConfig
 ) -> LossTerms:
@@ -89,7 +90,7 @@ def gspo_loss(
     return LossTerms(masked_mean_B(terms.losses, mask_BT), terms.token_flags)
 
 
-@register_policy_loss("gspo_token", reads=(*RATIO_CLIP_KEYS, "clip_ratio_dual"))
+@register_policy_loss("gspo_token", reads=(*RATIO_CLIP_KEYS, "clip_ratio_dual"), by_row=True)
 def gspo_token_loss(
     log_probs_BT: Tensor, old_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, config: PolicyLossConfig
 ) -> LossTerms:
@@ -99,7 +100,7 @@ def gspo_token_loss(
     return _clipped_surrogate(d_B1 + (log_probs_BT - log_probs_BT.detach()), advantages_BT, config)
 
 
-@register_policy_loss("cispo", reads=RATIO_CLIP_KEYS)
+@register_policy_loss("cispo", reads=RATIO_CLIP_KEYS, by_row=True)
 def cispo_loss(
     log_probs_BT: Tensor, old_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, config: PolicyLossConfig
 ) -> LossTerms:
@@ -113,7 +114,7 @@ def cispo_loss(
     return LossTerms(-advantages_BT * d_BT.clamp(lower, upper).exp() * log_probs_BT, flags)
 
 
-@register_policy_loss("sapo", reads=("tau_positive", "tau_negative"))
+@register_policy_loss("sapo", reads=("tau_positive", "tau_negative"), by_row=True)
 def sapo_loss(
     log_probs_BT: Tensor, old_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, config: PolicyLossConfig
 ) -> Tensor:

@@ -8,7 +8,7 @@ from gmpo_mm.algorithms.masked import masked_mean_B, zero_outside
 from gmpo_mm.algorithms.registry import LossTerms, register_policy_loss
 
 
-@register_policy_loss("gpg")
+@register_policy_loss("gpg", by_row=True)
 def gpg_loss(
     log_probs_BT: Tensor, old_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, config: PolicyLossConfig
 ) -> Tensor:
@@ -23,7 +23,7 @@ def gpg_loss(
     return -advantages_BT * log_probs_BT
 
 
-@register_policy_loss("reinforce", unit="sequence")
+@register_policy_loss("reinforce", unit="sequence", by_row=True)
 def reinforce_loss(
     log_probs_BT: Tensor, old_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, config: PolicyLossConfig
 ) -> Tensor:
@@ -35,7 +35,7 @@ def reinforce_loss(
     return -(advantages_BT * log_probs_BT).sum(dim=-1)
 
 
-@register_policy_loss("luspo", unit="sequence", reads=(*RATIO_CLIP_KEYS, "clip_ratio_dual"))
+@register_policy_loss("luspo", unit="sequence", reads=(*RATIO_CLIP_KEYS, "clip_ratio_dual"), by_row=True)
 def luspo_loss(
     log_probs_BT: Tensor, old_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, config: PolicyLossConfig
 ) -> LossTerms:

@@ -17,6 +17,7 @@ SMALLEST_POWER = 1e-30
     unit="sequence",
     reads=("power_mean.p", "power_mean.clip", "power_mean.log_clip_low", "power_mean.log_clip_high"),
     sequence_advantages=True,
+    by_row=True,
 )
 def power_mean_loss(
     log_probs_BT: Tensor, old_BT: Tensor, advantages_B: Tensor, mask_BT: Tensor, config: PolicyLossConfig

@@ -10,6 +10,13 @@ from gmpo_mm.algorithms.advantages import (
     known_estimators,
     register_advantage_estimator,
 )
+from gmpo_mm.algorithms.compared_losses import (
+    StepTokens,
+    UpdateRows,
+    compare_losses,
+    compared_configs,
+    compared_scalars,
+)
 from gmpo_mm.algorithms.config import GMPOConfig, PolicyLossConfig, PowerMeanConfig
 from gmpo_mm.algorithms.correction_keys import CORRECTIONS, Correction, make_correction
 from gmpo_mm.algorithms.corrections import correction_metrics, correction_weights, truncated_importance_weights
@@ -61,9 +68,14 @@ __all__ = [
     "PolicyLoss",
     "PolicyLossConfig",
     "PowerMeanConfig",
+    "StepTokens",
+    "UpdateRows",
     "aggregate",
     "apply_kl_to_rewards",
     "clip_keys_read_by",
+    "compare_losses",
+    "compared_configs",
+    "compared_scalars",
     "compute_advantages",
     "compute_kl",
     "compute_policy_loss",

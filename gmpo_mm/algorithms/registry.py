@@ -39,6 +39,7 @@ class RegisteredLoss:
     unit: str
     reads: frozenset[str]
     sequence_advantages: bool
+    by_row: bool
 
 
 _DEFAULT = "worker.actor.loss_type=default"
@@ -94,6 +95,7 @@ def register_policy_loss(
     unit: str = "loss_avg_mode",
     reads: Iterable[str] = (),
     sequence_advantages: bool = False,
+    by_row: bool = False,
 ) -> Callable[[LossFunction], LossFunction]:
     """Make a function a policy loss under ``name``.
 
@@ -108,6 +110,8 @@ def register_policy_loss(
         reads: the config keys, relative to ``worker.actor``, that the loss reads (``clip_ratio_low``,
             ``gmpo.normalize``, ...); any other clip key is an error when a config file sets it.
         sequence_advantages: the loss needs one advantage a sequence and is given (B,) in place of (B, T).
+        by_row: the loss of a sequence depends on that sequence alone. ``trainer.compare_losses`` then takes a whole step
+            in one call; any other loss is called with the rows of one micro-batch, as in training.
 
     Raises:
         ValueError: a name that is taken, an unknown unit, an unknown config key.
@@ -122,7 +126,7 @@ def register_policy_loss(
     keys = frozenset(reads) | ({"loss_avg_mode"} if unit == "loss_avg_mode" else set())
 
     def decorator(function: LossFunction) -> LossFunction:
-        loss = RegisteredLoss(name, function, unit, keys, sequence_advantages)
+        loss = RegisteredLoss(name, function, unit, keys, sequence_advantages, by_row)
         setattr(function, _ATTRIBUTE, loss)
         # A loss in a user's file is addressed by its path, so its name can't collide with one of ours.
         if not function.__module__.startswith(_FILE_MODULE_PREFIX):

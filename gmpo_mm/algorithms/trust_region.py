@@ -28,7 +28,7 @@ KL_FLOOR = 1e-8
 """Added by verl to the probabilities of "any other token", so that the binary KL stays finite."""
 
 
-@register_policy_loss("dppo_tv", reads=("dppo.tv_low", "dppo.tv_high", "dppo.ratio_cap"))
+@register_policy_loss("dppo_tv", reads=("dppo.tv_low", "dppo.tv_high", "dppo.ratio_cap"), by_row=True)
 def dppo_tv_loss(
     log_probs_BT: Tensor, old_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, config: PolicyLossConfig
 ) -> LossTerms:
@@ -44,7 +44,7 @@ def dppo_tv_loss(
     return _masked_policy_gradient(log_probs_BT, old_BT, advantages_BT, outside, keys.ratio_cap)
 
 
-@register_policy_loss("dppo_kl", reads=("dppo.kl_low", "dppo.kl_high", "dppo.ratio_cap"))
+@register_policy_loss("dppo_kl", reads=("dppo.kl_low", "dppo.kl_high", "dppo.ratio_cap"), by_row=True)
 def dppo_kl_loss(
     log_probs_BT: Tensor, old_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, config: PolicyLossConfig
 ) -> LossTerms:
@@ -154,6 +154,7 @@ def kl_cov_loss(
 @register_policy_loss(
     "vespo",
     reads=("vespo.k_positive", "vespo.k_negative", "vespo.lambda_positive", "vespo.lambda_negative"),
+    by_row=True,
 )
 def vespo_loss(
     log_probs_BT: Tensor, old_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, config: PolicyLossConfig
@@ -188,6 +189,7 @@ def vespo_loss(
         "fipo.clip_high_only",
         "fipo.safe_ratio",
     ),
+    by_row=True,
 )
 def fipo_loss(
     log_probs_BT: Tensor, old_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, config: PolicyLossConfig

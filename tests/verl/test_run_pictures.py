@@ -13,12 +13,14 @@ from safetensors.torch import load_file
 
 from tests.verl.runs import LIMIT, ROOT, finish, lines, pictures, start
 
+RECORDED = "trainer.record_steps=every 1"
+
 
 @pytest.fixture(scope="module")
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run of two steps: its directory and its output; `batch.pt` beside it holds the first step's batch."""
     folder = tmp_path_factory.mktemp("pictures")
-    return folder / "run", finish(start(pictures(data, folder / "run"), str(folder / "batch.pt")))
+    return folder / "run", finish(start(pictures(data, folder / "run", RECORDED), str(folder / "batch.pt")))
 
 
 @pytest.mark.timeout(LIMIT)

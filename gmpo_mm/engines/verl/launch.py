@@ -15,6 +15,7 @@ from gmpo_mm.config import (
     resolve_model_path,
 )
 from gmpo_mm.config.correction import correction_of
+from gmpo_mm.config.recording import records_steps
 from gmpo_mm.config.shipped import find_file
 from gmpo_mm.engines.ray_cluster import errors_of_workers
 from gmpo_mm.engines.ray_run import join_cluster, open_run
@@ -208,16 +209,20 @@ def _train(
     from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 
     from gmpo_mm.engines.verl import advantages
+    from gmpo_mm.engines.verl.recording import StepRecorder
     from gmpo_mm.engines.verl.trainer import GMPOTrainer
 
     rewards = advantages.install(config)
-    model_path = resolve_model_path(config.worker.actor.model.model_path or "")
+    end_tokens = end_token_ids(resolve_model_path(config.worker.actor.model.model_path or ""), processor.tokenizer)
+    recorder = None
+    if records_steps(config):
+        recorder = StepRecorder(config, run, datasets[0].prompts, processor.tokenizer, end_tokens)
     try:
         with progress.stage("starting verl's queue"):
             tq.init(verl_config.transfer_queue)
         trainer = GMPOTrainer(
             verl_config, run=run, progress=progress, trackers=trackers, datasets=datasets,
-            end_tokens=end_token_ids(model_path, processor.tokenizer), save_limit=config.trainer.save_limit,
+            end_tokens=end_tokens, save_limit=config.trainer.save_limit, recorder=recorder,
             max_log_prob_gap=config.worker.rollout.max_log_prob_gap, correction=correction_of(config),
             samples_shown=(config.trainer.log_samples, config.trainer.val_generations_to_log), algorithm=config.algorithm,
             max_tries=config.trainer.max_try_make_batch, rewards=rewards,
