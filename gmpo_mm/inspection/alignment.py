@@ -88,21 +88,26 @@ def _match_prompts(a: Source, b: Source) -> tuple[list[tuple[Prompt, Prompt]], l
     core_a, core_b = _core(a.prompts), _core(b.prompts)
     with_answers = all(p.answer is not None for p in (*a.prompts, *b.prompts))
 
-    def name(p: Prompt) -> Hashable:
-        return (p.id, p.problem) if p.id and p.problem else None
+    ids = {p.id for p in a.prompts if p.id} & {p.id for p in b.prompts if p.id}
+    named = all(p.problem for p in (*a.prompts, *b.prompts))
 
-    def problem(p: Prompt) -> Hashable:
-        return (p.problem, p.answer, p.pictures and tuple(x.name for x in p.pictures)) if p.problem else None
+    def problem(p: Prompt, pictures: bool) -> Hashable:
+        shown = pictures and p.pictures and tuple(x.name for x in p.pictures)
+        return (p.problem, p.answer, shown) if p.problem and p.id not in ids else None
 
     keys: list[Callable[[Prompt], Hashable]] = [
         lambda p: (p.text, p.ids, p.id, p.pictures and tuple(x.name for x in p.pictures), p.answer),
-        name,
-        problem,
-        lambda p: (p.problem, p.answer) if p.problem else None,
-        lambda p: (plain_text(p.text), p.answer if with_answers else None),
-        lambda p: plain_text(p.text),
-        lambda p: core_a.get(id(p), core_b.get(id(p))) or None,
+        lambda p: (p.id, p.problem) if p.id and p.problem else None,
+        lambda p: p.id or None,
     ]
+    if not ids and named:  # names are of each side's own making
+        keys += [lambda p: problem(p, True), lambda p: problem(p, False)]
+    if not named:
+        keys += [
+            lambda p: (plain_text(p.text), p.answer if with_answers else None),
+            lambda p: plain_text(p.text),
+            lambda p: core_a.get(id(p), core_b.get(id(p))) or None,
+        ]
     left_a, left_b = list(a.prompts), list(b.prompts)
     found: list[tuple[Prompt, Prompt]] = []
     for key in keys:
@@ -122,7 +127,7 @@ def _match_prompts(a: Source, b: Source) -> tuple[list[tuple[Prompt, Prompt]], l
             found.append((prompt, other))
             left_b = [p for p in left_b if p is not other]
         left_a = rest_a
-    if left_a and len(left_a) == len(left_b):
+    if left_a and len(left_a) == len(left_b) and not (ids and named):
         for one, other in zip(list(left_a), list(left_b)):
             texts = plain_text(one.text)[-2000:], plain_text(other.text)[-2000:]
             if (texts[0] and texts[0] in texts[1]) or (texts[1] and texts[1] in texts[0]) or _ratio(*texts) > _ALIKE:

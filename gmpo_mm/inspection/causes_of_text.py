@@ -121,7 +121,7 @@ def pictures(pairs: Sequence[tuple[Picture, Picture]], a: Source, b: Source) -> 
     sized = [(x, y) for x, y in pairs if x.size != y.size and x.size and y.size]
     if sized or any(x.grid != y.grid for x, y in pairs):
         x, y = (sized or [pair for pair in pairs if pair[0].grid != pair[1].grid])[0]
-        evidence = f"{_picture(x)} in A, {_picture(y)} in B"
+        evidence = f"{picture(x)} in A, {picture(y)} in B"
         evidence += f"; {settings}" if settings else ""
         return [Cause("picture_size", "pictures are scaled to another size (max_pixels, min_pixels, patch size)", evidence)]
     with_files = [(x.file, y.file) for x, y in pairs if x.file and y.file]
@@ -238,7 +238,8 @@ def _settings(a: Source, b: Source, keys: Sequence[str]) -> str:
     return ", ".join(f"{key} is {a.config[key]!r} in A and {b.config[key]!r} in B" for key in differing)
 
 
-def _picture(picture: Picture) -> str:
+def picture(picture: Picture) -> str:
+    """Size and grid in words."""
     size = f"{picture.size[0]} x {picture.size[1]} pixels" if picture.size else "a picture"
     return size + (f" (grid {' x '.join(map(str, picture.grid))})" if picture.grid else "")
 
