@@ -100,13 +100,13 @@ def log_probs(name: str, pairs: Sequence[Pair], a: Source, b: Source) -> list[Ca
     """Of pairs with the same tokens and both log-probabilities, which differ somewhere. `name`: one of the tensors, or "old"."""
     rows = [(p, _of(p.a, name), _of(p.b, name), _both_masks(p)) for p in pairs]
     x, y = (torch.cat([row[i][row[3]] for row in rows]).numpy() for i in (1, 2))
-    found = _structural(name, rows, x, y, a, b) or _scaled(x, y, a, b)
+    found = _structural(name, rows, x, y, a, b) or _of_some_rows(rows) or _scaled(x, y, a, b)
     if found:
         return found
     if a.engine == b.engine and a.weights_before and b.weights_before and a.weights_before != b.weights_before:
         evidence = f"{a.weights_before[:12]} in A, {b.weights_before[:12]} in B"
         return [Cause("weights_before", "the weights before the step differ: look at an earlier step", evidence)]
-    return _of_some_rows(rows) or _rounding(x, y) or [_unknown(x, y, name, a, b)]
+    return _rounding(x, y) or [_unknown(x, y, name, a, b)]
 
 
 def _of(sample: Sample, name: str) -> torch.Tensor:
@@ -166,8 +166,7 @@ def _scaled(x: np.ndarray, y: np.ndarray, a: Source, b: Source) -> list[Cause]:
             return [Cause("temperature", f"{words}: another temperature", shown)]
         bits = " (bits in place of nats)" if abs(slope - 1 / math.log(2)) < 0.01 else ""
         return [Cause("log_probs_scaled", f"{words}{bits}", f"what is left after the scaling: {rest:.1e} of the difference; {shown}")]
-    usual = (x < -1e-6) & (y < -1e-6) & (x > -30) & (y > -30)
-    factor, left = _through_origin(_log_odds(x[usual]), _log_odds(y[usual])) if usual.sum() > 4 else (1.0, 1.0)
+    factor, left = _odds_factor(x, y)
     fits = abs(factor - 1) > 0.03 and left < 0.2
     evidence = f"{shown}; the tokens' log-odds are scaled by {factor:.3g}, which leaves {left:.0%} of the difference"
     if known and temperatures[0] != temperatures[1]:
@@ -183,6 +182,20 @@ def _scaled(x: np.ndarray, y: np.ndarray, a: Source, b: Source) -> list[Cause]:
         words = f"another temperature: about {1 / factor:.2g} times A's in B"
         return [Cause("temperature", words, evidence)]
     return []
+
+
+def _odds_factor(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """The factor between log-odds, and what it leaves of the squared difference.
+
+    With one alternative of weight, log p/(1-p) is the difference of two logits over the temperature, so that the factor is
+    T_A / T_B. It is taken from tokens that are neither nearly certain nor hopeless, where there are five.
+    """
+    usual = (x < -1e-6) & (y < -1e-6) & (x > -30) & (y > -30)
+    one, other = _log_odds(x[usual]), _log_odds(y[usual])
+    open_choice = np.abs(one) < 4
+    if open_choice.sum() >= 5:
+        one, other = one[open_choice], other[open_choice]
+    return _through_origin(one, other) if len(one) >= 5 else (1.0, 1.0)
 
 
 def _through_origin(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:

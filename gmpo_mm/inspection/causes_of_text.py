@@ -61,14 +61,14 @@ def prompt_text(pairs: Sequence[tuple[str, str]]) -> list[Cause]:
     return [Cause("template", "another chat template, or other text around the problem", f"e.g. {short(first[0], 60)!r} and {short(first[1], 60)!r}")]
 
 
-def prompt_ids(pairs: Sequence[tuple[Ids, Ids]], same_text: bool) -> list[Cause]:
-    """Of pairs of token ids that differ."""
+def prompt_ids(pairs: Sequence[tuple[Ids, Ids]], same_text: bool, some: bool) -> list[Cause]:
+    """Of pairs of token ids that differ; `some`: other prompts are equal."""
     for one, other, side in ((0, 1, "B"), (1, 0, "A")):
         pairs_here = [(pair[one], pair[other]) for pair in pairs]  # the second is the longer one
         if all(len(x) < len(y) and y[-len(x) :] == x for x, y in pairs_here):
-            return [_extra_at_start([(x, y[: len(y) - len(x)]) for x, y in pairs_here], side)]
+            return [_extra_at_start([(x, y[: len(y) - len(x)]) for x, y in pairs_here], side, some)]
         if all(len(x) < len(y) and y[: len(x)] == x for x, y in pairs_here):
-            return [_extra_at_end([(x, y[len(x) :]) for x, y in pairs_here], side)]
+            return [_extra_at_end([(x, y[len(x) :]) for x, y in pairs_here], side, some)]
     for x, y, left in ((0, 1, "A"), (1, 0, "B")):
         if all(len(pair[0]) == len(pair[1]) and _overlap(pair[x], pair[y]) > len(pair[0]) // 4 for pair in pairs):
             words = f"long prompts are cut on the left in {left} and on the right in {_other(left)}"
@@ -81,7 +81,8 @@ def prompt_ids(pairs: Sequence[tuple[Ids, Ids]], same_text: bool) -> list[Cause]
     return [Cause("template", "another chat template (the texts differ too)")]
 
 
-def _extra_at_start(found: Sequence[tuple[Ids, Ids]], side: str) -> Cause:
+def _extra_at_start(found: Sequence[tuple[Ids, Ids]], side: str, some: bool) -> Cause:
+    cut = some and len({len(ids) for ids, _ in found}) == 1
     extras = {extra for _, extra in found}
     ids = {i for extra in extras for i in extra}
     first = next(iter(extras))
@@ -94,20 +95,21 @@ def _extra_at_start(found: Sequence[tuple[Ids, Ids]], side: str) -> Cause:
         most = max(len(extra) for extra in extras)
         evidence = f"id {next(iter(ids))} up to {most} times at the start of {len(found)} prompts"
         return Cause("left_padding", f"the left padding was not removed in {side}", evidence)
-    if len(extras) == 1:
+    if len(extras) == 1 and not cut:
         return Cause("template", f"only {side} has {len(first)} tokens more at the start: a system prompt or another template")
     length = {len(ids) for ids, _ in found}
     evidence = f"{len(found)} prompts have {_numbers(length)} tokens in {_other(side)}, which are the end of {side}'s"
     return Cause("cut_left", f"long prompts are cut on the left in {_other(side)} (data.max_prompt_length)", evidence)
 
 
-def _extra_at_end(found: Sequence[tuple[Ids, Ids]], side: str) -> Cause:
+def _extra_at_end(found: Sequence[tuple[Ids, Ids]], side: str, some: bool) -> Cause:
+    cut = some and len({len(ids) for ids, _ in found}) == 1
     extras = {extra for _, extra in found}
     ids = {i for extra in extras for i in extra}
     if len(ids) == 1 and (len(extras) > 1 or len(next(iter(extras))) > 1):
         evidence = f"id {next(iter(ids))} at the end of {len(found)} prompts"
         return Cause("right_padding", f"padding at the end of the prompt was not removed in {side}", evidence)
-    if len(extras) == 1:
+    if len(extras) == 1 and not cut:
         words = f"the generation prompt (the beginning of the answer's turn) is missing in {_other(side)}"
         return Cause("generation_prompt", words, f"only {side} ends with the ids {list(next(iter(extras)))[:12]}")
     length = {len(ids) for ids, _ in found}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -73,11 +74,15 @@ class _RunDirectory(Reader):
 
 
 class _RecordFile(Reader):
+    @cached_property
+    def _record(self) -> StepRecord:
+        return load_step(self.path)
+
     def steps(self) -> list[int]:
-        return [load_step(self.path).step]
+        return [self._record.step]
 
     def read(self, step: int | None) -> Source:
-        return from_record(load_step(self.path), self.path, self.path.parent.parent)
+        return from_record(self._record, self.path, self.path.parent.parent)
 
 
 def _reader(path: Path) -> Reader:

@@ -121,7 +121,8 @@ def prompt_ids(a: Source, b: Source, aligned: Alignment) -> Stage:
         stage.example = Example(
             short(x.problem or x.text), -1, -1, f"{len(ids_x)} ids: {_ids_around(ids_x, at)}", f"{len(ids_y)} ids: {_ids_around(ids_y, at)}", at, ids_x
         )  # fmt: skip
-        stage.causes = causes_of_text.prompt_ids([ids for _, ids in off], all(x.text == y.text for (x, y), _ in off))
+        same_text = all(x.text == y.text for (x, y), _ in off)
+        stage.causes = causes_of_text.prompt_ids([ids for _, ids in off], same_text, len(off) < len(aligned.prompts))
     return stage
 
 
