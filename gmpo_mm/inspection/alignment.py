@@ -10,7 +10,9 @@ from difflib import SequenceMatcher
 
 from gmpo_mm.inspection.sources import Prompt, Sample, Source
 
-_SPECIALS = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|<bos>|<eos>|<pad>|<(?:start|end)_of_turn>|<image>|<video>|\[/?INST\]")
+_SPECIALS = re.compile(
+    r"<\|[^|<>]{1,40}\|>|</?s>|<bos>|<eos>|<pad>|<(?:start|end)_of_turn>|<image>|<video>|\[/?INST\]"
+)
 _ROLE_LINE = re.compile(r"^\s*(?:system|user|assistant|model|human)\s*$", re.MULTILINE)
 _ALIKE = 0.8
 """Share of equal characters from which on prompts without a common name are taken for the same, by their number."""
@@ -51,6 +53,10 @@ def plain_text(text: str) -> str:
     return " ".join(_ROLE_LINE.sub(" ", _SPECIALS.sub("\n", text)).split())
 
 
+def _names(prompt: Prompt) -> tuple[str, ...]:
+    return tuple(picture.name for picture in prompt.pictures or ())
+
+
 def align(a: Source, b: Source) -> Alignment:
     """Match the prompts, then the responses of each, then those that stand under another prompt."""
     matched, only_a, only_b = _match_prompts(a, b)
@@ -63,7 +69,9 @@ def align(a: Source, b: Source) -> Alignment:
         pairs += found
         open_pairs.append((left_a, left_b))
     moved = 0
-    rest_a, rest_b = ([s for group in side for s in group] for side in zip(*open_pairs)) if open_pairs else ([], [])
+    rest_a, rest_b = (
+        ([s for group in side for s in group] for side in zip(*open_pairs)) if open_pairs else ([], [])
+    )
     if rest_a and Counter(map(_ids_or_text, rest_a)) == Counter(map(_ids_or_text, rest_b)):
         found, _, _ = _match_exactly(rest_a, rest_b, by)  # the same responses, under other prompts
         moved = len(found)
@@ -92,11 +100,11 @@ def _match_prompts(a: Source, b: Source) -> tuple[list[tuple[Prompt, Prompt]], l
     named = all(p.problem for p in (*a.prompts, *b.prompts))
 
     def problem(p: Prompt, pictures: bool) -> Hashable:
-        shown = pictures and p.pictures and tuple(x.name for x in p.pictures)
+        shown = _names(p) if pictures else None
         return (p.problem, p.answer, shown) if p.problem and p.id not in ids else None
 
     keys: list[Callable[[Prompt], Hashable]] = [
-        lambda p: (p.text, p.ids, p.id, p.pictures and tuple(x.name for x in p.pictures), p.answer),
+        lambda p: (p.text, p.ids, p.id, _names(p), p.answer),
         lambda p: (p.id, p.problem) if p.id and p.problem else None,
         lambda p: p.id or None,
     ]
@@ -130,7 +138,11 @@ def _match_prompts(a: Source, b: Source) -> tuple[list[tuple[Prompt, Prompt]], l
     if left_a and len(left_a) == len(left_b) and not (ids and named):
         for one, other in zip(list(left_a), list(left_b)):
             texts = plain_text(one.text)[-2000:], plain_text(other.text)[-2000:]
-            if (texts[0] and texts[0] in texts[1]) or (texts[1] and texts[1] in texts[0]) or _ratio(*texts) > _ALIKE:
+            if (
+                (texts[0] and texts[0] in texts[1])
+                or (texts[1] and texts[1] in texts[0])
+                or _ratio(*texts) > _ALIKE
+            ):
                 found.append((one, other))
                 left_a.remove(one)
                 left_b.remove(other)
@@ -184,7 +196,9 @@ def _match_exactly(
     pairs: list[Pair] = []
     left_a, left_b = list(of_a), list(of_b)
     both_have_ids = all(s.ids is not None for s in (*of_a, *of_b))
-    kinds: list[tuple[str, bool, Callable[[Sample], Hashable]]] = [("text", not both_have_ids, lambda s: plain_text(s.text))]
+    kinds: list[tuple[str, bool, Callable[[Sample], Hashable]]] = [
+        ("text", not both_have_ids, lambda s: plain_text(s.text))
+    ]
     if both_have_ids:
         kinds.insert(0, ("ids", True, lambda s: s.ids))
     for name, same, key in kinds:
@@ -215,7 +229,12 @@ def _match_by_beginning(
         first = one.ids or plain_text(one.text)
         for other in left_b:
             second = other.ids or plain_text(other.text)
-            if type(first) is type(second) and first and second and common_start(first, second) == min(len(first), len(second)):
+            if (
+                type(first) is type(second)
+                and first
+                and second
+                and common_start(first, second) == min(len(first), len(second))
+            ):
                 pairs.append(Pair(one, other, False))
                 by["beginning"] += 1
                 left_a.remove(one)

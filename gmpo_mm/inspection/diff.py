@@ -11,10 +11,11 @@ from typing import Any
 from gmpo_mm.config import resolve_model_path
 from gmpo_mm.errors import DataError
 from gmpo_mm.inspection.alignment import Alignment, align
+from gmpo_mm.inspection.comparing import METRIC
 from gmpo_mm.inspection.findings import ABSENT, DIFFERS, UNKNOWN, Example, Stage
 from gmpo_mm.inspection.opening import open_sources
 from gmpo_mm.inspection.sources import Source
-from gmpo_mm.inspection.stages import METRIC, walk
+from gmpo_mm.inspection.walk import walk
 from gmpo_mm.runs.run_config import FREE_KEYS
 
 FORMAT = 1
@@ -77,7 +78,9 @@ def diff(a: str | Path, b: str | Path, step: int | None = None) -> Diff:
     aligned = align(one, other)
     stages = list(walk(one, other, aligned))
     if all(stage.status in (ABSENT, UNKNOWN) for stage in stages):
-        raise DataError(f"{a} ({one.kind}) and {b} ({other.kind}) have nothing in common that could be compared")
+        raise DataError(
+            f"{a} ({one.kind}) and {b} ({other.kind}) have nothing in common that could be compared"
+        )
     for stage in stages:
         if stage.example is not None:
             _show_tokens(stage.example, one)
@@ -98,7 +101,11 @@ def write_diff(found: Diff, file: Path) -> None:
 def _settings(a: Source, b: Source) -> dict[str, tuple[Any, Any]]:
     if not a.config or not b.config:
         return {}
-    keys = [key for key in {**a.config, **b.config} if key not in FREE_KEYS and not key.startswith(_UNUSED_SECTIONS)]
+    keys = [
+        key
+        for key in {**a.config, **b.config}
+        if key not in FREE_KEYS and not key.startswith(_UNUSED_SECTIONS)
+    ]
     missing = "(not there)"
     pairs = {key: (a.config.get(key, missing), b.config.get(key, missing)) for key in keys}
     return {key: (x, y) for key, (x, y) in pairs.items() if x != y}
@@ -109,7 +116,9 @@ def _alignment_notes(aligned: Alignment, a: Source, b: Source) -> list[str]:
     notes = []
     if by:
         shown = ", ".join(f"{count:,} by {name}" for name, count in by.items())
-        notes.append(f"{len(aligned.pairs):,} responses of {len(aligned.prompts)} prompts were matched: {shown}")
+        notes.append(
+            f"{len(aligned.pairs):,} responses of {len(aligned.prompts)} prompts were matched: {shown}"
+        )
     if a.step is not None and b.step is not None and a.step != b.step:
         notes.append(f"A is step {a.step} and B is step {b.step}")
     return notes
@@ -121,10 +130,16 @@ def _metric_notes(a: Source, b: Source) -> list[str]:
     for step in steps:
         x, y = a.run_metrics[step], b.run_metrics[step]
         names = [n for n in x if n in y and not n.startswith(_OF_THE_MACHINE)]
-        off = [n for n in names if x[n] == x[n] and abs(x[n] - y[n]) > METRIC.absolute + METRIC.relative * abs(x[n])]
+        off = [
+            n
+            for n in names
+            if x[n] == x[n] and abs(x[n] - y[n]) > METRIC.absolute + METRIC.relative * abs(x[n])
+        ]
         if off:
             first = off[0]
-            text = f"the runs' metrics part at step {step}: {first} is {x[first]:.6g} in A, {y[first]:.6g} in B"
+            text = (
+                f"the runs' metrics part at step {step}: {first} is {x[first]:.6g} in A, {y[first]:.6g} in B"
+            )
             if a.step is not None and step < a.step:
                 text += f"; look at that step first: trainer.record_steps=[{step}] in both, and diff --step {step}"
             return [text]
@@ -145,7 +160,9 @@ def _show_tokens(example: Example, source: Source) -> None:
 def _token_texts(ids: Sequence[int], source: Source) -> list[str]:
     from tokenizers import Tokenizer
 
-    path = source.config.get("worker.actor.model.tokenizer_path") or source.config.get("worker.actor.model.model_path")
+    path = source.config.get("worker.actor.model.tokenizer_path") or source.config.get(
+        "worker.actor.model.model_path"
+    )
     try:
         file = Path(resolve_model_path(str(path))) / "tokenizer.json"
         tokenizer = Tokenizer.from_file(str(file)) if file.is_file() else None

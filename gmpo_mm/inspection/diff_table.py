@@ -26,7 +26,9 @@ def print_diff(found: Diff, console: Console | None = None) -> None:
 
     for side, source in (("A", found.a), ("B", found.b)):
         step = f", step {source.step}" if source.step is not None else ""
-        say(f"{side}: {source.path}\n   {source.kind}{step}: {len(source.prompts)} prompts, {len(source.samples)} responses")
+        say(
+            f"{side}: {source.path}\n   {source.kind}{step}: {len(source.prompts)} prompts, {len(source.samples)} responses"
+        )
     say("")
     _print_answer(found, say)
     console.print(_table(found))
@@ -41,7 +43,9 @@ def print_diff(found: Diff, console: Console | None = None) -> None:
     for note in found.notes:
         say(f"Note: {note}.")
     if found.first is not None:
-        say("Stages after the first that differs may follow from it, or have a cause of their own: repair the first, then compare again.")
+        say(
+            "Stages after the first that differs may follow from it, or have a cause of their own: repair the first, then compare again."
+        )
 
 
 def _print_answer(found: Diff, say: object) -> None:
@@ -74,7 +78,9 @@ def _print_example(example: Example, say: object) -> None:
 
 
 def _table(found: Diff) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="All stages in the data's order", title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, title="All stages in the data's order", title_justify="left"
+    )
     table.add_column("stage", no_wrap=True)
     table.add_column("result", no_wrap=True)
     for name in ("largest", "mean", "share"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,21 +58,37 @@ class _Verl(Reader):
         file = _of_step(self.path, {_first_line(f).get("step"): f for f in self.files}, step)
         rows = _json_lines(file)
         known = {"input", "output", "gts", "score", "step", "uid", "request_id"}
+        inputs: dict[str | None, set[Any]] = defaultdict(set)
+        for row in rows:
+            inputs[_uid(row)].add(str(row.get("input")))
+        consistent = all(len(texts) == 1 for texts in inputs.values())
         prompts: dict[tuple[str, str, str], Prompt] = {}
         samples = []
         for number, row in enumerate(rows):
-            if not _VERL_KEYS <= row.keys():
-                raise DataError(f"{file}, line {number + 1}: it has no {', '.join(sorted(_VERL_KEYS - row.keys()))}; {_ADVICE}")
-            # TransferQueue's keys are uid_rollout_output
-            group = str(row["uid"]).rsplit("_", 2)[0] if row.get("uid") is not None else None
+            if not row.keys() >= _VERL_KEYS:
+                raise DataError(
+                    f"{file}, line {number + 1}: it has no {', '.join(sorted(_VERL_KEYS - row.keys()))}; {_ADVICE}"
+                )
+            group = _uid(row)
             answer = None if row.get("gts") is None else str(row["gts"])
-            prompt = prompts.setdefault((str(row["input"]), str(answer), str(group)), Prompt(str(row["input"]), answer=answer))
+            # two prompts of a batch may have one text; a uid that holds several texts can't tell them apart
+            instance = group if consistent else ""
+            prompt = prompts.setdefault(
+                (str(row["input"]), str(answer), str(instance)), Prompt(str(row["input"]), answer=answer)
+            )
             parts = {k: float(v) for k, v in row.items() if k not in known and _is_number(v)}
             samples.append(
-                Sample(number, prompt, str(row["output"]), reward=float(row["score"]), parts=parts, group=group)
+                Sample(
+                    number, prompt, str(row["output"]), reward=float(row["score"]), parts=parts, group=group
+                )
             )
         kind = "verl's generations (trainer.rollout_data_dir or validation_data_dir)"
         return Source(file, kind, rows[0]["step"], samples, list(prompts.values()), DECODED)
+
+
+def _uid(row: Mapping[str, Any]) -> str | None:
+    """The prompt's; TransferQueue's keys are uid_rollout_output."""
+    return str(row["uid"]).rsplit("_", 2)[0] if row.get("uid") is not None else None
 
 
 class _EasyR1(Reader):
@@ -88,7 +105,9 @@ class _EasyR1(Reader):
             found = _EASYR1_SAMPLE.match(text, place)
             if found is None:
                 line = text.count("\n", 0, place) + 1
-                raise DataError(f"{self.path}, line {line}: no sample of EasyR1's generation log begins here; {_ADVICE}")
+                raise DataError(
+                    f"{self.path}, line {line}: no sample of EasyR1's generation log begins here; {_ADVICE}"
+                )
             rows.append(found.groups())
             place = found.end()
         if not rows:
@@ -135,13 +154,22 @@ class _TRL(Reader):
             kinds.add(kind)
             prompt = prompts.setdefault(text, Prompt(text))
             parts = {
-                k: float(v) for k, v in row.items() if k not in ("step", "prompt", "completion", "advantage") and _is_number(v)
+                k: float(v)
+                for k, v in row.items()
+                if k not in ("step", "prompt", "completion", "advantage") and _is_number(v)
             }
             advantage = float(row["advantage"]) if row.get("advantage") is not None else None
             # the weights of the reward functions are not in the file
             reward = next(iter(parts.values())) if len(parts) == 1 else None
             samples.append(
-                Sample(number, prompt, _text(row["completion"])[0], reward=reward, parts=parts, advantage=advantage)
+                Sample(
+                    number,
+                    prompt,
+                    _text(row["completion"])[0],
+                    reward=reward,
+                    parts=parts,
+                    advantage=advantage,
+                )
             )
         text_kind = MESSAGES if MESSAGES in kinds else WITH_SPECIALS
         return Source(
@@ -155,13 +183,15 @@ def _of_step(path: Path, files: Mapping[Any, Path], step: int | None) -> Path:
     if step is None:
         return files[min(files)]
     if step not in files:
-        raise DataError(f"{path}: there is no file of step {step}; there are {', '.join(map(str, sorted(files)[:20]))}")
+        raise DataError(
+            f"{path}: there is no file of step {step}; there are {', '.join(map(str, sorted(files)[:20]))}"
+        )
     return files[step]
 
 
 def _is_verl(file: Path) -> bool:
     try:
-        return _VERL_KEYS <= _first_line(file).keys()
+        return _first_line(file).keys() >= _VERL_KEYS
     except DataError:
         return False
 
@@ -225,7 +255,11 @@ def _text(value: Any) -> tuple[str, str]:
 def _period(rows: Sequence[tuple[str, str]]) -> int:
     """The length of the part of which the rows are repetitions; all of them where they are none."""
     for size in range(1, len(rows) // 2 + 1) if len(set(rows)) > 1 else ():
-        if len(rows) % size == 0 and rows[0] == rows[size] and all(rows[i] == rows[i % size] for i in range(len(rows))):
+        if (
+            len(rows) % size == 0
+            and rows[0] == rows[size]
+            and all(rows[i] == rows[i % size] for i in range(len(rows)))
+        ):
             return size
     return len(rows)
 

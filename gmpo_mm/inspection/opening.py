@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from gmpo_mm.errors import DataError
 from gmpo_mm.inspection.dumps import dump_reader
-from gmpo_mm.inspection.sources import Picture, Prompt, Reader, Sample, Source, WITH_SPECIALS
+from gmpo_mm.inspection.sources import WITH_SPECIALS, Picture, Prompt, Reader, Sample, Source
 from gmpo_mm.runs.metrics_file import FILE_NAME, read_metrics
 from gmpo_mm.runs.reading import read_yaml
 from gmpo_mm.runs.run_config import flatten
@@ -24,7 +24,11 @@ def open_sources(a: Path, b: Path, step: int | None) -> tuple[Source, Source]:
     if step is None:
         steps = [reader.steps() for reader in readers]
         common = sorted(set(steps[0]) & set(steps[1]))
-        if all(steps) and not common and all(len(found) > 1 or reader.folder for reader, found in zip(readers, steps)):
+        if (
+            all(steps)
+            and not common
+            and all(len(found) > 1 or reader.folder for reader, found in zip(readers, steps))
+        ):
             shown = [_listed(found) for found in steps]
             raise DataError(
                 f"{a} and {b} have no step in common: {shown[0]} against {shown[1]}; record the same step in both "
@@ -48,9 +52,13 @@ class _RunDirectory(Reader):
         if step is None:
             step = next(iter(found or sorted(metrics)), None)
         if step in found:
-            source = from_record(load_step(self.path, step), self.path / FOLDER / f"step_{step}.json", self.path)
+            source = from_record(
+                load_step(self.path, step), self.path / FOLDER / f"step_{step}.json", self.path
+            )
         elif found:
-            raise DataError(f"{self.path}: step {step} has no record; there are {_listed(found)} (trainer.record_steps)")
+            raise DataError(
+                f"{self.path}: step {step} has no record; there are {_listed(found)} (trainer.record_steps)"
+            )
         elif step in metrics:
             config = read_yaml(self.path / "config.yaml", "restore it, or compare records")
             source = Source(
@@ -88,10 +96,16 @@ class _RecordFile(Reader):
 def _reader(path: Path) -> Reader:
     """By what is in the path, not by its name."""
     if not path.exists():
-        raise DataError(f"{path} is not there; give a run directory, a record, or a dump of verl, EasyR1 or TRL")
+        raise DataError(
+            f"{path} is not there; give a run directory, a record, or a dump of verl, EasyR1 or TRL"
+        )
     if path.is_dir() and (recorded_steps(path) or (path / FILE_NAME).is_file()):
         return _RunDirectory(path)
-    if path.is_file() and path.suffix in (".json", ".safetensors") and path.with_suffix(".safetensors").is_file():
+    if (
+        path.is_file()
+        and path.suffix in (".json", ".safetensors")
+        and path.with_suffix(".safetensors").is_file()
+    ):
         return _RecordFile(path)
     found = dump_reader(path)
     if found is None:
@@ -106,7 +120,12 @@ def from_record(record: StepRecord, path: Path, run_dir: Path) -> Source:
     """A record of ours."""
     prompts = [
         Prompt(
-            p.text, p.id, p.problem, p.answer, tuple(p.input_ids_S.tolist()), _pictures(p.images, p.image_grid_thw_N3, run_dir)
+            p.text,
+            p.id,
+            p.problem,
+            p.answer,
+            tuple(p.input_ids_S.tolist()),
+            _pictures(p.images, p.image_grid_thw_N3, run_dir),
         )
         for p in record.prompts
     ]
@@ -123,11 +142,23 @@ def from_record(record: StepRecord, path: Path, run_dir: Path) -> Source:
         group = int(record.group_ids_B[row])
         samples.append(
             Sample(
-                row, prompts[group], record.texts[row], tuple(record.response_ids_BT[row, :length].tolist()), mask_T,
-                record.stop_reasons[row], row in record.left_out, float(record.rewards_B[row]),
-                {name: float(part_B[row]) for name, part_B in record.reward_parts.items()}, group, advantages_T,
+                row,
+                prompts[group],
+                record.texts[row],
+                tuple(record.response_ids_BT[row, :length].tolist()),
+                mask_T,
+                record.stop_reasons[row],
+                row in record.left_out,
+                float(record.rewards_B[row]),
+                {name: float(part_B[row]) for name, part_B in record.reward_parts.items()},
+                group,
+                advantages_T,
                 float(seen[0]) if len(seen) and bool((seen == seen[0]).all()) else None,
-                {name: tensor[row, :length].double() for name, tensor in values.items() if tensor is not None},
+                {
+                    name: tensor[row, :length].double()
+                    for name, tensor in values.items()
+                    if tensor is not None
+                },
             )  # fmt: skip
         )
     return Source(
@@ -155,4 +186,8 @@ def _pictures(names: Sequence[str], grid_N3: torch.Tensor | None, run_dir: Path)
 
 def _listed(steps: Sequence[int]) -> str:
     shown = ", ".join(map(str, steps[:8]))
-    return f"step{'s' if len(steps) > 1 else ''} {shown}{', ...' if len(steps) > 8 else ''}" if steps else "no step"
+    return (
+        f"step{'s' if len(steps) > 1 else ''} {shown}{', ...' if len(steps) > 8 else ''}"
+        if steps
+        else "no step"
+    )

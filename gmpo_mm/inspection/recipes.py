@@ -19,6 +19,7 @@ from gmpo_mm.inspection.sources import Source
 
 _EXACT = 2e-6
 """Relative error up to which float32 advantages follow from a formula."""
+_SUM = "+"
 _EPSILONS = (1e-6, 1e-8, 1e-5, 1e-4, 1e-3, 0.0)
 
 
@@ -34,8 +35,12 @@ class Recipe:
     eps: float = 1e-6
 
     def __str__(self) -> str:
-        whose = {"group": "the group's", "batch": "the batch's", "position": "the group by position's"}[self.grouping]
-        name = "the reward" if self.reward == "overall" else f"the part {self.reward!r} alone"
+        whose = {"group": "the group's", "batch": "the batch's", "position": "the group by position's"}[
+            self.grouping
+        ]
+        name = {"overall": "the reward", _SUM: "the parts' sum"}.get(
+            self.reward, f"the part {self.reward!r} alone"
+        )
         text = f"{name} minus {whose} {'mean' if self.baseline == 'mean' else 'mean of the others (RLOO)'}"
         if self.std is None:
             return f"{text}, without std"
@@ -47,7 +52,11 @@ _DIFFERENCES = (
     ("reward", "reward_part_only", "advantages are made of other rewards"),
     ("baseline", "rloo", "RLOO (the mean of the others) on one side, GRPO (the group's mean) on the other"),
     ("grouping", "grouping", "advantages are normalised over other groups"),
-    ("std_over", "batch_std", "the standard deviation is the batch's on one side and the group's on the other"),
+    (
+        "std_over",
+        "batch_std",
+        "the standard deviation is the batch's on one side and the group's on the other",
+    ),
     ("std", "std", "another division by the standard deviation"),
     ("eps", "epsilon", "another epsilon beside the standard deviation"),
 )
@@ -57,16 +66,24 @@ def advantages(a: Source, b: Source, differing_rows: Sequence[tuple[int, int]]) 
     """Why the advantages of equal rewards differ."""
     both = [(a.samples[i], b.samples[j]) for i, j in differing_rows]
     for place, side in ((1, "B"), (0, "A")):
-        if both and all(pair[place].advantage == 0 and "length" in (pair[0].stop_reason, pair[1].stop_reason) for pair in both):
+        if both and all(
+            pair[place].advantage == 0 and "length" in (pair[0].stop_reason, pair[1].stop_reason)
+            for pair in both
+        ):
             words = f"truncated responses are left out in {side}: their advantage is 0"
             return [Cause("truncated_left_out", words, f"{len(both)} responses, all of which were cut off")]
     found = recipe(a), recipe(b)
     evidence = "; ".join(
-        f"{side}: {one}" if one is not None else f"{side}: no known formula fits" for side, one in zip("AB", found)
+        f"{side}: {one}" if one is not None else f"{side}: no known formula fits"
+        for side, one in zip("AB", found)
     )
     if found[0] is not None and found[1] is not None and found[0] != found[1]:
         return [_named(found[0], found[1], evidence)]
-    x, y = (np.array([s.advantage or 0.0 for s in side]) for side in zip(*both)) if both else (np.zeros(0), np.zeros(0))
+    x, y = (
+        (np.array([s.advantage or 0.0 for s in side]) for side in zip(*both))
+        if both
+        else (np.zeros(0), np.zeros(0))
+    )
     if len(x) and np.abs(x + y).max() < _EXACT * np.abs(x).max():
         return [Cause("sign", "another sign", evidence)]
     if len(x) and (x * x).sum():
@@ -84,14 +101,26 @@ def _named(one: Recipe, other: Recipe, evidence: str) -> Cause:
     values = {getattr(one, field), getattr(other, field)}
     if field == "grouping":
         if "batch" in values:
-            code, words = "batch_normalised", "advantages are normalised over the whole batch in place of the group"
+            code, words = (
+                "batch_normalised",
+                "advantages are normalised over the whole batch in place of the group",
+            )
         elif "position" in values:
-            code, words = "groups_by_position", "advantages are normalised over groups by position in place of the prompt's"
+            code, words = (
+                "groups_by_position",
+                "advantages are normalised over groups by position in place of the prompt's",
+            )
     if field == "std":
         if None in values:
-            code, words = "no_std", f"{'A' if one.std is None else 'B'} does not divide by the standard deviation"
+            code, words = (
+                "no_std",
+                f"{'A' if one.std is None else 'B'} does not divide by the standard deviation",
+            )
         else:
-            code, words = "biased_std", "the biased standard deviation (1/n) on one side, the unbiased (1/(n-1)) on the other"
+            code, words = (
+                "biased_std",
+                "the biased standard deviation (1/n) on one side, the unbiased (1/(n-1)) on the other",
+            )
     return Cause(code, words, evidence)
 
 
@@ -121,6 +150,8 @@ def _candidates(source: Source) -> Iterator[tuple[Recipe, np.ndarray]]:
         rewards["overall"] = np.array([s.reward for s in source.samples], dtype=float)
     common = set.intersection(*(set(s.parts) for s in source.samples))
     rewards |= {name: np.array([s.parts[name] for s in source.samples]) for name in sorted(common)}
+    if "overall" not in rewards and len(common) > 1:
+        rewards[_SUM] = np.array([sum(s.parts[name] for name in sorted(common)) for s in source.samples])
     given = [s.group if s.group is not None else id(s.prompt) for s in source.samples]
     groupings = {"group": np.unique(np.array(given, dtype=object).astype(str), return_inverse=True)[1]}
     sizes = Counter(given)
@@ -143,7 +174,10 @@ def _candidates(source: Source) -> Iterator[tuple[Recipe, np.ndarray]]:
                 continue
             yield replace(base, std=None, baseline="others"), centred * n / (n - 1)
             squares = np.bincount(index, centred * centred)[index]
-            stds = {("unbiased", "group"): np.sqrt(squares / (n - 1)), ("biased", "group"): np.sqrt(squares / n)}
+            stds = {
+                ("unbiased", "group"): np.sqrt(squares / (n - 1)),
+                ("biased", "group"): np.sqrt(squares / n),
+            }
             if grouping != "batch":
                 stds[("unbiased", "batch")] = np.full(count, reward.std(ddof=1))
                 stds[("biased", "batch")] = np.full(count, reward.std())
@@ -172,7 +206,8 @@ def loss(a: Source, b: Source) -> list[Cause]:
     """Why the losses of equal ratios and advantages differ: the losses that give each side's own number."""
     found = loss_recipe(a), loss_recipe(b)
     evidence = "; ".join(
-        f"{side}: {one}" if one is not None else f"{side}: no known loss gives its number" for side, one in zip("AB", found)
+        f"{side}: {one}" if one is not None else f"{side}: no known loss gives its number"
+        for side, one in zip("AB", found)
     )
     one, other = found
     if one is None or other is None or one == other:
@@ -180,7 +215,13 @@ def loss(a: Source, b: Source) -> list[Cause]:
     if one.loss_type != other.loss_type:
         return [Cause("loss_type", "another policy loss", evidence)]
     if one.loss_avg_mode != other.loss_avg_mode:
-        return [Cause("loss_mean", "the mean over tokens on one side, over sequences on the other (loss_avg_mode)", evidence)]
+        return [
+            Cause(
+                "loss_mean",
+                "the mean over tokens on one side, over sequences on the other (loss_avg_mode)",
+                evidence,
+            )
+        ]
     return [Cause("loss_units", "rows that are left out count in the mean on one side", evidence)]
 
 
@@ -188,14 +229,19 @@ def loss_recipe(source: Source) -> LossRecipe | None:
     """The loss that gives `actor/pg_loss` from a side's own log-probs and advantages; None where none does."""
     target = source.metrics.get("actor/pg_loss")
     rows = source.samples
-    complete = all("log_probs" in s.tokens and s.behaviour_T is not None and s.advantages_T is not None for s in rows)
+    complete = all(
+        "log_probs" in s.tokens and s.behaviour_T is not None and s.advantages_T is not None for s in rows
+    )
     if target is None or not complete or not rows or abs(target) < 1e-7:
         return None
 
     def padded(values: Sequence[torch.Tensor | None]) -> torch.Tensor:
         return pad_sequence([v for v in values if v is not None], batch_first=True)
 
-    log_probs_BT, old_BT = padded([s.tokens["log_probs"] for s in rows]), padded([s.behaviour_T for s in rows])
+    log_probs_BT, old_BT = (
+        padded([s.tokens["log_probs"] for s in rows]),
+        padded([s.behaviour_T for s in rows]),
+    )
     advantages_BT, mask_BT = padded([s.advantages_T for s in rows]), padded([s.mask_T for s in rows])
     kept_B = torch.tensor([not s.left_out for s in rows])
     # rows whose group has no advantage may be left out of the update: they have no log-probs and no loss
@@ -209,7 +255,9 @@ def loss_recipe(source: Source) -> LossRecipe | None:
                 config = replace(base, loss_type=name, loss_avg_mode=mode)
                 counted_BT = mask_BT & kept_B[:, None] if kept else mask_BT
                 try:
-                    total = compute_policy_loss(log_probs_BT, old_BT, advantages_BT, mask_BT, config, with_metrics=False).sum
+                    total = compute_policy_loss(
+                        log_probs_BT, old_BT, advantages_BT, mask_BT, config, with_metrics=False
+                    ).sum
                     value = float(total) / float(count_units(counted_BT, config))
                 except (ValueError, RuntimeError):
                     continue

@@ -1,7 +1,5 @@
 """One real record for all tests of this folder."""
 
-from pathlib import Path
-
 import pytest
 
 from tests.inspection.recorded import Recorded, train_and_record

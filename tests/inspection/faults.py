@@ -55,7 +55,10 @@ def _ids(record: StepRecord, change: Callable[[torch.Tensor], torch.Tensor]) -> 
 
 @fault("prompts", "data_order")
 def other_seed_of_the_data(record: StepRecord, run: Recorded, folder: Path) -> None:
-    record.prompts = [*record.prompts[:-2], *(replace(p, id=f"{p.id}0", problem="another") for p in record.prompts[-2:])]
+    record.prompts = [
+        *record.prompts[:-2],
+        *(replace(p, id=f"{p.id}0", problem="another") for p in record.prompts[-2:]),
+    ]
     record.config = record.config | {"data": record.config["data"] | {"seed": 7}}
 
 
@@ -72,7 +75,10 @@ def no_generation_prompt(record: StepRecord, run: Recorded, folder: Path) -> Non
 
 @fault("prompt text", "instruction")
 def a_format_instruction(record: StepRecord, run: Recorded, folder: Path) -> None:
-    _texts(record, lambda text: text.replace("<|im_end|>", " Think first, and put the answer into a box.<|im_end|>"))
+    _texts(
+        record,
+        lambda text: text.replace("<|im_end|>", " Think first, and put the answer into a box.<|im_end|>"),
+    )
 
 
 @fault("prompt text", "template")
@@ -103,7 +109,9 @@ def prompts_cut_on_the_right(record: StepRecord, run: Recorded, folder: Path) ->
 @fault("pictures", "picture_size")
 def pictures_of_another_size(record: StepRecord, run: Recorded, folder: Path) -> None:
     """What max_pixels = 28 x 28 does: smaller pictures, a smaller grid, fewer image tokens."""
-    image_token = max(record.prompts[0].input_ids_S.tolist(), key=record.prompts[0].input_ids_S.tolist().count)
+    image_token = max(
+        record.prompts[0].input_ids_S.tolist(), key=record.prompts[0].input_ids_S.tolist().count
+    )
     changed = []
     for prompt in record.prompts:
         with Image.open(run.run / "rollouts" / "pictures" / f"{prompt.images[0]}.png") as image:
@@ -142,7 +150,9 @@ def blue_read_as_red(record: StepRecord, run: Recorded, folder: Path) -> None:
 
 def _resample(record: StepRecord) -> None:
     ids = record.response_ids_BT
-    record.response_ids_BT = torch.where(record.mask_BT & (torch.arange(ids.shape[1]) > 3), (ids * 7 + 5) % 300, ids)
+    record.response_ids_BT = torch.where(
+        record.mask_BT & (torch.arange(ids.shape[1]) > 3), (ids * 7 + 5) % 300, ids
+    )
     record.texts = [f"another {row}" for row in range(len(record))]
 
 
@@ -367,7 +377,9 @@ def one_update_a_step(record: StepRecord, run: Recorded, folder: Path) -> None:
 def _default_loss(record: StepRecord, mode: str) -> None:
     config = PolicyLossConfig(loss_type="default", loss_avg_mode=mode)
     assert record.log_probs_BT is not None and record.old_log_probs_BT is not None
-    result = compute_policy_loss(record.log_probs_BT, record.old_log_probs_BT, record.advantages_BT, record.mask_BT, config)
+    result = compute_policy_loss(
+        record.log_probs_BT, record.old_log_probs_BT, record.advantages_BT, record.mask_BT, config
+    )
     value = float(result.sum / count_units(record.mask_BT, config))
     record.metrics = {**record.metrics, "actor/pg_loss": value}
     actor = {**record.config["worker"]["actor"], "loss_type": "default"}

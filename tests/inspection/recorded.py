@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import gmpo_mm
+from gmpo_mm.datasets import synthetic_geometry
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.runs.step_record import StepRecord, load_step, write_step
 from gmpo_mm.training.actor import Actor
-from gmpo_mm.datasets import synthetic_geometry
 
 STEP = 2
 
@@ -34,7 +34,9 @@ class Recorded:
 
     def write(self, folder: Path, change: Callable[[StepRecord], Any] = lambda record: None) -> Path:
         """A run with a changed record in `folder`; returns the record's path."""
-        shutil.copytree(self.run / "rollouts" / "pictures", folder / "rollouts" / "pictures", dirs_exist_ok=True)
+        shutil.copytree(
+            self.run / "rollouts" / "pictures", folder / "rollouts" / "pictures", dirs_exist_ok=True
+        )
         record = self.record()
         change(record)
         return write_step(folder, record)

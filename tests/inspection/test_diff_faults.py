@@ -17,6 +17,9 @@ def test_a_fault_is_named_with_its_stage_and_cause(recorded: Recorded, tmp_path:
     for sides in ((first, second), (second, first)):  # whichever side has it
         found = gmpo_mm.diff(*sides)
         assert found.first is not None
-        assert (found.first.name, [cause.code for cause in found.first.causes]) == (fault.stage, [fault.cause])
+        assert (found.first.name, [cause.code for cause in found.first.causes]) == (
+            fault.stage,
+            [fault.cause],
+        )
         if fault.stage != "weights":
             assert found.first.example is not None
