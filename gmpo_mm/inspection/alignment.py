@@ -1,4 +1,4 @@
-"""Which response of A is which of B: by prompt (text, ids, name, problem), then by response, else by number."""
+"""Which response of A is which of B: by prompt (text, ids, name, problem), then response, else number."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SPECIALS = re.compile(
 )
 _ROLE_LINE = re.compile(r"^\s*(?:system|user|assistant|model|human)\s*$", re.MULTILINE)
 _ALIKE = 0.8
-"""Share of equal characters from which on prompts without a common name are taken for the same, by their number."""
+"""Share of equal characters from which on prompts without a common name are paired by their number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,17 +99,16 @@ def _match_prompts(a: Source, b: Source) -> tuple[list[tuple[Prompt, Prompt]], l
     ids = {p.id for p in a.prompts if p.id} & {p.id for p in b.prompts if p.id}
     named = all(p.problem for p in (*a.prompts, *b.prompts))
 
-    def problem(p: Prompt, pictures: bool) -> Hashable:
-        shown = _names(p) if pictures else None
-        return (p.problem, p.answer, shown) if p.problem and p.id not in ids else None
+    def content(p: Prompt) -> Hashable:
+        return (p.problem, p.answer, _names(p)) if p.problem else None
 
     keys: list[Callable[[Prompt], Hashable]] = [
         lambda p: (p.text, p.ids, p.id, _names(p), p.answer),
         lambda p: (p.id, p.problem) if p.id and p.problem else None,
         lambda p: p.id or None,
     ]
-    if not ids and named:  # names are of each side's own making
-        keys += [lambda p: problem(p, True), lambda p: problem(p, False)]
+    if not ids:  # the sides name their prompts otherwise
+        keys.append(content)
     if not named:
         keys += [
             lambda p: (plain_text(p.text), p.answer if with_answers else None),
@@ -135,7 +134,7 @@ def _match_prompts(a: Source, b: Source) -> tuple[list[tuple[Prompt, Prompt]], l
             found.append((prompt, other))
             left_b = [p for p in left_b if p is not other]
         left_a = rest_a
-    if left_a and len(left_a) == len(left_b) and not (ids and named):
+    if left_a and len(left_a) == len(left_b) and not named:
         for one, other in zip(list(left_a), list(left_b)):
             texts = plain_text(one.text)[-2000:], plain_text(other.text)[-2000:]
             if (

@@ -22,9 +22,10 @@ Rows = Sequence[tuple[Pair, torch.Tensor, torch.Tensor, torch.Tensor]]
 
 
 def log_probs(name: str, pairs: Sequence[Pair], a: Source, b: Source) -> list[Cause]:
-    """Of pairs with the same tokens and both log-probabilities, which differ somewhere. `name`: one of the tensors, or "old"."""
+    """Of pairs with the same tokens, whose log-probs differ somewhere. `name`: a tensor's, or "old"."""
     rows = [(p, _of(p.a, name), _of(p.b, name), _both_masks(p)) for p in pairs]
-    x, y = (torch.cat([row[i][row[3]] for row in rows]).numpy() for i in (1, 2))
+    x = torch.cat([of_a[mask] for _, of_a, _, mask in rows]).numpy()
+    y = torch.cat([of_b[mask] for _, _, of_b, mask in rows]).numpy()
     found = _structural(name, rows, x, y, a, b) or _of_some_rows(rows) or _scaled(x, y, a, b)
     if found:
         return found
@@ -90,7 +91,7 @@ def _old_is_sampler(source: Source) -> bool:
 
 
 def _scaled(x: np.ndarray, y: np.ndarray, a: Source, b: Source) -> list[Cause]:
-    """A factor on all log-probs, or on the log-odds: what another temperature does where one alternative matters."""
+    """A factor on all log-probs, or on the log-odds as another temperature makes it."""
     temperatures = a.temperature, b.temperature
     known = None not in temperatures
     shown = (
@@ -134,8 +135,9 @@ def _scaled(x: np.ndarray, y: np.ndarray, a: Source, b: Source) -> list[Cause]:
 def _odds_factor(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """The factor between log-odds, and what it leaves of the squared difference.
 
-    With one alternative of weight, log p/(1-p) is the difference of two logits over the temperature, so that the factor is
-    T_A / T_B. It is taken from tokens that are neither nearly certain nor hopeless, where there are five.
+    With one alternative of weight, log p/(1-p) is the difference of two logits over the temperature, so that
+    the factor is T_A / T_B. It is taken from tokens that are neither nearly certain nor hopeless, where there
+    are five.
     """
     usual = (x < -1e-6) & (y < -1e-6) & (x > -30) & (y > -30)
     one, other = _log_odds(x[usual]), _log_odds(y[usual])
@@ -183,7 +185,10 @@ def _of_some_rows(rows: Rows) -> list[Cause]:
     lengths = [len(p.ids or ()) for p in off], [len(p.ids or ()) for p in fine]
     if max(lengths[0]) < max(lengths[1]) and min(lengths[1]) == max(lengths[1]):
         words = "padding on the left of short prompts is seen by the model: attention mask or position ids"
-        evidence = f"the {len(off)} prompts that differ have fewer than {max(lengths[1])} tokens; the longest ones are equal"
+        longest = max(lengths[1])
+        evidence = (
+            f"the {len(off)} prompts that differ have fewer than {longest} tokens; the longest are equal"
+        )
         return [Cause("left_padding_in_the_model", words, evidence)]
     return []
 

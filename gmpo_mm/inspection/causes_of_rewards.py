@@ -29,7 +29,7 @@ def rewards(pairs: Sequence[Pair], differing_parts: Sequence[str]) -> list[Cause
             )
         ]
     scored = [p for p in pairs if p.a.reward is not None and p.b.reward is not None]
-    fits = [_weights([s for s in side]) for side in ([p.a for p in scored], [p.b for p in scored])]
+    fits = [_weights(side) for side in ([p.a for p in scored], [p.b for p in scored])]
     if fits[0] and fits[1] and fits[0] != fits[1]:
         shown = [", ".join(f"{name} {weight:.4g}" for name, weight in fit.items()) for fit in fits if fit]
         return [
@@ -77,7 +77,7 @@ def _weights(samples: Sequence[Sample]) -> dict[str, float] | None:
 
 
 def _line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float] | None:
-    """Slope and offset of a line through all points; None where there is none, or too few different points."""
+    """Slope and offset of a line through all points; None without one, or with too few points."""
     if len(set(x)) < 3 and not (len(set(x)) == 2 and len(x) > 2):
         return None
     slope, offset = np.polyfit(x, y, 1)
@@ -100,7 +100,9 @@ def groups(a: Source, b: Source, moved: int) -> list[Cause]:
         return [Cause("groups_by_position", words, by_position[at_fault[0]])]
     if at_fault:
         words = "one side's rows were put in another order and its group ids taken from their positions"
-        evidence = f"A: {by_position['A']}; B: {by_position['B']}, but {moved} of the same responses stand under other prompts"
+        evidence = (
+            f"A: {by_position['A']}; B: {by_position['B']}; but {moved} responses stand under other prompts"
+        )
         return [Cause("groups_by_position", words, evidence)]
     where = f"groups of {' and '.join(mixed)} hold several prompts" if mixed else ""
     return [Cause("groups", "responses are grouped otherwise", where)]

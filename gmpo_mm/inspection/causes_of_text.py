@@ -37,6 +37,8 @@ def other_prompts(a: Source, b: Source) -> list[Cause]:
     )
     found = _settings(a, b, keys)
     words = "another order of the data: seed, shuffling, or which prompts were filtered out"
+    if a.engine != b.engine and a.config.get("data.shuffle") and not found:
+        found = "two engines shuffle differently with one seed; data.shuffle=false keeps the file's order"
     return [Cause("data_order", words, found or "the configurations on file do not say why")]
 
 
@@ -106,7 +108,8 @@ def prompt_ids(pairs: Sequence[tuple[Ids, Ids]], same_text: bool, some: bool) ->
             return [Cause("truncation_side", words, f"both have {len(pairs[0][0])} tokens, which overlap")]
     if same_text:
         at = common_start(*pairs[0])
-        evidence = f"the same text gives {pairs[0][0][at : at + 4]} in A and {pairs[0][1][at : at + 4]} in B at token {at}"
+        first, second = (ids[at : at + 4] for ids in pairs[0])
+        evidence = f"the same text gives {first} in A and {second} in B at token {at}"
         words = "another tokenizer, or special tokens that are read as plain text on one side"
         return [Cause("tokenizer", words, evidence)]
     return [Cause("template", "another chat template (the texts differ too)")]
@@ -119,7 +122,9 @@ def _extra_at_start(found: Sequence[tuple[Ids, Ids]], side: str, some: bool) -> 
     first = next(iter(extras))
     if len(extras) == 1 and len(first) == 1:
         if all(short_ids[0] == first[0] for short_ids, _ in found):
-            words = f"the first token is doubled in {side} (a BOS token from the template and one more from the tokenizer)"
+            words = (
+                f"the first token is doubled in {side} (one BOS from the template, one from the tokenizer)"
+            )
             return Cause(
                 "doubled_bos", words, f"id {first[0]} stands twice at the start of all {len(found)} prompts"
             )
@@ -138,7 +143,10 @@ def _extra_at_start(found: Sequence[tuple[Ids, Ids]], side: str, some: bool) -> 
             f"only {side} has {len(first)} tokens more at the start: a system prompt or another template",
         )
     length = {len(ids) for ids, _ in found}
-    evidence = f"{len(found)} prompts have {_numbers(length)} tokens in {_other(side)}, which are the end of {side}'s"
+    other = _other(side)
+    evidence = (
+        f"{len(found)} prompts have {_numbers(length)} tokens in {other}, which are the end of {side}'s"
+    )
     return Cause(
         "cut_left", f"long prompts are cut on the left in {_other(side)} (data.max_prompt_length)", evidence
     )
@@ -157,7 +165,10 @@ def _extra_at_end(found: Sequence[tuple[Ids, Ids]], side: str, some: bool) -> Ca
             "generation_prompt", words, f"only {side} ends with the ids {list(next(iter(extras)))[:12]}"
         )
     length = {len(ids) for ids, _ in found}
-    evidence = f"{len(found)} prompts have {_numbers(length)} tokens in {_other(side)}, which are the beginning of {side}'s"
+    other = _other(side)
+    evidence = (
+        f"{len(found)} prompts have {_numbers(length)} tokens in {other}, which are the beginning of {side}'s"
+    )
     return Cause(
         "cut_right", f"long prompts are cut on the right in {_other(side)} (data.max_prompt_length)", evidence
     )
@@ -260,7 +271,7 @@ def _sampling(pairs: Sequence[Pair], a: Source, b: Source) -> list[Cause]:
         found.append(Cause("sampling_seed", "the sampler is set otherwise", f"{settings}; {evidence}"))
     if not found:
         words = (
-            "another random number: two samplers draw differently even with one seed, and rounding can turn a choice over"
+            "another random number: two samplers draw differently even with one seed"
             if a.engine != b.engine or not a.engine
             else "another random number, or rounding that turned a choice over"
         )
@@ -289,7 +300,7 @@ def masks(pairs: Sequence[tuple[Pair, list[bool], list[bool]]]) -> list[Cause]:
         if _most(y == [*x[1:], False] for _, (x, y) in rows):
             stops = {p.a.stop_reason or p.b.stop_reason for p, _ in rows}
             if "length" in stops or any(x[:-1] != y[:-1] for _, (x, y) in rows):
-                words = f"the mask is shifted by one to the left in {side}: the last token is left out, also of truncated responses"
+                words = f"the mask is shifted by one to the left in {side}: every last token is left out"
                 return [Cause("mask_shifted", words, f"in {len(rows)} responses")]
         if _most(x[-1] and not y[-1] and x[:-1] == y[:-1] for _, (x, y) in rows):
             evidence = f"the last token of {len(rows)} responses, and of no truncated one"
@@ -311,14 +322,14 @@ def masks(pairs: Sequence[tuple[Pair, list[bool], list[bool]]]) -> list[Cause]:
 
 
 def _middles(x: str, y: str) -> tuple[str, str, int]:
-    """What stands between the common beginning and the common end, in both; and the length of the common end."""
+    """What stands between the common beginning and the common end, in both; and that end's length."""
     start = common_start(x, y)
     end = min(common_start(x[::-1], y[::-1]), min(len(x), len(y)) - start)
     return x[start : len(x) - end], y[start : len(y) - end], end
 
 
 def _overlap(x: Ids, y: Ids) -> int:
-    """The longest end of y with which x begins... as x is cut on the left and y on the right, x begins inside y."""
+    """The longest end of y with which x begins: of one text, x cut on the left and y on the right."""
     return next((n for n in range(len(x) - 1, 0, -1) if x[:n] == y[-n:]), 0)
 
 

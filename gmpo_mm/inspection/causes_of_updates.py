@@ -21,7 +21,7 @@ def ratio(pairs: Sequence[Pair], a: Source, b: Source) -> list[Cause]:
     y = torch.cat([_log_ratio(p.b) for p in pairs]).numpy()
     for mine, other, side in ((y, x, "B"), (x, y, "A")):
         if np.abs(mine).max() < 1e-5 < np.abs(other).max():
-            words = f"{side}'s ratios are all 1: one update a step, or old log-probs that are those of the update itself"
+            words = f"{side}'s ratios are all 1: one update a step, or old log-probs of the update itself"
             keys = ("worker.actor.global_batch_size", "worker.actor.ppo_epochs")
             return [Cause("on_policy", words, _settings(a, b, keys))]
     found = [cause for cause in log_probs("log_probs", pairs, a, b) if cause.code in _EXACT]
@@ -40,8 +40,9 @@ def ratio(pairs: Sequence[Pair], a: Source, b: Source) -> list[Cause]:
 _EXACT = ("temperature", "not_divided_by_temperature", "log_probs_shifted", "log_probs_scaled", "sign")
 """Causes of other log-probs that updates can't make."""
 _UPDATE_KEYS = (
-    "worker.actor.optim.lr", "worker.actor.global_batch_size", "worker.actor.ppo_epochs", "worker.actor.loss_type",
-    "worker.actor.loss_avg_mode", "worker.actor.max_grad_norm", "worker.actor.optim.strategy",
+    "worker.actor.optim.lr", "worker.actor.global_batch_size", "worker.actor.ppo_epochs",
+    "worker.actor.loss_type", "worker.actor.loss_avg_mode", "worker.actor.max_grad_norm",
+    "worker.actor.optim.strategy",
 )  # fmt: skip
 
 
@@ -84,7 +85,8 @@ def whole_factor(x: float, y: float) -> tuple[int, str] | None:
 
 def _factor(code: str, what: str, found: tuple[int, str]) -> Cause:
     k, side = found
-    words = f"{what} of {side} is {k} times {_other(side)}'s: a sum over {k} micro-batches, ranks or updates in place of their mean"
+    sums = f"a sum over {k} micro-batches, ranks or updates in place of their mean"
+    words = f"{what} of {side} is {k} times {_other(side)}'s: {sums}"
     return Cause(code, words, f"a factor of {k} to within 0.1 %")
 
 

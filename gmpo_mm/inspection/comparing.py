@@ -1,4 +1,4 @@
-"""How two sides' values are compared: what is equal, what is float32 rounding, and where the largest difference is."""
+"""How two sides' values are compared: what is equal, what is float32 rounding, where most differs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ def compare_numbers(
     unit: str,
     token: bool,
 ) -> Stage:
-    """A stage of numbers, float64 tensors of equal length for each pair; NaN equals NaN. The example is the largest difference."""
+    """A stage of numbers, float64 tensors of equal length for each pair; NaN equals NaN.
+
+    The example is the largest difference.
+    """
     rows = [(pair, x.double(), y.double()) for pair, x, y in values if len(x)]
     if not rows:
         return Stage(name, UNKNOWN, "nothing to compare")
@@ -44,7 +47,8 @@ def compare_numbers(
     stage = Stage(name, status, compared=len(x), tolerance=str(tolerance))
     stage.max, stage.mean, stage.share = float(gap.max()), float(gap.mean()), float(differs.double().mean())
     if status == DIFFERS:
-        stage.words = f"{int(differs.sum()):,} of {len(x):,} {unit} differ, by up to {stage.max:.3g}, on average {stage.mean:.3g}"
+        count = f"{int(differs.sum()):,} of {len(x):,} {unit}"
+        stage.words = f"{count} differ, by up to {stage.max:.3g}, on average {stage.mean:.3g}"
         place = int(gap.argmax())
         for pair, one, other in rows:
             if place < len(one):

@@ -1,4 +1,4 @@
-"""`gmpo-mm diff A B`: the first stage at which two sides' steps part, and what is equal or different after it."""
+"""`gmpo-mm diff A B`: the first stage at which two sides part, and what is equal or different after it."""
 
 from __future__ import annotations
 
@@ -47,23 +47,25 @@ class Diff:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for programs."""
+        sides = {"a": _side(self.a), "b": _side(self.b)}
+        aligned = {
+            "responses": len(self.aligned.pairs),
+            "equal_responses": len(self.aligned.same),
+            "by": dict(self.aligned.by),
+            "only_a": len(self.aligned.samples_only_a),
+            "only_b": len(self.aligned.samples_only_b),
+        }
         return {
             "format": FORMAT,
             "equal": self.equal,
             "first": None if self.first is None else self.first.name,
             "causes": [] if self.first is None else [vars(cause) for cause in self.first.causes],
-            **{
-                side: {"path": str(s.path), "kind": s.kind, "step": s.step, "prompts": len(s.prompts), "responses": len(s.samples)}
-                for side, s in (("a", self.a), ("b", self.b))
-            },
-            "aligned": {
-                "responses": len(self.aligned.pairs), "equal_responses": len(self.aligned.same), "by": dict(self.aligned.by),
-                "only_a": len(self.aligned.samples_only_a), "only_b": len(self.aligned.samples_only_b),
-            },
+            **sides,
+            "aligned": aligned,
             "configuration": {key: {"a": x, "b": y} for key, (x, y) in self.settings.items()},
             "stages": [stage.to_json() for stage in self.stages],
             "notes": list(self.notes),
-        }  # fmt: skip
+        }
 
     def __repr__(self) -> str:
         if self.first is None:
@@ -73,7 +75,7 @@ class Diff:
 
 
 def diff(a: str | Path, b: str | Path, step: int | None = None) -> Diff:
-    """Compare a step of two runs, records or dumps. Raises DataError for what can't be read or has nothing in common."""
+    """Compare a step of two runs, records or dumps. DataError for what can't be read or compared."""
     one, other = open_sources(Path(a), Path(b), step)
     aligned = align(one, other)
     stages = list(walk(one, other, aligned))
@@ -96,6 +98,16 @@ def write_diff(found: Diff, file: Path) -> None:
         file.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise DataError(f"--json {file}: can't be written ({error.strerror}); name another file") from None
+
+
+def _side(source: Source) -> dict[str, Any]:
+    return {
+        "path": str(source.path),
+        "kind": source.kind,
+        "step": source.step,
+        "prompts": len(source.prompts),
+        "responses": len(source.samples),
+    }
 
 
 def _settings(a: Source, b: Source) -> dict[str, tuple[Any, Any]]:
@@ -141,7 +153,7 @@ def _metric_notes(a: Source, b: Source) -> list[str]:
                 f"the runs' metrics part at step {step}: {first} is {x[first]:.6g} in A, {y[first]:.6g} in B"
             )
             if a.step is not None and step < a.step:
-                text += f"; look at that step first: trainer.record_steps=[{step}] in both, and diff --step {step}"
+                text += f"; look there first: trainer.record_steps=[{step}] in both, and diff --step {step}"
             return [text]
     return [f"the runs' metrics are equal in all {len(steps)} steps that both have"] if steps else []
 

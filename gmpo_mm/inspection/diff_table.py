@@ -27,7 +27,8 @@ def print_diff(found: Diff, console: Console | None = None) -> None:
     for side, source in (("A", found.a), ("B", found.b)):
         step = f", step {source.step}" if source.step is not None else ""
         say(
-            f"{side}: {source.path}\n   {source.kind}{step}: {len(source.prompts)} prompts, {len(source.samples)} responses"
+            f"{side}: {source.path}\n   {source.kind}{step}: "
+            f"{len(source.prompts)} prompts, {len(source.samples)} responses"
         )
     say("")
     _print_answer(found, say)
@@ -44,7 +45,8 @@ def print_diff(found: Diff, console: Console | None = None) -> None:
         say(f"Note: {note}.")
     if found.first is not None:
         say(
-            "Stages after the first that differs may follow from it, or have a cause of their own: repair the first, then compare again."
+            "Stages after the first that differs may follow from it, or have a cause of their own: "
+            "repair the first, then compare again."
         )
 
 

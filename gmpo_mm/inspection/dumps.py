@@ -67,7 +67,7 @@ class _Verl(Reader):
         for number, row in enumerate(rows):
             if not row.keys() >= _VERL_KEYS:
                 raise DataError(
-                    f"{file}, line {number + 1}: it has no {', '.join(sorted(_VERL_KEYS - row.keys()))}; {_ADVICE}"
+                    f"{file}, line {number + 1}: no {', '.join(sorted(_VERL_KEYS - row.keys()))}; {_ADVICE}"
                 )
             group = _uid(row)
             answer = None if row.get("gts") is None else str(row["gts"])
@@ -92,7 +92,7 @@ def _uid(row: Mapping[str, Any]) -> str | None:
 
 
 class _EasyR1(Reader):
-    """`generations.log` (logger `file`, trainer.val_generations_to_log): validation samples, appended, without step numbers."""
+    """`generations.log` (logger `file`): validation samples, appended, without step numbers."""
 
     def steps(self) -> list[int]:
         return []
@@ -120,8 +120,8 @@ class _EasyR1(Reader):
         notes = []
         if count > 1:
             notes.append(
-                f"{self.path.name} has no step numbers: its {len(rows)} samples are {count} validations of {size}, and number "
-                f"{chosen + 1} is read (--step N reads the Nth)"
+                f"{self.path.name} has no step numbers: its {len(rows)} samples are {count} validations of "
+                f"{size}, and number {chosen + 1} is read (--step N reads the Nth)"
             )
         prompts: dict[tuple[str, str], Prompt] = {}
         samples = []
@@ -240,7 +240,7 @@ def _parquet(file: Path) -> list[dict[str, Any]]:
 
 
 def _text(value: Any) -> tuple[str, str]:
-    """The text of a prompt or completion of TRL, and what kind of text it is: plain, or the messages' contents."""
+    """The text of a prompt or completion of TRL, and its kind: plain, or the messages' contents."""
     if isinstance(value, str):
         return value, WITH_SPECIALS if _SPECIAL.search(value) else DECODED
     contents = []

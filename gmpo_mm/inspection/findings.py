@@ -29,7 +29,7 @@ class Cause:
 
 @dataclass
 class Example:
-    """One place where A and B differ; `token` is its number in the response or the prompt, -1 for a value of a whole one."""
+    """One place where A and B differ; `token` is its number in response or prompt, -1 for a whole one's."""
 
     prompt: str
     row_a: int
@@ -44,7 +44,7 @@ class Example:
 
 @dataclass
 class Stage:
-    """A step of the data's way. `max` and `mean` of the absolute difference, `share` of what was compared that differs."""
+    """A stage. `max` and `mean` are of the absolute difference, `share` is what differs of `compared`."""
 
     name: str
     status: str

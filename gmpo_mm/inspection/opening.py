@@ -1,4 +1,4 @@
-"""Opens the two sides of `gmpo-mm diff`: recognises a path by what is in it, and reads run directories and records."""
+"""Opens the two sides of `gmpo-mm diff`: knows a path by what is in it; reads runs and records."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from PIL import Image, UnidentifiedImageError
 
 from gmpo_mm.errors import DataError
 from gmpo_mm.inspection.dumps import dump_reader
-from gmpo_mm.inspection.sources import WITH_SPECIALS, Picture, Prompt, Reader, Sample, Source
+from gmpo_mm.inspection.sources import Picture, Prompt, Reader, Sample, Source
 from gmpo_mm.runs.metrics_file import FILE_NAME, read_metrics
-from gmpo_mm.runs.reading import read_yaml
 from gmpo_mm.runs.run_config import flatten
 from gmpo_mm.runs.step_record import FOLDER, PICTURES, StepRecord, load_step, recorded_steps
 
 
 def open_sources(a: Path, b: Path, step: int | None) -> tuple[Source, Source]:
-    """Both sides at a step: the given one, else the first that both have. DataError for what can't be read."""
+    """Both sides at a step, by default the first that both have. DataError for what can't be read."""
     readers = [_reader(path) for path in (a, b)]
     if step is None:
         steps = [reader.steps() for reader in readers]
@@ -31,8 +30,8 @@ def open_sources(a: Path, b: Path, step: int | None) -> tuple[Source, Source]:
         ):
             shown = [_listed(found) for found in steps]
             raise DataError(
-                f"{a} and {b} have no step in common: {shown[0]} against {shown[1]}; record the same step in both "
-                "(trainer.record_steps), or name two files"
+                f"{a} and {b} have no step in common: {shown[0]} against {shown[1]}; record the same step in "
+                "both (trainer.record_steps), or name two files"
             )
         step = common[0] if common else None
     one, other = (reader.read(step) for reader in readers)
@@ -56,21 +55,16 @@ class _RunDirectory(Reader):
                 load_step(self.path, step), self.path / FOLDER / f"step_{step}.json", self.path
             )
         elif found:
-            raise DataError(
-                f"{self.path}: step {step} has no record; there are {_listed(found)} (trainer.record_steps)"
-            )
+            listed = f"there are {_listed(found)} (trainer.record_steps)"
+            raise DataError(f"{self.path}: step {step} has no record; {listed}")
         elif step in metrics:
             config = read_yaml(self.path / "config.yaml", "restore it, or compare records")
-            source = Source(
-                self.path, "a run without records: its configuration and its metrics", step, config=flatten(config),
-                metrics=metrics[step],
-                learning_rate=metrics[step].get("actor/lr"),
-            )  # fmt: skip
+            kind = "a run without records: its configuration and its metrics"
+            source = Source(self.path, kind, step, config=flatten(config), metrics=metrics[step])
+            source.learning_rate = metrics[step].get("actor/lr")
         else:
-            raise DataError(
-                f"{self.path}: step {step} is neither recorded nor in {FILE_NAME}; set trainer.record_steps=[{step}] and train "
-                "again"
-            )
+            where = f"{self.path}: step {step} is neither recorded nor in {FILE_NAME}"
+            raise DataError(f"{where}; set trainer.record_steps=[{step}] and train again")
         source.path, source.run_metrics = self.path, metrics
         return source
 
@@ -110,8 +104,8 @@ def _reader(path: Path) -> Reader:
     found = dump_reader(path)
     if found is None:
         raise DataError(
-            f"{path} is nothing that can be compared: give a run directory, a record (rollouts/step_N.json), verl's JSON Lines "
-            "(trainer.rollout_data_dir), EasyR1's generations.log or TRL's completions (Parquet)"
+            f"{path} is nothing that can be compared: give a run directory, a record (rollouts/step_N.json), "
+            "verl's JSON Lines (trainer.rollout_data_dir), EasyR1's generations.log or TRL's completions"
         )
     return found
 
@@ -159,13 +153,23 @@ def from_record(record: StepRecord, path: Path, run_dir: Path) -> Source:
                     for name, tensor in values.items()
                     if tensor is not None
                 },
-            )  # fmt: skip
+            )
         )
     return Source(
-        path, f"record of engine {record.engine}", record.step, samples, prompts, WITH_SPECIALS, record.engine,
-        record.temperature, record.learning_rate, record.updates, record.weights_before, record.weights_after,
-        record.metrics, flatten(dict(record.config)),
-    )  # fmt: skip
+        path,
+        f"record of engine {record.engine}",
+        record.step,
+        samples,
+        prompts,
+        engine=record.engine,
+        temperature=record.temperature,
+        learning_rate=record.learning_rate,
+        updates=record.updates,
+        weights_before=record.weights_before,
+        weights_after=record.weights_after,
+        metrics=record.metrics,
+        config=flatten(dict(record.config)),
+    )
 
 
 def _pictures(names: Sequence[str], grid_N3: torch.Tensor | None, run_dir: Path) -> tuple[Picture, ...]:

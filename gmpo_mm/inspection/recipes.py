@@ -1,4 +1,4 @@
-"""By which formula did a side make its advantages, and its loss? Each known one is tried on its own numbers."""
+"""By which formula did a side make its advantages, and its loss? Known ones are tried on its numbers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _EPSILONS = (1e-6, 1e-8, 1e-5, 1e-4, 1e-3, 0.0)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How advantages follow from rewards: what is taken off, and what it is divided by (float64 arithmetic, numpy)."""
+    """How advantages follow from rewards: what is taken off, and what it is divided by."""
 
     reward: str = "overall"
     grouping: str = "group"
@@ -226,7 +226,7 @@ def loss(a: Source, b: Source) -> list[Cause]:
 
 
 def loss_recipe(source: Source) -> LossRecipe | None:
-    """The loss that gives `actor/pg_loss` from a side's own log-probs and advantages; None where none does."""
+    """The loss that gives `actor/pg_loss` from a side's own tensors; None where none does."""
     target = source.metrics.get("actor/pg_loss")
     rows = source.samples
     complete = all(

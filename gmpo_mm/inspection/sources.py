@@ -1,4 +1,4 @@
-"""What `gmpo-mm diff` compares: one step of a run, from our records or from another project's dump, in one form."""
+"""What `gmpo-mm diff` compares: one step, from our records or another project's dump, in one form."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 WITH_SPECIALS, DECODED, MESSAGES = "chat text", "text without special tokens", "messages"
-"""What a prompt's text is: as the template made it, decoded with skip_special_tokens, or the contents of the messages."""
+"""A prompt's text: as the template made it, decoded without special tokens, or messages' contents."""
 TOKEN_TENSORS = ("sampler_log_probs", "old_log_probs", "ref_log_probs", "log_probs")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """`name` is the hash of its pixels, `size` width and height in pixels, `grid` patches in time, height and width."""
+    """`name` is the hash of its pixels, `size` width and height, `grid` patches in time, height and width."""
 
     name: str
     size: tuple[int, int] | None = None

@@ -56,7 +56,7 @@ def prompt_text(a: Source, b: Source, aligned: Alignment) -> Stage:
     stage = counted(name, len(off), len(aligned.prompts), "prompts", note)
     if off:
         texts = [(x.text, y.text) if not note else (plain_text(x.text), plain_text(y.text)) for x, y in off]
-        stage.example = _text_example(off[0], *texts[0])
+        stage.example = _text_example(off[0], texts[0][0], texts[0][1])
         stage.causes = causes_of_text.prompt_text(texts)
     return stage
 
@@ -74,7 +74,8 @@ def _text_example(pair: tuple[Prompt, Prompt], x: str, y: str) -> Example:
         short(pair[0].problem or pair[0].text),
         -1,
         -1,
-        *shown,
+        shown[0],
+        shown[1],
         around=f"from character {start} on, the first difference at {at}",
     )
 
@@ -99,9 +100,8 @@ def prompt_ids(a: Source, b: Source, aligned: Alignment) -> Stage:
     if off:
         (x, y), (ids_x, ids_y) = off[0]
         at = next((i for i, (p, q) in enumerate(zip(ids_x, ids_y)) if p != q), min(len(ids_x), len(ids_y)))
-        stage.example = Example(
-            short(x.problem or x.text), -1, -1, f"{len(ids_x)} ids: {_ids_around(ids_x, at)}", f"{len(ids_y)} ids: {_ids_around(ids_y, at)}", at, ids_x
-        )  # fmt: skip
+        shown = [f"{len(ids)} ids: {_ids_around(ids, at)}" for ids in (ids_x, ids_y)]
+        stage.example = Example(short(x.problem or x.text), -1, -1, shown[0], shown[1], at, ids_x)
         same_text = all(x.text == y.text for (x, y), _ in off)
         stage.causes = causes_of_text.prompt_ids(
             [ids for _, ids in off], same_text, len(off) < len(aligned.prompts)
@@ -110,7 +110,7 @@ def prompt_ids(a: Source, b: Source, aligned: Alignment) -> Stage:
 
 
 def _without_image_tokens(x: Prompt, y: Prompt) -> tuple[Sequence[int], Sequence[int]]:
-    """Both prompts' ids, without the placeholder that stands once for each image token if the grids are different."""
+    """Both prompts' ids, without the image placeholder where the grids are different."""
     assert x.ids is not None
     assert y.ids is not None
     sizes = [sum(torch.tensor(p.grid or (0,)).prod().item() for p in side.pictures or ()) for side in (x, y)]

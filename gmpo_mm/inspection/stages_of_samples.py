@@ -50,7 +50,7 @@ def responses(a: Source, b: Source, aligned: Alignment) -> Stage:
         assert y is not None
         at = next((i for i, (p, q) in enumerate(zip(x, y)) if p != q), min(len(x), len(y)))
         shown = [short(repr(sample.text), 70) for sample in (pair.a, pair.b)]
-        stage.example = example_of(pair, *shown, at if ids else -1)
+        stage.example = example_of(pair, shown[0], shown[1], at if ids else -1)
         stage.causes = stage.causes or causes_of_text.responses(off, a, b)
     return stage
 
@@ -75,7 +75,7 @@ def masks(a: Source, b: Source, aligned: Alignment) -> Stage:
         pair, x, y = off[0]
         at = next((i for i, (p, q) in enumerate(zip(x, y)) if p != q), -1)
         values = [_mask_text(side, s.left_out) for side, s in ((x, pair.a), (y, pair.b))]
-        stage.example = example_of(pair, *values, at)
+        stage.example = example_of(pair, values[0], values[1], at)
         stage.causes = causes_of_text.masks(off)
     return stage
 

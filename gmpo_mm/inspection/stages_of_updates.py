@@ -89,19 +89,19 @@ def mini_batches(a: Source, b: Source, aligned: Alignment) -> Stage:
     elif sizes[0] == sizes[1]:
         cause = Cause(
             "update_shuffle",
-            "mini-batches of the same size with other responses: another shuffle, or rows balanced over ranks",
+            "mini-batches of the same size with other responses: another shuffle, or balanced ranks",
         )
     else:
         cause = Cause(
             "update_count",
-            "another cut into mini-batches (global_batch_size, ppo_epochs, or its unit: prompts or responses)",
+            "another cut into mini-batches (global_batch_size in prompts or responses, ppo_epochs)",
         )
     stage.causes = [cause]
     return stage
 
 
 def ratio(a: Source, b: Source, aligned: Alignment) -> Stage:
-    """log pi - log pi_old of the last epoch's forward passes; from the metrics where a side has no such log-probs."""
+    """Of the last epoch's forward passes; from the metrics where a side has no such log-probs."""
     name = "ratio"
     complete = [
         bool(s.samples) and all("log_probs" in x.tokens and x.behaviour_T is not None for x in s.samples)
@@ -187,7 +187,9 @@ def weights(a: Source, b: Source, aligned: Alignment) -> Stage:
             "the weights before the step differ: look at an earlier step, or at the model's files",
         )
     else:
-        words = "the optimizer makes another step of the same gradient (or the gradient differs in what the norm does not show)"
+        words = (
+            "the optimizer makes another step of the gradient (or the gradient differs, with the same norm)"
+        )
         cause = Cause("optimizer", words, causes_of_updates.optimizer_settings(a, b))
     stage.causes = [cause]
     return stage

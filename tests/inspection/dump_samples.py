@@ -1,4 +1,4 @@
-"""The samples that stand in tests/inspection/dumps: four prompts with two responses each, as a step of any trainer could hold."""
+"""The samples of tests/inspection/dumps: four prompts with two responses each."""
 
 from __future__ import annotations
 

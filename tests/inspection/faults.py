@@ -1,4 +1,4 @@
-"""Faults as they happen between two frameworks, each put into a record: what it does, the stage and the cause to be named."""
+"""Faults as they happen between two frameworks, put into a record, with the stage and cause to be named."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from gmpo_mm.algorithms.config import PolicyLossConfig
 from gmpo_mm.runs.step_record import StepRecord, write_picture
 from tests.inspection.recorded import Recorded
 
+TENSORS = (
+    "response_ids_BT", "mask_BT", "rewards_B", "advantages_BT", "sampler_log_probs_BT", "old_log_probs_BT",
+    "ref_log_probs_BT", "log_probs_BT",
+)  # fmt: skip
 Change = Callable[[StepRecord, Recorded, Path], None]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`change` is given the record, the run it is of, and the folder it will be written to; `base` makes the other side."""
+    """`change` gets the record, the run it is of, and the folder it goes to; `base` makes the other side."""
 
     stage: str
     cause: str
@@ -50,7 +54,7 @@ def _ids(record: StepRecord, change: Callable[[torch.Tensor], torch.Tensor]) -> 
     record.prompts = [replace(p, input_ids_S=change(p.input_ids_S)) for p in record.prompts]
 
 
-# ---- prompts and pictures ---------------------------------------------------------------------------------------------
+# ---- prompts and pictures --------------------------------------------------------------------------------
 
 
 @fault("prompts", "data_order")
@@ -145,7 +149,7 @@ def blue_read_as_red(record: StepRecord, run: Recorded, folder: Path) -> None:
     _coloured(record, run, folder, (2, 1, 0))
 
 
-# ---- responses and masks ------------------------------------------------------------------------------------------------
+# ---- responses and masks ---------------------------------------------------------------------------------
 
 
 def _resample(record: StepRecord) -> None:
@@ -204,7 +208,7 @@ def truncated_responses_left_out(record: StepRecord, run: Recorded, folder: Path
     record.advantages_BT[sorted(record.left_out)] = 0.0
 
 
-# ---- rewards, groups, advantages ----------------------------------------------------------------------------------------
+# ---- rewards, groups, advantages -------------------------------------------------------------------------
 
 
 @fault("rewards", "reward_weights")
@@ -230,8 +234,7 @@ def rewards_from_minus_one_to_one(record: StepRecord, run: Recorded, folder: Pat
 def groups_by_position(record: StepRecord, run: Recorded, folder: Path) -> None:
     """The rows were put in another order, and the groups taken from where they stand."""
     order = torch.arange(len(record)).view(8, 4).T.flatten()
-    for name in ("response_ids_BT", "mask_BT", "rewards_B", "advantages_BT", "sampler_log_probs_BT", "old_log_probs_BT",
-                 "ref_log_probs_BT", "log_probs_BT"):  # fmt: skip
+    for name in TENSORS:
         setattr(record, name, getattr(record, name)[order])
     record.reward_parts = {name: part_B[order] for name, part_B in record.reward_parts.items()}
     for name in ("texts", "stop_reasons", "lengths_B"):
@@ -295,7 +298,7 @@ def advantages_with_another_sign(record: StepRecord, run: Recorded, folder: Path
     record.advantages_BT = -record.advantages_BT
 
 
-# ---- log-probabilities --------------------------------------------------------------------------------------------------
+# ---- log-probabilities ----------------------------------------------------------------------------
 
 
 @fault("old log-probs", "temperature")
@@ -361,7 +364,7 @@ def another_reference_model(record: StepRecord, run: Recorded, folder: Path) -> 
     record.ref_log_probs_BT = record.log_probs_BT
 
 
-# ---- the update ---------------------------------------------------------------------------------------------------------
+# ---- the update ------------------------------------------------------------------------------------------
 
 
 @fault("mini-batches", "update_count")

@@ -23,7 +23,7 @@ STEP = 2
 
 @dataclass(frozen=True)
 class Recorded:
-    """The run, and what its policy gives for the step's responses in other ways: name -> (B, T) log-probabilities."""
+    """The run, and (B, T) log-probabilities that its policy gives otherwise, by name."""
 
     run: Path
     otherwise: dict[str, torch.Tensor]
@@ -66,8 +66,9 @@ def train_and_record(folder: Path) -> Recorded:
                 "data.val_files": str(folder / "data" / "test_pictures.parquet"),
                 "data.rollout_batch_size": 8, "data.max_response_length": 17, "worker.rollout.n": 4,
                 "worker.rollout.temperature": 0.8, "worker.actor.old_log_probs": "recompute",
-                "worker.rollout.emulate.weights": "bfloat16", "algorithm.disable_kl": False, "algorithm.use_kl_loss": True,
-                "worker.actor.optim.lr": 1.2e-3, "worker.actor.optim.lr_warmup_steps": 2, "trainer.max_steps": STEP,
+                "worker.rollout.emulate.weights": "bfloat16", "algorithm.disable_kl": False,
+                "algorithm.use_kl_loss": True, "worker.actor.optim.lr": 1.2e-3,
+                "worker.actor.optim.lr_warmup_steps": 2, "trainer.max_steps": STEP,
                 "trainer.record_steps": [STEP], "trainer.val_freq": -1, "trainer.val_before_train": False,
                 "trainer.save_freq": -1, "trainer.logger": [], "trainer.run_dir": str(folder / "run"),
                 "algorithm.drop_zero_advantage": False,

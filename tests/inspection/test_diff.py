@@ -18,18 +18,14 @@ from gmpo_mm.errors import DataError
 from gmpo_mm.inspection.recipes import loss_recipe
 from gmpo_mm.runs.metrics_file import MetricsFile
 from gmpo_mm.runs.step_record import StepRecord
+from tests.inspection.faults import TENSORS
 from tests.inspection.recorded import STEP, Recorded
-
-TENSORS = (
-    "response_ids_BT", "mask_BT", "rewards_B", "advantages_BT", "sampler_log_probs_BT", "old_log_probs_BT",
-    "ref_log_probs_BT", "log_probs_BT", "group_ids_B",
-)  # fmt: skip
 
 
 def reorder(record: StepRecord, order: list[int]) -> None:
     """The same step with its rows in another order; the updates keep their responses."""
     place = {row: new for new, row in enumerate(order)}
-    for name in TENSORS:
+    for name in (*TENSORS, "group_ids_B"):
         setattr(record, name, getattr(record, name)[order])
     record.reward_parts = {name: part_B[order] for name, part_B in record.reward_parts.items()}
     for name in ("texts", "stop_reasons", "lengths_B"):

@@ -1,4 +1,4 @@
-"""Dumps that verl, EasyR1 and TRL wrote themselves (write_dumps.py) are read, aligned, and compared as far as they go."""
+"""Dumps that verl, EasyR1 and TRL wrote themselves (write_dumps.py) are compared as far as they go."""
 
 from __future__ import annotations
 
@@ -27,20 +27,26 @@ ALL = ("verl_ray_trainer", "verl_v1", "easyr1", "trl_messages", "trl_plain")
 def record_of_the_samples(folder: Path) -> Path:
     """The samples of the dumps as a step of ours."""
     tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
-    texts, responses, answers, scores = map(list, zip(*rows(), strict=True))
-    ids = [torch.tensor(tokenizer.encode(text, add_special_tokens=False).ids) for text in responses]
+    _, responses, _, scores = map(list, zip(*rows(), strict=True))
+
+    def encoded(text: str) -> torch.Tensor:
+        return torch.tensor(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    ids = [encoded(text) for text in responses]
     ids_BT = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
     mask_BT = torch.arange(ids_BT.shape[1])[None] < torch.tensor([len(i) for i in ids])[:, None]
     prompts = [
-        RecordedPrompt(f"row {i}", chat_text(p), p, a, torch.tensor(tokenizer.encode(chat_text(p), add_special_tokens=False).ids))
+        RecordedPrompt(f"row {i}", chat_text(p), p, a, encoded(chat_text(p)))
         for i, (p, a) in enumerate(zip(PROBLEMS, ANSWERS, strict=True))
     ]  # fmt: skip
     return write_step(
         folder,
         StepRecord(
-            step=1, engine="local", prompts=prompts, group_ids_B=torch.arange(8) // 2, response_ids_BT=ids_BT, mask_BT=mask_BT,
+            step=1, engine="local", prompts=prompts, group_ids_B=torch.arange(8) // 2,
+            response_ids_BT=ids_BT, mask_BT=mask_BT,
             texts=[tokenizer.decode(i.tolist()) for i in ids], stop_reasons=["stop"] * 8,
-            rewards_B=torch.tensor(scores, dtype=torch.float64), advantages_BT=torch.zeros(mask_BT.shape), updates=[range(8)],
+            rewards_B=torch.tensor(scores, dtype=torch.float64), advantages_BT=torch.zeros(mask_BT.shape),
+            updates=[range(8)],
         ),
     )  # fmt: skip
 

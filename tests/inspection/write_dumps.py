@@ -1,8 +1,8 @@
 """Writes tests/inspection/dumps with each project's own code, in an environment that has it:
 
-python tests/inspection/write_dumps.py verl        verl 0.9.1: what trainer.rollout_data_dir writes, both trainers
-python tests/inspection/write_dumps.py easyr1      EasyR1: generations.log of two validations
-python tests/inspection/write_dumps.py trl         TRL 1.16: log_completions of GRPOTrainer, messages and plain prompts
+python tests/inspection/write_dumps.py verl      verl 0.9.1: trainer.rollout_data_dir, of both trainers
+python tests/inspection/write_dumps.py easyr1    EasyR1: generations.log of two validations
+python tests/inspection/write_dumps.py trl       TRL 1.16: log_completions, messages and plain prompts
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def trl() -> None:
             config = GRPOConfig(
                 output_dir=folder, use_cpu=True, bf16=False, per_device_train_batch_size=8, num_generations=2,
                 max_steps=2, max_completion_length=8, log_completions=True, logging_steps=1, report_to="none",
-                save_strategy="no", shuffle_dataset=False, disable_tqdm=True, seed=1, gradient_checkpointing=False,
+                save_strategy="no", shuffle_dataset=False, disable_tqdm=True, seed=1,
+                gradient_checkpointing=False,
             )  # fmt: skip
             trainer = GRPOTrainer(
                 model=AutoModelForCausalLM.from_pretrained(MODEL), reward_funcs=[length, even], args=config,
