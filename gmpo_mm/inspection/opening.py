@@ -13,6 +13,7 @@ from gmpo_mm.errors import DataError
 from gmpo_mm.inspection.dumps import dump_reader
 from gmpo_mm.inspection.sources import Picture, Prompt, Reader, Sample, Source
 from gmpo_mm.runs.metrics_file import FILE_NAME, read_metrics
+from gmpo_mm.runs.reading import read_yaml
 from gmpo_mm.runs.run_config import flatten
 from gmpo_mm.runs.step_record import FOLDER, PICTURES, StepRecord, load_step, recorded_steps
 
