@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from gmpo_mm.inspection import causes_of_rewards, causes_of_text, recipes
@@ -146,23 +147,35 @@ def group_ids(a: Source, b: Source, aligned: Alignment) -> Stage:
 
 
 def advantages(a: Source, b: Source, aligned: Alignment) -> Stage:
-    """Token by token, or one a response where a side has no more."""
+    """Of groups whose responses are all equal, as others change them; token by token, or one a response."""
     name = "advantages"
     in_a, in_b = (
         any(x.advantages_T is not None or x.advantage is not None for x in s.samples) for s in (a, b)
     )
     if not in_a or not in_b:
         return absent(name, in_a, in_b)
-    if not aligned.same:
-        return after_sampling(name)
-    if all(p.a.advantage is not None and p.b.advantage is not None for p in aligned.same):
-        values = [(p, one(p.a.advantage), one(p.b.advantage)) for p in aligned.same]
+    other = {id(p.a.prompt) for p in aligned.pairs if not p.same_tokens}
+    other |= {id(s.prompt) for s in aligned.samples_only_a}
+    sizes_a, sizes_b = (Counter(id(s.prompt) for s in source.samples) for source in (a, b))
+    pairs = [
+        p
+        for p in aligned.same
+        if id(p.a.prompt) not in other and sizes_a[id(p.a.prompt)] == sizes_b[id(p.b.prompt)]
+    ]
+    if not pairs:
+        return (
+            Stage(name, UNKNOWN, "no group has the same responses in both")
+            if aligned.same
+            else after_sampling(name)
+        )
+    if all(p.a.advantage is not None and p.b.advantage is not None for p in pairs):
+        values = [(p, one(p.a.advantage), one(p.b.advantage)) for p in pairs]
         stage = compare_numbers(name, values, ADVANTAGE, "responses' advantages", False)
     else:
         stage = compare_numbers(
-            name, tokens(aligned.same, lambda s: s.advantages_T), ADVANTAGE, "tokens' advantages", True
+            name, tokens(pairs, lambda s: s.advantages_T), ADVANTAGE, "tokens' advantages", True
         )
     if stage.status == DIFFERS:
-        rows = [(p.a.row, p.b.row) for p in aligned.same if p.a.advantage != p.b.advantage]
+        rows = [(p.a.row, p.b.row) for p in pairs if p.a.advantage != p.b.advantage]
         stage.causes = recipes.advantages(a, b, rows)
     return stage

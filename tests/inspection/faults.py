@@ -345,6 +345,13 @@ def a_model_in_bfloat16(record: StepRecord, run: Recorded, folder: Path) -> None
     record.old_log_probs_BT = run.otherwise["bfloat16"]
 
 
+@fault("old log-probs", "more_tokens")
+def image_placeholders_counted_in_the_softmax(record: StepRecord, run: Recorded, folder: Path) -> None:
+    """The bundled model gives placeholders 1e-6; here they have a hundred times that."""
+    assert record.old_log_probs_BT is not None
+    record.old_log_probs_BT += 100 * (run.otherwise["all tokens"] - record.old_log_probs_BT)
+
+
 @fault("old log-probs", "weights_before")
 def other_weights_before_the_step(record: StepRecord, run: Recorded, folder: Path) -> None:
     record.old_log_probs_BT, record.weights_before = record.log_probs_BT, "0" * 64

@@ -53,8 +53,15 @@ def train_and_record(folder: Path) -> Recorded:
         for name, temperature in (("temperature 0.5", 0.5), ("temperature 1", 1.0)):
             other = Actor(actor.policy, actor.optimizer, replace(actor.config, temperature=temperature))
             kept[name] = other.log_probs(batch)
-        rounded = PolicyModel(copy.deepcopy(actor.policy.module).bfloat16())
-        kept["bfloat16"] = Actor(rounded, actor.optimizer, actor.config).log_probs(batch)
+        policies = {
+            "bfloat16": PolicyModel(
+                copy.deepcopy(actor.policy.module).bfloat16(),
+                forbidden_token_ids=actor.policy.forbidden_token_ids,
+            ),
+            "all tokens": PolicyModel(actor.policy.module),
+        }
+        for name, policy in policies.items():
+            kept[name] = Actor(policy, actor.optimizer, actor.config).log_probs(batch)
         return update(actor, batch, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
