@@ -129,12 +129,12 @@ def _scaled(x: np.ndarray, y: np.ndarray, a: Source, b: Source) -> list[Cause]:
 
 
 def _more_tokens(x: np.ndarray, y: np.ndarray) -> list[Cause]:
-    """Where a side is a little lower everywhere: p_B = p_A (1 - m), m the share of tokens that A leaves out."""
+    """Where a side is lower everywhere: p_B = p_A (1 - m), m the probability of tokens that A leaves out."""
     for gap, side in ((x - y, "B"), (y - x, "A")):
         lower = _share(gap > 1e-6)
         if lower > 0.9 and gap.min() > -5e-6 and gap.mean() < 0.05:
             other = _other(side)
-            words = f"{side}'s softmax counts tokens that {other} leaves out: image placeholders, padded vocabulary"
+            words = f"{side}'s softmax counts tokens that {other} leaves out (image placeholders, padding)"
             evidence = f"{side}'s are lower in {lower:.0%} of the tokens, by {gap.mean():.1e} on average"
             return [Cause("more_tokens", words, evidence)]
     return []
