@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gmpo_mm.evaluation.grade_file import GradeFileReport
     from gmpo_mm.evaluation.results import Result
     from gmpo_mm.inspection.diff import Diff
+    from gmpo_mm.inspection.replay import Replay
     from gmpo_mm.reports.report import Report
     from gmpo_mm.runs.step_record import StepRecord
     from gmpo_mm.verifiers import Grade  # noqa: F401
@@ -382,6 +383,23 @@ def diff(a: str | Path | Run, b: str | Path | Run, step: int | None = None) -> D
 
     one, other = (side.path if isinstance(side, Run) else side for side in (a, b))
     return compare_steps(one, other, step)
+
+
+def replay(
+    run: str | Path | Run, step: int | None = None, overrides: Overrides = (), *, weights: str | Path | None = None
+) -> Replay:
+    """Do the update of a recorded step again (`same`, `stages`), and with overrides another one beside it (`two`).
+
+    Writes nothing. Raises DataError where the record or the weights before the step are missing, ConfigError for overrides
+    that no update reads.
+
+    >>> gmpo_mm.replay("runs/r", 37, {"worker.actor.loss_type": "default"}).two.cosine  # doctest: +SKIP
+    """
+    from gmpo_mm.inspection.replay import replay as replay_step
+
+    _quiet()
+    path = run.path if isinstance(run, Run) else run
+    return replay_step(path, step, _texts(overrides), weights=None if weights is None else str(weights))
 
 
 def report(*runs: str | Path | Run, out: str | Path | None = None, target_score: float | None = None) -> WrittenReport:

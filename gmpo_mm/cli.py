@@ -363,6 +363,39 @@ def diff(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: gmpo-mm replay runs/quickstart/gmpo --step 37 worker.actor.loss_type=default")
+def replay(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory with recorded steps, or a record's file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Keys of another update from the same rollouts, shown beside the run's."),
+    ] = None,
+    step: Annotated[int | None, typer.Option(min=1, help="The recorded step (trainer.record_steps).")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="A checkpoint or model with the weights before the step, where the run kept none.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="An HTML file; RUN/report/replay_step_N.html when not given, if keys are.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Do the update of a recorded step again: the same bytes, or what differs first (exit code 1); or do another update."""
+    from gmpo_mm.inspection.print_replay import print_replay
+    from gmpo_mm.inspection.replay import replay as replay_step
+    from gmpo_mm.inspection.replay_page import default_page, write_page
+    from gmpo_mm.inspection.replay_words import replay_json
+
+    with words_to_stderr(as_json):
+        done = replay_step(run, step, overrides or [], weights=weights, note=lambda text: typer.echo(text, err=True))
+        print_replay(done)
+        if out is not None or done.two is not None:
+            typer.echo(f"The page: {write_page(done, out or default_page(done))}")
+    if as_json:
+        print_json(replay_json(done))
+    if not done.same:
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: gmpo-mm report runs/quickstart/gmpo runs/quickstart/grpo")
 def report(
     runs: Annotated[

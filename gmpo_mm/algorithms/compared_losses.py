@@ -19,7 +19,7 @@ from gmpo_mm.algorithms.losses import saturated_exp
 from gmpo_mm.algorithms.masked import zero_outside
 from gmpo_mm.algorithms.policy_loss import loss_unit, sequence_advantages
 from gmpo_mm.algorithms.registry import get_policy_loss
-from gmpo_mm.algorithms.token_weights import on_tokens, relative_to, token_weights, weighed_tokens
+from gmpo_mm.algorithms.token_weights import on_tokens, relative_to, weighed_tokens, weights_and_at_one
 
 PARTS = 10
 """Deciles of the ratio and of the entropy, tenths of a response."""
@@ -121,11 +121,6 @@ def compare_losses(seen: StepTokens, configs: Mapping[str, PolicyLossConfig], tr
     return result | _written(_on_host(parts), names)
 
 
-def compared_scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The single numbers of a ``compare`` line, which trackers can draw."""
-    return {name: value for name, value in metrics.items() if isinstance(value, float)}
-
-
 def step_weights(seen: StepTokens, config: PolicyLossConfig) -> tuple[Tensor, Tensor]:
     """``token_weights``, with each update's own units, and ``relative_weights`` of a whole step, both (B, T)."""
     loss = get_policy_loss(config.loss_type)
@@ -136,9 +131,9 @@ def step_weights(seen: StepTokens, config: PolicyLossConfig) -> tuple[Tensor, Te
 
     def both(index: Any) -> tuple[Tensor, Tensor]:
         corrected_BT = None if seen.token_weights_BT is None else seen.token_weights_BT[index]
-        rest = (advantages[index], seen.mask_BT[index], config, 1, corrected_BT)
-        log_probs = log_probs_BT[index]
-        return token_weights(log_probs, old_BT[index], *rest), token_weights(log_probs, log_probs, *rest)
+        return weights_and_at_one(
+            log_probs_BT[index], old_BT[index], advantages[index], seen.mask_BT[index], config, corrected_BT
+        )
 
     weights_BT, at_one_BT = both(slice(None)) if loss.by_row else _by_call(seen, both)
     relative_BT = relative_to(weights_BT, at_one_BT, weighed_tokens(seen.advantages_BT, seen.mask_BT))

@@ -15,7 +15,6 @@ from gmpo_mm.algorithms.compared_losses import (
     UpdateRows,
     compare_losses,
     compared_configs,
-    compared_scalars,
 )
 from gmpo_mm.algorithms.config import GMPOConfig, PolicyLossConfig, PowerMeanConfig
 from gmpo_mm.algorithms.correction_keys import CORRECTIONS, Correction, make_correction
@@ -75,7 +74,6 @@ __all__ = [
     "clip_keys_read_by",
     "compare_losses",
     "compared_configs",
-    "compared_scalars",
     "compute_advantages",
     "compute_kl",
     "compute_policy_loss",

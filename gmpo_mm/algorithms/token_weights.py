@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gmpo_mm.algorithms.config import PolicyLossConfig
 from gmpo_mm.algorithms.policy_loss import compute_policy_loss
+from gmpo_mm.algorithms.registry import get_policy_loss
 
 
 def token_weights(
@@ -49,10 +50,40 @@ def relative_weights(
 
     1 for every token of an on-policy batch, 0 where the loss has no gradient, NaN where A = 0 or the mask is False.
     """
-    batch = (advantages_BT, mask_BT, config, 1, token_weights_BT)
-    weights_BT = token_weights(log_probs_BT, old_log_probs_BT, *batch)
-    at_one_BT = token_weights(log_probs_BT, log_probs_BT, *batch)
+    weights_BT, at_one_BT = weights_and_at_one(
+        log_probs_BT, old_log_probs_BT, advantages_BT, mask_BT, config, token_weights_BT
+    )
     return relative_to(weights_BT, at_one_BT, weighed_tokens(advantages_BT, mask_BT))
+
+
+def weights_and_at_one(
+    log_probs_BT: Tensor,
+    old_log_probs_BT: Tensor,
+    advantages_BT: Tensor,
+    mask_BT: Tensor,
+    config: PolicyLossConfig,
+    token_weights_BT: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """``token_weights`` of the loss's sum (1 unit), and those at a ratio of 1, where old = current; both (B, T)."""
+    rest = (advantages_BT, mask_BT, config, 1)
+    if not get_policy_loss(config.loss_type).by_row:
+        return (
+            token_weights(log_probs_BT, old_log_probs_BT, *rest, token_weights_BT),
+            token_weights(log_probs_BT, log_probs_BT, *rest, token_weights_BT),
+        )
+    # rows don't see each other: one call does both
+    corrections = None if token_weights_BT is None else torch.cat([token_weights_BT, token_weights_BT])
+    both = token_weights(
+        torch.cat([log_probs_BT, log_probs_BT]),
+        torch.cat([old_log_probs_BT, log_probs_BT]),
+        torch.cat([advantages_BT, advantages_BT]),
+        torch.cat([mask_BT, mask_BT]),
+        config,
+        1,
+        corrections,
+    )
+    weights_BT, at_one_BT = both.chunk(2)
+    return weights_BT, at_one_BT
 
 
 def weighed_tokens(advantages: Tensor, mask_BT: Tensor) -> Tensor:

@@ -111,6 +111,11 @@ def _trainer(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
     if not loaded.config.data.val_files:
         for name in ("val_before_train", "val_freq"):
             yield f"trainer.{name}", "data.val_files is empty: no validation"
+    if not trainer.compare_losses and trainer.compare_losses_gradients_every:
+        yield "trainer.compare_losses_gradients_every", "trainer.compare_losses is empty"
     if trainer.val_only:
+        if trainer.compare_losses:
+            for name in ("compare_losses", "compare_losses_gradients_every"):
+                yield f"trainer.{name}", "trainer.val_only is true"
         for name in ("val_freq", "save_freq", "save_limit", "save_model_only", "total_epochs", "max_steps"):
             yield f"trainer.{name}", "trainer.val_only is true"

@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 from gmpo_mm.config.backends import SAMPLERS
 from gmpo_mm.config.bounds import RANGES, check_choices, check_names, check_ranges, shorten
+from gmpo_mm.config.comparing import check_comparing
 from gmpo_mm.config.correction import check_correction
 from gmpo_mm.config.engine_facts import facts_of
 from gmpo_mm.config.keys import get_key, nearest
@@ -55,6 +56,7 @@ def raise_problems(loaded: LoadedConfig, engine_rules: Check | None, *, prepared
         check_validation,
         check_trainer,
         check_recording,
+        check_comparing,
     ]
     checks += [engine_rules] if engine_rules is not None else []
     checks += [check_prepared] if prepared else []
@@ -64,7 +66,7 @@ def raise_problems(loaded: LoadedConfig, engine_rules: Check | None, *, prepared
 
 
 def check_loss(loaded: LoadedConfig) -> Iterator[str]:
-    """The loss is known, and the file sets no loss key that it leaves unread."""
+    """The loss and those compared with it are known, and the file sets no loss key that all of them leave unread."""
     config = loaded.config
     actor = config.worker.actor
     if not all(allowed.holds(get_key(config, key)) for key, allowed in LOSS_RANGES.items()):

@@ -129,9 +129,25 @@ def describe_plan(config: Config, plan: RunPlan) -> Iterator[tuple[str, str]]:
         if plan.steps is not None:
             yield "in total", (f"{plan.steps * plan.samples_a_step:,} responses, {plan.steps * plan.updates_a_step:,} updates")
         yield "tokens", _token_words(config, plan)
+        if trainer.compare_losses:
+            yield "compared losses", _comparing_words(config, plan)
     yield "validation", _validation_words(config, plan)
     yield "checkpoints", _checkpoint_words(config, plan)
     yield "run directory", f"{run_directory(config)}"
+
+
+def _comparing_words(config: Config, plan: RunPlan) -> str:
+    trainer = config.trainer
+    others = [name for name in trainer.compare_losses if name != config.worker.actor.loss_type]
+    words = f"{', '.join(trainer.compare_losses)}: from the update's own log-probabilities, no forward pass more"
+    if not trainer.compare_losses_gradients_every or engine_of(config).distributed:
+        return words
+    which = "the" if plan.updates_a_step == 1 else f"the last of {plan.updates_a_step}"
+    return (
+        f"{words}; on each step that {trainer.compare_losses_gradients_every} divides also their gradients: {len(others)} more "
+        f"forward and backward passes over {which} mini-batch{'' if plan.updates_a_step == 1 else 'es'}, and a second gradient "
+        "in memory (4 bytes for each trained parameter)"
+    )
 
 
 def _kl_words(config: Config) -> str:

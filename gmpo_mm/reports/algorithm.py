@@ -25,10 +25,13 @@ _LOSS_SETTING = re.compile(r"^worker\.actor\.loss_type=[\"']?(\w+)")
 def algorithm_of(config: Mapping[str, Any] | None) -> str | None:
     """One of `ALGORITHMS`; None for another one, and where the configuration doesn't tell."""
     actor = _section(config, "worker", "actor")
-    if "loss_type" not in actor:
-        return None
-    if actor["loss_type"] != "default":
-        return _BY_LOSS.get(str(actor["loss_type"]))
+    return algorithm_of_loss(str(actor["loss_type"]), config) if "loss_type" in actor else None
+
+
+def algorithm_of_loss(loss: str, config: Mapping[str, Any] | None) -> str | None:
+    """The same for another loss within a configuration."""
+    if loss != "default":
+        return _BY_LOSS.get(loss)
     return _BY_ESTIMATOR.get(str(_section(config, "algorithm").get("adv_estimator", "grpo")))
 
 
@@ -57,6 +60,16 @@ def series_of_variants(variants: Sequence[Variant]) -> tuple[int, ...]:
     owned = set(given.values())
     free = (k for k in itertools.count() if k % len(LIGHT) not in (GRPO, GMPO) and k not in owned)
     return tuple(given[i] if i in given else next(free) for i in range(len(variants)))
+
+
+def series_of_losses(losses: Mapping[str, str | None]) -> dict[str, int]:
+    """A series for each loss, no two alike: an algorithm's goes to the first loss that is it, the others get what is free."""
+    given: dict[str, int] = {}
+    for loss, name in losses.items():
+        if name is not None and ALGORITHMS.index(name) not in given.values():
+            given[loss] = ALGORITHMS.index(name)
+    free = (k for k in itertools.count() if k % len(LIGHT) not in (GRPO, GMPO) and k not in given.values())
+    return given | {loss: next(free) for loss in losses if loss not in given}
 
 
 def _algorithm_of_variant(variant: Variant) -> str | None:

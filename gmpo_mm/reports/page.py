@@ -33,6 +33,20 @@ class Part:
     lines: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with words, a table and figures of its own."""
+
+    key: str
+    title: str
+    about: str
+    parts: tuple[Part, ...]
+    notes: tuple[str, ...]
+    """What is missing in it."""
+    table: ReportTable
+    figures: tuple[ReportFigure, ...]
+
+
 def make_page(
     study: Study,
     headline: str,
@@ -41,6 +55,7 @@ def make_page(
     score_tables: Sequence[ReportTable],
     other_tables: Sequence[ReportTable],
     figures: Sequence[ReportFigure],
+    sections: Sequence[Section] = (),
 ) -> str:
     """The page's text. Labels, titles, reasons and paths are untrusted and are escaped."""
     environment = jinja2.Environment(
@@ -58,8 +73,9 @@ def make_page(
         summary=summary,
         score_tables=score_tables,
         other_tables=other_tables,
-        figures=[_shown(figure) for figure in in_pairs([figure for figure in figures if figure.draw is not None])],
-        not_drawn=[figure for figure in figures if figure.draw is None],
+        figures=[_shown(figure) for figure in _drawn_pairs(figures)],
+        not_drawn=[one for part in (figures, *(s.figures for s in sections)) for one in part if one.draw is None],
+        sections=[(one, [_shown(figure) for figure in _drawn_pairs(one.figures)]) for one in sections],
         legend=study.variants if study.map is None else (),  # figures of a map have their own
         keys=[{"colour": k % len(LIGHT), "dashes": dash_array(k, KEY_WIDTH), "width": KEY_WIDTH} for k in series_of(study)],
         breakable=breakable,
@@ -93,6 +109,10 @@ def in_pairs(figures: Sequence[ReportFigure]) -> list[ReportFigure]:
             placed += [replace(one, size=(one.size[0], height + one.legend)) for one in row]
             row = []
     return placed + [replace(one, size=(FULL_PAGE, one.size[1])) for one in row]
+
+
+def _drawn_pairs(figures: Sequence[ReportFigure]) -> list[ReportFigure]:
+    return in_pairs([figure for figure in figures if figure.draw is not None])
 
 
 def _shown(figure: ReportFigure) -> dict[str, object]:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gmpo_mm.reports.page import Part
 from gmpo_mm.reports.report import Report
 
 SHOWN_COLUMNS = 7
@@ -27,7 +28,16 @@ def print_report(report: Report) -> None:
             table.add_row(*map(escape, row.cells[:SHOWN_COLUMNS]))
         console.print(table)
     for part in report.summary:
-        console.print(part.title, style="bold", highlight=False, markup=False)
-        for line in part.lines:
-            console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+        _print_part(console, part, part.title)
+    if report.why is not None:
+        for part in report.why.parts:
+            _print_part(console, part, f"{report.why.title}: {part.title}")
+        for note in report.why.notes:
+            console.print(f"Note: {note}", style="yellow", highlight=False, markup=False)
     console.print(f"The page: {report.folder / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _print_part(console: Console, part: Part, title: str) -> None:
+    console.print(title, style="bold", highlight=False, markup=False)
+    for line in part.lines:
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)

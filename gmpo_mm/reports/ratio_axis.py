@@ -76,11 +76,13 @@ class SymmetricAxis:
 
     def describe(self) -> str:
         """Its limits, for the words beside a figure."""
-        low, high, below, above = map(_label, (-self.limit, self.limit, -self.linear, self.linear))
-        return (
-            f"The axis is symmetric about 1 and goes from {low} to {high}: it is linear between {below} and {above}, and "
-            "logarithmic in the logarithm of the ratio beyond."
-        )
+        low, high = map(_label, (-self.limit, self.limit))
+        return f"The axis is symmetric about 1 and goes from {low} to {high}: it is {self.describe_scale()}."
+
+    def describe_scale(self) -> str:
+        """Where it is linear."""
+        below, above = map(_label, (-self.linear, self.linear))
+        return f"linear between {below} and {above}, and logarithmic in the logarithm of the ratio beyond"
 
     def apply(self, ax: Any) -> None:
         """Scale, limits and labels of axes whose y values are log10 of ratios; the outermost labels are the limits."""
@@ -91,6 +93,20 @@ class SymmetricAxis:
         places = [*(-place for place in reversed(chosen)), 0.0, *chosen]
         ax.set_yticks(places, [_label(place) for place in places])
         ax.yaxis.set_minor_locator(NullLocator())
+
+    def apply_x(self, ax: Any, low: float, high: float) -> None:
+        """The same for x values, between two of them; no two labels come near to each other."""
+        ax.set_xscale("symlog", linthresh=self.linear, linscale=0.6)
+        ax.set_xlim(low, high)
+        scale = ax.xaxis.get_transform().transform
+        ends = scale([low, high])
+        places: list[float] = []
+        for place in sorted({0.0, *_LABELLED, *(-one for one in _LABELLED)}, key=abs):
+            far = all(abs(scale([place])[0] - scale([one])[0]) > (ends[1] - ends[0]) / 9 for one in places)
+            if low <= place <= high and (place == 0 or abs(place) >= self.linear) and far:
+                places.append(place)
+        ax.set_xticks(places, [_label(place) for place in places])
+        ax.xaxis.set_minor_locator(NullLocator())
 
 
 def _label(place: float) -> str:

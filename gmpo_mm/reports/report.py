@@ -23,7 +23,7 @@ from gmpo_mm.reports.decision import decision_json, decision_part, study_decisio
 from gmpo_mm.reports.figure_style import to_png
 from gmpo_mm.reports.figures import report_figures
 from gmpo_mm.reports.map_report import map_report
-from gmpo_mm.reports.page import Part, count_runs, make_page
+from gmpo_mm.reports.page import Part, Section, count_runs, make_page
 from gmpo_mm.reports.paper_table import paper_table
 from gmpo_mm.reports.report_figure import ReportFigure
 from gmpo_mm.reports.report_tables import (
@@ -38,6 +38,7 @@ from gmpo_mm.reports.seed_statistics import POWER
 from gmpo_mm.reports.sources import as_typed, read_study
 from gmpo_mm.reports.study import Study
 from gmpo_mm.reports.training_facts import Spread, TrainingFacts, training_facts
+from gmpo_mm.reports.why import why_section
 from gmpo_mm.reports.words import headline, summary_lines
 from gmpo_mm.runs.files import open_new, write_atomically
 from gmpo_mm.version import VERSION
@@ -55,6 +56,8 @@ class Report:
     summary: tuple[Part, ...]
     tables: tuple[ReportTable, ...]
     numbers: dict[str, Any]
+    why: Section | None = None
+    """Of runs that have compared losses."""
 
 
 def write_report(paths: Sequence[Path], out: Path | None = None, *, target_score: float | None = None) -> Report:
@@ -77,17 +80,23 @@ def write_report(paths: Sequence[Path], out: Path | None = None, *, target_score
     paper = paper_table(study, tables)
     firsts = filter(None, [None if found is None else found.table, training_report_table(study), paper])
     others = (*firsts, variants_table(study), runs_table(study))
-    for figure in figures:
+    why = why_section(study)
+    sections = () if why is None else (why.section,)
+    for figure in (*figures, *(one for section in sections for one in section.figures)):
         _write_pictures(figure, folder / "figures")
     numbers = _numbers(study, tables, figures, summary) | {"headline": said, "commands": [*study.commands, made_by]}
     if found is not None:
         numbers |= {"map": found.numbers}
         write_atomically(folder / "map.csv", found.csv)
     numbers["stop_rule"] = None if decision is None else decision_json(study, decision)
+    if why is not None:
+        numbers["why"] = why.numbers
+        numbers["figures"] |= _figure_numbers(why.section.figures)
     write_atomically(folder / "report.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
-    write_atomically(folder / "report.md", make_markdown(study, said, made_by, summary, (*scores, *others)))
-    write_atomically(folder / "report.html", make_page(study, said, made_by, summary, scores, others, figures))
-    return Report(folder, said, summary, (*scores, *others), numbers)
+    write_atomically(folder / "report.md", make_markdown(study, said, made_by, summary, (*scores, *others), sections))
+    page = make_page(study, said, made_by, summary, scores, others, figures, sections)
+    write_atomically(folder / "report.html", page)
+    return Report(folder, said, summary, (*scores, *others), numbers, None if why is None else why.section)
 
 
 def default_folder(paths: Sequence[Path]) -> Path:
@@ -105,7 +114,10 @@ def report_command(paths: Sequence[Path], out: Path | None, target_score: float 
     return as_typed([*words, *([] if target_score is None else ["--target-score", f"{target_score:g}"])])
 
 
-def make_markdown(study: Study, said: str, made_by: str, summary: Sequence[Part], tables: Sequence[ReportTable]) -> str:
+def make_markdown(
+    study: Study, said: str, made_by: str, summary: Sequence[Part], tables: Sequence[ReportTable],
+    sections: Sequence[Section] = (),
+) -> str:  # fmt: skip
     """The words and the tables; names from files can change neither the markup nor the table."""
     lines = [f"# {_escaped(study.title)}", "", f"**{_escaped(said)}**", "", f"{count_runs(study)}."]
     lines += [text for command in study.commands for text in ("", f"Trained by: {_escaped(command)}")]
@@ -113,15 +125,24 @@ def make_markdown(study: Study, said: str, made_by: str, summary: Sequence[Part]
     for note in study.notes:
         lines += ["", f"**Not everything is here:** {_escaped(note)}"]
     lines += ["", "## In words"]
-    for part in summary:
-        lines += ["", f"### {_escaped(part.title)}", "", *(f"- {_escaped(line)}" for line in part.lines)]
-    for table in tables:
+    lines += _markdown_parts(summary)
+    for section in sections:
+        lines += ["", f"## {_escaped(section.title)}", "", _escaped(section.about), *_markdown_parts(section.parts)]
+        lines += [text for note in section.notes for text in ("", f"**Not everything is here:** {_escaped(note)}")]
+    for table in (*(section.table for section in sections), *tables):
         if table.rows:
             lines += ["", f"## {_escaped(table.title)}", "", *([_escaped(table.about), ""] if table.about else [])]
             lines += [_markdown_row(table.columns), _markdown_row(["---"] * len(table.columns), escape=False)]
             lines += [_markdown_row(row.cells) for row in table.rows]
             lines += [text for note in table.notes for text in ("", _escaped(note))]
     return ("\n".join(lines) + "\n").encode("utf-8", "replace").decode()
+
+
+def _markdown_parts(parts: Sequence[Part]) -> list[str]:
+    return [
+        text for part in parts
+        for text in ("", f"### {_escaped(part.title)}", "", *(f"- {_escaped(line)}" for line in part.lines))
+    ]  # fmt: skip
 
 
 def _markdown_row(cells: Sequence[str], escape: bool = True) -> str:
@@ -202,9 +223,13 @@ def _numbers(
         ],
         "training": [_fact_numbers(fact) for fact in training_facts(study)],
         "steps_to_target": None if target is None else steps_to_score(study, target),
-        "figures": {figure.name: {"drawn": figure.draw is not None, "notes": list(figure.notes)} for figure in figures},
+        "figures": _figure_numbers(figures),
         "summary": [asdict(part) for part in summary],
     }  # fmt: skip
+
+
+def _figure_numbers(figures: Sequence[ReportFigure]) -> dict[str, Any]:
+    return {figure.name: {"drawn": figure.draw is not None, "notes": list(figure.notes)} for figure in figures}
 
 
 def _fact_numbers(fact: TrainingFacts) -> dict[str, Any]:

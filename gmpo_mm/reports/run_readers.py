@@ -13,6 +13,7 @@ import numpy as np
 
 from gmpo_mm.credentials import hide_command
 from gmpo_mm.errors import DataError
+from gmpo_mm.reports.compare_lines import read_compare
 from gmpo_mm.reports.study import CLIP_SHARE, UNKNOWN, Run, Series
 from gmpo_mm.runs.metrics_file import FILE_NAME as METRICS_FILE
 from gmpo_mm.runs.metrics_file import lost_lines, read_metrics
@@ -47,6 +48,7 @@ def read_run(path: Path, **known: Any) -> Run:
         "series": _series((line["step"], line) for line in lines if line["kind"] in ("train", "validation")),
         "state": _STATES.get(str(state.get("state", "waiting")), state.get("state")), "reason": state.get("exit_reason"),
         "command": tuple(hide_command(map(str, state.get("command") or ()))),
+        "compare": read_compare(lines, str(path / METRICS_FILE), LEAVE_OUT),
     }  # fmt: skip
     return Run(**(fields | known))
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gmpo_mm.reports.compare_lines import CompareStep
 from gmpo_mm.reports.stop_rule import StopRule
 
 FINISHED = "finished"
@@ -60,6 +61,8 @@ class Run:
     """The directory within its sweep; empty for a run that was given by itself."""
     command: tuple[str, ...] = ()
     """The words of the command that trains it; empty where the source has none."""
+    compare: tuple[CompareStep, ...] = ()
+    """What other losses would have done, step by step (trainer.compare_losses)."""
 
     @property
     def where(self) -> str:

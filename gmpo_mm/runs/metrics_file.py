@@ -4,6 +4,7 @@
 {"step": 3, "kind": "updates", "ratio/token_max": [1.0, 1.2]}  one value for each optimizer update of the step (engine easyr1)
 {"step": 3, "kind": "experts", "moe/expert_share": [[0.1, ..]]} a mixture of experts: each expert's share, a list a layer
 {"step": 3, "kind": "weights", "actor/weights_sha256": "5f2a.."} worker.rollout.staleness: which weights sampled (off_policy.py)
+{"step": 3, "kind": "compare", "compare/gspo/cosine": 0.97, ..} trainer.compare_losses (algorithms/compared_losses.py)
 {"event": "resume", "from_step": 2, ...}                       what happened to the run
 """
 
@@ -34,7 +35,7 @@ class MetricsFile:
         self.path = path
 
     def log_metrics(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
-        """Append one line of numbers of any numeric type, lists of them, or texts. TrainingError when the disk refuses."""
+        """Append one line of numbers, texts, and lists and mappings of them. TrainingError when the disk refuses."""
         values = {name: _plain(value) for name, value in metrics.items() if name not in ("step", "kind")}
         self._append({"step": step, "kind": kind, **values})
 
@@ -160,12 +161,16 @@ def _parse(data: bytes) -> dict[str, Any] | None:
 
 
 def _read(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _read(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_read(item) for item in value]
     return _NON_FINITE.get(value, value) if isinstance(value, str) else value
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if hasattr(value, "item"):

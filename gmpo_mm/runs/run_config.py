@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from gmpo_mm.config.keys import default_of, schema_keys
+from gmpo_mm.config.loss import untrained_loss_keys
 from gmpo_mm.credentials import fingerprint, hide, is_credential, is_hidden
 from gmpo_mm.errors import ConfigError
 
@@ -86,13 +87,17 @@ class Hashes:
 def saved_differences(old: str, new: str, values: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted key -> (old, new) where a configuration differs from a run's config.yaml.
 
-    `values` are what the `${...}` of the new one stand for. An interpolation is compared by its hash, so that neither how it
+    Loss keys that the new one's trained loss doesn't read are no part of the comparison. `values` are what the `${...}` of the
+    new one stand for. An interpolation is compared by its hash, so that neither how it
     is written matters nor its value is shown. A credential that was given as it is (`<hidden>`) is no part of the comparison:
     keys are exchanged while a run goes on, and the hash of a short one could be guessed.
     """
     hashes, found = Hashes.read(old), {}
     plain_new = flatten(parse_config(new))
+    untrained = untrained_loss_keys(str(plain_new.get("worker.actor.loss_type", "")))
     for key, (there, now) in yaml_differences(old, new).items():
+        if key in untrained:  # it is there for trainer.compare_losses
+            continue
         if key in hashes.of or is_hidden(there) or is_hidden(now):
             continue
         if there == _ABSENT and _is_default(key, now):  # a key that is newer than the run: its default does what was done then

@@ -160,7 +160,7 @@ def beyond_the_loss(runs: Sequence[PlannedRun]) -> dict[str, dict[str, list[str]
 def _working_values(config: Config) -> dict[str, Any]:
     actor = config.worker.actor
     dual = f"{ACTOR}clip_ratio_dual"
-    has_dual = dual not in unread_loss_keys(config) and actor.clip_ratio_dual < _NO_DUAL_CLIP
+    has_dual = dual not in unread_loss_keys(config, compared=False) and actor.clip_ratio_dual < _NO_DUAL_CLIP
     working = {
         f"the mean ({ACTOR}loss_avg_mode)": {"seq": "over sequences", "token": "over tokens"}[loss_unit_of(config)],
         f"the dual clip ({dual})": actor.clip_ratio_dual if has_dual else "none",

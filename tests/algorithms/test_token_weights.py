@@ -230,7 +230,7 @@ def closed_form(batch: Batch, config: PolicyLossConfig, corrections=None) -> tor
     triples = [
         [tuple(x[i, t].item() for x in (batch.log_probs, batch.old, batch.advantages)) for i, t in row] for row in places
     ]
-    called = iter(CALLS[config.loss_type](sum(triples, []), config)) if config.loss_type in CALLS else None
+    called = iter(CALLS[config.loss_type]([x for row in triples for x in row], config)) if config.loss_type in CALLS else None
     for row, values in zip(places, triples, strict=True):
         if not row:
             continue

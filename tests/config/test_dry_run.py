@@ -17,6 +17,7 @@ from gmpo_mm.config.paths import split_data_spec
 from gmpo_mm.config.preparations import PREPARATIONS, find_preparation, missing_preparations, preparing_command
 from gmpo_mm.engines.checks import validate_for_training
 from gmpo_mm.errors import ConfigError, DataError, GMPOError, RewardError
+from gmpo_mm.planning.counts import describe_plan, plan_run
 from gmpo_mm.runs import run_data
 from gmpo_mm.start.commands import DATA_TOOLS
 from tests.config.conftest import VALID
@@ -115,6 +116,20 @@ def test_a_path_that_no_command_makes_is_still_an_error(fresh_clone: Path) -> No
 def run_file(workplace: Path) -> Path:
     (workplace / "run.yaml").write_text(to_yaml(load_config(None, VALID).config))
     return workplace
+
+
+def test_the_plan_says_what_comparing_losses_costs(run_file: Path) -> None:
+    def told(*overrides: str) -> str | None:
+        config = load_config("run.yaml", [TINY, *overrides]).config
+        return dict(describe_plan(config, plan_run(config, 8, 3))).get("compared losses")
+
+    compared = "trainer.compare_losses=[default, gmpo, gspo]"
+    assert told() is None
+    assert told(compared) == "default, gmpo, gspo: from the update's own log-probabilities, no forward pass more"
+    found = told(compared, "trainer.compare_losses_gradients_every=5")
+    assert found is not None
+    assert "on each step that 5 divides also their gradients: 2 more forward and backward passes" in found
+    assert "over the last of 2 mini-batches, and a second gradient in memory (4 bytes for each trained parameter)" in found
 
 
 def test_the_plan_comes_first_and_the_yaml_only_when_it_is_asked_for(run_file: Path) -> None:

@@ -47,6 +47,14 @@ def test_its_resolved_yaml_passes_too(load: Load, workplace: Path) -> None:
         ("worker.actor.clip_ratio_low=0.2", ["worker.actor.clip_ratio_low = 0.2", "worker.actor.gmpo.log_clip_low"]),
         ("worker.actor.clip_ratio_dual=3.0", ["worker.actor.clip_ratio_dual = 3.0", "does not read"]),
         ("worker.actor.tau_negative=1.1", ["worker.actor.tau_negative = 1.1", "loss_type=sapo"]),
+        (
+            "trainer.compare_losses=[default, gsppo]",
+            ["trainer.compare_losses = ['default', 'gsppo']: 'gsppo' is unknown. Did you mean 'gspo'?", "Known: cispo, "],
+        ),
+        ("trainer.compare_losses=[grpo]", ["trainer.compare_losses = ['grpo']: 'grpo' is unknown. Write default. Known: "]),
+        ("trainer.compare_losses=[gspo, gspo]", ["trainer.compare_losses", "gspo", "named twice"]),
+        ("trainer.compare_losses=[none.py:mine]", ["trainer.compare_losses", "none.py:mine", "no file"]),
+        ("trainer.compare_losses_gradients_every=-1", ["trainer.compare_losses_gradients_every = -1", "at least 0"]),
         ("worker.actor.gmpo.clip=tokens", ["worker.actor.gmpo.clip", "'tokens'", "token, sequence, none"]),
         ("worker.actor.gmpo.log_clip_low=-0.4", ["worker.actor.gmpo.log_clip_low", "-0.4", "at least 0"]),
         ("worker.actor.gmpo.log_clip_high=.inf", ["log_clip_high = inf", "worker.actor.gmpo.clip=none"]),
@@ -238,6 +246,40 @@ def test_a_loss_from_a_users_file_is_found_and_says_which_keys_it_reads(load: Lo
     validate_for_training(load("worker.actor.loss_type=loss.py:mine", "worker.actor.clip_ratio_low=0.1"))
     assert "has no 'yours'" in problems(load, "worker.actor.loss_type=loss.py:yours")
     assert "clip_ratio_high" in problems(load, "worker.actor.loss_type=loss.py:mine", "worker.actor.clip_ratio_high=0.1")
+
+
+def test_a_key_that_only_a_compared_loss_reads_is_read_and_kept_in_the_resolved_file(load: Load, workplace: Path) -> None:
+    low = "worker.actor.clip_ratio_low=0.1"
+    assert "clip_ratio_low" in problems(load, low)
+    assert "clip_ratio_low" in problems(load, low, "trainer.compare_losses=[sapo]")
+    compared = load(low, "trainer.compare_losses=[default, gmpo, power_mean]")
+    validate_for_training(compared)
+    (workplace / "config.yaml").write_text(to_yaml(compared.config))
+    again = load_config("config.yaml", [])
+    validate_for_training(again)
+    assert again.config == compared.config
+    written = (workplace / "config.yaml").read_text()
+    for key in ("clip_ratio_low", "clip_ratio_high", "clip_ratio_dual", "power_mean", "loss_avg_mode"):
+        assert key in written
+    assert "tau_positive" not in written
+
+
+def test_the_advantages_fit_each_compared_loss_too(load: Load) -> None:
+    trained, tokens = "worker.actor.loss_type=default", "algorithm.adv_estimator=reinforce_plus_plus"
+    for reason in (("algorithm.gamma=0.9", "algorithm.use_kl_loss=true"), ("algorithm.use_kl_loss=false",)):
+        found = problems(load, trained, tokens, *reason, "trainer.compare_losses=[gmpo, gspo]")
+        assert "gmpo needs one advantage a sequence" in found and "leave gmpo out" in found
+        validate_for_training(load(trained, tokens, *reason, "trainer.compare_losses=[gspo]"))
+    validate_for_training(load(trained, tokens, "algorithm.use_kl_loss=true", "trainer.compare_losses=[gmpo]"))
+
+
+def test_comparing_that_cannot_take_place_is_named(load: Load) -> None:
+    every = "trainer.compare_losses_gradients_every"
+    assert (every, 5, "trainer.compare_losses is empty") in ineffective_keys(load(f"{every}=5"))
+    assert not ineffective_keys(load(f"{every}=5", "trainer.compare_losses=[gspo]"))
+    found = ineffective_keys(load("trainer.compare_losses=[gspo]", "trainer.val_only=true"))
+    reasons = {key: reason for key, _, reason in found}
+    assert reasons["trainer.compare_losses"] == "trainer.val_only is true"
 
 
 def test_a_reward_function_is_looked_up_without_running_its_file(load: Load, workplace: Path) -> None:

@@ -12,7 +12,13 @@ import pytest
 from tests.docs.generator import ROOT
 from tests.engine.runs import SMALL, arguments, run_here, write_data
 
-MEASURED = ["trainer.val_before_train=true", "algorithm.disable_kl=false", "algorithm.use_kl_loss=true"]
+MEASURED = [
+    "trainer.val_before_train=true",
+    "algorithm.disable_kl=false",
+    "algorithm.use_kl_loss=true",
+    "trainer.compare_losses=[gspo]",
+    "trainer.compare_losses_gradients_every=1",
+]
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ from tests.docs.generator import REFERENCE
 PAGE = (REFERENCE / "metrics.md").read_text(encoding="utf-8")
 PACKAGE = Path(gmpo_mm.__file__).parent
 NAMES = re.findall(r"^\| `([^`]+/[^`]+)` \|", PAGE, re.MULTILINE)
-PATTERNS = [re.compile(re.escape(name).replace("NAME", "[a-z0-9_]+")) for name in NAMES]
-FAMILIES = "actor|clip|correction|critic|filter|group|moe|perf|ratio|response|reward|rollout|timing_s|val|verifier"
+PATTERNS = [re.compile(re.escape(name).replace("NAME", "[a-z0-9_]+").replace("LOSS", "[a-z0-9_]+")) for name in NAMES]
+FAMILIES = "actor|clip|compare|correction|critic|filter|group|moe|perf|ratio|response|reward|rollout|timing_s|val|verifier"
 
 
 def described(name: str) -> bool:
@@ -56,7 +56,7 @@ def test_each_row_of_a_metric_is_whole() -> None:
 def test_every_metric_of_a_real_run_is_described(model: str, request: pytest.FixtureRequest) -> None:
     lines = read_metrics(request.getfixturevalue(f"{model}_run"))
     kinds = {line["kind"] for line in lines}
-    assert kinds == ({"train", "validation", "experts"} if model == "experts" else {"train", "validation"})
+    assert kinds == {"train", "validation", "compare", *(["experts"] if model == "experts" else [])}
     written = {name for line in lines for name in line} - {"step", "kind"}
     assert len(written) > 40
     assert sorted(name for name in written if not described(name)) == []

@@ -34,6 +34,13 @@ def test_non_finite_numbers_survive_in_strict_json(metrics):
     assert line["a"] == math.inf and line["b"] == -math.inf and math.isnan(line["c"])
 
 
+def test_numbers_in_lists_and_mappings_survive_too(metrics):
+    metrics.log_metrics(1, "compare", {"points": {"ratio": [1.0, math.inf], "gmpo": [math.nan, torch.tensor(2.0)]}})
+    [line] = read_metrics(metrics.path)
+    assert line["points"]["ratio"] == [1.0, math.inf]
+    assert math.isnan(line["points"]["gmpo"][0]) and line["points"]["gmpo"][1] == 2.0
+
+
 def test_steps_repeated_after_a_resume_count_once_and_steps_not_yet_repeated_do_not_count(metrics):
     for step in (1, 2, 3, 4):
         metrics.log_metrics(step, "train", {"value": step})

@@ -232,6 +232,18 @@ def test_keys_that_do_not_change_the_training_may_differ(tmp_path, key):
         assert run.resuming
 
 
+def test_keys_that_only_a_compared_loss_reads_may_come_change_and_go(tmp_path):
+    with open_run(tmp_path) as run:
+        train(run, 2)
+    for values in ({"clip_ratio_low": 0.2}, {"clip_ratio_low": 0.1, "tau_positive": 1.0}, {}):
+        other = yaml.safe_load(CONFIG)
+        other["worker"]["actor"] |= values
+        with open_run(tmp_path, config=yaml.safe_dump(other)) as run:
+            assert run.resuming
+    with pytest.raises(ConfigError, match="log_clip_low"):  # the trained loss reads it
+        open_run(tmp_path, config=changed(worker__actor__gmpo={"log_clip_low": 0.3}))
+
+
 @pytest.mark.parametrize(
     "schedule",
     [{"lr_scheduler_type": "cosine"}, {"lr_warmup_ratio": 0.1}, {"lr_scheduler_type": "cosine", "lr_warmup_steps": 3}],

@@ -9,9 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gmpo_mm.algorithms import compared_configs
 from gmpo_mm.config import (
     Config,
     LoadedConfig,
+    policy_loss_config,
     resolve_model_path,
 )
 from gmpo_mm.config.correction import correction_of
@@ -209,20 +211,17 @@ def _train(
     from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 
     from gmpo_mm.engines.verl import advantages
-    from gmpo_mm.engines.verl.recording import StepRecorder
     from gmpo_mm.engines.verl.trainer import GMPOTrainer
 
     rewards = advantages.install(config)
     end_tokens = end_token_ids(resolve_model_path(config.worker.actor.model.model_path or ""), processor.tokenizer)
-    recorder = None
-    if records_steps(config):
-        recorder = StepRecorder(config, run, datasets[0].prompts, processor.tokenizer, end_tokens)
     try:
         with progress.stage("starting verl's queue"):
             tq.init(verl_config.transfer_queue)
         trainer = GMPOTrainer(
             verl_config, run=run, progress=progress, trackers=trackers, datasets=datasets,
-            end_tokens=end_tokens, save_limit=config.trainer.save_limit, recorder=recorder,
+            end_tokens=end_tokens, save_limit=config.trainer.save_limit,
+            inspection=_inspection(config, run, progress, datasets[0], processor, end_tokens),
             max_log_prob_gap=config.worker.rollout.max_log_prob_gap, correction=correction_of(config),
             samples_shown=(config.trainer.log_samples, config.trainer.val_generations_to_log), algorithm=config.algorithm,
             max_tries=config.trainer.max_try_make_batch, rewards=rewards,
@@ -246,3 +245,22 @@ def _train(
     finally:
         trackers.finish()
         tq.close()
+
+
+def _inspection(
+    config: Config, run: RunDirectory, progress: Progress, training: GMPODataset, processor: Processor, end_tokens: list[int]
+) -> Any:
+    """What is written of steps, as far as the configuration asks for it."""
+    from gmpo_mm.engines.verl.inspection import StepInspection
+    from gmpo_mm.engines.verl.recording import StepRecorder
+
+    recorder, losses = None, config.trainer.compare_losses
+    if records_steps(config):
+        recorder = StepRecorder(config, run, training.prompts, processor.tokenizer, end_tokens)
+    return StepInspection(
+        run,
+        progress,
+        recorder,
+        compared_configs(policy_loss_config(config), losses) if losses else {},
+        end_tokens if config.algorithm.mask_truncated_completions else None,
+    )

@@ -1,4 +1,4 @@
-"""A step of engine verl as a record (`runs/step_record.py`): rows of verl's queue, group by group again."""
+"""A step of engine verl as a record (`runs/step_record.py`)."""
 
 from __future__ import annotations
 
@@ -7,24 +7,19 @@ from typing import Any
 
 import ray
 import torch
-import transfer_queue as tq
 from torch.distributed.tensor import DTensor
 from torch.nn.utils.rnn import pad_sequence
-from transfer_queue import KVBatchMeta
 from verl.utils.device import get_device_id
 
 from gmpo_mm.config import Config
 from gmpo_mm.config.recording import is_recorded
 from gmpo_mm.data import PromptDataset
 from gmpo_mm.engines.batch_metrics import truncated_rows
-from gmpo_mm.engines.verl.seen import Seen
+from gmpo_mm.engines.verl.step_rows import StepRows
 from gmpo_mm.models.weights_hash import weights_sha256
 from gmpo_mm.runs.run_directory import RunDirectory
 from gmpo_mm.runs.step_record import RecordedPrompt, StepRecord, remove_leftovers, write_picture, write_step
 
-FIELDS = (
-    "prompts", "responses", "response_mask", "rollout_log_probs", "old_log_probs", "ref_log_prob", "advantages", "extra_info",
-)  # fmt: skip
 OF_THE_MACHINE = ("timing_s/", "perf/", "memory/")
 """Parts of names of metrics that a record leaves out: they differ from run to run."""
 WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
@@ -34,7 +29,10 @@ WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod."
 class StepRecorder:
     """Writes the steps that `trainer.record_steps` asks for."""
 
-    def __init__(self, config: Config, run: RunDirectory, prompts: PromptDataset, tokenizer: Any, end_tokens: Sequence[int]):
+    def __init__(
+        self, config: Config, run: RunDirectory, prompts: PromptDataset, tokenizer: Any, end_tokens: Sequence[int]
+    ) -> None:
+        """`prompts` are the training data, `end_tokens` end a response."""
         self.config, self.run, self.prompts = config, run, prompts
         self.tokenizer, self.end_tokens = tokenizer, list(end_tokens)
         self._before = ("", 0.0)
@@ -48,63 +46,39 @@ class StepRecorder:
         """Before the first update of a recorded step; `workers` are the actors that hold the weights."""
         self._before = _trained_weights(workers)
 
-    def end(
-        self,
-        step: int,
-        batch: KVBatchMeta,
-        facts: Sequence[Mapping[str, Any]],
-        asked: Sequence[str],
-        seen: Seen,
-        metrics: Mapping[str, float],
-        workers: Sequence[Any],
-    ) -> None:
-        """After the last update of a recorded step.
-
-        `facts` are what the reward manager said of each row, `asked` the names of the step's prompts in the data loader's
-        order, `seen` numbers the rows as `batch` does.
-        """
-        order = _by_group(batch.keys, asked)
-        rows = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=list(FIELDS))
-        columns = {name: rows[name].unbind() for name in FIELDS if name in rows and name != "extra_info"}
-        facts = [facts[row] for row in order]
-        scores = [fact["scores"] for fact in facts]
-
-        def padded(name: str) -> torch.Tensor:
-            return pad_sequence([columns[name][row] for row in order], batch_first=True)
-
-        names = [batch.keys[row].split("_")[0] for row in order]
+    def end(self, step: int, rows: StepRows, metrics: Mapping[str, float], workers: Sequence[Any]) -> None:
+        """After the last update of a recorded step."""
+        names = rows.prompts
+        facts = [fields["reward_extra_info"] for fields in rows.fetch(range(len(names)), "extra_fields")]
         groups = {name: number for number, name in enumerate(dict.fromkeys(names))}
-        first_rows = [order[names.index(name)] for name in groups]
-        infos = [getattr(info, "data", info) for info in rows["extra_info"]]
-        responses_BT, mask_BT = padded("responses"), padded("response_mask").bool()
-        truncated_B = truncated_rows(responses_BT, mask_BT, self.end_tokens)
-        algorithm, place = self.config.algorithm, {row: i for i, row in enumerate(order)}
-        in_loss = algorithm.use_kl_loss and not algorithm.disable_kl
+        scores = [fact["scores"] for fact in facts]
         parts = dict.fromkeys(name for score in scores for name in score if name != "overall")
+        responses_BT, mask_BT = rows.padded("responses"), rows.padded("response_mask").bool()
+        truncated_B = truncated_rows(responses_BT, mask_BT, self.end_tokens)
+        algorithm = self.config.algorithm
+        has_kl_loss = algorithm.use_kl_loss and not algorithm.disable_kl
         (before, rate), (after, _) = self._before, _trained_weights(workers)
         record = StepRecord(
             step=step,
             engine="verl",
-            prompts=[
-                self._prompt(infos[row]["index"], columns["prompts"][row], batch, batch.keys[row]) for row in first_rows
-            ],
+            prompts=self._prompts(rows, [names.index(name) for name in groups]),
             group_ids_B=torch.tensor([groups[name] for name in names]),
             response_ids_BT=responses_BT,
             mask_BT=mask_BT,
             texts=[fact["response"] for fact in facts],
             stop_reasons=["length" if cut else "stop" for cut in truncated_B.tolist()],
             rewards_B=_numbers(scores, "overall"),
-            advantages_BT=padded("advantages"),
-            updates=[sorted(place[row] for row in update) for update in seen.updates],
+            advantages_BT=rows.padded("advantages"),
+            updates=rows.seen.updates,
             reward_parts={name: _numbers(scores, name) for name in parts},
             left_out=frozenset(truncated_B.nonzero()[:, 0].tolist() if algorithm.mask_truncated_completions else ()),
-            sampler_log_probs_BT=padded("rollout_log_probs"),
-            old_log_probs_BT=padded("old_log_probs"),
-            ref_log_probs_BT=padded("ref_log_prob") if "ref_log_prob" in columns else None,
-            log_probs_BT=pad_sequence([seen.log_probs[row] for row in order], batch_first=True),
+            sampler_log_probs_BT=rows.padded("rollout_log_probs"),
+            old_log_probs_BT=rows.padded("old_log_probs"),
+            ref_log_probs_BT=rows.padded_if_any("ref_log_prob"),
+            log_probs_BT=pad_sequence(rows.seen.log_probs, batch_first=True),
             temperature=self.config.worker.rollout.temperature,
             learning_rate=rate,
-            kl_coef=algorithm.kl_coef if in_loss else None,
+            kl_coef=algorithm.kl_coef if has_kl_loss else None,
             metrics={
                 name: float(value) for name, value in metrics.items() if not any(part in name for part in OF_THE_MACHINE)
             },
@@ -112,33 +86,26 @@ class StepRecorder:
             versions=self.run.environment,
             weights_before=before,
             weights_after=after,
-            lengths_B=[len(columns["responses"][row]) for row in order],
+            lengths_B=[len(row) for row in rows.columns["responses"]],
         )
         write_step(self.run.path, record)
 
-    def _prompt(self, index: int, ids_S: torch.Tensor, batch: KVBatchMeta, key: str) -> RecordedPrompt:
-        """A prompt as verl's workers read it; its text and pictures are the data set's."""
-        ours = self.prompts[index]
-        text = ours.text if torch.equal(ids_S, ours.input_ids_S) else self.tokenizer.decode(ids_S)
-        grids = None
-        if ours.images:
-            got = tq.kv_batch_get(keys=[key], partition_id=batch.partition_id, select_fields=["multi_modal_inputs"])
-            (inputs,) = (getattr(each, "data", each) for each in got["multi_modal_inputs"])
-            grids = inputs["image_grid_thw"]
-        names = tuple(write_picture(self.run.path, image) for image in ours.images)
-        source = ours.record
-        return RecordedPrompt(str(source.id), text, source.problem, str(source.answer), ids_S, names, grids)
-
-
-def _by_group(keys: Sequence[str], asked: Sequence[str]) -> list[int]:
-    """The rows of a batch in the order of its prompts and their samples; verl's keys are PROMPT_SAMPLE_PART."""
-    number = {name: i for i, name in enumerate(asked)}
-
-    def place(row: int) -> tuple[int, ...]:
-        name, *others = keys[row].split("_")
-        return (number[name], *map(int, others))
-
-    return sorted(range(len(keys)), key=place)
+    def _prompts(self, rows: StepRows, firsts: Sequence[int]) -> list[RecordedPrompt]:
+        """The prompts of these rows as verl's workers read them; their texts and pictures are the data set's."""
+        encoded = [self.prompts[info["index"]] for info in rows.fetch(firsts, "extra_info")]
+        found = []
+        for row, ours in zip(firsts, encoded, strict=True):
+            ids_S, grids_N3 = rows.columns["prompts"][row], None
+            if ours.images:
+                (inputs,) = rows.fetch([row], "multi_modal_inputs")
+                grids_N3 = inputs["image_grid_thw"]
+            text = ours.text if torch.equal(ids_S, ours.input_ids_S) else self.tokenizer.decode(ids_S)
+            names = tuple(write_picture(self.run.path, image) for image in ours.images)
+            source = ours.record
+            found.append(
+                RecordedPrompt(str(source.id), text, source.problem, str(source.answer), ids_S, names, grids_N3)
+            )
+        return found
 
 
 def _numbers(scores: Sequence[Mapping[str, float]], name: str) -> torch.Tensor:
@@ -151,10 +118,7 @@ def _trained_weights(workers: Sequence[Any]) -> tuple[str, float]:
 
 
 def weights_here(worker: Any) -> tuple[str, float]:
-    """In a worker's process: the hash (rank 0; others only help to put the tensors together) and the learning rate.
-
-    One tensor at a time is put together.
-    """
+    """In a worker's process: the hash, which rank 0 makes, and the learning rate; one tensor at a time is put together."""
     engine = next(role.actor.engine for role in worker.worker_dict.values() if getattr(role, "actor", None) is not None)
     digest = ""
     if torch.distributed.get_rank() == 0:
@@ -166,9 +130,10 @@ def weights_here(worker: Any) -> tuple[str, float]:
 
 
 def _whole_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """The trained parameters under their names in the model; every rank has to ask for each of them."""
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             for wrapper in WRAPPERS:
                 name = name.replace(wrapper, "")
-            is_cut = isinstance(parameter, DTensor)
-            yield name, parameter.detach().to(get_device_id()).full_tensor() if is_cut else parameter
+            here = parameter.detach().to(get_device_id())  # an offloaded part can't be gathered
+            yield name, here.full_tensor() if isinstance(here, DTensor) else here

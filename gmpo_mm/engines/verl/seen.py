@@ -6,7 +6,6 @@ holds. It travels with the metrics, so no pass is added.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +21,22 @@ _SEEN = "gmpo_seen"
 
 @dataclass(frozen=True)
 class Seen:
-    """The rows of each optimizer step, in order, of all epochs and ranks; and each row's log-probabilities in the last one."""
+    """Which rows were in each forward pass of an update, and each row's log-probabilities in the last epoch."""
 
-    updates: list[list[int]]
+    calls: list[list[list[int]]]
+    """For each optimizer step, in order, of all epochs: the rows of each micro-batch, of all ranks."""
     log_probs: list[torch.Tensor]
     """For each row (tokens,), float32."""
+
+    @property
+    def updates(self) -> list[list[int]]:
+        """The rows of each optimizer step, in increasing order."""
+        return [sorted(row for rows in calls for row in rows) for calls in self.calls]
+
+    @property
+    def last_epoch(self) -> list[list[list[int]]]:
+        """The calls of the last epoch's optimizer steps."""
+        return self.calls[-(len(self.log_probs) // sum(map(len, self.calls[0]))) :]
 
 
 def seen_here(data: Any, log_probs_BT: torch.Tensor) -> dict[str, Any]:
@@ -44,28 +54,27 @@ def seen_here(data: Any, log_probs_BT: torch.Tensor) -> dict[str, Any]:
 def take_seen(metrics: dict[str, Any], updates: int) -> Seen | None:
     """Remove the entries of all micro-batches from what `update_actor` returned; None where the rows had no numbers.
 
-    verl strings the mini-batches together, each with the micro-batches of all its ranks, and gives all the same number of rows.
+    verl strings the mini-batches together, each with the micro-batches of all its ranks, and gives all the same number of
+    rows. Raises TrainingError where an epoch does not hold each row once.
     """
     parts: list[tuple[list[int], list[int], np.ndarray]] = metrics.pop(_SEEN, [])
     if not parts:
         return None
-    size, rest = divmod(sum(len(rows) for rows, _, _ in parts), updates)
-    found: list[list[int]] = [[]]
+    size = sum(len(rows) for rows, _, _ in parts) // updates
+    calls: list[list[list[int]]] = [[]]
     log_probs: dict[int, torch.Tensor] = {}
     for rows, lengths, flat in parts:
-        if len(found[-1]) == size:
-            found.append([])
-        found[-1] += rows
+        if sum(map(len, calls[-1])) >= size:
+            calls.append([])
+        calls[-1].append(rows)
         log_probs |= zip(rows, torch.from_numpy(flat).split(lengths), strict=True)
-    if rest or any(len(rows) != size for rows in found) or len(found) != updates:
-        raise TrainingError(f"verl's {updates} mini-batches came back with {[len(rows) for rows in found]} rows")
-    _check_whole(found, len(log_probs))
-    return Seen([sorted(rows) for rows in found], [log_probs[row] for row in range(len(log_probs))])
-
-
-def _check_whole(updates: Iterable[list[int]], rows: int) -> None:
-    """Every epoch trains on each row once."""
-    in_order = [row for update in updates for row in update]
-    epochs = [in_order[start : start + rows] for start in range(0, len(in_order), rows)]
-    if any(sorted(epoch) != list(range(rows)) for epoch in epochs):
-        raise TrainingError("verl's mini-batches do not hold each row of the step once an epoch")
+    in_order = [row for update in calls for rows in update for row in rows]
+    count = len(log_probs)
+    epochs = [in_order[start : start + count] for start in range(0, len(in_order), count)]
+    is_cut_evenly = len(calls) == updates and all(sum(map(len, update)) == size for update in calls)
+    if not is_cut_evenly or any(sorted(epoch) != list(range(count)) for epoch in epochs):
+        raise TrainingError(
+            f"verl's {updates} mini-batches came back with {[sum(map(len, update)) for update in calls]} rows, and not each of "
+            f"the step's {count} once an epoch"
+        )
+    return Seen(calls, [log_probs[row] for row in range(count)])

@@ -28,10 +28,10 @@ from gmpo_mm.engines.step_log import StepLog
 from gmpo_mm.engines.verl.advantages import Rewards
 from gmpo_mm.engines.verl.batch_metrics import batch_metrics, corrected, sampler_gap
 from gmpo_mm.engines.verl.dataset import GMPODataset
+from gmpo_mm.engines.verl.inspection import StepInspection
 from gmpo_mm.engines.verl.losses import measured_loss, take_metrics
-from gmpo_mm.engines.verl.recording import StepRecorder
 from gmpo_mm.engines.verl.rewards import ERROR
-from gmpo_mm.engines.verl.seen import ROW, Seen, take_seen
+from gmpo_mm.engines.verl.seen import ROW
 from gmpo_mm.errors import TrainingError
 from gmpo_mm.rewards.filtering import FilterLimits
 from gmpo_mm.rewards.parts import reward_parts
@@ -65,9 +65,9 @@ class GMPOTrainer(PPOTrainerSync):
         algorithm: AlgorithmConfig,
         max_tries: int,
         rewards: Rewards,
+        inspection: StepInspection,
         correction: Correction | None = None,
         samples_shown: tuple[int, int] = (0, 0),
-        recorder: StepRecorder | None = None,
     ) -> None:
         """`config` is verl's; `datasets` are for training and validation, `end_tokens` end a response, `samples_shown` are
         trainer.log_samples and val_generations_to_log, `max_tries` is trainer.max_try_make_batch. Rewards for an estimator of
@@ -87,9 +87,7 @@ class GMPOTrainer(PPOTrainerSync):
         self._save_is_due = False
         self._skipped_in_a_row = 0
         self._own_metrics: dict[str, float] = {}
-        self.recorder = recorder
-        self._asked: list[str] = []
-        self._seen: Seen | None = None
+        self.inspection = inspection
 
     # ---- what verl asks for and we answer --------------------------------------------------------------------------------
 
@@ -129,20 +127,11 @@ class GMPOTrainer(PPOTrainerSync):
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, Any]) -> KVBatchMeta:
         """All of a step that trains; what verl does after it changes no weights."""
-        self._asked.clear()
         batch = super().step(metrics, timing_raw)
         self.finished.note(self.global_steps, self.train_dataloader)
-        if self._is_recorded:
-            assert self.recorder is not None and self._seen is not None
-            with self.progress.stage(f"step {self.global_steps}: recording"):
-                known = metrics | self._own_metrics
-                workers = self.actor_rollout_wg.workers
-                self.recorder.end(self.global_steps, batch, self._facts(batch), self._asked, self._seen, known, workers)
+        known, workers = metrics | self._own_metrics, self.actor_rollout_wg.workers
+        self._own_metrics |= self.inspection.end(self.global_steps, batch, known, workers)
         return batch
-
-    @property
-    def _is_recorded(self) -> bool:
-        return self.recorder is not None and self.recorder.wants(self.global_steps)
 
     def prepare_step(self) -> dict[str, Any]:
         """Ask for the step's prompts, where the filter does not do it, try by try."""
@@ -150,7 +139,7 @@ class GMPOTrainer(PPOTrainerSync):
 
     def _next_train_batch(self, num_prompts: int | None = None) -> Any:
         batch = super()._next_train_batch(num_prompts)
-        self._asked += list(batch["uid"])
+        self.inspection.asked += list(batch["uid"])
         if self._filters is not None:
             self.replay_buffer.asked += list(batch["uid"])
         return batch
@@ -171,10 +160,8 @@ class GMPOTrainer(PPOTrainerSync):
         return [fact["scores"] for fact in facts]
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        if self._is_recorded:
-            assert self.recorder is not None
-            batch = self._put(batch, {ROW: torch.arange(len(batch))[:, None]})  # its metadata names the field
-            self.recorder.begin(self.actor_rollout_wg.workers)
+        if self.inspection.begin(self.global_steps, self.actor_rollout_wg.workers):
+            batch = self._put(batch, {ROW: torch.arange(len(batch))[:, None]})  # the new metadata names the field
         self.finished.update_begins()
         with self._without_truncated(batch):
             return super()._update_actor(batch, metrics)
@@ -272,7 +259,7 @@ class GMPOTrainer(PPOTrainerSync):
         metrics = output["metrics"]
         updates = take_metrics(metrics)
         norms = [float(norm) for norm in _listed(metrics["grad_norm"])]
-        self._seen = take_seen(metrics, len(norms))
+        self.inspection.take(metrics, len(norms))
         numbers = [finalize_metrics(update) | {"actor/grad_norm": norm} for update, norm in zip(updates, norms, strict=True)]
         columns = {name: [number.get(name) for number in numbers] for name in numbers[0]}
         self.run.log_metrics(self.global_steps, "updates", columns)
