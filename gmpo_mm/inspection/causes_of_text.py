@@ -198,7 +198,11 @@ def pictures(pairs: Sequence[tuple[Picture, Picture]], a: Source, b: Source) -> 
                 "their files are not there to be compared",
             )
         ]
-    x_HWC, y_HWC = (np.asarray(Image.open(file).convert("RGB")).astype(int) for file in with_files[0])
+    try:
+        x_HWC, y_HWC = (np.asarray(Image.open(file).convert("RGB")).astype(int) for file in with_files[0])
+    except OSError as error:
+        evidence = f"one of them can't be read: {' '.join(str(error).split())[:120]}"
+        return [Cause("pixels", "pictures of the same size with other pixels", evidence)]
     if (x_HWC == y_HWC[..., ::-1]).all():
         return [
             Cause("channels", "red and blue are exchanged (RGB read as BGR)", f"in {len(pairs)} pictures")

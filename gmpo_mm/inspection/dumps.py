@@ -52,10 +52,10 @@ class _Verl(Reader):
 
     def steps(self) -> list[int]:
         # the first line of each file is enough: a file holds one step
-        return sorted(step for file in self.files if (step := _first_line(file).get("step")) is not None)
+        return sorted(self._by_step())
 
     def read(self, step: int | None) -> Source:
-        file = _of_step(self.path, {_first_line(f).get("step"): f for f in self.files}, step)
+        file = _of_step(self.path, self._by_step(), step)
         rows = _json_lines(file)
         known = {"input", "output", "gts", "score", "step", "uid", "request_id"}
         inputs: dict[str | None, set[Any]] = defaultdict(set)
@@ -79,11 +79,19 @@ class _Verl(Reader):
             parts = {k: float(v) for k, v in row.items() if k not in known and _is_number(v)}
             samples.append(
                 Sample(
-                    number, prompt, str(row["output"]), reward=float(row["score"]), parts=parts, group=group
+                    number,
+                    prompt,
+                    str(row["output"]),
+                    reward=_number(row["score"], file),
+                    parts=parts,
+                    group=group,
                 )
             )
         kind = "verl's generations (trainer.rollout_data_dir or validation_data_dir)"
-        return Source(file, kind, rows[0]["step"], samples, list(prompts.values()), DECODED)
+        return Source(file, kind, _step(rows[0]["step"], file), samples, list(prompts.values()), DECODED)
+
+    def _by_step(self) -> dict[int, Path]:
+        return {_step(_first_line(file).get("step"), file): file for file in self.files}
 
 
 def _uid(row: Mapping[str, Any]) -> str | None:
@@ -140,17 +148,16 @@ class _TRL(Reader):
         self.files, self.folder = files, path.is_dir()
 
     def steps(self) -> list[int]:
-        return sorted(int(_parquet(file)[0]["step"]) for file in self.files)
+        return sorted(self._by_step())
 
     def read(self, step: int | None) -> Source:
-        tables = {int(_parquet(file)[0]["step"]): file for file in self.files}
-        file = _of_step(self.path, tables, step)
+        file = _of_step(self.path, self._by_step(), step)
         rows = _parquet(file)
         prompts: dict[str, Prompt] = {}
         samples = []
         kinds = set()
         for number, row in enumerate(rows):
-            text, kind = _text(row["prompt"])
+            text, kind = _text(row["prompt"], file)
             kinds.add(kind)
             prompt = prompts.setdefault(text, Prompt(text))
             parts = {
@@ -158,27 +165,33 @@ class _TRL(Reader):
                 for k, v in row.items()
                 if k not in ("step", "prompt", "completion", "advantage") and _is_number(v)
             }
-            advantage = float(row["advantage"]) if row.get("advantage") is not None else None
+            advantage = float(row["advantage"]) if _is_number(row.get("advantage")) else None
             # the weights of the reward functions are not in the file
             reward = next(iter(parts.values())) if len(parts) == 1 else None
             samples.append(
                 Sample(
                     number,
                     prompt,
-                    _text(row["completion"])[0],
+                    _text(row["completion"], file)[0],
                     reward=reward,
                     parts=parts,
                     advantage=advantage,
                 )
             )
         text_kind = MESSAGES if MESSAGES in kinds else WITH_SPECIALS
+        number_of_step = _step(rows[0]["step"], file)
         return Source(
-            file, "TRL's logged completions", int(rows[0]["step"]), samples, list(prompts.values()), text_kind
+            file, "TRL's logged completions", number_of_step, samples, list(prompts.values()), text_kind
         )
+
+    def _by_step(self) -> dict[int, Path]:
+        return {_step(_parquet(file, ["step"])[0]["step"], file): file for file in self.files}
 
 
 def _of_step(path: Path, files: Mapping[Any, Path], step: int | None) -> Path:
     if not path.is_dir():
+        if step not in (None, *files):
+            raise DataError(f"{path} is step {min(files)}, not {step}: leave --step out, or name another")
         return path
     if step is None:
         return files[min(files)]
@@ -226,12 +239,12 @@ def _is_trl(file: Path) -> bool:
         return False
 
 
-def _parquet(file: Path) -> list[dict[str, Any]]:
+def _parquet(file: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(file).to_pylist()
+        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(file, columns=columns).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{file} can't be read ({' '.join(str(error).split())[:200]}); {_ADVICE}") from None
     if not rows:
@@ -239,12 +252,14 @@ def _parquet(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _text(value: Any) -> tuple[str, str]:
+def _text(value: Any, file: Path) -> tuple[str, str]:
     """The text of a prompt or completion of TRL, and its kind: plain, or the messages' contents."""
     if isinstance(value, str):
         return value, WITH_SPECIALS if _SPECIAL.search(value) else DECODED
+    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
+        raise DataError(f"{file}: a prompt or completion is neither text nor messages; {_ADVICE}")
     contents = []
-    for message in value or ():
+    for message in value:
         content = message.get("content")
         if isinstance(content, list):
             content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
@@ -268,8 +283,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not (isinstance(value, float) and value != value)
 
 
-def _number(text: str, file: Path) -> float:
+def _number(value: Any, file: Path) -> float:
     try:
-        return float(text)
-    except ValueError:
-        raise DataError(f"{file}: the score {text[:40]!r} is no number; {_ADVICE}") from None
+        return float(value)
+    except (TypeError, ValueError):
+        raise DataError(f"{file}: the score {str(value)[:40]!r} is no number; {_ADVICE}") from None
+
+
+def _step(value: Any, file: Path) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise DataError(f"{file}: the step {str(value)[:40]!r} is no whole number; {_ADVICE}")
+    return value

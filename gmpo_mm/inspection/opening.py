@@ -24,11 +24,7 @@ def open_sources(a: Path, b: Path, step: int | None) -> tuple[Source, Source]:
     if step is None:
         steps = [reader.steps() for reader in readers]
         common = sorted(set(steps[0]) & set(steps[1]))
-        if (
-            all(steps)
-            and not common
-            and all(len(found) > 1 or reader.folder for reader, found in zip(readers, steps))
-        ):
+        if all(steps) and not common and any(reader.folder for reader in readers):
             shown = [_listed(found) for found in steps]
             raise DataError(
                 f"{a} and {b} have no step in common: {shown[0]} against {shown[1]}; record the same step in "
@@ -85,7 +81,12 @@ class _RecordFile(Reader):
         return [self._record.step]
 
     def read(self, step: int | None) -> Source:
-        return from_record(self._record, self.path, self.path.parent.parent)
+        record = self._record
+        if step not in (None, record.step):
+            raise DataError(
+                f"{self.path} is step {record.step}, not {step}: leave --step out, or name another"
+            )
+        return from_record(record, self.path, self.path.parent.parent)
 
 
 def _reader(path: Path) -> Reader:
@@ -112,7 +113,12 @@ def _reader(path: Path) -> Reader:
 
 
 def from_record(record: StepRecord, path: Path, run_dir: Path) -> Source:
-    """A record of ours."""
+    """A record of ours. DataError where a response's group is no prompt of the record."""
+    groups = range(len(record.prompts))
+    if any(group not in groups for group in record.group_ids_B.tolist()):
+        raise DataError(
+            f"{path}: a response's group is none of its {len(groups)} prompts; record the step again"
+        )
     prompts = [
         Prompt(
             p.text,

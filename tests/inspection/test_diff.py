@@ -171,6 +171,25 @@ def test_runs_without_records_are_compared_by_configuration_and_metrics(
 def test_a_step_that_a_run_has_not_is_named(recorded: Recorded) -> None:
     with pytest.raises(DataError, match="step 1 has no record; there are step 2"):
         gmpo_mm.diff(recorded.run, recorded.run, 1)
+    record = recorded.run / "rollouts" / f"step_{STEP}.json"
+    with pytest.raises(DataError, match="is step 2, not 3"):
+        gmpo_mm.diff(record, record, 3)
+
+
+def test_sides_without_a_common_step_are_an_error(recorded: Recorded, tmp_path: Path) -> None:
+    def change(record: StepRecord) -> None:
+        record.step = 5
+
+    with pytest.raises(DataError, match="no step in common: step 2 against step 5"):
+        gmpo_mm.diff(recorded.run, recorded.write(tmp_path / "b", change))
+
+
+def test_a_group_that_is_no_prompt_of_the_record_is_an_error(recorded: Recorded, tmp_path: Path) -> None:
+    def change(record: StepRecord) -> None:
+        record.group_ids_B = record.group_ids_B + 1
+
+    with pytest.raises(DataError, match="a response's group is none of its 8 prompts"):
+        gmpo_mm.diff(recorded.run, recorded.write(tmp_path / "b", change))
 
 
 def test_the_command_ends_with_0_for_equal_1_for_different_and_2_for_an_error(

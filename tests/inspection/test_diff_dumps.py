@@ -138,6 +138,9 @@ def test_what_cant_be_read_is_named_with_its_line(tmp_path: Path) -> None:
     broken.write_text(good.read_text() + "{half\n")
     with pytest.raises(DataError, match=r"1\.jsonl, line 9: not a JSON object"):
         gmpo_mm.diff(good, broken)
+    broken.write_text(good.read_text().replace('"score": 1.0', '"score": "high"', 1))
+    with pytest.raises(DataError, match=r"1\.jsonl: the score 'high' is no number"):
+        gmpo_mm.diff(good, broken)
     log = tmp_path / "generations.log"
     log.write_text((DUMPS / "easyr1" / "generations.log").read_text() + "[prompt] cut")
     with pytest.raises(DataError, match=r"generations\.log, line \d+: no sample"):
@@ -150,3 +153,5 @@ def test_what_cant_be_read_is_named_with_its_line(tmp_path: Path) -> None:
         gmpo_mm.diff(good, tmp_path / "missing")
     with pytest.raises(DataError, match="no file of step 7; there are 1, 2"):
         gmpo_mm.diff(DUMPS / "verl_v1", DUMPS / "verl_v1", 7)
+    with pytest.raises(DataError, match=r"1\.jsonl is step 1, not 2"):
+        gmpo_mm.diff(good, good, 2)
