@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gmpo_mm.evaluation.compare import Comparison  # noqa: F401  (named in text)
     from gmpo_mm.evaluation.grade_file import GradeFileReport
     from gmpo_mm.evaluation.results import Result
+    from gmpo_mm.inspection.diff import Diff
     from gmpo_mm.inspection.replay import Replay
     from gmpo_mm.reports.report import Report
     from gmpo_mm.runs.step_record import StepRecord
@@ -369,6 +370,19 @@ def load_step(run: str | Path, step: int | None = None) -> StepRecord:
     from gmpo_mm.runs.step_record import load_step
 
     return load_step(run, step)
+
+
+def diff(a: str | Path | Run, b: str | Path | Run, step: int | None = None) -> Diff:
+    """The first stage at which a step of two runs, records or dumps of other projects parts, and the likely cause.
+
+    Raises DataError for what can't be read, or has nothing in common.
+
+    >>> gmpo_mm.diff("runs/local", "runs/verl", 1).first.causes  # doctest: +SKIP
+    """
+    from gmpo_mm.inspection.diff import diff as compare_steps
+
+    one, other = (side.path if isinstance(side, Run) else side for side in (a, b))
+    return compare_steps(one, other, step)
 
 
 def replay(
