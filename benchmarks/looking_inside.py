@@ -2,7 +2,8 @@
 
 Each variant is a training run in a process of its own. They take turns, step by step, and since nothing that is measured
 changes a run, step k is the same work in all of them: a ratio is the median over the steps of one variant's time divided by
-that of the plain run's same step.
+that of the plain run's same step. A busy machine moves them by several percent, so the CPU time of what is added is also
+taken by itself, inside the step ("added alone").
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import io
 import multiprocessing
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -43,6 +45,8 @@ class Steps:
 
     wall_s: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
+    added_s: list[float] = field(default_factory=list)
+    """CPU seconds of what a variant adds, measured by itself."""
     bytes_a_step: float = 0.0
 
 
@@ -52,17 +56,26 @@ def run_in_turn(turn: Connection, workload: Workload, folder: Path, name: str) -
 
     from benchmarks.local_side import build_config
     from gmpo_mm.engines.local import launch as local
+    from gmpo_mm.runs.trackers import Trackers
+    from gmpo_mm.training.actor import Actor
+    from gmpo_mm.training.compare_losses import KIND, LossComparison
+    from gmpo_mm.training.recording import StepRecorder
     from gmpo_mm.training.trainer import Trainer
 
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
-    step = Trainer._step
+    step, added = Trainer._step, [0.0]
+    for owner, method in ((LossComparison, "line"), (Actor, "accumulate"), (StepRecorder, "begin"), (StepRecorder, "end")):
+        setattr(owner, method, counted(getattr(owner, method), added))
+    log = Trackers.log
+    compared = counted(log, added)
+    Trackers.log = lambda self, *args: (compared if args[1] == KIND else log)(self, *args)  # type: ignore[method-assign]
 
     def measured(self: Trainer, *args: Any) -> None:
         turn.recv()
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall, cpu, before = time.perf_counter(), time.process_time(), added[0]
         step(self, *args)
-        turn.send((time.perf_counter() - wall, time.process_time() - cpu))
+        turn.send((time.perf_counter() - wall, time.process_time() - cpu, added[0] - before))
 
     Trainer._step = measured  # type: ignore[method-assign]
     loaded = build_config(workload, folder)
@@ -74,6 +87,18 @@ def run_in_turn(turn: Connection, workload: Workload, folder: Path, name: str) -
         local.train(loaded)
     kept = [file for file in run.rglob("*") if file.is_file() and file.parts[len(run.parts)] in ("rollouts", "metrics.jsonl")]
     turn.send(sum(file.stat().st_size for file in kept))
+
+
+def counted(function: Callable[..., Any], total: list[float]) -> Callable[..., Any]:
+    """The function, with its CPU seconds added to `total[0]`."""
+
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        started = time.process_time()
+        result = function(*args, **kwargs)
+        total[0] += time.process_time() - started
+        return result
+
+    return inner
 
 
 def prepare(long_prompts: bool, arguments: argparse.Namespace, folder: Path) -> Workload:
@@ -103,10 +128,11 @@ def measure(long_prompts: bool, arguments: argparse.Namespace, console: Console)
             for step in range(workload.total_rounds):
                 for name, (parent, _) in pipes.items():
                     parent.send("go")
-                    wall, cpu = parent.recv()
+                    wall, cpu, added = parent.recv()
                     if step:
                         measured[name].wall_s.append(wall)
                         measured[name].cpu_s.append(cpu)
+                        measured[name].added_s.append(added)
                 console.print(f"step {step + 1}/{workload.total_rounds}", style="dim", highlight=False)
             for name, (parent, _) in pipes.items():
                 measured[name].bytes_a_step = parent.recv() / workload.total_rounds
@@ -127,7 +153,7 @@ def extra(found: Steps, plain: Steps, kind: str) -> float:
 def main() -> None:
     """Measure both workloads and print a table of each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=20, help="counted steps of the bundled model; a quarter with long prompts")
+    parser.add_argument("--rounds", type=int, default=20, help="counted steps; a quarter of them with long prompts")
     parser.add_argument("--json", type=Path, help="file for what was measured")
     arguments = parser.parse_args()
     console, ratios, numbers = Console(width=110), Ratios(), {}
@@ -135,14 +161,15 @@ def main() -> None:
         measured = measure(long_prompts, arguments, console)
         plain = measured[PLAIN]
         table = Table(title=f"{title}: a step, median of {len(plain.cpu_s)}", title_justify="left")
-        for header in ("", "CPU s", "wall s", "CPU more", "wall more", "KB written a step"):
+        for header in ("", "CPU s", "wall s", "CPU more", "wall more", "added alone", "KB a step"):
             table.add_column(header, justify="left" if not header else "right")
         for name, found in measured.items():
             more = [f"{extra(found, plain, kind):+.1%}" for kind in ("cpu_s", "wall_s")]
             seconds = [f"{statistics.median(getattr(found, kind)):.3f}" for kind in ("cpu_s", "wall_s")]
-            table.add_row(name, *seconds, *more, f"{found.bytes_a_step / 1000:.1f}")
+            alone = statistics.median(found.added_s) / statistics.median(plain.cpu_s)
+            table.add_row(name, *seconds, *more, f"{alone:.1%}", f"{found.bytes_a_step / 1000:.1f}")
             if name != PLAIN:
-                ratios.add(f"{title}: CPU time of a step, {name} / without", 1 + extra(found, plain, "cpu_s"), 1, better="lower")
+                ratios.add(f"{title}: CPU time of {name} / of a step", alone, 1, better="lower")
         console.print(table)
         numbers[title] = {name: vars(found) for name, found in measured.items()}
     console.print(f"Goal: compare_losses under {GOAL:.0%}.")

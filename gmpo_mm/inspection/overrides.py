@@ -53,15 +53,21 @@ MATTERS = (
 )
 
 
-def recorded_config(config: Mapping[str, Any], how: Sequence[str] = ()) -> LoadedConfig:
-    """The configuration of a record, with overrides of `HOW`, and without values that were saved as hidden.
+def recorded_config(
+    config: Mapping[str, Any], overrides: Sequence[str] = (), *, trust_code: bool = False
+) -> LoadedConfig:
+    """The configuration of a record with overrides, and without values that were saved as hidden.
+
+    A record may come from somebody else: unless `trust_code`, ConfigError where it names code that would run.
     """
+    if not trust_code:
+        _check_code(config)
     sections = [f"{name}={json.dumps(value)}" for name, value in _shown(config).items()]
     if not sections:
         raise ConfigError(
             "the record holds no configuration, so its update can't be done again; record the step again"
         )
-    return load_config(None, [*sections, *how])
+    return load_config(None, [*sections, "trainer.compare_losses=[]", *overrides])
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -85,11 +91,11 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def other_config(
-    own: LoadedConfig, overrides: Sequence[str], config: Mapping[str, Any], how: Sequence[str]
+    config: Mapping[str, Any], how: Sequence[str], overrides: Sequence[str], *, trust_code: bool = False
 ) -> LoadedConfig:
     """The configuration with the overrides, checked as one for training is, as far as the update goes."""
     given = {key for text in overrides for key in flatten_override(text)}
-    loaded = recorded_config(config, [*how, *overrides])
+    loaded = recorded_config(config, [*how, *overrides], trust_code=trust_code)
     # keys of the run's own loss are no slip where the override chooses another loss
     unread = (
         unread_loss_keys(loaded.config)
@@ -126,6 +132,21 @@ def changed(own: LoadedConfig, other: LoadedConfig, keys: Sequence[str]) -> bool
     """Whether any of the keys has another value."""
     one, two = flatten(own.config), flatten(other.config)
     return any(one[key] != two[key] for key in keys)
+
+
+def _check_code(config: Mapping[str, Any]) -> None:
+    actor = (config.get("worker") or {}).get("actor") or {}
+    loss, model = str(actor.get("loss_type", "")), actor.get("model") or {}
+    if ".py" in loss:
+        raise ConfigError(
+            f"the record's {ACTOR}loss_type = {loss!r} names a file whose code would run; add --trust-code "
+            "if you know it"
+        )
+    if model.get("trust_remote_code", False) is not False:
+        raise ConfigError(
+            f"the record's {ACTOR}model.trust_remote_code = true: code that comes with the model "
+            f"{model.get('model_path')!r} would run; add --trust-code if you know it"
+        )
 
 
 def _shown(value: Any) -> Any:

@@ -74,24 +74,25 @@ class Replay:
 
 def replay(
     run: str | Path, step: int | None = None, overrides: Sequence[str] = (), *, weights: str | None = None,
-    note: Note = lambda text: None,
+    trust_code: bool = False, note: Note = lambda text: None,
 ) -> Replay:  # fmt: skip
     """Do a recorded step again, and with overrides another update from its rollouts and its weights before.
 
     `run` is a run directory or a record's file. `weights` (a checkpoint, a model) stand in for those that the
-    run kept. Raises ConfigError for overrides that no update reads, DataError for records and weights that
-    are missing.
+    run kept. `trust_code` lets code run that the record names: a loss in a file, a model's own code.
+
+    Raises ConfigError for overrides that no update reads, DataError for records and weights that are missing.
     """
     how, others = keys.split_overrides(overrides)
     record = load_step(run, step)
     folder = _record_folder(Path(run))
-    own = keys.recorded_config(record.config, how)
+    own = keys.recorded_config(record.config, how, trust_code=trust_code)
     _check(own.config, record)
-    other = keys.other_config(own, others, record.config, how) if others else None
+    other = keys.other_config(record.config, how, others, trust_code=trust_code) if others else None
     if other is not None:
         _check_other(own, other, record, folder.parent)
     start = Start(None) if weights is not None else find_start(folder.parent, record.step)
-    work = _Work(record, folder, own, start, weights, note)
+    work = _Work(record, folder, own, start, weights, trust_code, note)
     work.begin()
     stages = work.steps_between(how)
     snapshot = work.snapshot() if other is not None else None
@@ -123,6 +124,7 @@ class _Work:
     own: LoadedConfig
     start: Start
     weights: str | None
+    trust_code: bool
     note: Note
     policy: PolicyModel = field(init=False)
     processor: Processor = field(init=False)
@@ -190,7 +192,7 @@ class _Work:
         for step in self.start.between:
             self.note(f"doing step {step} again")
             record = load_step(self.folder.parent, step)
-            config = keys.recorded_config(record.config, how).config
+            config = keys.recorded_config(record.config, how, trust_code=self.trust_code).config
             done = self._repeat(record, config)
             found += [replace(s, name=f"step {step}: {s.name}") for s in done.stages if s.same is False]
         if self.start.between and not found:

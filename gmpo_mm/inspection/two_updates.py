@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from gmpo_mm.algorithms import correction_weights, count_units
-from gmpo_mm.algorithms.token_weights import token_weights, weighed_tokens
+from gmpo_mm.algorithms.compared_losses import step_weights
+from gmpo_mm.algorithms.token_weights import weighed_tokens
 from gmpo_mm.inspection.update_again import LOSS, NORM, Update
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor
@@ -85,25 +85,7 @@ def update_weights(update: Update) -> torch.Tensor:
 
     At the log-probabilities that this step saw; 0 where a token was left out. Without KL and entropy terms.
     """
-    weights_BT = torch.zeros(update.seen_BT.shape)
-    last = len(update.updates) // update.config.epochs
-    for rows in update.updates[-last:]:
-        units = int(count_units(update.batch.host_mask_BT[list(rows)], update.config.loss))
-        if not (seen := [row for row in rows if update.seen_BT[row].any()]):
-            continue
-        log_probs_BT, old_BT, mask_BT = (
-            update.log_probs_BT[seen],
-            update.old_log_probs_BT[seen],
-            update.seen_BT[seen],
-        )
-        corrections_BT = None
-        if update.config.correction is not None:
-            sampler_BT = update.batch.sampler_log_probs_BT.cpu()[seen]
-            corrections_BT = correction_weights(old_BT, sampler_BT, mask_BT, update.config.correction)
-        weights_BT[seen] = token_weights(
-            log_probs_BT, old_BT, update.advantages[seen], mask_BT, update.config.loss, units, corrections_BT
-        )
-    return weights_BT
+    return step_weights(update.seen, update.config.loss)[0]
 
 
 def layer_groups(policy: PolicyModel) -> dict[str, str]:
@@ -174,14 +156,14 @@ def _one(
     members: Mapping[str, list[str]],
 ) -> OneUpdate:
     names = list(update.changes)
-    weighed_BT = weighed_tokens(update.advantages, update.seen_BT)
+    weighed_BT = weighed_tokens(update.seen.advantages_BT, update.seen.mask_BT)
     return OneUpdate(
         loss=update.metrics[LOSS],
         gradient_norm=norm(gradients, names),
         mean_gradient_norm=update.metrics.get(NORM, math.nan),
         group_norms={g: norm(gradients, names) for g, names in members.items() if names},
         step_size=norm(update.changes, names),
-        optimizer_steps=len(update.updates),
+        optimizer_steps=update.optimizer_steps,
         clipped=int((weighed_BT & (weights_BT == 0)).sum()),
         weighed=int(weighed_BT.sum()),
     )

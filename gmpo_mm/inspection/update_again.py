@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from gmpo_mm.algorithms import StepTokens
 from gmpo_mm.config.schema import Config
 from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.engines.local.launch import update_config
@@ -23,6 +25,7 @@ from gmpo_mm.runs.step_record import StepRecord
 from gmpo_mm.training.actor import Actor, MiniBatch
 from gmpo_mm.training.advantages import set_advantages
 from gmpo_mm.training.batch import Batch
+from gmpo_mm.training.compare_losses import step_tokens
 from gmpo_mm.training.recording import OF_THE_MACHINE
 from gmpo_mm.training.update_config import UpdateConfig
 
@@ -37,13 +40,9 @@ class Update:
 
     config: UpdateConfig
     batch: Batch
-    advantages: torch.Tensor
-    """(B, T), or (B,) for a loss that takes one a sequence."""
-    updates: Sequence[Sequence[int]]
-    log_probs_BT: torch.Tensor
-    old_log_probs_BT: torch.Tensor
-    seen_BT: torch.Tensor
-    """True on the tokens that were passed through the model."""
+    seen: StepTokens
+    """Of the last epoch, on the CPU."""
+    optimizer_steps: int
     metrics: Mapping[str, float]
     gradients: Mapping[str, torch.Tensor]
     """By parameter name, float32 on the CPU: of the first optimizer step that has any, before clipping."""
@@ -176,15 +175,11 @@ def do_update(
     metrics = actor.update(batch, kl_coef, around=keep)
     policy.forget_images()
     after = {name: _kept_copy(weight, optimizer) for name, weight in _trained(policy)}
-    assert actor.observed is not None
     return Update(
         config=config,
         batch=batch,
-        advantages=actor._advantages(batch).cpu(),
-        updates=actor.rows_of_updates(batch),
-        log_probs_BT=actor.observed.log_probs_BT.cpu(),
-        old_log_probs_BT=actor.observed.old_BT.cpu(),
-        seen_BT=actor.observed.mask_BT.cpu(),
+        seen=_on_host(step_tokens(batch, actor)),
+        optimizer_steps=len(actor.rows_of_updates(batch)),
         metrics=metrics,
         gradients=gradients,
         first=first,
@@ -192,6 +187,11 @@ def do_update(
         changes={name: after[name] - before[name] for name in before},
         weights_after=trained_sha256(policy),
     )
+
+
+def _on_host(seen: StepTokens) -> StepTokens:
+    tensors: dict[str, Any] = {name: value.cpu() for name, value in vars(seen).items() if isinstance(value, torch.Tensor)}
+    return replace(seen, **tensors)
 
 
 def seed_of(config: Config, record: StepRecord) -> int:
@@ -260,7 +260,7 @@ def _update_stages(
     elif record.log_probs_BT is None:
         yield not_compared("log-probs", f"engine {record.engine} recorded none")
     else:
-        yield compare_tokens("log-probs", record.log_probs_BT, update.log_probs_BT, update.seen_BT, tolerance)
+        yield compare_tokens("log-probs", record.log_probs_BT, update.seen.log_probs_BT, update.seen.mask_BT, tolerance)
     for name, key in (("loss", LOSS), ("gradient norm", NORM)):
         if several:
             yield not_compared(name, several)

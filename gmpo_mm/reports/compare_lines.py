@@ -95,10 +95,8 @@ def _step(line: Mapping[str, Any]) -> CompareStep:
         raise ValueError(f"{PREFIX}trained is not a name")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{PREFIX}losses is not a list of names")
-    if not {key for key in line if key.startswith(PREFIX)} - {f"{PREFIX}trained", f"{PREFIX}losses"}:
-        return CompareStep(
-            int(line["step"]), trained, {}, np.empty(0), np.empty(0)
-        )  # no token had an advantage
+    if not any(map(_is_of_tokens, line)):  # no token had an advantage
+        return CompareStep(int(line["step"]), trained, {}, np.empty(0), np.empty(0))
     points = _get(line, "points")
     if not isinstance(points, dict):
         raise ValueError(f"{PREFIX}points is not a mapping")
@@ -109,6 +107,12 @@ def _step(line: Mapping[str, Any]) -> CompareStep:
         ratio_edges=_numbers(line, "ratio_edges", TENTHS + 1),
         losses={name: _loss(line, name, points, len(ratios)) for name in ordered},
     )  # fmt: skip
+
+
+def _is_of_tokens(key: str) -> bool:
+    """Whether a line has this key where its step has tokens with an advantage, and only there."""
+    always = (f"{PREFIX}trained", f"{PREFIX}losses")
+    return key.startswith(PREFIX) and key not in always and "/gradient_" not in key
 
 
 def _loss(line: Mapping[str, Any], name: str, points: Mapping[str, Any], count: int) -> LossLine:

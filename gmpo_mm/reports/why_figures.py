@@ -67,7 +67,9 @@ def _weight(found: Sequence[VariantWhy], looks: Looks) -> ReportFigure:
                 _points(ax, one, facts, theme, looks.series[facts.loss])
             for facts in one.losses:
                 _decile_means(ax, one, facts, theme, looks.series[facts.loss])
-            ax.set_title(panel_title(one.variant.label, canvas.get_figwidth() / most), loc="left")
+            ax.set_title(
+                panel_title(f"tokens of {one.variant.label}", canvas.get_figwidth() / most), loc="left"
+            )
             axis.apply_x(ax, low, high)
             ax.tick_params(labelbottom=True)
             ax.set_xlabel("token ratio (symmetric log scale)")
@@ -175,7 +177,9 @@ def _over_steps(
             else:
                 draw_band(axes[place], band, theme, look)
         for ax, one in zip(axes, found):
-            ax.set_title(panel_title(one.variant.label, canvas.get_figwidth() / most), loc="left")
+            ax.set_title(
+                panel_title(f"tokens of {one.variant.label}", canvas.get_figwidth() / most), loc="left"
+            )
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
             if ax.get_subplotspec().is_first_col():
                 ax.set_ylabel(axis)
@@ -211,7 +215,9 @@ def _clipped(found: Sequence[VariantWhy], looks: Looks) -> ReportFigure:
                 if facts.by_entropy is not None:
                     _tenths(row[1], facts.by_entropy, theme, look)
                 _by_sign(row[2], facts, theme, look, (losses.index(facts.loss) + 0.5) / len(losses) - 0.5)
-            row[0].set_title(panel_title(one.variant.label, canvas.get_figwidth() / 3), loc="left")
+            row[0].set_title(
+                panel_title(f"tokens of {one.variant.label}", canvas.get_figwidth() / 3), loc="left"
+            )
             row[0].set_ylabel("tokens clipped (%)")
             for ax, words in zip(row, ("tenth of the response", "entropy decile", "sign of the advantage")):
                 ax.set_xlabel(words)

@@ -130,8 +130,8 @@ def _by_ratio(one: VariantWhy, looks: Looks) -> list[str]:
     if not known:
         return ["No token had an advantage, so no loss gives any of them a weight."]
     low, high = known[0], known[-1]
-    ratios = f"from the lowest decile of the token ratio (median {one.ratio[low]:.3g}) "
-    ratios += f"to the highest ({one.ratio[high]:.3g})"
+    ratios = f"from the lowest decile of the token ratio (median {one.ratio[low]:.4g}) "
+    ratios += f"to the highest ({one.ratio[high]:.4g})"
     parts = [
         f"{looks.labels[facts.loss]} {facts.weight[low]:.3g} to {facts.weight[high]:.3g}"
         for facts in one.losses if math.isfinite(facts.weight[low]) and math.isfinite(facts.weight[high])
@@ -139,7 +139,8 @@ def _by_ratio(one: VariantWhy, looks: Looks) -> list[str]:
     lines = [f"Mean weight, 1 at ratio 1, {ratios}: {', '.join(parts)}."] if parts else []
     if max(abs(math.log(max(one.ratio[k], 1e-300))) for k in known) < NARROW:
         lines.append(
-            "The deciles' ratios stay within 1 % of 1, where these losses weigh tokens nearly alike."
+            "In every decile about half of the tokens have ratios within 1 % of 1, where the losses weigh "
+            "tokens nearly alike. What differs comes from the tokens farther out."
         )
     return lines
 

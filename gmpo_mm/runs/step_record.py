@@ -235,6 +235,8 @@ def load_step(run: str | Path, step: int | None = None) -> StepRecord:
             asked = "name a step" if step is None else f"step {step} has no record"
             raise DataError(f"{path}: {asked}; {listed}. trainer.record_steps says which steps a run records")
         path = path / FOLDER / f"step_{step}.json"
+    if path.suffix not in (".json", ".safetensors"):
+        raise DataError(f"{path}: there is no such run directory; give one, or a record as {FOLDER}/step_1.json")
     path = path.with_suffix(".json")
     header = read_json(path, _Header, _ADVICE)
     if header["format"] > FORMAT:

@@ -65,7 +65,11 @@ class LossComparison:
 
     def line(self, batch: Batch, actor: Actor) -> dict[str, Any]:
         """The step's metrics, after `actor` has updated."""
-        return compare_losses(step_tokens(batch, actor), self.configs, self.trained) | self._gradients
+        state = _random_state(actor.policy.device)
+        try:
+            return compare_losses(step_tokens(batch, actor), self.configs, self.trained) | self._gradients
+        finally:  # a loss of the user's own may draw
+            _set_random_state(state, actor.policy.device)
 
     @contextmanager
     def _compare_gradients(self, actor: Actor, mini: MiniBatch) -> Iterator[None]:
@@ -111,7 +115,7 @@ def step_tokens(batch: Batch, actor: Actor) -> StepTokens:
         mask_BT=seen.mask_BT,
         updates=[
             UpdateRows.counted(rows, batch.host_mask_BT, actor.micro_batches(batch, rows))
-            for rows in updates[: len(updates) // config.epochs]
+            for rows in updates[-(len(updates) // config.epochs) :]
         ],
         entropy_BT=seen.entropy_BT,
         token_weights_BT=weights_BT,

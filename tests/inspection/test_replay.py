@@ -11,17 +11,21 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import gmpo_mm
 from gmpo_mm.cli import app
 from gmpo_mm.errors import ConfigError, DataError
+from gmpo_mm.inspection.recorded_batch import recorded_batch
 from gmpo_mm.inspection.replay import Replay, replay
 from gmpo_mm.inspection.replay_page import make_page
-from gmpo_mm.inspection.two_updates import ResponseWeights, token_texts, update_weights
+from gmpo_mm.inspection.stages import compare_numbers, compare_tokens
+from gmpo_mm.inspection.two_updates import ResponseWeights, compare_updates, token_texts, update_weights
 from gmpo_mm.inspection.weights_before import find_start
 from gmpo_mm.models.packed import Group
 from gmpo_mm.runs.step_record import StepRecord, load_step, recorded_steps, write_step
@@ -81,7 +85,11 @@ VARIANTS = {
         "algorithm.disable_kl=false", "algorithm.use_kl_loss=false", "algorithm.kl_type=adaptive",
         "algorithm.kl_coef=0.5",
     ],
-    "masked": ["algorithm.mask_truncated_completions=true", "data.max_response_length=16"],
+    "masked": [
+        "algorithm.mask_truncated_completions=true", "data.max_response_length=16",
+        "worker.actor.optim.lr_warmup_steps=2", "worker.actor.loss_type=default",
+        "worker.actor.loss_avg_mode=token",
+    ],
     "LoRA": [
         "worker.actor.model.lora.rank=2", "worker.actor.optim.lr=1e-2", "algorithm.disable_kl=false",
         "algorithm.use_kl_loss=true", "algorithm.drop_zero_advantage=false",
@@ -160,6 +168,25 @@ def test_a_record_away_from_its_run_is_done_again_with_the_weights_that_are_give
     with pytest.raises(DataError, match="steps? 1 to 2|1 to 2 again"):
         (tmp_path / "taken" / "step_1.json").unlink()
         replay(record)
+
+
+def test_weights_before_are_taken_from_the_shards_that_easyr1_and_verl_save(
+    recorded_run: Path, tmp_path: Path
+) -> None:
+    """Their optimizer's state is not read, so that nothing is compared that would need it."""
+    run = tmp_path / "run"
+    shutil.copytree(recorded_run, run)
+    actor = run / "global_step_2" / "actor"
+    shutil.copytree(run / "checkpoints/step_2/huggingface", actor / "huggingface")
+    shutil.rmtree(run / "checkpoints")
+    (run / "rollouts/step_1.json").unlink()
+    weights = load_file(actor / "huggingface/model.safetensors")
+    (actor / "huggingface/model.safetensors").unlink()
+    torch.save(weights, actor / "model_world_size_1_rank_0.pt")
+    found = {stage.name: stage for stage in replay(run, 3).stages}
+    assert found["weights before"].same and found["advantages"].same
+    for name in ("log-probs", "loss", "gradient norm", "weights after"):
+        assert found[name].same is None and "optimizer's state" in found[name].words
 
 
 # ---- what differs is named ---------------------------------------------------------------------------------
@@ -303,7 +330,8 @@ def test_token_weights_step_sizes_and_clipped_tokens_are_those_of_a_naive_refere
     """GRPO with a narrow clip and a large rate, beside GMPO: both in float64 from the equations."""
     overrides = [
         "worker.actor.loss_type=default", "worker.actor.loss_avg_mode=seq",
-        "worker.actor.clip_ratio_low=0.01", "worker.actor.clip_ratio_high=0.02", "worker.actor.clip_ratio_dual=1e6", "worker.actor.optim.lr=1e-3",
+        "worker.actor.clip_ratio_low=0.01", "worker.actor.clip_ratio_high=0.02",
+        "worker.actor.clip_ratio_dual=1e6", "worker.actor.optim.lr=1e-3",
         "algorithm.drop_zero_advantage=false",
     ]  # fmt: skip
     found = replay(recorded_run, 2, overrides)
@@ -313,10 +341,10 @@ def test_token_weights_step_sizes_and_clipped_tokens_are_those_of_a_naive_refere
     clip = own.config.loss.gmpo
     for rows in record.updates:
         for row in rows:
-            if not own.seen_BT[row].any():
+            if not own.seen.mask_BT[row].any():
                 continue
             length, advantage = record.lengths_B[row], float(record.advantages_BT[row, 0])
-            log_ratio = (own.log_probs_BT - own.old_log_probs_BT)[row, :length].double().tolist()
+            log_ratio = (own.seen.log_probs_BT - own.seen.old_log_probs_BT)[row, :length].double().tolist()
             low, high = -clip.log_clip_low, clip.log_clip_high
             cut = [min(x, high) if advantage > 0 else max(x, low) for x in log_ratio]
             mean = math.exp(sum(cut) / length)
@@ -381,6 +409,30 @@ def test_overrides_that_the_record_or_the_loss_does_not_allow_are_refused(
         replay(recorded_run, 1, [override])
 
 
+@pytest.mark.parametrize("key, value", [("loss_type", "evil.py:loss"), ("model", {"trust_remote_code": True})])
+def test_code_that_a_record_names_does_not_run_unless_it_is_trusted(
+    recorded_run: Path, tmp_path: Path, key: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("evil.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    config = copy.deepcopy(load_step(recorded_run, 1).config)
+    actor = config["worker"]["actor"]
+    actor[key] = value if isinstance(value, str) else {**actor[key], **value}
+    run = changed_copy(recorded_run, tmp_path, 1)
+    write_own(run, config)
+    with pytest.raises(ConfigError, match="--trust-code"):
+        replay(run, 1)
+    assert not Path("ran").exists()
+    if key == "model":
+        assert replay(run, 1, trust_code=True).same
+
+
+def write_own(run: Path, config: dict) -> None:
+    """Put a configuration into the record of step 1, as somebody with a text editor would."""
+    path = run / "rollouts/step_1.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"config": config}))
+
+
 # ---- the command and the page ------------------------------------------------------------------------------
 
 
@@ -440,3 +492,49 @@ def test_a_response_is_shown_with_its_numbers_where_there_is_no_terminal() -> No
         0, 0, "ab", "", 1.0, 1.0, 0.1, ("a", "\x07b"), torch.tensor([0.1, 0.0]), torch.tensor([-0.25, 0.0])
     )
     assert "'a' +0.1 −0.25 | '·b' 0 0" in _plain(shown)[0].plain
+
+
+# ---- the parts --------------------------------------------------------------------------------------------
+
+
+def test_gradients_are_compared_in_the_first_optimizer_step_in_which_either_update_has_one(
+    recorded_run: Path,
+) -> None:
+    done = replay(recorded_run, 1, ["worker.actor.loss_type=gmpo"])
+    own = done.replayed.update
+    assert own.first == 0 and own.optimizer_steps == 2
+    later = replace(own, first=1)  # as an update whose first mini-batch had no advantage
+    nothing = torch.nn.Linear(1, 1)
+    policy = SimpleNamespace(module=nothing, vision=None, embedding=nothing, lm_head=nothing)
+    processor = SimpleNamespace(tokenizer=None)
+    two = compare_updates(own, later, done.replayed.record, policy, processor)
+    assert two.own.gradient_norm > 0 == two.other.gradient_norm and math.isnan(two.cosine)
+    both = compare_updates(later, later, done.replayed.record, policy, processor)
+    assert both.own.gradient_norm == both.other.gradient_norm > 0
+
+
+def test_groups_and_masks_that_the_local_engine_cannot_take_are_named(recorded_run: Path) -> None:
+    record = load_step(recorded_run, 1)
+    groups_B = record.group_ids_B.clone()
+    groups_B[0] = 1
+    with pytest.raises(DataError, match="3 to 5 responses, not group by group"):
+        recorded_batch(replace(record, group_ids_B=groups_B), [])
+    mask_BT = record.mask_BT.clone()
+    mask_BT[5, 2] = False
+    with pytest.raises(DataError, match="response 5 has tokens that are not trained on"):
+        recorded_batch(replace(record, mask_BT=mask_BT), [])
+
+
+def test_a_tolerance_is_absolute_and_relative_above_one() -> None:
+    assert compare_numbers("x", 100.0, 100.0009, 1e-5).same and not compare_numbers("x", 100.0, 100.0011, 1e-5).same
+    assert compare_numbers("x", 0.001, 0.001009, 1e-5).same and not compare_numbers("x", 1.0, 1.0 + 1e-15).same
+    assert not compare_numbers("x", 1.0, math.nan, 1e-5).same and compare_numbers("x", math.nan, math.inf).same
+    recorded = torch.tensor([[-1.0, -2.0], [-3.0, -4.0]])
+    where = torch.tensor([[True, True], [True, False]])
+    near, far = recorded - 1e-6, recorded.clone()
+    far[1] -= 1.0
+    assert compare_tokens("x", recorded, near, where, 1e-5).same and not compare_tokens("x", recorded, near, where).same
+    found = compare_tokens("x", recorded, far, where, 1e-5)
+    assert not found.same and found.difference == 1.0 and "1 of 3 tokens" in found.words
+    assert "token 0 of response 1" in found.words
+    assert not compare_tokens("x", recorded, recorded * math.nan, where, 1e-5).same

@@ -263,7 +263,7 @@ def test_losses_that_would_have_done_the_same_are_said_to(tmp_path: Path) -> Non
     lines = [line(step, losses=("power_mean",), spread=1e-9) for step in STEPS]
     words = words_of(found_in(made_study(tmp_path, {1: lines})))
     assert "power_mean and GMPO would have made the same update on these tokens" in words
-    assert "explain no difference here" in words and "stay within 1 % of 1" in words
+    assert "explain no difference here" in words and "have ratios within 1 % of 1" in words
     lines[-1]["compare/power_mean/cosine"] = 0.9  # one step that differs is enough
     assert "the same update" not in words_of(found_in(made_study(tmp_path / "other", {1: lines})))
 
@@ -325,6 +325,8 @@ def test_the_section_is_in_all_files_and_on_the_console(
     page, markdown = ((sweep_report.folder / f"report.{kind}").read_text() for kind in ("html", "md"))
     assert 'id="why"' in page and all(f'id="{name}"' in page for name in FIGURES)
     assert "\n## Why\n" in markdown and "\n## Losses on the same tokens\n" in markdown
+    assert "\n### What can be claimed\n\n- " in markdown and "<h3>What can be claimed</h3>" in page
+    assert "**Not everything is here:** Not in this section: GRPO (seed 2)." in markdown
     print_report(sweep_report)
     shown = capsys.readouterr().out
     assert "Why: GRPO\n" in shown and "Why: What can be claimed\n" in shown
@@ -391,7 +393,8 @@ def test_a_damaged_line_is_an_error_that_names_file_step_and_key(
 def test_steps_whose_tokens_have_no_advantage_count_for_nothing(tmp_path: Path) -> None:
     whole = [line(step) for step in STEPS]
     empty = {"compare/trained": "gmpo", "compare/losses": ["gmpo", "default"]}
-    with_gap = [*whole[:2], empty, *whole[2:]]
+    no_gradient = {"compare/gmpo/gradient_norm": 0.0, "compare/default/gradient_norm": 0.0}
+    with_gap = [*whole[:2], empty, empty | no_gradient, *whole[2:]]
     a, b = (
         study_why(made_study(tmp_path / str(i), {1: found}))[0] for i, found in enumerate((whole, with_gap))
     )

@@ -127,6 +127,8 @@ def test_a_newer_format_and_a_missing_step_are_named(tmp_path: Path) -> None:
         load_step(tmp_path, 3)
     with pytest.raises(DataError, match="there is none"):
         load_step(tmp_path / "rollouts", 1)
+    with pytest.raises(DataError, match="nowhere: there is no such run directory"):
+        load_step(tmp_path / "nowhere", 1)
 
 
 def test_a_kill_at_any_file_operation_leaves_a_record_whole_or_absent(tmp_path: Path) -> None:
