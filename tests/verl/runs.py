@@ -13,7 +13,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 1100
+LIMIT = 420
 SILENT_TROUBLE = ("dtype mismatch", "Failed to load plugin", "Failed to create processor", "Error in _run_prompt")
 """Lines with which verl and TransferQueue go on where something is wrong."""
 
