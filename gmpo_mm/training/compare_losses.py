@@ -65,7 +65,11 @@ class LossComparison:
 
     def line(self, batch: Batch, actor: Actor) -> dict[str, Any]:
         """The step's metrics, after `actor` has updated."""
-        return compare_losses(step_tokens(batch, actor), self.configs, self.trained) | self._gradients
+        state = _random_state(actor.policy.device)
+        try:
+            return compare_losses(step_tokens(batch, actor), self.configs, self.trained) | self._gradients
+        finally:  # a loss of the user's own may draw
+            _set_random_state(state, actor.policy.device)
 
     @contextmanager
     def _compare_gradients(self, actor: Actor, mini: MiniBatch) -> Iterator[None]:

@@ -111,8 +111,16 @@ def _all(actor: Actor) -> list[torch.nn.Parameter]:
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3_moe"])
-def test_an_update_is_the_same_to_the_byte_with_and_without_comparing(family: str) -> None:
-    """With dropout, so that a random number more or less would be seen, and with every term that a loss can have."""
+def test_an_update_is_the_same_to_the_byte_with_and_without_comparing(family: str, tmp_path: Path) -> None:
+    """With dropout, so that a random number more or less would be seen, and with every term that a loss can have; one of the
+    compared losses draws random numbers."""
+    (tmp_path / "own.py").write_text(
+        "import torch\n"
+        "from gmpo_mm.algorithms import register_policy_loss\n\n\n"
+        "@register_policy_loss('noisy')\n"
+        "def noisy(log_probs_BT, old_log_probs_BT, advantages_BT, response_mask_BT, config):\n"
+        "    return -advantages_BT * log_probs_BT * torch.rand(())\n"
+    )
     results = []
     for every in (0, 1):
         policy = build_policy(family)
@@ -122,13 +130,13 @@ def test_an_update_is_the_same_to_the_byte_with_and_without_comparing(family: st
         actor.router_coef = 0.5 if policy.is_mixture_of_experts else 0.0
         batch = make_batch(policy, family)
         batch.ref_log_probs_BT = batch.sampler_log_probs_BT - 0.2 * batch.mask_BT
-        measure = comparison(every=every)
+        measure = comparison([*NAMES, f"{tmp_path}/own.py:noisy"])
         torch.manual_seed(3)
-        metrics = actor.update(batch, 0.1, around_last=measure.around_last(1, actor))
-        line = measure.line(batch, actor)
-        assert ("compare/default/gradient_cosine" in line) == bool(every)
-        rest = float(torch.rand(()))  # the random state after it
-        results.append((metrics, rest, [p.detach().clone() for p in policy.module.parameters()]))
+        metrics = actor.update(batch, 0.1, around_last=measure.around_last(1, actor) if every else None)
+        rest = torch.get_rng_state()
+        assert ("compare/noisy/gradient_cosine" in measure.line(batch, actor)) == bool(every)
+        assert torch.equal(torch.get_rng_state(), rest)
+        results.append((metrics, rest.tolist(), [p.detach().clone() for p in policy.module.parameters()]))
     (metrics, rest, weights), (other_metrics, other_rest, other_weights) = results
     assert metrics == other_metrics and rest == other_rest
     assert all(torch.equal(a, b) for a, b in zip(weights, other_weights, strict=True))
