@@ -60,17 +60,14 @@ def _structural(name: str, rows: Rows, x: np.ndarray, y: np.ndarray, a: Source, 
                     f"{side}'s old log-probs are the sampler's; {_other(side)} computes them with the trainer"
                 )
                 return [Cause("old_is_sampler", words, "worker.actor.old_log_probs, or a rollout correction")]
-    for side in "BA":
-        sides = [
-            (mine, theirs) if side == "B" else (theirs, mine) for _, theirs, mine, _ in rows if len(mine) > 1
-        ]
-        before = [(mine[1:] - theirs[:-1]).abs() for mine, theirs in sides]
-        after = [(mine[:-1] - theirs[1:]).abs() for mine, theirs in sides]
-        for gaps, words, sign in ((before, "the token before", "-"), (after, "the next token", "+")):
-            if gaps and _share(torch.cat(gaps).numpy() <= _LOG_PROB_ROUNDING) >= _MOST:
-                evidence = f"{side}[t] is {_other(side)}[t {sign} 1] in {len(rows)} responses"
-                words = f"{side} has the log-probs of {words}: shifted by one"
-                return [Cause("log_probs_shifted", words, evidence)]
+    long = [(of_a, of_b) for _, of_a, of_b, _ in rows if len(of_a) > 1]
+    before = [(of_b[1:] - of_a[:-1]).abs() for of_a, of_b in long]
+    after = [(of_b[:-1] - of_a[1:]).abs() for of_a, of_b in long]
+    for gaps, where in ((before, "before"), (after, "after")):
+        if gaps and _share(torch.cat(gaps).numpy() <= _LOG_PROB_ROUNDING) >= _MOST:
+            words = f"log-probs are shifted by one token: B has what A has at the token {where}"
+            evidence = f"B[t] is A[t {'-' if where == 'before' else '+'} 1] in {len(rows)} responses"
+            return [Cause("log_probs_shifted", words, evidence)]
     if _share(np.abs(x + y) <= _LOG_PROB_ROUNDING) >= _MOST:
         words = "another sign (negative log-probs: a loss in their place)"
         return [Cause("sign", words, f"B = -A in {len(x):,} tokens")]

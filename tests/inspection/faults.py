@@ -79,10 +79,10 @@ def no_generation_prompt(record: StepRecord, run: Recorded, folder: Path) -> Non
 
 @fault("prompt text", "instruction")
 def a_format_instruction(record: StepRecord, run: Recorded, folder: Path) -> None:
-    _texts(
-        record,
-        lambda text: text.replace("<|im_end|>", " Think first, and put the answer into a box.<|im_end|>"),
-    )
+    """In the data set's problems, so that only the ids say which prompts are the same."""
+    more = " Think first, and put the answer into a box."
+    _texts(record, lambda text: text.replace("<|im_end|>", f"{more}<|im_end|>"))
+    record.prompts = [replace(p, problem=p.problem + more) for p in record.prompts]
 
 
 @fault("prompt text", "template")
