@@ -202,3 +202,11 @@ def test_what_a_run_says_of_its_records_before_it_starts() -> None:
     assert "There is no step 37: the run has 10" in said
     config.trainer.record_steps = "every 4"
     assert "2 of 10 steps" in (announcement(config, 10, 0) or "")
+
+
+def test_the_hash_of_a_strangers_configuration_runs_none_of_its_code(tmp_path: Path) -> None:
+    (tmp_path / "loss.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    stranger = record()
+    stranger.config = {"worker": {"actor": {"loss_type": f"{tmp_path}/loss.py:loss"}}}
+    assert write_step(tmp_path, stranger).exists() and load_step(tmp_path, 3).config_sha256 == stranger.config_sha256
+    assert not (tmp_path / "ran").exists()
