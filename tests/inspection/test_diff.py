@@ -123,6 +123,20 @@ def test_other_responses_are_not_compared_token_by_token(recorded: Recorded, tmp
     assert status["rewards"] == status["old log-probs"] == status["ratio"] == "can't be compared"
 
 
+def test_advantages_of_a_group_with_another_response_are_not_compared(
+    recorded: Recorded, tmp_path: Path
+) -> None:
+    def change(record: StepRecord) -> None:
+        record.response_ids_BT[0, 5:9] = 11
+        record.texts = ["another", *record.texts[1:]]
+        record.advantages_BT[:4] += record.mask_BT[:4].float()
+
+    found = gmpo_mm.diff(recorded.write(tmp_path / "a"), recorded.write(tmp_path / "b", change))
+    stage = {stage.name: stage for stage in found.stages}
+    assert found.first is not None and found.first.name == "responses"
+    assert stage["advantages"].status == "equal" and stage["advantages"].compared == 28
+
+
 def test_the_recorded_loss_follows_from_the_recorded_tensors(recorded: Recorded) -> None:
     found = loss_recipe(gmpo_mm.diff(recorded.run, recorded.run).a)
     assert found is not None and found.loss_type == "gmpo"
