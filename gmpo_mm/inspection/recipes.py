@@ -247,7 +247,9 @@ def loss_recipe(source: Source) -> LossRecipe | None:
     # rows whose group has no advantage may be left out of the update: they have no log-probs and no loss
     log_probs_BT = torch.where((log_probs_BT == 0) & (advantages_BT == 0), old_BT, log_probs_BT)
     base = _configured(source)
-    names = [base.loss_type, *(name for name in known_loss_types() if name != base.loss_type)]
+    # a loss of a file is code, which a record of somebody else must not run
+    own = [] if ".py:" in base.loss_type else [base.loss_type]
+    names = [*own, *(name for name in known_loss_types() if name != base.loss_type)]
     modes = [base.loss_avg_mode, "seq" if base.loss_avg_mode == "token" else "token"]
     for name in names:
         for mode in modes:

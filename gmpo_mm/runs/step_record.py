@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -365,6 +366,9 @@ def _record(header: _Header, tensors: dict[str, torch.Tensor]) -> StepRecord:
         RecordedPrompt(p["id"], p["text"], p["problem"], p["answer"], ids, tuple(p["images"]), grid if p["images"] else None)
         for p, ids, grid in zip(header["prompts"], prompt_ids, grids, strict=True)
     ]
+    for name in (name for prompt in prompts for name in prompt.images):
+        if not re.fullmatch("[0-9a-f]{64}", name):  # it becomes part of a path
+            raise ValueError(f"{name!r} is no picture's name")
     starts = tensors["response_starts"]
 
     def padded(name: str) -> torch.Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -140,6 +141,19 @@ def test_advantages_of_a_group_with_another_response_are_not_compared(
 def test_the_recorded_loss_follows_from_the_recorded_tensors(recorded: Recorded) -> None:
     found = loss_recipe(gmpo_mm.diff(recorded.run, recorded.run).a)
     assert found is not None and found.loss_type == "gmpo"
+
+
+def test_a_record_whose_loss_is_a_file_runs_none_of_its_code(recorded: Recorded, tmp_path: Path) -> None:
+    (tmp_path / "loss.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+
+    def change(record: StepRecord) -> None:
+        record.config = copy.deepcopy(dict(record.config))
+        record.config["worker"]["actor"]["loss_type"] = f"{tmp_path}/loss.py:loss"
+        record.metrics = dict(record.metrics) | {"actor/pg_loss": 0.5}
+
+    found = gmpo_mm.diff(recorded.write(tmp_path / "a"), recorded.write(tmp_path / "b", change))
+    assert found.first is not None and found.first.name == "loss"
+    assert not (tmp_path / "ran").exists()
 
 
 def run_copy(

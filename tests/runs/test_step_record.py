@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -210,3 +211,11 @@ def test_the_hash_of_a_strangers_configuration_runs_none_of_its_code(tmp_path: P
     stranger.config = {"worker": {"actor": {"loss_type": f"{tmp_path}/loss.py:loss"}}}
     assert write_step(tmp_path, stranger).exists() and load_step(tmp_path, 3).config_sha256 == stranger.config_sha256
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_pictures_name_that_is_a_path_is_refused(tmp_path: Path) -> None:
+    written = record()
+    written.prompts = [dataclasses.replace(written.prompts[0], images=("../../secret",)), written.prompts[1]]
+    write_step(tmp_path, written)
+    with pytest.raises(DataError, match="'../../secret' is no picture's name"):
+        load_step(tmp_path, 3)
