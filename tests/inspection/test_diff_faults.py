@@ -8,7 +8,6 @@ import gmpo_mm
 from tests.inspection.faults import FAULTS
 from tests.inspection.recorded import Recorded
 
-
 SIDES = {
     "a_doubled_first_token": "the first token is doubled in {}",
     "no_generation_prompt": "is missing in {}",
