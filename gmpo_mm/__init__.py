@@ -7,10 +7,25 @@ from typing import TYPE_CHECKING, Any
 from gmpo_mm.version import VERSION
 
 if TYPE_CHECKING:
-    from gmpo_mm.api import compare, evaluate, grade, grade_file, load_config, load_run, load_step, report, train
+    from gmpo_mm.api import (
+        compare,
+        diff,
+        evaluate,
+        grade,
+        grade_file,
+        load_config,
+        load_run,
+        load_step,
+        replay,
+        report,
+        train,
+    )
 
 __version__ = VERSION
-__all__ = ["compare", "evaluate", "grade", "grade_file", "load_config", "load_run", "load_step", "report", "train"]
+__all__ = [
+    "compare", "diff", "evaluate", "grade", "grade_file", "load_config", "load_run", "load_step", "replay", "report",
+    "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

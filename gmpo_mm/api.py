@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from gmpo_mm.evaluation.compare import Comparison  # noqa: F401  (named in text)
     from gmpo_mm.evaluation.grade_file import GradeFileReport
     from gmpo_mm.evaluation.results import Result
+    from gmpo_mm.inspection.diff import Diff
+    from gmpo_mm.inspection.replay import Replay
     from gmpo_mm.reports.report import Report
     from gmpo_mm.runs.step_record import StepRecord
     from gmpo_mm.verifiers import Grade  # noqa: F401
@@ -368,6 +370,42 @@ def load_step(run: str | Path, step: int | None = None) -> StepRecord:
     from gmpo_mm.runs.step_record import load_step
 
     return load_step(run, step)
+
+
+def diff(a: str | Path | Run, b: str | Path | Run, step: int | None = None) -> Diff:
+    """The first stage at which a step of two runs, records or dumps of other projects parts, and the likely cause.
+
+    Raises DataError for what can't be read, or has nothing in common.
+
+    >>> gmpo_mm.diff("runs/local", "runs/verl", 1).first.causes  # doctest: +SKIP
+    """
+    from gmpo_mm.inspection.diff import diff as compare_steps
+
+    one, other = (side.path if isinstance(side, Run) else side for side in (a, b))
+    return compare_steps(one, other, step)
+
+
+def replay(
+    run: str | Path | Run,
+    step: int | None = None,
+    overrides: Overrides = (),
+    *,
+    weights: str | Path | None = None,
+    trust_code: bool = False,
+) -> Replay:
+    """Do the update of a recorded step again (`same`, `stages`), and with overrides another one beside it (`two`).
+
+    Writes nothing. `trust_code` lets code run that the record names (a loss in a file, a model's own code). Raises DataError
+    where the record or the weights before the step are missing, ConfigError for overrides that no update reads.
+
+    >>> gmpo_mm.replay("runs/r", 37, {"worker.actor.loss_type": "default"}).two.cosine  # doctest: +SKIP
+    """
+    from gmpo_mm.inspection.replay import replay as replay_step
+
+    _quiet()
+    path = run.path if isinstance(run, Run) else run
+    given = None if weights is None else str(weights)
+    return replay_step(path, step, _texts(overrides), weights=given, trust_code=trust_code)
 
 
 def report(*runs: str | Path | Run, out: str | Path | None = None, target_score: float | None = None) -> WrittenReport:

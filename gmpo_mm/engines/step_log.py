@@ -39,6 +39,8 @@ class StepLog:
 
     def __init__(self, trainer: Recorded) -> None:
         self.trainer = trainer
+        self.training: dict[str, float] = {}
+        """Of the last step, as they were logged."""
 
     def log(self, data: dict[str, Any], step: int) -> None:
         """One call may hold a step's metrics, a validation's, or both; a line is written for each kind."""
@@ -61,6 +63,7 @@ class StepLog:
                 elif trainer.trackers.console:
                     trainer.progress.validation(step, metrics)
         if training:
+            self.training = training
             trainer.watch.step(step, training)
             trainer.step_recorded()
 

@@ -59,7 +59,6 @@ class PolicyModel:
         self.module = module
         self.config_files = config_files
         self.masters = masters or {}
-        self.forbidden_token_ids = sorted(forbidden_token_ids)
         self.eos_token_ids = sorted(eos_token_ids)
         self.compute_dtype = compute_dtype
         unwrapped: Any = module
@@ -73,7 +72,7 @@ class PolicyModel:
         self.lm_head: nn.Linear = unwrapped.get_output_embeddings()
         self.logits_dtype = torch.float32
         """Type of the logits on a GPU, `worker.actor.logits_dtype`."""
-        self.forbidden_F = torch.tensor(self.forbidden_token_ids, dtype=torch.long, device=self.device)
+        self.forbid(forbidden_token_ids)
         self._frozen_features: dict[int, tuple[EncodedPrompt, ImageFeatures]] = {}
         self._positions: dict[int, tuple[EncodedPrompt, torch.Tensor]] = {}
         self._attention: Callable[..., torch.Tensor] | None = None
@@ -81,6 +80,11 @@ class PolicyModel:
         attention = choose_attention(self.device, compute_dtype)
         if attention is not None:
             self.use_varlen_path(attention, FLASH if compute_dtype != torch.float32 else None)
+
+    def forbid(self, token_ids: Sequence[int]) -> None:
+        """Give these tokens, and no others, probability 0."""
+        self.forbidden_token_ids = sorted(token_ids)
+        self.forbidden_F = torch.tensor(self.forbidden_token_ids, dtype=torch.long, device=self.device)
 
     def take_masters(self) -> dict[nn.Parameter, torch.Tensor]:
         """Hand the float32 weights over; whoever takes them keeps them."""
@@ -366,5 +370,8 @@ class PolicyModel:
     @contextmanager
     def adapter_disabled(self) -> Iterator[None]:
         """The model without its LoRA adapter, i.e. the reference model of a LoRA run."""
+        trained = {parameter: parameter.requires_grad for parameter in self.module.parameters()}
         with self.module.disable_adapter():  # type: ignore[operator]
             yield
+        for parameter, is_trained in trained.items():  # peft leaves all adapters trained, those of a frozen tower too
+            parameter.requires_grad_(is_trained)

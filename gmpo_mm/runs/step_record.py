@@ -26,6 +26,8 @@ from torch.nn.utils.rnn import pad_sequence
 from typing_extensions import NotRequired, TypedDict
 
 from gmpo_mm.config.loss import untrained_loss_keys
+from gmpo_mm.config.recording import is_recorded, records_steps
+from gmpo_mm.config.schema import Config
 from gmpo_mm.errors import DataError
 from gmpo_mm.machine_errors import writing
 from gmpo_mm.runs.files import make_own_folder, open_new, sha256, write_atomically
@@ -38,6 +40,8 @@ FORMAT = 1
 """Raised when the meaning of a field changes."""
 TOKEN_TENSORS = ("response_mask", "sampler_log_probs", "old_log_probs", "ref_log_probs", "log_probs", "advantages")
 """Names in the file of tensors with one value for each response token; `response_ids` is the first of them."""
+_HASHED_A_SECOND, _WRITTEN_A_SECOND = 1e9, 1e8
+"""Bytes, of one core with SHA instructions and of a disk; for an estimate."""
 _ADVICE = "record the step again (trainer.record_steps), or take another"
 
 
@@ -231,6 +235,8 @@ def load_step(run: str | Path, step: int | None = None) -> StepRecord:
             asked = "name a step" if step is None else f"step {step} has no record"
             raise DataError(f"{path}: {asked}; {listed}. trainer.record_steps says which steps a run records")
         path = path / FOLDER / f"step_{step}.json"
+    if path.suffix not in (".json", ".safetensors"):
+        raise DataError(f"{path}: there is no such run directory; give one, or a record as {FOLDER}/step_1.json")
     path = path.with_suffix(".json")
     header = read_json(path, _Header, _ADVICE)
     if header["format"] > FORMAT:
@@ -258,6 +264,29 @@ def record_bytes(responses: int, response_tokens: int, prompts: int, prompt_toke
     """Largest size of a record in bytes, without its pictures: tokens as numbers and as text."""
     token = 4 + 1 + 5 * 4 + 5  # id, mask, five float32, and about five bytes of text
     return responses * (response_tokens * token + 100) + prompts * (prompt_tokens * (4 + 5) + 500) + 20_000
+
+
+def announcement(config: Config, total_steps: int, trained_bytes: int) -> str | None:
+    """What a run says of its records before it starts: how many, how large, how long; None where it writes none.
+
+    `trained_bytes`: of the trained weights, which are hashed twice a record.
+    """
+    if not records_steps(config):
+        return None
+    wanted = config.trainer.record_steps
+    beyond = [step for step in wanted if step > total_steps] if isinstance(wanted, list) else []
+    count = sum(is_recorded(config, step) for step in range(1, total_steps + 1))
+    data = config.data
+    responses = data.rollout_batch_size * config.worker.rollout.n
+    size = record_bytes(responses, data.max_response_length, data.rollout_batch_size, data.max_prompt_length)
+    seconds = 2 * trained_bytes / _HASHED_A_SECOND + size / _WRITTEN_A_SECOND
+    text = (
+        f"step records: {count} of {total_steps} steps, each at most {size / 1e6:,.1f} MB and about {seconds:,.1f} s; "
+        f"{count * size / 1e6:,.1f} MB in all at most, and each picture once, in {FOLDER}/"
+    )
+    if beyond:
+        text += f". There is no step {', '.join(map(str, beyond))}: the run has {total_steps}"
+    return text
 
 
 # ---- between the record and its files ---------------------------------------------------------------------------------

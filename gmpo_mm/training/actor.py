@@ -42,10 +42,12 @@ class MiniBatch:
     """What one optimizer step is made of."""
 
     batch: Batch
-    rows: range
+    rows: Sequence[int]
     kl_coef: float
     unchanged: bool
     """Whether the policy is still the one that sampled."""
+    is_last: bool
+    """Whether it is the step's last one."""
 
 
 class Actor:
@@ -62,8 +64,8 @@ class Actor:
         """Of the last epoch of the last update."""
         self.log_ratios_B: torch.Tensor | None = None
         """Sums over a response's tokens of log pi - log pi_old, in the last epoch of the last update; NaN where left out."""
-        self.log_probs_BT: torch.Tensor | None = None
-        """Of the last epoch's forward passes; 0 where a row was left out."""
+        self.given_updates: Sequence[Sequence[int]] | None = None
+        """The rows of each optimizer step of all epochs, where they are not those of `config.mini_batch_prompts`."""
         coefficient = float(getattr(policy.config, "router_aux_loss_coef", 0.0) or 0.0)
         self.router_coef = coefficient if policy.is_mixture_of_experts else 0.0
         if self.router_coef and config.drop_zero_advantage:
@@ -94,12 +96,12 @@ class Actor:
         batch: Batch,
         kl_coef: float = 0.0,
         progress: Progress | None = None,
-        around_last: Callable[[MiniBatch], AbstractContextManager] | None = None,
+        around: Callable[[MiniBatch], AbstractContextManager] | None = None,
     ) -> dict[str, float]:
         """All epochs and mini-batches of one step; returns metrics. Raises TrainingError after repeated bad gradients.
 
-        `around_last(mini_batch)` is entered before the gradient of the last optimizer step is taken, and left when it is
-        there, in the parameters' `grad`, and before it is clipped and applied.
+        `around(mini_batch)` is entered before the gradient of each optimizer step is taken, and left when it is there, in
+        the parameters' `grad`, and before it is clipped and applied.
         """
         self.policy.module.train()
         batch.move_to(self.policy.device)
@@ -108,13 +110,13 @@ class Actor:
         norms: list[float] = []
         self.routing = RoutingStats(self._experts_per_token()) if self.policy.is_mixture_of_experts else None
         updates = skipped = 0
-        all_rows = self.rows_of_updates(batch)
+        count = len(self.rows_of_updates(batch))
         for epoch in range(self.config.epochs):
             seen = Observed(batch)
-            for rows in self._mini_batches(batch):
-                mini = MiniBatch(batch, rows, kl_coef, unchanged=updates == 0)
-                is_last = updates == len(all_rows) - 1
-                with around_last(mini) if around_last is not None and is_last else nullcontext():
+            for rows in self._rows_of_epoch(batch, epoch):
+                # before the first optimizer step of a round the policy IS the old policy
+                mini = MiniBatch(batch, rows, kl_coef, unchanged=updates == 0, is_last=updates == count - 1)
+                with around(mini) if around is not None else nullcontext():
                     parts.append(self._accumulate(batch, advantages, rows, kl_coef, seen, mini.unchanged))
                 applied, grad_norm = self._optimizer_step()
                 updates += 1
@@ -124,7 +126,7 @@ class Actor:
                     progress(updates, f"epoch {epoch + 1} of {self.config.epochs}")
             parts.append(update_metrics(batch, advantages, seen, self.config))
             self.observed = seen
-            self.log_ratios_B, self.log_probs_BT = seen.sequence_log_ratios(), seen.log_probs_BT
+            self.log_ratios_B = seen.sequence_log_ratios()
         result = finalize_metrics(merge_metrics(parts))
         result |= {"actor/updates": updates - skipped, "actor/skipped_updates": skipped}
         if self.routing is not None:
@@ -135,9 +137,14 @@ class Actor:
             result["actor/kl_coef"] = kl_coef
         return result
 
-    def rows_of_updates(self, batch: Batch) -> list[range]:
+    def rows_of_updates(self, batch: Batch) -> Sequence[Sequence[int]]:
         """The rows of each optimizer step of a step's update, in order; of all epochs."""
-        return self._mini_batches(batch) * self.config.epochs
+        return self.given_updates or self._mini_batches(batch) * self.config.epochs
+
+    def _rows_of_epoch(self, batch: Batch, epoch: int) -> Sequence[Sequence[int]]:
+        rows = self.rows_of_updates(batch)
+        size = len(rows) // self.config.epochs
+        return rows[epoch * size : (epoch + 1) * size]
 
     def with_loss(self, loss: PolicyLossConfig) -> Actor:
         """An actor with another loss and the same weights and optimizer, which keeps its own notes of what it sees."""
@@ -152,7 +159,7 @@ class Actor:
             mini.batch, advantages, mini.rows, mini.kl_coef, Observed(mini.batch), mini.unchanged
         )
 
-    def micro_batches(self, batch: Batch, rows: range) -> list[list[int]]:
+    def micro_batches(self, batch: Batch, rows: Sequence[int]) -> list[list[int]]:
         """The rows of each forward and backward pass of an optimizer step."""
         return cut_into_micro_batches(batch, self._kept_rows(batch, rows), self.config.update_limits)
 
@@ -169,10 +176,10 @@ class Actor:
     # ---- one mini-batch -----------------------------------------------------------------------------------------------
 
     def _accumulate(
-        self, batch: Batch, advantages: torch.Tensor, rows: range, kl_coef: float, seen: Observed, unchanged: bool
+        self, batch: Batch, advantages: torch.Tensor, rows: Sequence[int], kl_coef: float, seen: Observed, unchanged: bool
     ) -> dict[str, Metric]:
         """Gradients of one mini-batch: every term is a sum over micro-batches divided by the mini-batch's own units."""
-        units = int(count_units(batch.host_mask_BT[rows.start : rows.stop], self.config.loss))
+        units = int(count_units(batch.host_mask_BT[list(rows)], self.config.loss))
         micro_batches = self.micro_batches(batch, rows)
         counts = self._expert_counts(batch, micro_batches) if self.router_coef else None
         balances: list[torch.Tensor] = []
@@ -247,7 +254,7 @@ class Actor:
             total = total - config.entropy_coef * aggregate(output.entropy_BT, mask_BT, unit)
         return total
 
-    def _kept_rows(self, batch: Batch, rows: range) -> list[int]:
+    def _kept_rows(self, batch: Batch, rows: Sequence[int]) -> list[int]:
         """The mini-batch's rows, without those left out of the loss and, where the configuration leaves them out, without
         groups that can't give a gradient."""
         kept = [row for row in rows if row not in batch.left_out]

@@ -56,7 +56,7 @@ class LossComparison:
         """The trained loss's name."""
         return next(iter(self.configs))
 
-    def around_last(self, step: int, actor: Actor) -> Callable[[MiniBatch], AbstractContextManager] | None:
+    def around(self, step: int, actor: Actor) -> Callable[[MiniBatch], AbstractContextManager] | None:
         """For `Actor.update`, on steps whose gradients are compared; else None."""
         self._gradients = {}
         if not self.gradients_every or step % self.gradients_every:
@@ -74,6 +74,9 @@ class LossComparison:
     @contextmanager
     def _compare_gradients(self, actor: Actor, mini: MiniBatch) -> Iterator[None]:
         """Around the trained gradient: `grad` holds it on the way out."""
+        if not mini.is_last:
+            yield
+            return
         start = _random_state(actor.policy.device)
         yield
         after = _random_state(actor.policy.device)
@@ -112,7 +115,7 @@ def step_tokens(batch: Batch, actor: Actor) -> StepTokens:
         mask_BT=seen.mask_BT,
         updates=[
             UpdateRows.counted(rows, batch.host_mask_BT, actor.micro_batches(batch, rows))
-            for rows in updates[: len(updates) // config.epochs]
+            for rows in updates[-(len(updates) // config.epochs) :]
         ],
         entropy_BT=seen.entropy_BT,
         token_weights_BT=weights_BT,

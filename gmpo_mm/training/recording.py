@@ -88,7 +88,7 @@ def recorded(step: int, batch: Batch, actor: Actor, metrics: Mapping[str, float]
         sampler_log_probs_BT=batch.sampler_log_probs_BT,
         old_log_probs_BT=batch.old_log_probs_BT,
         ref_log_probs_BT=batch.ref_log_probs_BT,
-        log_probs_BT=actor.log_probs_BT,
+        log_probs_BT=None if actor.observed is None else actor.observed.log_probs_BT,
         temperature=actor.config.temperature,
         learning_rate=actor.optimizer.param_groups[0]["lr"],
         kl_coef=metrics.get("actor/kl_coef"),

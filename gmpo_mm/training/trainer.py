@@ -14,11 +14,8 @@ import torch
 from gmpo_mm.algorithms import (
     AdaptiveKLController,
     FixedKLController,
-    apply_kl_to_rewards,
-    compute_kl,
     finalize_metrics,
     log_prob_gap,
-    mean_sequence_kl,
 )
 from gmpo_mm.config.off_policy import is_off_policy, sampler_is_old
 from gmpo_mm.config.schema import Config
@@ -28,8 +25,6 @@ from gmpo_mm.machine_errors import memory_for
 from gmpo_mm.models.loading import not_finite
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor
-from gmpo_mm.rewards.advantages import configured_advantages
-from gmpo_mm.rewards.parts import reward_parts
 from gmpo_mm.rollout.protocol import RolloutBackend
 from gmpo_mm.rollout.seeds import prompt_seed
 from gmpo_mm.runs.checkpoint import CheckpointData, load_optimizer_tensors, prune_checkpoints
@@ -42,6 +37,7 @@ from gmpo_mm.runs.shown_samples import choose_rows, choose_sample, is_due, table
 from gmpo_mm.runs.stopping import StopAsked, StopRequest
 from gmpo_mm.runs.trackers import Trackers
 from gmpo_mm.training.actor import Actor
+from gmpo_mm.training.advantages import set_advantages
 from gmpo_mm.training.batch import Batch, SampledGroup, mean_of_scores, sample_rows
 from gmpo_mm.training.compare_losses import KIND as COMPARE
 from gmpo_mm.training.compare_losses import LossComparison
@@ -237,8 +233,8 @@ class Trainer:
             self.progress.stage(f"step {step}: updating", updates, "updates") as stage,
             memory_for(f"step {step}: update", _TO_UPDATE),
         ):
-            around_last = self.comparison.around_last(step, self.actor) if self.comparison is not None else None
-            metrics = self.actor.update(batch, self.kl.kl_coef, stage.update, around_last)
+            around = self.comparison.around(step, self.actor) if self.comparison is not None else None
+            metrics = self.actor.update(batch, self.kl.kl_coef, stage.update, around)
         if broken := not_finite(self.policy.module):
             raise TrainingError(
                 f"step {step}: after the update {broken}; lower worker.actor.optim.lr, and go on from the last checkpoint"
@@ -340,27 +336,12 @@ class Trainer:
         return not one_update or not (algorithm.disable_kl or algorithm.use_kl_loss)
 
     def _advantages(self, batch: Batch, baselines: list[float]) -> dict[str, float]:
-        algorithm = self.config.algorithm
-        token_rewards_BT, metrics = None, {}
-        if not algorithm.disable_kl and not algorithm.use_kl_loss:
-            assert batch.ref_log_probs_BT is not None
-            kl_BT = compute_kl(batch.behaviour_log_probs_BT, batch.ref_log_probs_BT, algorithm.kl_penalty, batch.mask_BT)
-            token_rewards_BT = apply_kl_to_rewards(batch.rewards_B, kl_BT, batch.mask_BT, self.kl.kl_coef)
-            current = mean_sequence_kl(kl_BT, batch.mask_BT)
-            metrics = {"actor/kl_penalty": current, "actor/kl_coef": self.kl.kl_coef}
-            self.kl.update(current, len(batch))
-        batch.advantages_BT = configured_advantages(
-            algorithm,
-            batch.rewards_B,
-            batch.group_ids_B,
-            response_mask_BT=batch.mask_BT,
-            token_rewards_BT=token_rewards_BT,
-            baselines_B=torch.tensor(baselines, dtype=torch.float64).repeat_interleave(batch.group_size) if baselines else None,
-            parts_KB=reward_parts([s for g in batch.groups for s in g.scores], algorithm.gdpo_reward_keys),
-        ).float()
-        if algorithm.mask_truncated_completions:
-            batch.leave_out_truncated()
-        return metrics
+        coefficient = self.kl.kl_coef
+        current = set_advantages(batch, self.config.algorithm, coefficient, baselines)
+        if current is None:
+            return {}
+        self.kl.update(current, len(batch))
+        return {"actor/kl_penalty": current, "actor/kl_coef": coefficient}
 
     def _check_gap(self, step: int, metrics: dict[str, float]) -> None:
         gap, bound = metrics.get("rollout/log_prob_gap_mean", 0.0), self.config.worker.rollout.max_log_prob_gap

@@ -44,6 +44,14 @@ def test_a_configuration_that_fits_passes(load: Load) -> None:
             ["worker.actor.loss_type=default", "worker.actor.seq_mean=easyr1"],
             ["worker.actor.seq_mean = 'easyr1'", "mean over tokens", "loss_avg_mode=seq"],
         ),
+        (
+            ["trainer.compare_losses=[gspo]", "trainer.compare_losses_gradients_every=5"],
+            ["trainer.compare_losses_gradients_every = 5", "set it to 0, or use engine=local"],
+        ),
+        (
+            ["trainer.compare_losses=[gspo]", "worker.actor.seq_mean=easyr1"],
+            ["worker.actor.seq_mean = 'easyr1'", "means over a whole mini-batch", "set worker.actor.seq_mean=exact"],
+        ),
         (["worker.rollout.tensor_parallel_size=3"], ["tensor_parallel_size = 3", "1 x 2 = 2 GPUs", "set it to 2"]),
         (["worker.actor.ulysses_size=4"], ["ulysses_size = 4", "does not divide"]),
         (
@@ -95,6 +103,7 @@ def test_what_only_easyr1_can_do_passes_there_and_not_locally(load: Load) -> Non
         with pytest.raises(ConfigError):
             validate_for_training(load(*local))
     validate_for_training(load(*EASYR1, "worker.actor.seq_mean=easyr1"))
+    validate_for_training(load(*EASYR1, "trainer.compare_losses=[default,gspo]", "trainer.record_steps=every 2"))
     with pytest.raises(ConfigError, match="belongs to engine=easyr1"):
         validate_for_training(load("worker.actor.seq_mean=easyr1"))
     with pytest.raises(ConfigError, match="engine=local uses no Ray"):

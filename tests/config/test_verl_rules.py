@@ -55,6 +55,10 @@ def test_a_configuration_that_fits_passes_on_gpus_and_on_the_cpu(load: Load) -> 
         (["worker.actor.seq_mean=easyr1"], ["seq_mean = 'easyr1'", "exact"]),
         (["worker.actor.old_log_probs=sampler"], ["old_log_probs = 'sampler'", "recompute"]),
         (["worker.actor.model.lora.rank=8"], ["lora.rank = 8", "set it to 0"]),
+        (
+            ["trainer.compare_losses=[gspo]", "trainer.compare_losses_gradients_every=5"],
+            ["trainer.compare_losses_gradients_every = 5", "set it to 0", "gmpo-mm replay"],
+        ),
         (["worker.actor.optim.strategy=adamw_bf16"], ["'adamw_bf16'", "set it to adamw"]),
         (["worker.rollout.val_override_config={max_tokens: 9}"], ["max_tokens = 9", "remove it"]),
         (["worker.rollout.name=hf"], ["name = 'hf'", "samples with vLLM on GPUs"]),

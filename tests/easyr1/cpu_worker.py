@@ -6,8 +6,10 @@ actors, the trainer. What a CPU can't show is not shown: vLLM, flash-attention, 
 
 from __future__ import annotations
 
+import itertools
 import os
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -88,6 +90,19 @@ class CPUWorker(_Base, GMPOWorker):
             ):
                 stack.enter_context(patch.object(fsdp_workers, name, _OnCPU(auto)))
             super().init_model()
+        if self._has_actor and (folder := os.environ.get("GMPO_TEST_MINI_BATCHES")):
+            self._keep_mini_batches(Path(folder))
+
+    def _keep_mini_batches(self, folder: Path) -> None:
+        """Each mini-batch that the actor gets is put aside, numbered through the run."""
+        accumulate, number = self.actor._accumulate, itertools.count()
+
+        def keeping(mini_batch: DataProto, temperature: float) -> Any:
+            kept = {name: tensor.clone() for name, tensor in mini_batch.batch.items()}
+            torch.save(kept, folder / f"{next(number)}_of_rank_{self.rank}.pt")
+            return accumulate(mini_batch, temperature)
+
+        self.actor._accumulate = keeping
 
     def _build_rollout(self) -> None:
         self.rollout = HFRollout(self)

@@ -20,7 +20,7 @@ from gmpo_mm.config.keys import schema_keys
 from gmpo_mm.engines.checks import validate_for_training
 from gmpo_mm.engines.easyr1 import advantages
 from gmpo_mm.engines.easyr1.config import HANDLED_HERE, GMPOPPOConfig, to_easyr1
-from gmpo_mm.engines.easyr1.trainer import LastRewards
+from gmpo_mm.engines.easyr1.trainer import StepRewards
 
 OURS = {"worker.actor.seq_mean", "worker.actor.entropy_coef"}
 
@@ -138,8 +138,9 @@ def test_gdpo_is_given_the_rewards_that_the_reward_actor_returned(example: Path,
     }  # fmt: skip
     actor = SimpleNamespace(compute_reward=SimpleNamespace(remote=lambda batch: ("rewards", per_sample)))
     monkeypatch.setattr("ray.get", lambda answer: answer)
-    rewards = LastRewards(actor)
-    assert rewards.compute_reward.remote("batch") == ("rewards", per_sample)
+    rewards = StepRewards(actor)
+    batch = SimpleNamespace(non_tensor_batch={"uid": ["b", "a"] * 3})
+    assert rewards.compute_reward.remote(batch) == ("rewards", per_sample)
     assert "length" not in rewards.scores()[1] and rewards.scores()[2]["length"] == 1.0
     stock, inputs = dict(advantages._STOCK), advantage_inputs()
     try:

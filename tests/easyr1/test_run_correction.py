@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from gmpo_mm.algorithms import correction_metrics, finalize_metrics, make_correction
+from gmpo_mm.inspection.replay import replay
+from gmpo_mm.runs.step_record import load_step
 from tests.easyr1.test_run import STEP_LIMIT, data, finish, lines, overrides, start
 
 __all__ = ["data"]
@@ -27,6 +29,7 @@ def test_a_correction_of_a_truncated_sampler_reaches_the_loss_as_on_the_local_en
         data, run, 1, "data.val_files=", "trainer.val_freq=-1", "trainer.val_before_train=false", "trainer.max_steps=1",
         "worker.rollout.top_p=0.8", "worker.rollout.temperature=1.5", "worker.rollout.correction=masked",
         "worker.rollout.correction_floor=0.9", "worker.rollout.correction_cap=1.2", "worker.actor.optim.lr=2e-5",
+        "trainer.record_steps=[1]",
     )  # fmt: skip
     finish(start(1, texts, str(dump)))
     kept = torch.load(dump, weights_only=True)
@@ -44,3 +47,8 @@ def test_a_correction_of_a_truncated_sampler_reaches_the_loss_as_on_the_local_en
     apart = torch.cat([(expected[name] - weight).flatten() for name, weight in found.items()])
     assert moved.abs().max() > 1e-5
     assert apart.abs().max() < 2e-5 and apart.norm() < 2e-3 * moved.norm()
+    record = load_step(run, 1)
+    mask_BT = kept["response_mask"].bool()
+    assert record.sampler_log_probs_BT is not None
+    assert torch.equal(record.sampler_log_probs_BT[record.mask_BT], kept["sampler_log_probs"][mask_BT])
+    assert replay(run, 1).first_difference is None, "the record has what the correction reads"

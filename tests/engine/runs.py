@@ -109,7 +109,7 @@ def weights(run_dir: Path, step: int) -> dict[str, Any]:
 def policy_of(data: Path, run_dir: Path, step: int) -> PolicyModel:
     """The policy of a checkpoint, in float32 on the CPU."""
     args = arguments(data, run_dir, f"worker.actor.model.model_path={run_dir}/checkpoints/step_{step}/huggingface")
-    return launch._load_policy(load_config(args[0], args[1:]).config, torch.device("cpu"), torch.float32)[0]
+    return launch.configured_policy(load_config(args[0], args[1:]).config, torch.device("cpu"), torch.float32)[0]
 
 
 def file_bytes(run_dir: Path, step: int) -> dict[str, bytes]:

@@ -132,6 +132,7 @@ def test_a_first_signal_waits_for_the_write(data: Path, straight: Path, tmp_path
     assert file_bytes(run_dir, STEPS) == file_bytes(straight, STEPS)
 
 
+@pytest.mark.slow
 def test_a_second_signal_gives_the_write_up(data: Path, straight: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     args = arguments(data, run_dir, *OPTIONS)

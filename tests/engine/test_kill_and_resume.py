@@ -75,6 +75,7 @@ def test_killed_in_the_middle_of_a_validation(data: Path, straight: Path, tmp_pa
     assert_same_end(tmp_path / "run", straight)
 
 
+@pytest.mark.slow
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(data: Path, straight: Path, tmp_path: Path) -> None:
     args = arguments(data, tmp_path / "run", *OPTIONS)
     process = start_process(args)

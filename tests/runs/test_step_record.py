@@ -12,10 +12,12 @@ import torch
 from PIL import Image
 
 import gmpo_mm
+from gmpo_mm.config.schema import Config
 from gmpo_mm.errors import DataError
 from gmpo_mm.runs.step_record import (
     RecordedPrompt,
     StepRecord,
+    announcement,
     load_step,
     record_bytes,
     recorded_steps,
@@ -125,6 +127,8 @@ def test_a_newer_format_and_a_missing_step_are_named(tmp_path: Path) -> None:
         load_step(tmp_path, 3)
     with pytest.raises(DataError, match="there is none"):
         load_step(tmp_path / "rollouts", 1)
+    with pytest.raises(DataError, match="nowhere: there is no such run directory"):
+        load_step(tmp_path / "nowhere", 1)
 
 
 def test_a_kill_at_any_file_operation_leaves_a_record_whole_or_absent(tmp_path: Path) -> None:
@@ -184,3 +188,17 @@ def test_two_runs_that_differ_in_where_they_write_have_one_configuration_hash() 
     two.config = {"trainer": {"max_steps": 3, "run_dir": "elsewhere"}}
     three.config = {"trainer": {"max_steps": 4}}
     assert one.config_sha256 == two.config_sha256 != three.config_sha256
+
+
+def test_what_a_run_says_of_its_records_before_it_starts() -> None:
+    config = Config()
+    assert announcement(config, 10, 0) is None
+    config.data.rollout_batch_size, config.worker.rollout.n = 2, 2
+    config.data.max_response_length, config.data.max_prompt_length = 4, 6
+    config.trainer.record_steps = [2, 37]
+    said = announcement(config, 10, 3 * 10**9)
+    size = record_bytes(4, 4, 2, 6) / 1e6
+    assert said is not None and f"1 of 10 steps, each at most {size:,.1f} MB and about 6.0 s" in said
+    assert "There is no step 37: the run has 10" in said
+    config.trainer.record_steps = "every 4"
+    assert "2 of 10 steps" in (announcement(config, 10, 0) or "")

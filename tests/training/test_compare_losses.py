@@ -59,7 +59,7 @@ def test_gradient_cosines_and_norms_equal_those_of_separate_rows_before_the_last
     actor = actor_on(policy, mini_batch_prompts=2, update_limits=CutLimits(samples=3), epochs=2)
     batch = make_batch(policy)
     before, measure = weights_before_the_last_step(actor), comparison()
-    actor.update(batch, around_last=measure.around_last(1, actor))
+    actor.update(batch, around=measure.around(1, actor))
     found = measure.line(batch, actor)
 
     assert len(before) == 4
@@ -97,7 +97,7 @@ def test_every_gradient_has_the_terms_that_the_run_adds_to_its_loss(family: str)
         other.update(batch, kl_coef=0.7)
     actor, measure = actor_on(policy, **options), comparison()
     actor.router_coef = 0.5 if policy.is_mixture_of_experts else 0.0
-    actor.update(batch, 0.7, around_last=measure.around_last(1, actor))
+    actor.update(batch, 0.7, around=measure.around(1, actor))
     found = measure.line(batch, actor)
     flat = {name: torch.cat([g.flatten() for g in parts]).double() for name, parts in gradients.items()}
     for name, gradient in flat.items():
@@ -132,7 +132,7 @@ def test_an_update_is_the_same_to_the_byte_with_and_without_comparing(family: st
         batch.ref_log_probs_BT = batch.sampler_log_probs_BT - 0.2 * batch.mask_BT
         measure = comparison([*NAMES, f"{tmp_path}/own.py:noisy"])
         torch.manual_seed(3)
-        metrics = actor.update(batch, 0.1, around_last=measure.around_last(1, actor) if every else None)
+        metrics = actor.update(batch, 0.1, around=measure.around(1, actor) if every else None)
         rest = torch.get_rng_state()
         assert ("compare/noisy/gradient_cosine" in measure.line(batch, actor)) == bool(every)
         assert torch.equal(torch.get_rng_state(), rest)
@@ -149,7 +149,7 @@ def test_dropout_drops_the_same_in_every_gradient() -> None:
     actor = actor_on(policy)
     batch = make_batch(policy)
     measure = LossComparison({"gmpo": LOSS, "again": LOSS}, 1)
-    actor.update(batch, around_last=measure.around_last(1, actor))
+    actor.update(batch, around=measure.around(1, actor))
     found = measure.line(batch, actor)
     assert found["compare/again/gradient_cosine"] == pytest.approx(1.0, abs=1e-6)
     assert found["compare/again/gradient_norm"] == found["compare/gmpo/gradient_norm"]
@@ -162,7 +162,7 @@ def test_gradients_are_compared_on_every_nth_step_only() -> None:
     measure = comparison(["gspo"], every=2)
     seen = []
     for step in (1, 2, 3):
-        actor.update(batch, around_last=measure.around_last(step, actor))
+        actor.update(batch, around=measure.around(step, actor))
         seen.append("compare/gspo/gradient_norm" in measure.line(batch, actor))
     assert seen == [False, True, False]
 
@@ -206,7 +206,7 @@ def test_a_compared_loss_that_is_not_finite_has_no_cosine_and_leaves_the_update_
     actor = actor_on(policy)
     batch = make_batch(policy)
     measure = comparison([f"{tmp_path}/own.py:endless"])
-    metrics = actor.update(batch, around_last=measure.around_last(1, actor))
+    metrics = actor.update(batch, around=measure.around(1, actor))
     found = measure.line(batch, actor)
     assert not math.isfinite(found["compare/endless/gradient_norm"])
     assert "compare/endless/gradient_cosine" not in found and "compare/endless/cosine" not in found

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from gmpo_mm.algorithms import correction_weights, make_correction
+from tests.verl.repeated import repeated_on_local
 from tests.verl.runs import LIMIT, finish, lines, start, text
 
 
@@ -29,7 +30,7 @@ def test_a_correction_of_a_truncated_sampler_reaches_the_loss_as_on_the_local_en
     )
     texts = text(
         data, run, "trainer.n_gpus_per_node=1", "trainer.max_steps=1", "worker.rollout.top_p=0.8",
-        "worker.rollout.temperature=1.5", "worker.actor.optim.lr=2e-5", *bounds,
+        "worker.rollout.temperature=1.5", "worker.actor.optim.lr=2e-5", *bounds, "trainer.record_steps=[1]",
     )  # fmt: skip
     finish(start(texts, str(dump)))
     kept = torch.load(dump, weights_only=True)
@@ -54,3 +55,4 @@ def test_a_correction_of_a_truncated_sampler_reaches_the_loss_as_on_the_local_en
     apart = torch.cat([(after[name] - weight).flatten() for name, weight in found.items()])
     assert moved.abs().max() > 1e-5
     assert apart.abs().max() < 1e-5 and apart.norm() < 2e-3 * moved.norm()
+    repeated_on_local(run, 1)

@@ -9,10 +9,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+import gmpo_mm
 from gmpo_mm.algorithms import compute_advantages
 from gmpo_mm.config import resolve_model_path
 from gmpo_mm.models.loading import end_token_ids
 from gmpo_mm.rewards.overlong import OverlongBuffer
+from tests.verl.repeated import repeated_on_local
 from tests.verl.runs import LIMIT, finish, lines, start, text
 
 REWARD = """
@@ -37,6 +39,7 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "worker.reward.overlong_buffer={enable: true, len: 5}", "worker.actor.loss_type=default",
         "worker.rollout.temperature=2",
         f"data.val_files={data}/countdown/test.parquet@train[:3]", "trainer.val_freq=2",
+        "trainer.record_steps=[1]", "trainer.compare_losses=[gmpo]", "worker.actor.optim.lr=2e-5",
     )  # fmt: skip
     finish(start(texts, str(folder / "batch.pt")))
     return folder
@@ -91,6 +94,32 @@ def test_long_responses_are_punished_in_training_alone(finished: Path) -> None:
     assert [line["val/reward_score"] for line in validation] == [1.0]
     rows = (finished / "run" / "samples" / "step_2_validation.jsonl").read_text().splitlines()
     assert rows and all("overlong_reward" not in json.loads(row) for row in rows)
+
+
+@pytest.mark.timeout(LIMIT)
+def test_a_record_has_what_was_left_out_and_the_local_engine_repeats_it(finished: Path) -> None:
+    batch = torch.load(finished / "batch.pt", weights_only=True)
+    record = gmpo_mm.load_step(finished / "run")
+    ends = {reason: sum(found == reason for found in record.stop_reasons) for reason in ("stop", "length")}
+    cut = sum(truncated(batch))
+    assert ends == {"stop": 16 - cut, "length": cut}
+    assert record.left_out == {row for row, reason in enumerate(record.stop_reasons) if reason == "length"}
+    assert record.updates == [list(range(16))] and record.mask_BT.sum(1).tolist() == list(record.lengths_B)
+    assert sorted(record.reward_parts) == ["chars", "even", "overlong_reward"]
+    assert sorted(record.reward_parts["chars"].tolist()) == pytest.approx(sorted(parts(batch)[1].tolist()))
+    repeated_on_local(finished / "run", 1)
+
+
+@pytest.mark.timeout(LIMIT)
+def test_a_response_that_was_left_out_has_no_part_in_the_compared_losses(finished: Path) -> None:
+    record = gmpo_mm.load_step(finished / "run")
+    line = lines(finished / "run", "compare")[0]
+    assert line["compare/trained"] == "default" and line["compare/losses"] == ["default", "gmpo"]
+    trained = [row for row in range(16) if row not in record.left_out and record.advantages_BT[row, 0] != 0]
+    assert 0 < len(trained) < 16
+    tokens = sum(record.lengths_B[row] for row in trained)
+    assert len(line["compare/points"]["gmpo"]) == min(tokens, 128)
+    assert set(line["compare/points"]["advantage"]) <= {record.advantages_BT[row, 0].item() for row in trained}
 
 
 def parts(batch: dict[str, list[torch.Tensor]]) -> torch.Tensor:

@@ -11,14 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import gmpo_mm
+from gmpo_mm.data.prompts import load_images
 from tests.verl.runs import LIMIT, ROOT, finish, lines, pictures, start
+
+RECORDED = "trainer.record_steps=[1]"
 
 
 @pytest.fixture(scope="module")
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run of two steps: its directory and its output; `batch.pt` beside it holds the first step's batch."""
     folder = tmp_path_factory.mktemp("pictures")
-    return folder / "run", finish(start(pictures(data, folder / "run"), str(folder / "batch.pt")))
+    return folder / "run", finish(start(pictures(data, folder / "run", RECORDED), str(folder / "batch.pt")))
 
 
 @pytest.mark.timeout(LIMIT)
@@ -80,6 +84,37 @@ def test_the_local_engine_makes_the_same_update_from_the_same_batch(finished: tu
     assert moved.abs().max() > 1e-5
     # AdamW's first step is the sign of the gradient nearly everywhere, so a few weights with almost none differ most
     assert apart.abs().max() < 1e-5 and apart.norm() < 1e-3 * moved.norm()
+
+
+@pytest.mark.timeout(LIMIT)
+def test_a_record_has_the_pictures_and_the_local_engine_repeats_it(finished: tuple[Path, str], data: Path) -> None:
+    from gmpo_mm.config import load_config
+    from gmpo_mm.data import RecordKeys, load_records
+    from gmpo_mm.runs.step_record import picture_name
+    from tests.verl.repeated import hash_of, repeated_on_local
+
+    run, _ = finished
+    records = load_records(
+        str(data / "geometry" / "train.parquet"), RecordKeys.from_data_config(load_config(run / "config.yaml").config.data)
+    )
+    by_id = {str(record.id): record for record in records}
+    kept = torch.load(run.parent / "batch.pt", weights_only=True)
+    record = gmpo_mm.load_step(run, 1)
+    for prompt in record.prompts:
+        source = by_id[prompt.id]
+        pictures = load_images(source)
+        assert prompt.images == tuple(map(picture_name, pictures)) and len(prompt.images) == 1
+        assert all((run / "rollouts" / "pictures" / f"{name}.png").is_file() for name in prompt.images)
+        patches = int(prompt.image_grid_thw_N3.prod())
+        assert (prompt.input_ids_S == 334).sum() * 4 == patches, "one token for four patches"
+        assert prompt.problem == source.problem and prompt.answer == source.answer
+        assert prompt.text.count("<|image_pad|>") == 1 and source.problem.removeprefix("<image>") in prompt.text
+        assert torch.equal(prompt.input_ids_S, kept["prompts"][kept["id"].index(prompt.id)])
+    assert record.weights_after == hash_of(run / "global_step_1")
+    rewards = lines(run, "train")[0]
+    assert record.rewards_B.mean().item() == pytest.approx(rewards["reward/overall"])
+    assert record.reward_parts["accuracy"].mean().item() == pytest.approx(rewards["reward/accuracy"])
+    repeated_on_local(run, 1)
 
 
 @pytest.mark.timeout(LIMIT)

@@ -33,6 +33,7 @@ from gmpo_mm.algorithms import (
 from gmpo_mm.config.loss import actor_loss_config
 from gmpo_mm.engines.distributed import LossScale, reduce_over_ranks
 from gmpo_mm.engines.easyr1.entropy import token_entropy
+from gmpo_mm.engines.easyr1.rows_seen import ROWS, SEEN, RowsSeen
 from gmpo_mm.errors import TrainingError
 from gmpo_mm.runs.learning_watch import MAX_SKIPPED_IN_A_ROW
 
@@ -42,7 +43,7 @@ SAMPLER_LOG_PROBS = "sampler_log_probs"
 """Of the sampled tokens, (B, T), in a batch that is trained on with a correction."""
 TENSORS = (
     "input_ids", "attention_mask", "position_ids", "responses", "response_mask", "old_log_probs", "ref_log_probs", "advantages",
-    SAMPLER_LOG_PROBS,
+    SAMPLER_LOG_PROBS, ROWS,
 )  # fmt: skip
 
 
@@ -60,12 +61,14 @@ class GMPOActor(DataParallelPPOActor):
         self.skipped_in_a_row = 0
         self._stock_log_probs: Callable[..., torch.Tensor] = self.log_probs_from_logits  # type: ignore[has-type]
         self._entropies: list[torch.Tensor] | None = None
+        self._seen = RowsSeen()
         self.log_probs_from_logits = self._log_probs_from_logits
 
     def update_policy(self, data: DataProto) -> dict[str, Any]:
         """All epochs and mini-batches of a step, as EasyR1 calls it; metrics are those of all ranks together.
 
-        Returns a number for each metric over the whole step, and under `UPDATES` one dictionary for each mini-batch.
+        Returns a number for each metric over the whole step, under `UPDATES` one dictionary for each mini-batch, and under
+        `SEEN`, where the rows have numbers, what this rank's passes saw.
         Raises TrainingError after three gradients in a row that were not finite.
         """
         self.actor_module.train()
@@ -74,6 +77,7 @@ class GMPOActor(DataParallelPPOActor):
         parts: list[dict[str, Metric]] = []
         updates: list[dict[str, float]] = []
         for epoch in range(self.config.ppo_epochs):
+            self._seen.epoch_begins()
             for mini_batch in self._shown(mini_batches, f"epoch {epoch + 1}: mini-batches"):
                 part = reduce_over_ranks(merge_metrics(self._accumulate(mini_batch, temperature)))
                 norm = float(self._optimizer_step())
@@ -87,6 +91,9 @@ class GMPOActor(DataParallelPPOActor):
             metrics["actor/grad_norm"] = sum(norms) / len(norms)
         if self._kl_in_loss(data.batch):
             metrics["actor/kl_coef"] = self.config.kl_coef
+        seen, self._seen = self._seen, RowsSeen()
+        if ROWS in data.batch:
+            metrics[SEEN] = [seen]
         return metrics | {UPDATES: updates}
 
     # ---- one mini-batch -----------------------------------------------------------------------------------------------
@@ -94,9 +101,11 @@ class GMPOActor(DataParallelPPOActor):
     def _accumulate(self, mini_batch: DataProto, temperature: float) -> Iterator[dict[str, Metric]]:
         """Gradients of one mini-batch; yields each micro-batch's metrics."""
         scale = LossScale(mini_batch.batch["response_mask"], self.loss, self.config.seq_mean)
+        self._seen.update_begins()
         for micro_batch in self._shown(self._micro_batches(mini_batch), "micro-batches", position=2):
             inputs = {**micro_batch.batch, **micro_batch.non_tensor_batch}
             log_probs_BT, entropy_BT = self._forward(inputs, temperature)
+            self._seen.note(inputs, log_probs_BT, entropy_BT)
             total, metrics = self._loss(inputs, log_probs_BT, entropy_BT)
             (total * scale.of(inputs["response_mask"])).backward()
             yield metrics

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from gmpo_mm.config import LoadedConfig
+from gmpo_mm.config.recording import records_steps
 from gmpo_mm.config.schema import Config
 from gmpo_mm.engines.easyr1.data_check import check_answer_column, check_nothing_dropped, dropped_report
 from gmpo_mm.engines.easyr1.preflight import (
@@ -112,9 +114,11 @@ def _build(
     from verl.utils.tokenizer import get_processor, get_tokenizer
 
     from gmpo_mm.engines.easyr1.advantages import install
+    from gmpo_mm.engines.easyr1.comparing import StepComparison
     from gmpo_mm.engines.easyr1.config import to_easyr1
+    from gmpo_mm.engines.easyr1.recording import StepRecorder, problems_kept
     from gmpo_mm.engines.easyr1.rewards import GMPORewardManager
-    from gmpo_mm.engines.easyr1.trainer import GMPOTrainer, LastRewards
+    from gmpo_mm.engines.easyr1.trainer import GMPOTrainer, StepRewards
     from gmpo_mm.engines.easyr1.worker import GMPOWorker
     from gmpo_mm.models.loading import end_token_ids
     from gmpo_mm.rewards.overlong import overlong_buffer
@@ -132,15 +136,18 @@ def _build(
     validates = bool(data.val_files)
     data.train_files = data.train_files or data.val_files
     data.val_files = data.val_files or data.train_files  # EasyR1 always makes both loaders
-    with progress.stage("measuring prompts"):
+    records_some = records_steps(config)
+    with progress.stage("measuring prompts"), problems_kept(data.prompt_key) if records_some else nullcontext():
         train_loader, val_loader = create_dataloader(data, tokenizer, processor)
     progress.log(dropped_report(records["train"], len(train_loader.dataset)))
     if validates:
         check_nothing_dropped(config.data.val_files, records["val"], len(val_loader.dataset), data.max_prompt_length)
     worker = ray.remote(worker_class or GMPOWorker)
     rewards = ray.remote(GMPORewardManager).options(num_cpus=easyr1.worker.reward.num_cpus)
-    reward_fn = LastRewards(rewards.remote(easyr1.worker.reward, tokenizer, overlong_buffer(config)))
+    reward_fn = StepRewards(rewards.remote(easyr1.worker.reward, tokenizer, overlong_buffer(config)))
     install(config, reward_fn.scores)
+    end_tokens = end_token_ids(model.model_path, tokenizer)
+    recorder = StepRecorder(config, run, train_loader.dataset, processor, tokenizer, end_tokens) if records_some else None
     pool = "global_pool"
     roles = (Role.ActorRolloutRef, Role.Critic)
     return GMPOTrainer(
@@ -154,14 +161,16 @@ def _build(
             resource_pool_spec={pool: [config.trainer.n_gpus_per_node] * config.trainer.nnodes},
             mapping=dict.fromkeys(roles, pool),
         ),
-        reward_fn=reward_fn if config.algorithm.gdpo_reward_keys else reward_fn.manager,
+        reward_fn=reward_fn if config.algorithm.gdpo_reward_keys or records_some else reward_fn.manager,
         val_reward_fn=rewards.remote(easyr1.worker.reward, tokenizer) if validates else None,
         run=run,
         progress=progress,
         trackers=trackers,
         samples_shown=(config.trainer.log_samples, config.trainer.val_generations_to_log),
-        end_tokens=end_token_ids(model.model_path, tokenizer),
+        end_tokens=end_tokens,
         leaves_out_truncated=config.algorithm.mask_truncated_completions,
+        recorder=recorder,
+        comparison=StepComparison(config) if config.trainer.compare_losses else None,
     )
 
 

@@ -17,6 +17,7 @@ def check_easyr1(loaded: LoadedConfig) -> Iterator[str]:
     config = loaded.config
     yield from _check_sampling(config)
     yield from _check_seq_mean(loaded)
+    yield from _check_comparing(config)
     yield from _check_parallelism(config)
     if config.ray_address is not None and config.ray_address.startswith("ray://"):
         yield (
@@ -61,6 +62,22 @@ def _check_seq_mean(loaded: LoadedConfig) -> Iterator[str]:
         yield (
             f"{ACTOR}seq_mean = {loaded.config.worker.actor.seq_mean!r}: loss_type={loaded.config.worker.actor.loss_type} is a "
             f"mean over tokens here, so it has no effect; remove it, or set {ACTOR}loss_avg_mode=seq."
+        )
+
+
+def _check_comparing(config: Config) -> Iterator[str]:
+    trainer = config.trainer
+    if not trainer.compare_losses:
+        return
+    if trainer.compare_losses_gradients_every:
+        yield (
+            f"trainer.compare_losses_gradients_every = {trainer.compare_losses_gradients_every}: on engine=easyr1 losses are "
+            "compared by their token weights alone, without whole gradients; set it to 0, or use engine=local."
+        )
+    if config.worker.actor.seq_mean == "easyr1":
+        yield (
+            f"{ACTOR}seq_mean = 'easyr1': trainer.compare_losses compares losses that are means over a whole mini-batch, and "
+            f"not EasyR1's weighting by micro-batches; set {ACTOR}seq_mean=exact, or leave trainer.compare_losses out."
         )
 
 

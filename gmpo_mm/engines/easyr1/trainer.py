@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import ray
+import torch
 from verl.protocol import DataProto
 from verl.trainer.ray_trainer import RayPPOTrainer
 from verl.utils.checkpoint import remove_obsolete_ckpt
@@ -14,6 +16,10 @@ from verl.utils.logger.logger import LOGGERS
 
 from gmpo_mm.engines.batch_metrics import response_shares, truncated_rows
 from gmpo_mm.engines.easyr1.actor import UPDATES
+from gmpo_mm.engines.easyr1.comparing import KIND as COMPARE
+from gmpo_mm.engines.easyr1.comparing import StepComparison
+from gmpo_mm.engines.easyr1.recording import KEPT, StepRecorder
+from gmpo_mm.engines.easyr1.rows_seen import ROWS, SEEN, StepSeen, of_all_ranks
 from gmpo_mm.engines.finished_step import FinishedStep
 from gmpo_mm.engines.step_log import StepLog
 from gmpo_mm.errors import TrainingError
@@ -22,6 +28,7 @@ from gmpo_mm.runs.learning_watch import LearningWatch
 from gmpo_mm.runs.progress import Progress
 from gmpo_mm.runs.run_directory import RunDirectory
 from gmpo_mm.runs.show_validation import show_validation
+from gmpo_mm.runs.step_record import StepRecord
 from gmpo_mm.runs.stopping import StopRequest
 from gmpo_mm.runs.trackers import Trackers
 
@@ -34,10 +41,13 @@ class GMPOTrainer(RayPPOTrainer):
 
     def __init__(
         self, *args: Any, run: RunDirectory, progress: Progress, trackers: Trackers, end_tokens: list[int],
-        samples_shown: tuple[int, int] = (0, 0), leaves_out_truncated: bool = False, **kwargs: Any,
+        samples_shown: tuple[int, int] = (0, 0), leaves_out_truncated: bool = False, recorder: StepRecorder | None = None,
+        comparison: StepComparison | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
         """`end_tokens` end a response, `samples_shown` are trainer.log_samples and val_generations_to_log,
-        `leaves_out_truncated` is algorithm.mask_truncated_completions; the other arguments are EasyR1's."""
+        `leaves_out_truncated` is algorithm.mask_truncated_completions, `recorder` writes the steps of trainer.record_steps and
+        reads `reward_fn`, which is then `StepRewards`, `comparison` is that of trainer.compare_losses; the other arguments are
+        EasyR1's."""
         super().__init__(*args, **kwargs)
         self.val_reward_fn: Any
         self.run, self.progress, self.trackers, self.end_tokens = run, progress, trackers, end_tokens
@@ -48,7 +58,12 @@ class GMPOTrainer(RayPPOTrainer):
         self._samples_shown = samples_shown
         self._leaves_out_truncated = leaves_out_truncated
         self._validation_facts: dict[str, float] = {}
-        LOGGERS[TRACKER] = lambda config: StepLog(self)
+        self.recorder, self.comparison = recorder, comparison
+        self._record: StepRecord | None = None
+        self._compared: dict[str, Any] | None = None
+        self._places_B = np.arange(0)
+        self._log = StepLog(self)
+        LOGGERS[TRACKER] = lambda config: self._log
         self.config.trainer.logger = (TRACKER,)
         if self.val_reward_fn is not None:
             self.val_reward_fn = _RememberedRewards(self.val_reward_fn)
@@ -58,12 +73,13 @@ class GMPOTrainer(RayPPOTrainer):
         processes = self.resource_pool_manager.get_num_gpus()
         with self.progress.stage(f"starting {processes} workers: model, optimizer and vLLM"):
             super().init_workers()
+        if self.recorder is not None:
+            (size, *_) = self.actor_rollout_ref_wg.trained_weights_bytes()
+            self.progress.log(self.recorder.announcement(self.training_steps, size))
         stock_update: Callable[[DataProto], DataProto] = self.actor_rollout_ref_wg.update_actor
 
         def update_actor(batch: DataProto) -> DataProto:
-            self.finished.update_begins()
-            trained = without_truncated(batch, self.end_tokens) if self._leaves_out_truncated else batch
-            output = self._measured(batch, stock_update(trained))
+            output = self._update(batch, stock_update)
             self.finished.note(self.global_step, self.train_dataloader)
             return output
 
@@ -82,6 +98,26 @@ class GMPOTrainer(RayPPOTrainer):
         with self.finished.saved_on_error(lambda: self.actor_rollout_ref_wg.workers, self._save_finished):
             super().fit()
 
+    def _update(self, batch: DataProto, update: Callable[[DataProto], DataProto]) -> DataProto:
+        """The update of the actors, and what is written down of it."""
+        trained = without_truncated(batch, self.end_tokens) if self._leaves_out_truncated else batch
+        is_recorded = self.recorder is not None and self.recorder.is_due(self.global_step)
+        if is_recorded or self.comparison is not None:
+            trained = numbered(trained, self._places_B)
+        before = self._weights() if is_recorded else ""
+        self.finished.update_begins()
+        output = update(trained)
+        parts = output.non_tensor_batch.pop(SEEN, None)
+        if parts is not None:
+            seen = of_all_ranks(parts)
+            if is_recorded:
+                self._record = self._recorded(batch, seen, (before, self._weights()))
+            if self.comparison is not None:
+                started = time.perf_counter()
+                self._compared = self.comparison.line(trained.batch, torch.as_tensor(self._places_B.argsort()), seen)
+                output.non_tensor_batch["timing_s/compare"] = np.array([time.perf_counter() - started])
+        return self._measured(batch, output)
+
     def _measured(self, batch: DataProto, output: DataProto) -> DataProto:
         """Put the mini-batches' metrics into the run directory, and the batch's own beside the step's."""
         found = output.non_tensor_batch
@@ -93,7 +129,36 @@ class GMPOTrainer(RayPPOTrainer):
             found[name] = np.array([value])
         return output
 
+    def _weights(self) -> str:
+        """Hash of the trained weights; all ranks put them together, the first one has it."""
+        with self.progress.stage(f"step {self.global_step}: hash of the weights"):
+            found: list[str] = self.actor_rollout_ref_wg.trained_weights_sha256()
+        return found[0]
+
+    def _recorded(self, batch: DataProto, seen: StepSeen, weights: tuple[str, str]) -> StepRecord:
+        """The step's record, its rows in the order in which they were sampled."""
+        assert self.recorder is not None and isinstance(self.reward_fn, StepRewards)
+        order_B = self._places_B.argsort()
+        sampled = batch[order_B]
+        if self.config.algorithm.online_filtering:  # graded as they were sampled
+            scores = self.reward_fn.of_rows(sampled.non_tensor_batch["uid"])
+        else:
+            graded = self.reward_fn.of_rows(batch.non_tensor_batch["uid"])
+            scores = [graded[row] for row in order_B]
+        return self.recorder.record(self.global_step, sampled, scores, seen, weights)
+
+    def _balance_batch(self, batch: DataProto, *args: Any, **kwargs: Any) -> None:
+        """EasyR1 reorders the rows in place; where each was before is kept."""
+        batch.non_tensor_batch[ROWS] = np.arange(len(batch))
+        super()._balance_batch(batch, *args, **kwargs)
+        self._places_B = batch.non_tensor_batch.pop(ROWS)
+        if self.recorder is not None and not self.recorder.is_due(self.global_step):
+            for name in KEPT:
+                del batch.non_tensor_batch[name]
+
     def _make_batch_data(self, metrics: dict[str, Any]) -> DataProto:
+        if isinstance(self.reward_fn, StepRewards):
+            self.reward_fn.step_begins()
         prompts, n = self.config.data.rollout_batch_size, self.config.worker.rollout.n
         with self.progress.stage(f"step {self.global_step}: sampling {prompts} prompts x {n} responses"):
             return super()._make_batch_data(metrics)
@@ -151,6 +216,13 @@ class GMPOTrainer(RayPPOTrainer):
 
     def step_recorded(self) -> None:
         """The step's metrics are in the run directory: save the checkpoint that waits for them, or one before a stop."""
+        if self._compared is not None:
+            self.trackers.log(self.global_step, COMPARE, self._compared)
+            self._compared = None
+        if self._record is not None:
+            assert self.recorder is not None
+            self.recorder.write(self._record, self._log.training)
+            self._record = None
         self.recorded_step = self.global_step
         self.finished.note(self.global_step, self.train_dataloader)  # a step of the critic's warm-up as well
         stops = self.stop.wanted and self.global_step < self.training_steps
@@ -195,25 +267,54 @@ class _RememberedRewards:
         return graded
 
 
-class LastRewards:
-    """EasyR1's reward actor of training, asked in the same way; what it returned last stays at hand."""
+class StepRewards:
+    """EasyR1's reward actor of training, asked in the same way; what it returned stays at hand until the next step."""
 
     def __init__(self, manager: Any) -> None:
         self.manager = manager
         self.compute_reward = self
-        self._last: Any = None
+        self._graded: list[tuple[Any, Any]] = []
+
+    def step_begins(self) -> None:
+        """Forget what was graded before."""
+        self._graded.clear()
 
     def remote(self, batch: DataProto) -> Any:
         """Start grading; returns Ray's reference to the result."""
-        self._last = self.manager.compute_reward.remote(batch)
-        return self._last
+        graded = self.manager.compute_reward.remote(batch)
+        self._graded.append((batch.non_tensor_batch["uid"], graded))
+        return graded
 
     def scores(self) -> list[dict[str, float]]:
         """All numbers of each response of the last batch, in its order."""
-        _, per_sample = ray.get(self._last)
-        parts = {name: aligned(name, per_sample) for name in per_sample}
-        rows = len(next(iter(parts.values())))
-        return [{name: value for name, values in parts.items() if (value := values[i]) is not None} for i in range(rows)]
+        return _scores(self._graded[-1][1])
+
+    def of_rows(self, uids: Sequence[str]) -> list[dict[str, float]]:
+        """The same of each row of this step, whose groups' names are given; a group's rows in the order that was graded.
+
+        A group may have been graded with a baseline before: the last time counts.
+        """
+        found: dict[str, list[dict[str, float]]] = {}
+        for names, graded in self._graded:
+            found |= {name: [] for name in names}
+            for name, scores in zip(names, _scores(graded), strict=True):
+                found[name].append(scores)
+        rest = {name: iter(scores) for name, scores in found.items()}
+        return [next(rest[name]) for name in uids]
+
+
+def _scores(graded: Any) -> list[dict[str, float]]:
+    _, per_sample = ray.get(graded)
+    parts = {name: aligned(name, per_sample) for name in per_sample}
+    rows = len(next(iter(parts.values())))
+    return [{name: value for name, values in parts.items() if (value := values[i]) is not None} for i in range(rows)]
+
+
+def numbered(batch: DataProto, numbers_B: np.ndarray) -> DataProto:
+    """The batch with the number of each row, which the actor then notes."""
+    tensors = batch.batch.clone(recurse=False)
+    tensors[ROWS] = torch.as_tensor(numbers_B)
+    return DataProto(batch=tensors, non_tensor_batch=batch.non_tensor_batch, meta_info=batch.meta_info)
 
 
 def without_truncated(batch: DataProto, end_tokens: list[int]) -> DataProto:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from verl.single_controller.base import Worker
 from verl.single_controller.base.decorator import Dispatch, register
+from verl.utils.fsdp_utils import load_fsdp_model, offload_fsdp_model
 from verl.workers import fsdp_workers
 from verl.workers.fsdp_workers import FSDPWorker
 
 from gmpo_mm.engines.easyr1.actor import GMPOActor
+from gmpo_mm.engines.easyr1.trained_weights import fsdp_weights_sha256, trained_weights
 
 
 class _Base(Worker):
@@ -19,6 +23,21 @@ class GMPOWorker(_Base, FSDPWorker):
 
     A subclass needs an empty base of its own before this one, for the same reason, and `@register` on what it overrides.
     """
+
+    def _build_model_optimizer(self, *args: Any, role: str, **kwargs: Any) -> None:
+        """EasyR1's; names and sizes of the actor's trained weights are kept, in the model's own order."""
+        stock = fsdp_workers.FSDP
+
+        def wrapped(model: Any, *others: Any, **options: Any) -> Any:
+            if role == "actor":
+                self._trained = trained_weights(model)
+            return stock(model, *others, **options)
+
+        fsdp_workers.FSDP = wrapped
+        try:
+            super()._build_model_optimizer(*args, role=role, **kwargs)
+        finally:
+            fsdp_workers.FSDP = stock
 
     def _build_rollout(self) -> None:
         """EasyR1's rollout, or with a correction ours, which hands on what the correction compares with."""
@@ -48,3 +67,18 @@ class GMPOWorker(_Base, FSDPWorker):
                 "note: EasyR1's forward pass gives no router logits, so the router's auxiliary loss of this mixture-of-experts "
                 "model is not part of the loss; engine=local trains it"
             )
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def trained_weights_sha256(self) -> str:
+        """`weights_sha256` of the actor's trained weights on rank 0, "" on the others."""
+        if self._use_param_offload:
+            load_fsdp_model(self.fsdp_module)
+        found = fsdp_weights_sha256(self.fsdp_module, self._trained, self.rank)
+        if self._use_param_offload:
+            offload_fsdp_model(self.fsdp_module)
+        return found
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def trained_weights_bytes(self) -> int:
+        """How large the actor's trained weights are, on all ranks together."""
+        return sum(self._trained.values())

@@ -45,6 +45,7 @@ from gmpo_mm.rollout.seeds import EVALUATION_SEED
 from gmpo_mm.runs.progress import LOG_NAME, Progress
 from gmpo_mm.runs.run_data import read_run_data, with_columns
 from gmpo_mm.runs.run_directory import RunDirectory
+from gmpo_mm.runs.step_record import announcement
 from gmpo_mm.runs.trackers import Trackers, check_trackers
 from gmpo_mm.runs.usable_model import with_usable_models
 from gmpo_mm.training.actor import Actor
@@ -72,7 +73,7 @@ def train(
     loaded = with_columns(loaded, notes.append)
     config = loaded.config
     check_trackers(config.trainer.logger)
-    device, dtype = _prepare_device(config)
+    device, dtype = prepare_device(config)
     with (
         progress or Progress() as progress,
         RunDirectory.open(
@@ -87,7 +88,7 @@ def train(
         return run.path
 
 
-def _prepare_device(config: Config) -> tuple[torch.device, torch.dtype]:
+def prepare_device(config: Config) -> tuple[torch.device, torch.dtype]:
     """The device and compute type of a configuration; sets torch's CPU threads and, on the CPU, determinism."""
     device = resolve_device(config.trainer.device)
     if config.trainer.threads is not None:
@@ -110,14 +111,16 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
     check_batch_fits(config, len(records))
     with Trackers(config.trainer.logger, run.config, run, progress.warn) as trackers:
         with progress.stage(f"loading {config.worker.actor.model.model_path}"):
-            policy, processor = _load_policy(config, device, dtype)
-            reference = _reference(config, policy, dtype)
+            policy, processor = configured_policy(config, device, dtype)
+            reference = frozen_reference(config, policy, dtype)
         dataset = _encode(config, records, processor, "training", progress)
         val_dataset = _encode(config, val_records, processor, "validation", progress) if val_records is not None else None
         progress.log(dataset.overlong_report() or f"{len(dataset)} training prompts, none over-long")
         total_steps = count_steps(config, len(dataset))
         if run.is_complete(total_steps) and not config.trainer.val_only:
             return
+        if said := announcement(config, total_steps, _trained_bytes(policy)):
+            progress.log(said)
         name, why = choose_sampler(
             config.worker.rollout.name, on_gpu=device.type == "cuda", max_tokens=longest_response(config)
         )
@@ -171,13 +174,18 @@ def _build(config: Config, run: RunDirectory, progress: Progress, device: torch.
                     each.close()
 
 
-def _load_policy(config: Config, device: torch.device, dtype: torch.dtype) -> tuple[PolicyModel, Processor]:
+def configured_policy(config: Config, device: torch.device, dtype: torch.dtype) -> tuple[PolicyModel, Processor]:
+    """The model of a configuration before its first step, adapters included, and what reads text and pictures for it."""
     policy, processor = load_policy(
         config.worker.actor.model, device=device, compute_dtype=dtype, seed=config.worker.rollout.seed,
         chat_template=read_chat_template(config.data.override_chat_template),
     )  # fmt: skip
     policy.logits_dtype = getattr(torch, config.worker.actor.logits_dtype)
     return policy, processor
+
+
+def _trained_bytes(policy: PolicyModel) -> int:
+    return sum(p.numel() * p.element_size() for p in policy.module.parameters() if p.requires_grad)
 
 
 def _encode(config: Config, records: Any, processor: Processor, what: str, progress: Progress) -> PromptDataset:
@@ -187,7 +195,7 @@ def _encode(config: Config, records: Any, processor: Processor, what: str, progr
         )
 
 
-def _reference(config: Config, policy: PolicyModel, dtype: torch.dtype) -> PolicyModel | None:
+def frozen_reference(config: Config, policy: PolicyModel, dtype: torch.dtype) -> PolicyModel | None:
     """A frozen copy of the starting policy; None without KL and for LoRA, where the adapter is switched off instead."""
     if config.algorithm.disable_kl or config.worker.actor.model.lora.rank > 0:
         return None

@@ -9,12 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gmpo_mm.algorithms import compared_configs
 from gmpo_mm.config import (
     Config,
     LoadedConfig,
+    policy_loss_config,
     resolve_model_path,
 )
 from gmpo_mm.config.correction import correction_of
+from gmpo_mm.config.recording import records_steps
 from gmpo_mm.config.shipped import find_file
 from gmpo_mm.engines.ray_cluster import errors_of_workers
 from gmpo_mm.engines.ray_run import join_cluster, open_run
@@ -211,13 +214,14 @@ def _train(
     from gmpo_mm.engines.verl.trainer import GMPOTrainer
 
     rewards = advantages.install(config)
-    model_path = resolve_model_path(config.worker.actor.model.model_path or "")
+    end_tokens = end_token_ids(resolve_model_path(config.worker.actor.model.model_path or ""), processor.tokenizer)
     try:
         with progress.stage("starting verl's queue"):
             tq.init(verl_config.transfer_queue)
         trainer = GMPOTrainer(
             verl_config, run=run, progress=progress, trackers=trackers, datasets=datasets,
-            end_tokens=end_token_ids(model_path, processor.tokenizer), save_limit=config.trainer.save_limit,
+            end_tokens=end_tokens, save_limit=config.trainer.save_limit,
+            inspection=_inspection(config, run, progress, trackers, datasets[0], processor, end_tokens),
             max_log_prob_gap=config.worker.rollout.max_log_prob_gap, correction=correction_of(config),
             samples_shown=(config.trainer.log_samples, config.trainer.val_generations_to_log), algorithm=config.algorithm,
             max_tries=config.trainer.max_try_make_batch, rewards=rewards,
@@ -241,3 +245,23 @@ def _train(
     finally:
         trackers.finish()
         tq.close()
+
+
+def _inspection(
+    config: Config, run: RunDirectory, progress: Progress, trackers: Trackers, training: GMPODataset, processor: Processor,
+    end_tokens: list[int],
+) -> Any:  # fmt: skip
+    """What is written of steps, as far as the configuration asks for it."""
+    from gmpo_mm.engines.verl.inspection import StepInspection
+    from gmpo_mm.engines.verl.recording import StepRecorder
+
+    recorder, losses = None, config.trainer.compare_losses
+    if records_steps(config):
+        recorder = StepRecorder(config, run, training.prompts, processor.tokenizer, end_tokens)
+    return StepInspection(
+        progress,
+        trackers,
+        recorder,
+        compared_configs(policy_loss_config(config), losses) if losses else {},
+        end_tokens if config.algorithm.mask_truncated_completions else None,
+    )

@@ -30,6 +30,7 @@ from gmpo_mm.algorithms import (
     sequence_advantages,
 )
 from gmpo_mm.algorithms.config import make_loss_config
+from gmpo_mm.engines.verl.seen import seen_here
 from gmpo_mm.engines.verl.translate import LOSS_NAME
 
 MARK = "gmpo/"
@@ -80,12 +81,12 @@ def measured_loss(config: Any, model_output: Any, data: Any, dp_group: Any = Non
         assign_non_tensor(data, batch_num_tokens=1)
     total, metrics = ppo_loss(config, model_output, data, dp_group)
     ours = dict(_measured)
+    log_prob_BT = no_padding_2_padding(model_output["log_probs"], data).detach()
     if "ref_log_prob" in data:
-        log_prob_BT = no_padding_2_padding(model_output["log_probs"], data).detach()
         padded = data.select("ref_log_prob", "response_mask").to_padded_tensor()
         mask_BT = padded["response_mask"].bool()
         ours["actor/kl_ref"] = masked_mean(compute_kl(log_prob_BT, padded["ref_log_prob"], "low_var_kl", mask_BT), mask_BT)
-    return total, metrics | _travelling(ours, data["dp_size"])
+    return total, metrics | _travelling(ours, data["dp_size"]) | seen_here(data, log_prob_BT)
 
 
 def _travelling(metrics: dict[str, Metric], ranks: int) -> dict[str, VerlMetric]:

@@ -21,6 +21,12 @@ def check_verl(loaded: LoadedConfig) -> Iterator[str]:
     yield from _check_rollout(config)
     yield from _check_device(config)
     yield from _check_sizes(config)
+    if config.trainer.compare_losses_gradients_every > 0:
+        yield (
+            f"trainer.compare_losses_gradients_every = {config.trainer.compare_losses_gradients_every}: whole gradients of "
+            "other losses are not computed on engine=verl; set it to 0 (trainer.compare_losses still compares the losses token "
+            "by token), or replay a recorded step on engine=local (trainer.record_steps, gmpo-mm replay)."
+        )
     if config.ray_address is not None and config.ray_address.startswith("ray://"):
         yield (
             f"ray_address = {config.ray_address!r}: the trainer has to run on a node of the cluster, not behind Ray's client; "

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import transfer_queue as tq
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
@@ -27,8 +28,10 @@ from gmpo_mm.engines.step_log import StepLog
 from gmpo_mm.engines.verl.advantages import Rewards
 from gmpo_mm.engines.verl.batch_metrics import batch_metrics, corrected, sampler_gap
 from gmpo_mm.engines.verl.dataset import GMPODataset
+from gmpo_mm.engines.verl.inspection import StepInspection
 from gmpo_mm.engines.verl.losses import measured_loss, take_metrics
 from gmpo_mm.engines.verl.rewards import ERROR
+from gmpo_mm.engines.verl.seen import ROW
 from gmpo_mm.errors import TrainingError
 from gmpo_mm.rewards.filtering import FilterLimits
 from gmpo_mm.rewards.parts import reward_parts
@@ -62,6 +65,7 @@ class GMPOTrainer(PPOTrainerSync):
         algorithm: AlgorithmConfig,
         max_tries: int,
         rewards: Rewards,
+        inspection: StepInspection,
         correction: Correction | None = None,
         samples_shown: tuple[int, int] = (0, 0),
     ) -> None:
@@ -83,6 +87,7 @@ class GMPOTrainer(PPOTrainerSync):
         self._save_is_due = False
         self._skipped_in_a_row = 0
         self._own_metrics: dict[str, float] = {}
+        self.inspection = inspection
 
     # ---- what verl asks for and we answer --------------------------------------------------------------------------------
 
@@ -112,6 +117,7 @@ class GMPOTrainer(PPOTrainerSync):
         self.actor_rollout_wg.set_loss_fn(_Loss(loss_section))
         stock_update: Callable[[Any], Any] = self.actor_rollout_wg.update_actor
         self.actor_rollout_wg.update_actor = lambda batch: self._measured(stock_update(batch))
+        self.inspection.announce(self.steps_in_all, self.actor_rollout_wg.workers)
 
     # ---- a step ----------------------------------------------------------------------------------------------------------
 
@@ -124,6 +130,8 @@ class GMPOTrainer(PPOTrainerSync):
         """All of a step that trains; what verl does after it changes no weights."""
         batch = super().step(metrics, timing_raw)
         self.finished.note(self.global_steps, self.train_dataloader)
+        known, workers = metrics | self._own_metrics, self.actor_rollout_wg.workers
+        self.inspection.end(self.global_steps, batch, known, workers)
         return batch
 
     def prepare_step(self) -> dict[str, Any]:
@@ -132,6 +140,7 @@ class GMPOTrainer(PPOTrainerSync):
 
     def _next_train_batch(self, num_prompts: int | None = None) -> Any:
         batch = super()._next_train_batch(num_prompts)
+        self.inspection.asked += list(batch["uid"])
         if self._filters is not None:
             self.replay_buffer.asked += list(batch["uid"])
         return batch
@@ -152,6 +161,8 @@ class GMPOTrainer(PPOTrainerSync):
         return [fact["scores"] for fact in facts]
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        if self.inspection.begin(self.global_steps, self.actor_rollout_wg.workers):
+            batch = self._put(batch, {ROW: torch.arange(len(batch))[:, None]})  # the new metadata names the field
         self.finished.update_begins()
         with self._without_truncated(batch):
             return super()._update_actor(batch, metrics)
@@ -175,8 +186,8 @@ class GMPOTrainer(PPOTrainerSync):
         yield
         self._put(batch, masks)
 
-    def _put(self, batch: KVBatchMeta, fields: dict[str, Any]) -> None:
-        tq.kv_batch_put(
+    def _put(self, batch: KVBatchMeta, fields: dict[str, Any]) -> KVBatchMeta:
+        return tq.kv_batch_put(
             keys=batch.keys, partition_id=batch.partition_id, fields=TensorDict(fields, batch_size=len(batch.keys))
         )
 
@@ -249,6 +260,7 @@ class GMPOTrainer(PPOTrainerSync):
         metrics = output["metrics"]
         updates = take_metrics(metrics)
         norms = [float(norm) for norm in _listed(metrics["grad_norm"])]
+        self.inspection.take(metrics, len(norms))
         numbers = [finalize_metrics(update) | {"actor/grad_norm": norm} for update, norm in zip(updates, norms, strict=True)]
         columns = {name: [number.get(name) for number in numbers] for name in numbers[0]}
         self.run.log_metrics(self.global_steps, "updates", columns)
