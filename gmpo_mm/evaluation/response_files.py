@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,7 @@ def _sheet(path: Path) -> Iterator[Row]:
     try:
         rows = openpyxl.load_workbook(path, read_only=True).worksheets[0].iter_rows(values_only=True)
         names = [str(name) for name in next(rows, ())]
-    except (KeyError, ValueError, OSError) as error:
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: can't be read as .xlsx: {error}") from error
     for values in rows:
         yield {name: None if value is None else str(value) for name, value in zip(names, values)}

@@ -1,5 +1,6 @@
 """Other projects' rules beside what their originals said about the same responses, and what they do with hostile text."""
 
+import re
 from importlib.metadata import version
 
 import pytest
@@ -14,28 +15,30 @@ HEADER, *PAIRS = read_lines()
 CHOICES = [Choice(pair["letter"], tuple(pair["choices"])) for pair in PAIRS]
 
 
+@pytest.mark.parametrize("every", [12, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ORIGINALS)
-def test_a_rule_gives_what_its_original_gave(name: str) -> None:
+def test_a_rule_gives_what_its_original_gave(name: str, every: int) -> None:
     recorded = HEADER["originals"][name]
     if "math" in RULES[name].version and version("math-verify") != recorded["math-verify"]:
         pytest.skip(f"recorded with math-verify {recorded['math-verify']}")
     assert len(PAIRS) == 2000
-    responses, golds = [pair["response"] for pair in PAIRS], [[pair["gold"]] for pair in PAIRS]
-    scores = RULES[name].score(responses, golds, CHOICES, timeout=20.0)
+    pairs = PAIRS[::every]
+    responses, golds = [pair["response"] for pair in pairs], [[pair["gold"]] for pair in pairs]
+    scores = RULES[name].score(responses, golds, CHOICES[::every], timeout=20.0)
     ours = [[None] * 2 if score.status == "skipped" else [round(score.overall, 6), score.accuracy] for score in scores]
     differing = [
         (pair["response"], pair["gold"], pair["said"][name], said)
-        for pair, said in zip(PAIRS, ours, strict=True)
+        for pair, said in zip(pairs, ours, strict=True)
         if pair["said"][name] != said
     ]
-    assert not differing, f"{len(differing)} of {len(PAIRS)} pairs differ: {differing[:5]}"
-    assert 200 < sum(score.accuracy for score in scores) < 1800, "pairs that a rule tells apart"
+    assert not differing, f"{len(differing)} of {len(pairs)} pairs differ: {differing[:5]}"
+    assert 0.1 < sum(score.accuracy for score in scores) / len(scores) < 0.6, "pairs that a rule tells apart"
 
 
 def test_every_rule_but_ours_has_an_original_and_names_its_source_version_and_date() -> None:
     assert set(RULES) - {"ours"} == set(ORIGINALS) == set(HEADER["originals"])
     for name, rule in RULES.items():
-        assert name == "ours" or ("github.com/" in rule.source and "20" in rule.version), name
+        assert name == "ours" or ("github.com/" in rule.source and re.search(r"20\d\d-\d\d", rule.version)), name
 
 
 @pytest.mark.parametrize("name", RULES)
