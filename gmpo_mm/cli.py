@@ -329,7 +329,7 @@ def regrade(
         typer.Argument(metavar="SOURCE", help="A file of responses, an evaluation's folder, or a run (its last validation)."),
     ],
     rules: Annotated[
-        str | None, typer.Option(help="Rules with commas between them, the first of which others stand beside; all when not given.")
+        str | None, typer.Option(help="Names with commas between; the others stand beside the first. All when not given.")
     ] = None,
     choices: Annotated[
         str | None, typer.Option(help="A data file with id, letter and choices, for rules that ask for a letter.")

@@ -1,10 +1,11 @@
 """The same responses under the rules of several projects, and what of a difference each part of a rule makes.
 
-From rule A to rule B the score changes in steps that add up exactly: A's format share goes, verdicts change, B's format share
-comes. Each changed verdict has one cause, found by exchanging one part at a time: `extraction` where A's comparison of B's
-answer gives B's verdict and B's comparison of A's answer gives A's; `equivalence` where it is the reverse; `both` where
-neither part alone, or each of them, makes the change; `choice` where a letter is asked for. A rule that finds the answer
-within its comparison (TRL) is exchanged as far as it can be.
+From rule A to rule B the score changes in steps that add up exactly: A's format share goes, verdicts change,
+B's format share comes. Each changed verdict has one cause, found by exchanging one part at a time:
+`extraction` where A's comparison of B's answer gives B's verdict and B's comparison of A's answer gives A's;
+`equivalence` where it is the reverse; `both` where neither part alone, or each of them, makes the change;
+`choice` where a letter is asked for. A rule that finds the answer within its comparison (TRL) is exchanged
+as far as it can be.
 """
 
 from __future__ import annotations
@@ -110,13 +111,21 @@ class Regrade:
 
 
 def regrade(
-    source: str, rules: Sequence[str] = (), *, form: str = "auto", choices: str | None = None, examples: int = 2,
-    timeout: float = DEFAULT_TIMEOUT, keys: GradeFileSettings | None = None, progress: Progress | None = None,
+    source: str,
+    rules: Sequence[str] = (),
+    *,
+    form: str = "auto",
+    choices: str | None = None,
+    examples: int = 2,
+    timeout: float = DEFAULT_TIMEOUT,
+    keys: GradeFileSettings | None = None,
+    progress: Progress | None = None,
 ) -> Regrade:
-    """Score a file, an evaluation's folder or a run's last validation under each rule; the first one is what others stand beside.
+    """Score a file, an evaluation's folder or a run's last validation under each rule; the first one is what
+    others stand beside.
 
-    `choices` is a data file with `id`, `letter` and `choices`, for rules that ask for a letter. Raises ConfigError for an
-    unknown rule or one that lacks its letters, DataError for a source that can't be read.
+    `choices` is a data file with `id`, `letter` and `choices`, for rules that ask for a letter. Raises
+    ConfigError for an unknown rule or one that lacks its letters, DataError for a source that can't be read.
     """
     try:
         chosen = find_rules(list(rules) or list(RULES))
@@ -127,11 +136,18 @@ def regrade(
     if not lettered and (asking := [rule.name for rule in chosen if rule.wants_letter]):
         why = f"{', '.join(asking)} asks for a letter, and not every row has `letter` and `choices`"
         if rules:
-            raise ConfigError(f"--rules: {why}; give --choices a data file with id, letter and choices, or leave the rule out")
+            raise ConfigError(
+                f"--rules: {why}; give --choices a data file with id, letter and choices, or leave the rule out"
+            )
         chosen = [rule for rule in chosen if not rule.wants_letter]
         notes = [*notes, f"left out: {why}"]
-    if any(rule.wants_letter for rule in chosen) and (bare := sum(not one.choice.options for one in responses if one.choice)):
-        notes = [*notes, f"{bare:,} responses have a letter and no choices: one is not found by an option's text"]
+    if any(rule.wants_letter for rule in chosen) and (
+        bare := sum(not one.choice.options for one in responses if one.choice)
+    ):
+        notes = [
+            *notes,
+            f"{bare:,} responses have a letter and no choices: one is not found by an option's text",
+        ]
     scores: dict[str, list[Score]] = {}
     with progress or Progress() as shown, shown.stage("regrading", len(chosen), "rules") as stage:
         try:
@@ -160,19 +176,36 @@ def _rule_score(rule: Rule, scores: Sequence[Score], responses: Sequence[Respons
         statuses[score.status] = statuses.get(score.status, 0) + 1
     form = mean("format") if rule.form else None
     return RuleScore(
-        rule.name, rule.title, rule.source, rule.version, rule.format_weight, mean("overall"), mean("accuracy"), form, statuses
+        rule.name,
+        rule.title,
+        rule.source,
+        rule.version,
+        rule.format_weight,
+        mean("overall"),
+        mean("accuracy"),
+        form,
+        statuses,
     )
 
 
 def _waterfall(
-    a: Rule, b: Rule, scores: dict[str, list[Score]], responses: Sequence[Response], examples: int, timeout: float
+    a: Rule,
+    b: Rule,
+    scores: dict[str, list[Score]],
+    responses: Sequence[Response],
+    examples: int,
+    timeout: float,
 ) -> Waterfall:
     before, after = scores[a.name], scores[b.name]
     causes = _causes(a, b, before, after, responses, timeout)
 
     def step(name: str, changes: dict[int, float]) -> Step:
         gained, lost = [[i for i, change in changes.items() if change * sign > 0] for sign in (1, -1)]
-        listed = [] if name.startswith("format") else [i for some in (gained, lost) for i in _different(some, responses, examples)]
+        listed = (
+            []
+            if name.startswith("format")
+            else [i for some in (gained, lost) for i in _different(some, responses, examples)]
+        )
         shown = (
             Example(one.id, " | ".join(one.golds), _tail(one.text), before[i].extracted, after[i].extracted)
             for i, one in ((i, responses[i]) for i in listed)
@@ -187,22 +220,34 @@ def _waterfall(
         step(f"format of {b.name}", {i: score.overall - score.accuracy for i, score in enumerate(after)}),
     ]
     start, end = (
-        sum(score.overall * one.weight for score, one in zip(some, responses, strict=True)) for some in (before, after)
+        sum(score.overall * one.weight for score, one in zip(some, responses, strict=True))
+        for some in (before, after)
     )
-    return Waterfall(a.name, b.name, start, end, len(causes), tuple(one for one in steps if one.gained or one.lost))
+    return Waterfall(
+        a.name, b.name, start, end, len(causes), tuple(one for one in steps if one.gained or one.lost)
+    )
 
 
 def _causes(
-    a: Rule, b: Rule, before: Sequence[Score], after: Sequence[Score], responses: Sequence[Response], timeout: float
+    a: Rule,
+    b: Rule,
+    before: Sequence[Score],
+    after: Sequence[Score],
+    responses: Sequence[Response],
+    timeout: float,
 ) -> dict[int, str]:
     """The cause of each verdict that differs, by the response's number."""
     changed = [i for i, (x, y) in enumerate(zip(before, after, strict=True)) if x.accuracy != y.accuracy]
     if a.wants_letter or b.wants_letter:
         return dict.fromkeys(changed, "choice")
     some = [responses[i] for i in changed]
-    # A's comparison of B's answer, and B's of A's; an answer that is found while comparing can't be exchanged.
-    crossed_a = None if b.reads_response else _compared(a, [after[i].extracted for i in changed], some, timeout)
-    crossed_b = None if a.reads_response else _compared(b, [before[i].extracted for i in changed], some, timeout)
+    # A's comparison of B's answer, and B's of A's; an answer found while comparing can't be exchanged.
+    crossed_a = (
+        None if b.reads_response else _compared(a, [after[i].extracted for i in changed], some, timeout)
+    )
+    crossed_b = (
+        None if a.reads_response else _compared(b, [before[i].extracted for i in changed], some, timeout)
+    )
     causes = {}
     for number, i in enumerate(changed):
         extraction = None if crossed_a is None else crossed_a[number] == after[i].accuracy
@@ -213,11 +258,15 @@ def _causes(
     return causes
 
 
-def _compared(rule: Rule, answers: Sequence[str | None], responses: Sequence[Response], timeout: float) -> list[float]:
+def _compared(
+    rule: Rule, answers: Sequence[str | None], responses: Sequence[Response], timeout: float
+) -> list[float]:
     """Accuracy of answers that another rule found, compared as this rule compares."""
     if rule.reads_response:
         answers = [None if answer is None else f"\\boxed{{{answer}}}" for answer in answers]
-    return [float(grade.correct) for grade in rule.compare(answers, [one.golds for one in responses], timeout)]
+    return [
+        float(grade.correct) for grade in rule.compare(answers, [one.golds for one in responses], timeout)
+    ]
 
 
 def _different(indices: Sequence[int], responses: Sequence[Response], count: int) -> list[int]:
@@ -284,7 +333,9 @@ def _rows_of_file(
         choice = _choice(row.data) or known.get(name)
         texts, golds, _ = rows.setdefault(name, ([], row.gold, choice))
         if golds != row.gold:
-            raise DataError(f"{source}: rows of id {name} have different golds, {golds[0]!r} and {row.gold[0]!r}")
+            raise DataError(
+                f"{source}: rows of id {name} have different golds, {golds[0]!r} and {row.gold[0]!r}"
+            )
         texts += row.responses
     notes = [] if form == "rows" else [f"read as a file of {form}"]
     return [(name, texts, golds, choice) for name, (texts, golds, choice) in rows.items()], notes
@@ -300,7 +351,9 @@ def _choice(row: dict[str, Any]) -> Choice | None:
 def _choices(file: str) -> dict[str, Choice]:
     rows = read_rows(file)
     if missing := [name for name in ("id", "letter", "choices") if name not in rows.columns]:
-        raise DataError(f"--choices {file}: no column {', '.join(missing)}; there are {', '.join(rows.columns)}")
+        raise DataError(
+            f"--choices {file}: no column {', '.join(missing)}; there are {', '.join(rows.columns)}"
+        )
     columns = zip(rows.column("id"), rows.column("letter"), rows.column("choices"), strict=True)
     return {
         str(name): choice

@@ -46,7 +46,9 @@ def print_regrade(report: Regrade, console: Console | None = None) -> None:
         console.print(Text(clean(note)), soft_wrap=True)
 
 
-def _table(title: Text, names: tuple[str, ...], rows: Iterator[tuple[str, ...]], left: tuple[int, ...]) -> Table:
+def _table(
+    title: Text, names: tuple[str, ...], rows: Iterator[tuple[str, ...]], left: tuple[int, ...]
+) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(names):
         table.add_column(name, justify="left" if index in left else "right")
@@ -98,14 +100,22 @@ def to_markdown(report: Regrade) -> str:
     lines += [*_markdown_table(SCORE_COLUMNS, map(score_cells, report.scores)), ""]
     for fall in report.waterfalls:
         lines += [f"### {fall_title(fall)}", "", *_markdown_table(STEP_COLUMNS, fall_cells(fall)), ""]
-        said = [f"- {step.name}: {_code(example_text(example, fall))}" for step in fall.steps for example in step.examples]
+        said = [
+            f"- {step.name}: {_code(example_text(example, fall))}"
+            for step in fall.steps
+            for example in step.examples
+        ]
         lines += [*said, ""] if said else []
     sources = [f"- {score.rule}: {score.source} ({score.version})" for score in report.scores]
-    return "\n".join([*lines, "Sources of the rules:", "", *sources, *(f"\n{_inline(note)}" for note in report.notes), ""])
+    return "\n".join(
+        [*lines, "Sources of the rules:", "", *sources, *(f"\n{_inline(note)}" for note in report.notes), ""]
+    )
 
 
 def _markdown_table(names: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> list[str]:
-    marks = tuple("---:" if index and name != SCORE_COLUMNS[-1] else "---" for index, name in enumerate(names))
+    marks = tuple(
+        "---:" if index and name != SCORE_COLUMNS[-1] else "---" for index, name in enumerate(names)
+    )
     return [f"| {' | '.join(line)} |" for line in (names, marks, *(tuple(map(_inline, row)) for row in rows))]
 
 
@@ -132,7 +142,9 @@ def to_html(report: Regrade) -> str:
 
 
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
 
 
 def _content(report: Regrade) -> dict[str, object]:
@@ -140,7 +152,9 @@ def _content(report: Regrade) -> dict[str, object]:
         {
             "title": fall_title(fall),
             "rows": list(fall_cells(fall)),
-            "examples": [(step.name, example_text(example, fall)) for step in fall.steps for example in step.examples],
+            "examples": [
+                (step.name, example_text(example, fall)) for step in fall.steps for example in step.examples
+            ],
         }
         for fall in report.waterfalls
     ]

@@ -1,4 +1,5 @@
-"""Responses as other tools leave them, as rows with `response` (a text or a list), `answer`, and what else is known.
+"""Responses as other tools leave them, as rows with `response` (a text or a list), `answer`, and what else
+is known.
 
     easyr1      generations.log of trainer.logger=[file]: [prompt], [output], [ground_truth], [score]
     verl        a JSON Lines file of trainer.validation_data_dir: input, output, gts, score
@@ -48,7 +49,9 @@ def read_responses(file: str, form: str = "auto") -> tuple[Rows, str]:
     try:
         rows = list(FORMATS[form](path))
     except KeyError as error:
-        raise DataError(f"{file}: a row has no {error}, which files of {form} have; give another --format") from error
+        raise DataError(
+            f"{file}: a row has no {error}, which files of {form} have; give another --format"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: can't be read: {error}") from error
     return Rows(rows, (Part(path.name, path.parent, 0),)), form
@@ -71,7 +74,11 @@ def _recognised(path: Path) -> str:
     if path.suffix in SHEETS:
         return "vlmevalkit"
     first = _first_object(path)
-    if path.suffix == ".json" and first and all(isinstance(value, Mapping) and "responses" in value for value in first.values()):
+    if (
+        path.suffix == ".json"
+        and first
+        and all(isinstance(value, Mapping) and "responses" in value for value in first.values())
+    ):
         return "skythought"
     keys = set(first)
     known = {
@@ -86,7 +93,9 @@ def _first_object(path: Path) -> Mapping[str, Any]:
     try:
         with path.open(encoding="utf-8") as file:
             text = file.readline()
-            if path.suffix == ".json" and text.lstrip()[:1] == "{":  # a list's rows are read when they are needed
+            if (
+                path.suffix == ".json" and text.lstrip()[:1] == "{"
+            ):  # a list's rows are read when they are needed
                 text += file.read()
         value = json.loads(text)
     except (OSError, ValueError, RecursionError):
@@ -100,7 +109,9 @@ def _easyr1(path: Path) -> Iterator[Row]:
         response, truth, rest = rest.rpartition("\n[ground_truth] ")
         answer, scored, score = rest.rpartition("\n[score] ")
         if not (output and truth and scored):
-            raise DataError(f"{path}: record {number} has no [output], [ground_truth] and [score]; is this EasyR1's generations.log?")
+            raise DataError(
+                f"{path}: record {number} has no [output], [ground_truth] and [score]; is this EasyR1's generations.log?"
+            )
         yield {"problem": prompt, "response": response, "answer": answer, "score": float(score.split()[0])}
 
 
@@ -116,11 +127,20 @@ def _lm_eval(path: Path) -> Iterator[Row]:
             continue
         responses = _flat(row["resps"])
         if not all(isinstance(text, str) for text in responses):
-            raise DataError(f"{path}: row {number} has log-likelihoods and no generated text, so there is nothing to grade")
+            raise DataError(
+                f"{path}: row {number} has log-likelihoods and no generated text, so there is nothing to grade"
+            )
         doc = row["doc"] if isinstance(row["doc"], Mapping) else {}
-        problem = next((doc[key] for key in ("problem", "question", "query") if isinstance(doc.get(key), str)), None)
+        problem = next(
+            (doc[key] for key in ("problem", "question", "query") if isinstance(doc.get(key), str)), None
+        )
         options = doc.get("choices") if isinstance(doc.get("choices"), list) else None
-        yield {"id": row["doc_id"], "problem": problem, "response": responses, **_answer(row["target"], options)}
+        yield {
+            "id": row["doc_id"],
+            "problem": problem,
+            "response": responses,
+            **_answer(row["target"], options),
+        }
 
 
 def _lmms_eval(path: Path) -> Iterator[Row]:
@@ -128,7 +148,12 @@ def _lmms_eval(path: Path) -> Iterator[Row]:
         problem = row["input"] if isinstance(row.get("input"), str) else None
         options = [text.strip() for _, text in _OPTION.findall(problem or "")][:4]
         response = _flat(row.get("resps", row["filtered_resps"]))
-        yield {"id": row["doc_id"], "problem": problem, "response": response, **_answer(row["target"], options)}
+        yield {
+            "id": row["doc_id"],
+            "problem": problem,
+            "response": response,
+            **_answer(row["target"], options),
+        }
 
 
 def _qwen_math(path: Path) -> Iterator[Row]:
@@ -147,8 +172,16 @@ def _skythought(path: Path) -> Iterator[Row]:
         gold = next((record[key] for key in ("answer", "expected_answer", "gold") if key in record), None)
         if gold is None:
             raise DataError(f"{path}: problem {name} has no answer, expected_answer or gold")
-        problem = next((record[key] for key in ("problem", "question", "prompt") if isinstance(record.get(key), str)), None)
-        yield {"id": name, "problem": problem, "response": [entry["content"] for entry in entries], "answer": gold}
+        problem = next(
+            (record[key] for key in ("problem", "question", "prompt") if isinstance(record.get(key), str)),
+            None,
+        )
+        yield {
+            "id": name,
+            "problem": problem,
+            "response": [entry["content"] for entry in entries],
+            "answer": gold,
+        }
 
 
 def _vlmevalkit(path: Path) -> Iterator[Row]:
@@ -170,7 +203,9 @@ def _sheet(path: Path) -> Iterator[Row]:
     try:
         import openpyxl
     except ImportError as error:
-        raise ConfigError(f"{path}: to read .xlsx: pip install 'gmpo-mm[sheets]' (openpyxl), or save it as .tsv") from error
+        raise ConfigError(
+            f"{path}: to read .xlsx: pip install 'gmpo-mm[sheets]' (openpyxl), or save it as .tsv"
+        ) from error
     try:
         rows = openpyxl.load_workbook(path, read_only=True).worksheets[0].iter_rows(values_only=True)
         names = [str(name) for name in next(rows, ())]

@@ -1,8 +1,9 @@
 """How other projects' rules compare an answer with a gold. Runs in the verifier's worker processes only.
 
-mathruler (0.1.0) is PRM800K's grader: the texts in the form of the MATH data set's evaluation, then sympy. Its text
-form is made here, and the rest is shared with Dr. GRPO's grader, which evaluates no text. The rules on math-verify call
-that library with the settings of the project, without its timeouts: the worker's own limit holds.
+mathruler (0.1.0) is PRM800K's grader: the texts in the form of the MATH data set's evaluation, then sympy.
+Its text form is made here, and the rest is shared with Dr. GRPO's grader, which evaluates no text. The rules
+on math-verify call that library with the settings of the project, without its timeouts: the worker's own
+limit holds.
 """
 
 import re
@@ -87,7 +88,9 @@ def _load_trl() -> Compare:
     from math_verify import LatexExtractionConfig, parse, verify
 
     target = LatexExtractionConfig(
-        normalization_config=NormalizationConfig(units=True), boxed_match_priority=0, try_extract_without_anchor=False
+        normalization_config=NormalizationConfig(units=True),
+        boxed_match_priority=0,
+        try_extract_without_anchor=False,
     )
 
     def compare(prediction: str, gold: str) -> bool:

@@ -50,7 +50,9 @@ def in_order(text: str, *marks: str) -> bool:
 
 def think_and_box(response: str) -> float:
     r"""verl's and EasyR1's format: all of the response is `<think>`, `</think>`, then a `\boxed{` and a `}`."""
-    return float(response.startswith("<think>") and in_order(response, "<think>", "</think>", "\\boxed{", "}"))
+    return float(
+        response.startswith("<think>") and in_order(response, "<think>", "</think>", "\\boxed{", "}")
+    )
 
 
 def think_end_and_box(response: str) -> float:

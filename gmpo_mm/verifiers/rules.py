@@ -1,8 +1,8 @@
 """The rules by which other projects score Geometry3K, beside ours: `gmpo-mm regrade`.
 
 Each is written from its public definition, in three parts that can be exchanged: where the answer stands
-(`extract`), when it equals the gold (`compare`), and what format is paid (`form`). Where a rule differs from the
-original, docs/guides/regrade.md says so. No text is evaluated.
+(`extract`), when it equals the gold (`compare`), and what format is paid (`form`). Where a rule differs from
+the original, docs/guides/regrade.md says so. No text is evaluated.
 """
 
 import difflib
@@ -79,7 +79,10 @@ class Rule:
         return 0.0 if self.form is None or response is None else self.form(self.prepare(response))
 
     def score(
-        self, responses: Answers, golds: Sequence[Golds], choices: Sequence[Choice | None] | None = None,
+        self,
+        responses: Answers,
+        golds: Sequence[Golds],
+        choices: Sequence[Choice | None] | None = None,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> list[Score]:
         """Score each response. `timeout` bounds each comparison in seconds of processor time."""
@@ -106,7 +109,9 @@ class Rule:
 
 def _letter_grade(answer: str | None, choice: Choice | None) -> Grade:
     right = answer is not None and choice is not None and answer == choice.letter.strip().upper()
-    return Grade(right, "no_answer" if answer is None else "graded", answer, "letter" if answer else "no answer found")
+    return Grade(
+        right, "no_answer" if answer is None else "graded", answer, "letter" if answer else "no answer found"
+    )
 
 
 def _open(answer: str, gold: str) -> Decision:
@@ -120,9 +125,13 @@ def _in_worker(method: str, answers: Answers, golds: Sequence[Golds], timeout: f
 def _trl(answers: Answers, golds: Sequence[Golds], timeout: float) -> list[Grade]:
     """TRL gives no reward at all where it can't read the gold."""
     grades = _in_worker("math_verify_trl", answers, golds, timeout)
-    wrong = sorted({gold for grade, row in zip(grades, golds, strict=True) if not grade.correct for gold in row})
+    wrong = sorted(
+        {gold for grade, row in zip(grades, golds, strict=True) if not grade.correct for gold in row}
+    )
     pool = shared_pool()
-    verdicts = pool.check([("", gold) for gold in wrong], timeout, method="math_verify_trl_gold") if wrong else []
+    verdicts = (
+        pool.check([("", gold) for gold in wrong], timeout, method="math_verify_trl_gold") if wrong else []
+    )
     readable = {gold: verdict != "different" for gold, verdict in zip(wrong, verdicts, strict=True)}
     skipped = Grade(False, "skipped", None, "the gold can't be read")  # type: ignore[arg-type]
     return [
@@ -169,17 +178,19 @@ _ALL = (
     ),
     Rule(
         "verl", "verl: the last box, by mathruler; 0.1 for <think> and a box",
-        "github.com/volcengine/verl, verl/utils/reward_score/geo3k.py", "release 0.9.1; mathruler 0.1.0",
+        "github.com/volcengine/verl, verl/utils/reward_score/geo3k.py", "release 0.9.1 (file of 2025-07-01); mathruler 0.1.0",
         texts.mathruler_answer, _mathruler, form=texts.think_and_box, format_weight=0.1,
     ),
     Rule(
         "areal", "AReaL: the last bracket or number, of the gold too, by math-verify",
-        "github.com/inclusionAI/AReaL, areal/reward/geometry3k.py", "commit 4aef98d, 2026-05-21 (file of 2026-04-13); math-verify",
+        "github.com/inclusionAI/AReaL, areal/reward/geometry3k.py",
+        "commit 4aef98d, 2026-05-21 (file of 2026-04-13); math-verify",
         texts.areal_answer, partial(_in_worker, "math_verify_areal"),
     ),
     Rule(
         "nemo_rl", "NeMo-RL's geometry3k: the answer tags, by math-verify; 0.1 for tags",
-        "github.com/NVIDIA-NeMo/RL, nemo_rl/environments/rewards.py (format, math_expr), examples/configs/vlm_grpo_3B.yaml",
+        "github.com/NVIDIA-NeMo/RL, nemo_rl/environments/rewards.py (format, math_expr),"
+        " examples/configs/vlm_grpo_3B.yaml",
         _NEMO_RL, texts.outer_answer, _nemo_rl, form=texts.think_or_answer, format_weight=0.1,
     ),
     Rule(
@@ -194,7 +205,8 @@ _ALL = (
     ),
     Rule(
         "trl", "TRL: a box or an anchored formula, by math-verify",
-        "github.com/huggingface/trl, trl/rewards/accuracy_rewards.py (accuracy_reward)", "release 1.16.0; math-verify",
+        "github.com/huggingface/trl, trl/rewards/accuracy_rewards.py (accuracy_reward)",
+        "release 1.16.0 (file of 2026-06-22); math-verify",
         _whole, _trl, reads_response=True,
     ),
     Rule(

@@ -21,10 +21,28 @@ pytest.importorskip("pylatexenc", reason="the drgrpo extra is not installed")
 pytest.importorskip("math_verify", reason="the drgrpo extra is not installed")
 THINK = "<think>a</think> "
 ROWS: list[dict[str, Any]] = [
-    {"id": "a", "response": [THINK + r"\boxed{5}", r"\boxed{5}"], "answer": "5", "letter": "B", "choices": ["4", "5", "6", "7"]},
-    {"id": "b", "response": r"\boxed{3}", "answer": r"\frac { 1 } { 3 }", "letter": "A", "choices": ["1", "2", "3", "4"]},
+    {
+        "id": "a",
+        "response": [THINK + r"\boxed{5}", r"\boxed{5}"],
+        "answer": "5",
+        "letter": "B",
+        "choices": ["4", "5", "6", "7"],
+    },
+    {
+        "id": "b",
+        "response": r"\boxed{3}",
+        "answer": r"\frac { 1 } { 3 }",
+        "letter": "A",
+        "choices": ["1", "2", "3", "4"],
+    },
     {"id": "c", "response": "so [12]", "answer": "12", "letter": "D", "choices": ["9", "10", "11", "12"]},
-    {"id": "d", "response": THINK + r"\boxed{2\sqrt{2}}", "answer": r"\sqrt{8}", "letter": "C", "choices": ["1", "2", "8", "4"]},
+    {
+        "id": "d",
+        "response": THINK + r"\boxed{2\sqrt{2}}",
+        "answer": r"\sqrt{8}",
+        "letter": "C",
+        "choices": ["1", "2", "8", "4"],
+    },
     {"id": "e", "response": None, "answer": "1", "letter": "C", "choices": ["3", "2", "1", "4"]},
 ]
 
@@ -59,7 +77,9 @@ def test_causes_of_every_changed_verdict_add_up_to_the_difference_of_the_scores(
         "equivalence": (0.2, 1, 0),  # of the gold 1/3 the last number is 3
         "both": (-0.2, 0, 1),  # 2 of the answer and 8 of the gold
     }
-    assert steps(of(report, "trl"))["equivalence"] == (0.2, 1, 0)  # and also where its parser stops at the first space
+    assert steps(of(report, "trl")) == {
+        "equivalence": (0.0, 1, 1)
+    }  # it reads 3 in the gold 1/3, and 8 in the root
     assert steps(of(report, "nemo_rl"))["extraction"] == (-0.4, 0, 3)
     assert set(steps(of(report, "lmms_eval"))) == {"choice"}
 
@@ -75,7 +95,9 @@ def test_an_evaluation_and_a_run_are_read_and_choices_come_from_a_data_file(tmp_
     result = make_result([[True, True], [False, True]], tmp_path / "made")
     samples = tuple(
         replace(sample, response=text, sample=i % 2)
-        for i, (sample, text) in enumerate(zip(result.samples, [r"\boxed{0}", "Answer: B", "Answer: C", r"\boxed{1}"], strict=True))
+        for i, (sample, text) in enumerate(
+            zip(result.samples, [r"\boxed{0}", "Answer: B", "Answer: C", r"\boxed{1}"], strict=True)
+        )
     )
     write_result(replace(result, samples=samples))
     choices = [{"id": f"p{i}", "letter": "BC"[i], "choices": ["8", "0", "1", "9"]} for i in range(2)]
@@ -89,16 +111,27 @@ def test_an_evaluation_and_a_run_are_read_and_choices_come_from_a_data_file(tmp_
     (run / "samples").mkdir(parents=True)
     (run / "run.json").write_text("{}")
     for step, answer in ((9, 4), (10, 5)):
-        rows = [{"id": "v", "sample": i, "ground_truth": "5", "response": f"\\boxed{{{answer + i}}}"} for i in range(2)]
-        (run / f"samples/step_{step}_validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        rows = [
+            {"id": "v", "sample": i, "ground_truth": "5", "response": f"\\boxed{{{answer + i}}}"}
+            for i in range(2)
+        ]
+        (run / f"samples/step_{step}_validation.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows)
+        )
     report = regrade(str(run), ["ours"])
     assert (report.rows, report.responses, report.scores[0].overall) == (1, 2, 0.5)
     assert report.notes == (f"the run's last validation, {run / 'samples/step_10_validation.jsonl'}",)
 
 
 def test_another_tools_file_is_read(tmp_path: Path) -> None:
-    report = regrade(str(Path(__file__).with_name("response_files") / "20261101_samples_geometry3k.jsonl"), ["lmms_eval", "ours"])
-    assert [score.overall for score in report.scores] == [0.75, 0.25]  # ours takes a bare A, which is one of the golds
+    report = regrade(
+        str(Path(__file__).with_name("response_files") / "20261101_samples_geometry3k.jsonl"),
+        ["lmms_eval", "ours"],
+    )
+    assert [score.overall for score in report.scores] == [
+        0.75,
+        0.25,
+    ]  # ours takes a bare A, which is one of the golds
     assert report.notes == ("read as a file of lmms_eval",)
 
 
@@ -132,15 +165,31 @@ def test_the_command_prints_json_alone_and_writes_the_pages(tmp_path: Path) -> N
     "arguments, error, said",
     [
         ({"rules": ["vrl"]}, ConfigError, "--rules: rule 'vrl' is not known .did you mean 'verl'.*areal"),
-        ({"rules": ["lmms_eval"], "rows": [{"response": "A", "answer": "5"}]}, ConfigError, "not every row has `letter`.*--choices"),
+        (
+            {"rules": ["lmms_eval"], "rows": [{"response": "A", "answer": "5"}]},
+            ConfigError,
+            "not every row has `letter`.*--choices",
+        ),
         ({"rows": []}, DataError, "no rows in it"),
-        ({"rows": [{"text": "A", "answer": "5"}]}, DataError, "no column 'response'; give --response-key, there are text, answer"),
+        (
+            {"rows": [{"text": "A", "answer": "5"}]},
+            DataError,
+            "no column 'response'; give --response-key, there are text, answer",
+        ),
         ({"choices": "rows.jsonl"}, DataError, "--choices .*no column id, letter, choices"),
-        ({"rows": [{"id": 1, "response": "a", "answer": "5"}, {"id": 1, "response": "a", "answer": "6"}]}, DataError, "different golds"),
+        (
+            {"rows": [{"id": 1, "response": "a", "answer": "5"}, {"id": 1, "response": "a", "answer": "6"}]},
+            DataError,
+            "different golds",
+        ),
     ],
 )
 def test_what_can_t_be_meant_is_an_error_before_anything_is_graded(
-    tmp_path: Path, arguments: dict[str, Any], error: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    arguments: dict[str, Any],
+    error: type[Exception],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     file = write(tmp_path, arguments.pop("rows", [{"response": "A", "answer": "5"}]))

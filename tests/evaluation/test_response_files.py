@@ -37,7 +37,10 @@ WANTED: dict[str, list[dict[str, Any]]] = {
     "skythought": [
         {"response": ["\\boxed{5}", "\\boxed{6}"], "answer": "5"}, {"response": ["4", "\\boxed{4}"], "answer": "4", "id": "1"}
     ],
-    "qwen_math": [{"response": ["It is $\\boxed{5}$."], "answer": "5", "id": 0}, {"response": ["It is $\\boxed{3}$."], "answer": "4"}],
+    "qwen_math": [
+        {"response": ["It is $\\boxed{5}$."], "answer": "5", "id": 0},
+        {"response": ["It is $\\boxed{3}$."], "answer": "4"},
+    ],
 }  # fmt: skip
 
 
@@ -82,12 +85,36 @@ def test_grade_takes_a_tools_file_and_says_so() -> None:
 @pytest.mark.parametrize(
     "name, text, form, error, said",
     [
-        ("a.jsonl", "{}\n", "vlmeval", ConfigError, "--format='vlmeval' is not known; use one of auto, rows, easyr1"),
-        ("a.jsonl", '{"input": "x", "output": "y"}\n', "verl", DataError, "a row has no 'gts', which files of verl have"),
-        ("a.log", "[prompt] x\n[output] y\n", "auto", DataError, "record 0 has no .output., .ground_truth. and .score."),
+        (
+            "a.jsonl",
+            "{}\n",
+            "vlmeval",
+            ConfigError,
+            "--format='vlmeval' is not known; use one of auto, rows, easyr1",
+        ),
+        (
+            "a.jsonl",
+            '{"input": "x", "output": "y"}\n',
+            "verl",
+            DataError,
+            "a row has no 'gts', which files of verl have",
+        ),
+        (
+            "a.log",
+            "[prompt] x\n[output] y\n",
+            "auto",
+            DataError,
+            "record 0 has no .output., .ground_truth. and .score.",
+        ),
         ("a.json", '{"0": {"responses": []}}', "auto", DataError, "problem 0 has no answer"),
         ("a.json", "{broken", "skythought", DataError, "broken JSON"),
-        ("a.xlsx", "no sheet", "auto", (ConfigError, DataError), "can't be read as .xlsx|pip install 'gmpo-mm.sheets.'"),
+        (
+            "a.xlsx",
+            "no sheet",
+            "auto",
+            (ConfigError, DataError),
+            "can't be read as .xlsx|pip install 'gmpo-mm.sheets.'",
+        ),
     ],
 )
 def test_a_file_of_another_form_is_an_error_that_says_what_is_missing(

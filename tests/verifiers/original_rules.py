@@ -2,8 +2,9 @@
 
     python tests/verifiers/original_rules.py easyr1 FOLDER_OF_THE_REPOSITORY
 
-Imports nothing of this package. Each original's file is loaded from its repository as it is; only what that file imports
-besides the grading (AReaL's coloured log) is replaced by an empty stand-in. The verdicts go into the pairs' file.
+Imports nothing of this package. Each original's file is loaded from its repository as it is; only what that
+file imports besides the grading (AReaL's coloured log) is replaced by an empty stand-in. The verdicts go
+into the pairs' file.
 """
 
 import gzip
@@ -52,7 +53,10 @@ def easyr1_r1v(root: Path) -> Any:
 
 def verl(root: Path) -> Any:
     module = load(root / "verl/utils/reward_score/geo3k.py")
-    return lambda row: [module.compute_score(row["response"], row["gold"]), module.acc_reward(row["response"], row["gold"])]
+    return lambda row: [
+        module.compute_score(row["response"], row["gold"]),
+        module.acc_reward(row["response"], row["gold"]),
+    ]
 
 
 def areal(root: Path) -> Any:
@@ -67,8 +71,13 @@ def areal(root: Path) -> Any:
 def nemo_rl(root: Path) -> Any:
     module = load(root / "nemo_rl/environments/rewards.py")
     # examples/configs/vlm_grpo_3B.yaml, env.geometry3k
-    both = module.combine_reward_functions([(module.format_reward, 0.1), (module.math_expression_reward, 0.9)])
-    return lambda row: [float(both(row["gold"], row["response"])[0]), float(both(row["gold"], row["response"])[1])]
+    both = module.combine_reward_functions(
+        [(module.format_reward, 0.1), (module.math_expression_reward, 0.9)]
+    )
+    return lambda row: [
+        float(both(row["gold"], row["response"])[0]),
+        float(both(row["gold"], row["response"])[1]),
+    ]
 
 
 def nemo_rl_geo3k(root: Path) -> Any:

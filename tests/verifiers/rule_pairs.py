@@ -1,8 +1,9 @@
-"""Make the responses that the rules of other projects are held against: `python -m tests.verifiers.rule_pairs DATA EVALUATION`.
+"""Make the responses that the rules of other projects are held against: `python -m
+tests.verifiers.rule_pairs DATA EVALUATION`.
 
-DATA is a folder with geometry3k_test.parquet (as `gmpo-mm data geometry3k` writes it, with letters and choices) and the
-evaluation suites; EVALUATION the folder of an evaluation of the bundled model on Geometry3K. Writes rule_pairs.jsonl.gz without
-verdicts, always the same; `original_rules` adds them.
+DATA is a folder with geometry3k_test.parquet (as `gmpo-mm data geometry3k` writes it, with letters and
+choices) and the evaluation suites; EVALUATION the folder of an evaluation of the bundled model on
+Geometry3K. Writes rule_pairs.jsonl.gz without verdicts, always the same; `original_rules` adds them.
 """
 
 import json
@@ -60,7 +61,22 @@ FORMS = (
 def forms_of(gold: str, rng: random.Random) -> str:
     """The gold as a model may write it, right or not."""
     value = gold
-    kind = rng.choice(("same", "same", "tight", "dfrac", "decimal", "unit", "near", "sum", "slash", "degree", "percent", "comma"))
+    kind = rng.choice(
+        (
+            "same",
+            "same",
+            "tight",
+            "dfrac",
+            "decimal",
+            "unit",
+            "near",
+            "sum",
+            "slash",
+            "degree",
+            "percent",
+            "comma",
+        )
+    )
     if kind == "tight":
         value = re.sub(r"\s+", "", gold)
     elif kind == "dfrac":
@@ -77,7 +93,9 @@ def forms_of(gold: str, rng: random.Random) -> str:
         value = f"{gold} + 0"
     elif kind in ("decimal", "near", "comma") and re.fullmatch(r"-?\d+(\.\d+)?", gold):
         number = float(gold)
-        value = {"decimal": f"{number:.2f}", "near": f"{number + 0.01:g}", "comma": f"{number * 1000:,.0f}"}[kind]
+        value = {"decimal": f"{number:.2f}", "near": f"{number + 0.01:g}", "comma": f"{number * 1000:,.0f}"}[
+            kind
+        ]
     return value
 
 
@@ -95,7 +113,12 @@ def geometry(folder: Path, rng: random.Random, count: int) -> Iterator[Row]:
         chosen = "ABCD".index(problem["letter"]) if rng.random() < 0.67 else wrong
         answer = forms_of(choices[chosen], rng)
         response = FORMS[index % len(FORMS)].format(a=answer, w=choices[wrong], l="ABCD"[chosen])
-        yield {"response": response, "gold": problem["answer"], "letter": problem["letter"], "choices": choices}
+        yield {
+            "response": response,
+            "gold": problem["answer"],
+            "letter": problem["letter"],
+            "choices": choices,
+        }
 
 
 def suites(folder: Path, rng: random.Random, count: int) -> Iterator[Row]:
@@ -130,10 +153,17 @@ def corpora(rng: random.Random, count: int) -> Iterator[Row]:
     for name in ("held_out", "own", "public_suites", "spellings", "attacks"):
         lines = (Path(__file__).parent / "labelled" / f"{name}.jsonl").read_text().splitlines()
         rows += [json.loads(line) for line in lines]
-    rows = [row for row in rows if isinstance(row.get("gold"), str) and len(row["prediction"]) + len(row["gold"]) < 200]
+    rows = [
+        row
+        for row in rows
+        if isinstance(row.get("gold"), str) and len(row["prediction"]) + len(row["gold"]) < 200
+    ]
     for index, row in enumerate(rng.sample(rows, count)):
         said = row["prediction"]
-        yield {"response": said if "boxed" in said else FORMS[index % 24].format(a=said, w="7", l="C"), "gold": row["gold"]}
+        yield {
+            "response": said if "boxed" in said else FORMS[index % 24].format(a=said, w="7", l="C"),
+            "gold": row["gold"],
+        }
 
 
 def main(data: str, evaluation: str) -> None:

@@ -25,30 +25,41 @@ def test_a_rule_gives_what_its_original_gave(name: str, every: int) -> None:
     pairs = PAIRS[::every]
     responses, golds = [pair["response"] for pair in pairs], [[pair["gold"]] for pair in pairs]
     scores = RULES[name].score(responses, golds, CHOICES[::every], timeout=20.0)
-    ours = [[None] * 2 if score.status == "skipped" else [round(score.overall, 6), score.accuracy] for score in scores]
+    ours = [
+        [None] * 2 if score.status == "skipped" else [round(score.overall, 6), score.accuracy]
+        for score in scores
+    ]
     differing = [
         (pair["response"], pair["gold"], pair["said"][name], said)
         for pair, said in zip(pairs, ours, strict=True)
         if pair["said"][name] != said
     ]
     assert not differing, f"{len(differing)} of {len(pairs)} pairs differ: {differing[:5]}"
-    assert 0.1 < sum(score.accuracy for score in scores) / len(scores) < 0.6, "pairs that a rule tells apart"
+    assert 0.05 < sum(score.accuracy for score in scores) / len(scores) < 0.6, "pairs that a rule tells apart"
 
 
 def test_every_rule_but_ours_has_an_original_and_names_its_source_version_and_date() -> None:
     assert set(RULES) - {"ours"} == set(ORIGINALS) == set(HEADER["originals"])
     for name, rule in RULES.items():
-        assert name == "ours" or ("github.com/" in rule.source and re.search(r"20\d\d-\d\d", rule.version)), name
+        assert name == "ours" or ("github.com/" in rule.source and re.search(r"20\d\d-\d\d", rule.version)), (
+            name
+        )
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("verl", "trl", "lmms_eval") else pytest.param(name, marks=pytest.mark.slow)
+        for name in RULES
+    ],
+)
 def test_hostile_and_missing_responses_are_wrong_under_every_rule(name: str) -> None:
     hostile = [
         None, "", "[" * 50_000, "<answer>" * 10_000, "\\boxed{" * 10_000, "<think>" * 5_000 + "</think>" * 5_000, " " * 50_000,
         "\\boxed{__import__('os').system('true')}", "\\boxed{9**9**9**9}", "\ud800", "a" * 50_000 + "]",
     ]  # fmt: skip
     choice = Choice("D", ("1", "2", "3", "y+4"))
-    scores = RULES[name].score(hostile, [["y+4"]] * len(hostile), [choice] * len(hostile), timeout=1.0)
+    scores = RULES[name].score(hostile, [["y+4"]] * len(hostile), [choice] * len(hostile), timeout=0.3)
     assert [score.accuracy for score in scores] == [0.0] * len(hostile)
 
 
@@ -70,7 +81,14 @@ def test_an_unknown_rule_is_named_with_the_nearest_one() -> None:
 
 @pytest.mark.parametrize(
     "text, found",
-    [("so [a] and [b]", "b"), ("[] 7", "7"), ("[[x]", "[x"), ("1,234.5 m", "1234.5"), ("none", None), ("[open 3", "3")],
+    [
+        ("so [a] and [b]", "b"),
+        ("[] 7", "7"),
+        ("[[x]", "[x"),
+        ("1,234.5 m", "1234.5"),
+        ("none", None),
+        ("[open 3", "3"),
+    ],
 )
 def test_areal_reads_the_last_bracket_or_number(text: str, found: str | None) -> None:
     assert texts.areal_answer(text) == found
