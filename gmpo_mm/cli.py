@@ -340,6 +340,7 @@ def regrade(
     examples: Annotated[int, typer.Option(min=0, help="Examples of each step and direction.")] = 2,
     timeout: Annotated[float, typer.Option(help="Seconds that one comparison may run.")] = 3.0,
     page: Annotated[str | None, typer.Option(help="A page to write as well: FILE.html or FILE.md.")] = None,
+    in_page: Annotated[bool, typer.Option("--in-page", help="Show it on the evaluation's own page.html too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Score the same responses under the rules of several projects, and tell what of a difference comes from where."""
@@ -349,6 +350,8 @@ def regrade(
 
     if page is not None:
         regrade_words.check_page(Path(page))
+    if in_page:
+        regrade_words.check_evaluation(Path(source))
     names = [name.strip() for name in (rules or "").split(",") if name.strip()]
     keys = GradeFileSettings(source, response_key=response_key, gold_key=gold_key)
     with words_to_stderr(as_json):
@@ -356,6 +359,11 @@ def regrade(
         regrade_words.print_regrade(report)
         if page is not None:
             regrade_words.write_page(report, Path(page))
+        if in_page:
+            from gmpo_mm.evaluation.page import write_page
+
+            regrade_words.save_section(report, Path(source))
+            typer.echo(str(write_page(Path(source))))
     if as_json:
         print_json(report.to_json())
 

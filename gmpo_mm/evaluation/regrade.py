@@ -25,6 +25,7 @@ from gmpo_mm.verifiers import DEFAULT_TIMEOUT, VerifierUnavailableError
 from gmpo_mm.verifiers.rules import RULES, Choice, Rule, Score, find_rules
 
 FORMAT = 1
+IN_PAGE = "regrade.json"  # in an evaluation's folder: what its page shows of it
 """Raised when a key of the JSON changes its meaning."""
 
 CAUSES = ("extraction", "equivalence", "both", "choice")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -16,10 +17,11 @@ from rich.text import Text
 
 from gmpo_mm.errors import ConfigError
 from gmpo_mm.evaluation.policy import content_policy
-from gmpo_mm.evaluation.regrade import Example, Regrade, RuleScore, Step, Waterfall
+from gmpo_mm.evaluation.regrade import IN_PAGE, Example, Regrade, RuleScore, Step, Waterfall
 from gmpo_mm.evaluation.table import WIDTH
 from gmpo_mm.runs.files import write_atomically
 from gmpo_mm.runs.progress import clean
+from gmpo_mm.runs.reading import read_json
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCORE_COLUMNS = ("rule", "score", "accuracy", "format", "no answer", "skipped", "what it does")
@@ -132,6 +134,25 @@ def _code(text: str) -> str:
 def to_section(report: Regrade) -> markupsafe.Markup:
     """The report as a section of an HTML page; everything in it is escaped."""
     return markupsafe.Markup(_environment().get_template("regrade_section.html").render(**_content(report)))
+
+
+def section_of(folder: Path) -> markupsafe.Markup:
+    """The section of an evaluation's page: what `save_section` left in its folder; empty without it."""
+    file = folder / IN_PAGE
+    if not file.is_file():
+        return markupsafe.Markup("")
+    return to_section(read_json(file, Regrade, "`gmpo-mm regrade EVALUATION --in-page` writes it again"))
+
+
+def save_section(report: Regrade, folder: Path) -> None:
+    """Keep the report in an evaluation's folder, for its page."""
+    write_atomically(folder / IN_PAGE, json.dumps(report.to_json(), ensure_ascii=True, indent=1) + "\n")
+
+
+def check_evaluation(folder: Path) -> None:
+    """ConfigError for a folder that has no page."""
+    if not (folder / "evaluation.json").is_file():
+        raise ConfigError(f"--in-page: {folder} is no evaluation's folder; --page FILE.html writes a page of its own")
 
 
 def to_html(report: Regrade) -> str:

@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 
 from gmpo_mm.cli import app
 from gmpo_mm.errors import ConfigError, DataError
+from gmpo_mm.evaluation.page import write_page
 from gmpo_mm.evaluation.regrade import Regrade, Waterfall, regrade
 from gmpo_mm.evaluation.regrade_words import to_html, to_markdown
 from gmpo_mm.verifiers.rules import RULES
+from tests.evaluation.evaluations import evaluate_one
 from tests.evaluation.made_results import make_result, write_result
 
 pytest.importorskip("pylatexenc", reason="the drgrpo extra is not installed")
@@ -144,6 +146,19 @@ def test_the_pages_show_hostile_text_and_run_none_of_it(tmp_path: Path) -> None:
     assert "default-src 'none'" in page
     (line,) = [line for line in words.splitlines() if "alert(1)" in line]
     assert re.fullmatch(r"- extraction: ``` .* ```", line)
+
+
+def test_an_evaluations_own_page_shows_the_report_and_goes_without_it(tmp_path: Path) -> None:
+    folder = evaluate_one(tmp_path / "out", limit=2, n=2).path
+    before = (folder / "page.html").read_bytes()
+    done = CliRunner().invoke(app, ["regrade", str(folder), "--rules", "ours,verl", "--in-page"])
+    assert done.exit_code == 0, done.output
+    page = (folder / "page.html").read_text()
+    assert "<h3>From ours to verl: 0 verdicts differ</h3>" in page
+    (folder / "regrade.json").unlink()
+    assert write_page(folder).read_bytes() == before
+    wrong = CliRunner().invoke(app, ["regrade", str(tmp_path), "--in-page"])
+    assert wrong.exit_code != 0 and "is no evaluation's folder" in str(wrong.exception)
 
 
 def test_the_command_prints_json_alone_and_writes_the_pages(tmp_path: Path) -> None:
