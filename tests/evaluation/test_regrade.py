@@ -142,6 +142,7 @@ def test_the_pages_show_hostile_text_and_run_none_of_it(tmp_path: Path) -> None:
     rows = [{"id": bad, "response": bad + r" \boxed{5} " + "[7]", "answer": "5"}]
     report = regrade(write(tmp_path, rows), ["ours", "areal"])
     page, words = to_html(report), to_markdown(report)
+    assert "<think>" not in to_markdown(regrade(write(tmp_path, rows), ["verl"]))  # in the rule's description
     assert "<script>" not in page and "&lt;script&gt;alert(1)" in page
     assert "default-src 'none'" in page
     (line,) = [line for line in words.splitlines() if "alert(1)" in line]
