@@ -15,14 +15,14 @@ HEADER, *PAIRS = read_lines()
 CHOICES = [Choice(pair["letter"], tuple(pair["choices"])) for pair in PAIRS]
 
 
-@pytest.mark.parametrize("every", [12, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [13, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ORIGINALS)
 def test_a_rule_gives_what_its_original_gave(name: str, every: int) -> None:
     recorded = HEADER["originals"][name]
     if "math" in RULES[name].version and version("math-verify") != recorded["math-verify"]:
         pytest.skip(f"recorded with math-verify {recorded['math-verify']}")
     assert len(PAIRS) == 2000
-    pairs = PAIRS[::every]
+    pairs = PAIRS[::every]  # 13 has no factor in common with the number of forms
     responses, golds = [pair["response"] for pair in pairs], [[pair["gold"]] for pair in pairs]
     scores = RULES[name].score(responses, golds, CHOICES[::every], timeout=20.0)
     ours = [
