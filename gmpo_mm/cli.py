@@ -20,6 +20,14 @@ AsJson = Annotated[
     bool, typer.Option("--json", help="Print the results as JSON; the words go to the standard error.")
 ]
 
+ResponseFormat = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="Who wrote the file: auto, rows, easyr1, verl, lm_eval, lmms_eval, vlmevalkit, skythought or qwen_math.",
+    ),
+]
+
 
 class _Commands(TyperGroup):
     """Gives a command that was asked to stop the status of the signal; Typer itself knows Ctrl-C alone."""
@@ -276,7 +284,9 @@ def merge(
 
 @app.command(epilog="Example: gmpo-mm grade responses.jsonl --gold-key answer --grader math")
 def grade(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="JSON Lines, JSON or Parquet: responses and golds, a row each.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="Responses and golds: JSON Lines, JSON, Parquet, or another tool's file.")
+    ],
     response_key: Annotated[str, typer.Option(help="The responses' column; a row may hold a list of samples.")] = "response",
     gold_key: Annotated[
         str | None, typer.Option(help="The golds' column; answers, answer, ground_truth or gold when not given.")
@@ -294,6 +304,7 @@ def grade(
     ] = "accept",
     out: Annotated[str | None, typer.Option(help="A JSON Lines file for the rows with their grades.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --out.")] = False,
+    form: ResponseFormat = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Grade a file of responses from anywhere."""
@@ -302,12 +313,59 @@ def grade(
     settings = GradeFileSettings(
         file=file, response_key=response_key, gold_key=gold_key, grader=grader, extraction=extraction, kind=kind,
         timeout=timeout, out=out, overwrite=overwrite, by=by, problem_key=problem_key, unevaluated=unevaluated,
+        format=form,
     )  # fmt: skip
     with words_to_stderr(as_json):
         report = grade_file(settings)
         print_report(report)
     if as_json:
         print_json(report_json(report))
+
+
+@app.command(epilog="Example: gmpo-mm regrade evaluations/geometry3k --rules ours,easyr1,verl,trl")
+def regrade(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="A file of responses, an evaluation's folder, or a run (its last validation)."),
+    ],
+    rules: Annotated[
+        str | None, typer.Option(help="Names with commas between; the others stand beside the first. All when not given.")
+    ] = None,
+    choices: Annotated[
+        str | None, typer.Option(help="A data file with id, letter and choices, for rules that ask for a letter.")
+    ] = None,
+    form: ResponseFormat = "auto",
+    response_key: Annotated[str, typer.Option(help="A file's column of responses.")] = "response",
+    gold_key: Annotated[str | None, typer.Option(help="A file's column of golds.")] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Examples of each step and direction.")] = 2,
+    timeout: Annotated[float, typer.Option(help="Seconds that one comparison may run.")] = 3.0,
+    page: Annotated[str | None, typer.Option(help="A page to write as well: FILE.html or FILE.md.")] = None,
+    in_page: Annotated[bool, typer.Option("--in-page", help="Show it on the evaluation's own page.html too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score the same responses under the rules of several projects, and tell what of a difference comes from where."""
+    from gmpo_mm.evaluation import regrade_words
+    from gmpo_mm.evaluation.grade_file import GradeFileSettings
+    from gmpo_mm.evaluation.regrade import regrade as score
+
+    if page is not None:
+        regrade_words.check_page(Path(page))
+    if in_page:
+        regrade_words.check_evaluation(Path(source))
+    names = [name.strip() for name in (rules or "").split(",") if name.strip()]
+    keys = GradeFileSettings(source, response_key=response_key, gold_key=gold_key)
+    with words_to_stderr(as_json):
+        report = score(source, names, form=form, choices=choices, examples=examples, timeout=timeout, keys=keys)
+        regrade_words.print_regrade(report)
+        if page is not None:
+            regrade_words.write_page(report, Path(page))
+        if in_page:
+            from gmpo_mm.evaluation.page import write_page
+
+            regrade_words.save_section(report, Path(source))
+            typer.echo(str(write_page(Path(source))))
+    if as_json:
+        print_json(report.to_json())
 
 
 @app.command(epilog="Example: gmpo-mm compare evaluations/before evaluations/after")

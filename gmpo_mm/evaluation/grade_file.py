@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gmpo_mm.data.sources import Rows, read_rows
+from gmpo_mm.data.sources import Rows
 from gmpo_mm.errors import ConfigError, DataError, GMPOError
+from gmpo_mm.evaluation.response_files import read_responses
 from gmpo_mm.runs.files import open_new
 from gmpo_mm.runs.progress import Progress, clean
 from gmpo_mm.verifiers import (
@@ -56,6 +57,8 @@ class GradeFileSettings:
     by: str | None = None
     problem_key: str | None = None
     unevaluated: str = "accept"
+    format: str = "auto"
+    """Which tool wrote the file (`response_files`); columns that are named make it rows."""
 
 
 @dataclass
@@ -97,7 +100,7 @@ class GradeFileReport:
 
 
 @dataclass(frozen=True)
-class _Row:
+class FileRow:
     data: dict[str, Any]
     responses: list[str | None]
     """None where a row, or one of its samples, has no answer."""
@@ -114,7 +117,8 @@ def grade_file(settings: GradeFileSettings, progress: Progress | None = None) ->
     can't be meant. `out` appears whole when everything is graded, or not at all.
     """
     _check(settings)
-    rows = read_rows(settings.file)
+    named = settings.response_key != "response" or settings.gold_key is not None
+    rows, form = read_responses(settings.file, "rows" if named and settings.format == "auto" else settings.format)
     if not len(rows):
         raise DataError(f"{settings.file}: no rows in it, so there is nothing to grade")
     if settings.by is not None and settings.by.split(".")[0] not in rows.columns:
@@ -149,7 +153,8 @@ def grade_file(settings: GradeFileSettings, progress: Progress | None = None) ->
                 f"{settings.file}: no row has a response in {settings.response_key!r}; give --response-key, there are "
                 f"{', '.join(rows.columns)}"
             )
-    notes = [f"{without} of {total.samples} responses are missing (null); each counts as no answer"] if without else []
+    notes = [] if form == "rows" else [f"read as a file of {form}"]
+    notes += [f"{without} of {total.samples} responses are missing (null); each counts as no answer"] if without else []
     if bad_golds:
         notes.append(f"{bad_golds} of {total.rows} rows have golds that no short answer can equal, such as {bad_gold}")
     notes += [f"left out of {settings.out}, as JSON can't hold bytes: {', '.join(left_out)}"] if left_out else []
@@ -185,12 +190,12 @@ def _check(settings: GradeFileSettings) -> None:
             raise ConfigError(f"--out {out}: exists; give --overwrite to replace it, or name another")
 
 
-def _chunks(rows: Rows, settings: GradeFileSettings) -> Iterator[list[_Row]]:
+def _chunks(rows: Rows, settings: GradeFileSettings) -> Iterator[list[FileRow]]:
     """Rows by about CHUNK responses, so that neither the rows nor their grades are ever all in memory."""
-    chunk: list[_Row] = []
+    chunk: list[FileRow] = []
     count = 0
     for index in range(len(rows)):
-        row = _read_row(rows, index, settings)
+        row = read_row(rows, index, settings)
         chunk.append(row)
         count += len(row.responses)
         if count >= CHUNK:
@@ -200,7 +205,7 @@ def _chunks(rows: Rows, settings: GradeFileSettings) -> Iterator[list[_Row]]:
         yield chunk
 
 
-def _grade(chunk: Sequence[_Row], settings: GradeFileSettings) -> Iterator[list[Grade]]:
+def _grade(chunk: Sequence[FileRow], settings: GradeFileSettings) -> Iterator[list[Grade]]:
     responses = [response for row in chunk for response in row.responses]
     golds = [row.gold for row in chunk for _ in row.responses]
     problems = [row.problem for row in chunk for _ in row.responses]
@@ -217,7 +222,7 @@ def _grade(chunk: Sequence[_Row], settings: GradeFileSettings) -> Iterator[list[
         start += len(row.responses)
 
 
-def _read_row(rows: Rows, index: int, settings: GradeFileSettings) -> _Row:
+def read_row(rows: Rows, index: int, settings: GradeFileSettings) -> FileRow:
     data = rows.row(index)
     part, row_in_file = rows.part(index)
     where = f"row {row_in_file} of {part.name}"
@@ -229,7 +234,7 @@ def _read_row(rows: Rows, index: int, settings: GradeFileSettings) -> _Row:
     problem = None if settings.problem_key is None else _value(data, settings.problem_key)
     if settings.problem_key is not None and not isinstance(problem, str):
         raise DataError(f"{where}: {settings.problem_key!r} must be the problem's text; got {_shown(problem)}")
-    return _Row(data, responses, several, gold, group, problem)
+    return FileRow(data, responses, several, gold, group, problem)
 
 
 def _response(value: Any, where: str, settings: GradeFileSettings) -> str | None:
@@ -302,7 +307,7 @@ class _AtomicFile:
             raise ConfigError(f"--out {self.path}: can't be written ({error.strerror}); name another file") from error
         return self
 
-    def write_row(self, row: _Row, grades: Sequence[Grade], stamp: Mapping[str, Any]) -> list[str]:
+    def write_row(self, row: FileRow, grades: Sequence[Grade], stamp: Mapping[str, Any]) -> list[str]:
         """One line; returns the columns that were left out because they hold bytes."""
         assert self.file is not None
         left_out = [key for key, value in row.data.items() if _has_bytes(value)]

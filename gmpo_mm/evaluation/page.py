@@ -19,6 +19,7 @@ from PIL import Image
 from gmpo_mm.evaluation.page_data import page_data
 from gmpo_mm.evaluation.paper import paper_numbers
 from gmpo_mm.evaluation.policy import content_policy
+from gmpo_mm.evaluation.regrade_words import section_of
 from gmpo_mm.evaluation.results import Result, Spec, read_result
 from gmpo_mm.evaluation.statistics import summarise
 from gmpo_mm.runs.files import write_atomically
@@ -75,6 +76,7 @@ def make_page(result: Result) -> str:
         facts=_facts(result.spec),
         paper=_paper(result.spec),
         charts=_charts(summary),
+        regrade=section_of(result.path),
         filters=[pair for pair in FILTERS if pair[0] != "disagreed" or result.spec.protocol.n > 1],
         percent=percent,
         breakable=breakable,

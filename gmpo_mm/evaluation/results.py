@@ -6,6 +6,7 @@
     samples.jsonl     one line a sample, appended as they are graded
     summary.json      the numbers, and bytes and SHA-256 of problems and samples (written last; not finished without it)
     page.html         the numbers and every sample, to look at
+    regrade.json      of `gmpo-mm regrade --in-page`: the scores under other projects' rules, which the page shows
 """
 
 from __future__ import annotations

@@ -73,13 +73,18 @@ def math_form(text: str) -> str:
     form = _without_unit_words(re.sub(r"\\text{.*?}$", "", form).strip() or form)
     form = _replaced(form, ("^{\\circ}", ""), ("^\\circ", ""), ("\\$", ""))
     form, *spaced_texts = form.split("\\text{ ")  # with its space it opens a unit
-    form = _replaced(form, ("\\%", ""), (" .", " 0."), ("{.", "{0."))
+    return text if len(spaced_texts) > 1 else standard_form(form.replace("\\%", ""), text)
+
+
+def standard_form(form: str, text: str) -> str:
+    """Numbers, fractions and roots in one spelling, without spaces; `text` where the MATH evaluation stops."""
+    form = _replaced(form, (" .", " 0."), ("{.", "{0."))
     if form.startswith("."):
         form = "0" + form
     left, equals, right = form.partition("=")
     if equals and "=" not in right and len(left) <= 2:
         form = right
-    if len(spaced_texts) > 1 or re.search(r"\\sqrt(\\sqrt|\Z)", form):
+    if re.search(r"\\sqrt(\\sqrt|\Z)", form):
         return text
     form = re.sub(r"\\sqrt([^{])", r"\\sqrt{\1}", form).replace(" ", "")
     if short := re.search(r"\\frac([^{]?)(?=\\frac|\Z)", form):  # too little behind it

@@ -49,6 +49,18 @@ def _load_drgrpo(fast: bool) -> Compare:
     return load_fast() if fast else load_slow()
 
 
+def _load_mathruler() -> Compare:
+    from gmpo_mm.verifiers.rule_compare import load_mathruler
+
+    return load_mathruler()
+
+
+def _load_math_verify(how: str) -> Compare:
+    from gmpo_mm.verifiers.rule_compare import load_math_verify
+
+    return load_math_verify(how)
+
+
 FIRST = "math"  # loaded at the supervisor's start
 # How a comparison is loaded, with all that its first uses import, and what pip installs for it.
 METHODS: dict[str, tuple[Callable[[], Compare], str]] = {
@@ -56,6 +68,11 @@ METHODS: dict[str, tuple[Callable[[], Compare], str]] = {
 }
 METHODS["drgrpo_fast"] = partial(_load_drgrpo, fast=True), "gmpo-mm[drgrpo]"
 METHODS["drgrpo_slow"] = partial(_load_drgrpo, fast=False), "gmpo-mm[drgrpo]"
+
+
+METHODS["mathruler"] = _load_mathruler, "gmpo-mm[drgrpo]"
+for _how in ("areal", "nemo_rl", "trl", "trl_gold"):
+    METHODS[f"math_verify_{_how}"] = partial(_load_math_verify, _how), "gmpo-mm[drgrpo]"
 
 
 def die_with_parent(parent: int) -> None:

@@ -18,7 +18,7 @@ from tests.evaluation.made_results import make_result, write_result
 from tests.sweeps.sweeps import GMPO, NO_CLIP, write_sweep
 
 RIGHT, WRONG = [True], [False]
-WITH_RESULTS = {"train", "plan", "sweep", "evaluate", "grade", "compare", "report", "power", "doctor"}
+WITH_RESULTS = {"train", "plan", "sweep", "evaluate", "grade", "regrade", "compare", "report", "power", "doctor"}
 
 
 @pytest.fixture(scope="module")
