@@ -7,7 +7,14 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the results as JSON; the words go to the standard error.")
+]
+"""A command's option."""
 
 
 @contextlib.contextmanager
