@@ -28,19 +28,21 @@ class CheckpointTracker:
 class EngineFacts:
     """`distributed`: one run is spread over the GPUs of a Ray cluster, else it is this process on one device of this machine.
 
-    `has_critic`: it trains a value model. `tracker`: None for checkpoints in `checkpoints/step_N`.
+    `has_critic`: it trains a value model. `tracker`: None for checkpoints in `checkpoints/step_N`. `own_actor`: its updates are
+    those of `gmpo_mm.training`, which a replay can do again to the byte.
     """
 
     name: str
     distributed: bool = False
     has_critic: bool = False
     tracker: CheckpointTracker | None = None
+    own_actor: bool = False
 
 
 ENGINES: dict[str, EngineFacts] = {
     facts.name: facts
     for facts in (
-        EngineFacts("local"),
+        EngineFacts("local", own_actor=True),
         EngineFacts(
             "easyr1",
             distributed=True,
@@ -64,3 +66,8 @@ def facts_of(config: Config) -> EngineFacts:
     """What is known of the configured engine; an unknown one, which `check_choices` names, is asked nothing of this machine."""
     name = engine_name(config)
     return ENGINES.get(name) or EngineFacts(name, distributed=True)
+
+
+def has_own_actor(name: str) -> bool:
+    """Whether an engine's updates are those of `gmpo_mm.training`; false for one that is not known."""
+    return name in ENGINES and ENGINES[name].own_actor

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from gmpo_mm.config.checkpoint_paths import MANIFEST_FILE, MODEL_FOLDER
+from gmpo_mm.config.engine_facts import has_own_actor
 from gmpo_mm.config.load import LoadedConfig
 from gmpo_mm.config.off_policy import sampler_is_old
 from gmpo_mm.config.schema import Config
@@ -140,7 +141,7 @@ class _Work:
         device, dtype = prepare_device(config)
         self.note(f"loading {config.worker.actor.model.model_path}")
         self.policy, self.processor = configured_policy(config, device, dtype)
-        if self.record.engine != "local":
+        if not has_own_actor(self.record.engine):
             self.policy.forbid([])  # only our own actor takes the tokens of pictures out of the softmax
         if self.weights is None and self.start.has_optimizer:
             self.reference = frozen_reference(config, self.policy, dtype)
@@ -350,9 +351,9 @@ def _kl_in_reward(config: Config) -> bool:
 def _tolerance(record: StepRecord, config: Config, device: torch.device, dtype: torch.dtype) -> float:
     """0 for a step of the local engine on the CPU, on the CPU again."""
     then = torch.device(str(record.versions.get("device") or "cpu"))
-    if record.engine == "local" and device.type == then.type == "cpu":
+    if has_own_actor(record.engine) and device.type == then.type == "cpu":
         return 0.0
-    types = {dtype, resolve_dtype(config.trainer.dtype, then)} if record.engine == "local" else {dtype}
+    types = {dtype, resolve_dtype(config.trainer.dtype, then)} if has_own_actor(record.engine) else {dtype}
     return TOLERANCE if types == {torch.float32} else HALF_TOLERANCE
 
 

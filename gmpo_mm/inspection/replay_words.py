@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gmpo_mm.config.engine_facts import has_own_actor
 from gmpo_mm.inspection.replay import Replay
 from gmpo_mm.inspection.two_updates import OneUpdate, ResponseWeights, TwoUpdates
 from gmpo_mm.reports.words import MINUS
@@ -39,7 +40,7 @@ def headline(replay: Replay) -> str:
     if replay.exact:
         return f"{done}: the same bytes."
     largest = max(replay.stages, key=lambda stage: stage.difference)
-    why = "on another device" if replay.engine == "local" else f"recorded by engine {replay.engine}"
+    why = "on another device" if has_own_actor(replay.engine) else f"recorded by engine {replay.engine}"
     found = (
         f"at most {largest.difference:.1e} apart, in {largest.name}"
         if largest.difference

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from gmpo_mm.algorithms import StepTokens
+from gmpo_mm.config.engine_facts import has_own_actor
 from gmpo_mm.config.schema import Config
 from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.engines.local.launch import update_config
@@ -101,7 +102,7 @@ def replay_record(
     compared.
     """
     if tolerance is None:
-        tolerance = 0.0 if record.engine == "local" else 1e-5
+        tolerance = 0.0 if has_own_actor(record.engine) else 1e-5
     before = trained_sha256(policy)
     stages = [_weights_stage("weights before", record, record.weights_before, before, tolerance)]
     prompts, found = recorded_prompts(record, processor, folder)
@@ -268,7 +269,7 @@ def _update_stages(
             yield compare_numbers(name, record.metrics[key], update.metrics[key], tolerance)
         else:
             yield not_compared(name, f"the record has no {key}")
-    if record.engine == "local" and not several:
+    if has_own_actor(record.engine) and not several:
         yield _metrics_stage(record, update, tolerance)
     if why:
         yield not_compared("weights after", why)
