@@ -1,10 +1,10 @@
 """A benchmark as a task for another evaluation tool: `gmpo-mm export-task NAME --for lm_eval`.
 
-    problems.jsonl   id, problem, prompt (after the template), answers, type, pictures (files), one line a problem
-    pictures/        what the model sees: RGB, within the benchmark's min_pixels and max_pixels, without loss
-    task.json        grader, protocol, template, problem set; `lm_eval_task` reads it
-    functions.py     two lines that lead lm-eval to `gmpo_mm.evaluation.lm_eval_task`
-    task.yaml        the task as lm-eval reads it (written last; without it the folder is no task)
+problems.jsonl   id, problem, prompt (after the template), answers, type, pictures (files), one line a problem
+pictures/        what the model sees: RGB, within the benchmark's min_pixels and max_pixels, without loss
+task.json        grader, protocol, template, problem set; `lm_eval_task` reads it
+functions.py     two lines that lead lm-eval to `gmpo_mm.evaluation.lm_eval_task`
+task.yaml        the task as lm-eval reads it (written last; without it the folder is no task)
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from gmpo_mm.version import VERSION
 
 TOOLS = ("lm_eval",)
 KEYS = (
-    "records", "limit", "template", "grader", "extraction", "grade_timeout", "unevaluated", "n", "temperature", "top_p",
-    "top_k", "max_tokens",
+    "records", "limit", "template", "grader", "extraction", "grade_timeout", "unevaluated",
+    "n", "temperature", "top_p", "top_k", "max_tokens",
 )  # fmt: skip
 """Keys of an evaluation that say what is asked and how it is graded; the others are the tool's own affair."""
 TASK_FILE, FUNCTIONS, PICTURES = "task.yaml", "functions.py", "pictures"
@@ -62,14 +62,14 @@ class ExportedTask:
         model = "hf-multimodal" if self.has_pictures else "hf"
         chat = " --apply_chat_template" if self.chat else ""
         return (
-            f"lm-eval run --model {model} --model_args pretrained=MODEL --include_path {self.path} --tasks {self.name}"
-            f"{chat} --log_samples --output_path OUT"
+            f"lm-eval run --model {model} --model_args pretrained=MODEL --include_path {self.path} "
+            f"--tasks {self.name}{chat} --log_samples --output_path OUT"
         )
 
 
 def export_task(
-    name: str, changes: Sequence[str] = (), *, tool: str = "lm_eval", out: str | None = None, overwrite: bool = False,
-    progress: Progress | None = None,
+    name: str, changes: Sequence[str] = (), *, tool: str = "lm_eval", out: str | None = None,
+    overwrite: bool = False, progress: Progress | None = None,
 ) -> ExportedTask:  # fmt: skip
     """Write the benchmark `name`, with `changes` (key=value), as a task for `tool`.
 
@@ -80,7 +80,9 @@ def export_task(
     for change in changes:
         key = change.partition("=")[0].partition(".")[0].strip()
         if key not in KEYS:
-            raise ConfigError(f"{change}: an exported task has no such key; those that it has are {', '.join(KEYS)}")
+            raise ConfigError(
+                f"{change}: an exported task has no such key; those that it has are {', '.join(KEYS)}"
+            )
     # The model is the tool's; the settings only want one to be named.
     settings = load_settings(None, changes, {"benchmarks": [name], "model": tool})
     benchmark = load_benchmark(name)
@@ -93,8 +95,8 @@ def export_task(
 
 
 def prompt(record: Record, template: Template) -> str:
-    """The prompt's text with IMAGE_MARK for each picture: what the model's chat template gets, or all of it where the
-    template brings its own.
+    """The prompt's text, IMAGE_MARK for each picture: what the model's chat template gets, or all of it where
+    the template brings its own.
     """
     messages = build_messages(record, template.format_prompt)
     content = messages[0]["content"]
@@ -104,19 +106,23 @@ def prompt(record: Record, template: Template) -> str:
         return content
     if record.images:
         raise ConfigError(
-            f"template={template.name}: it stands in for the chat template and has no place for {record.where}'s pictures; "
-            "choose one with format_prompt, as geometry3k"
+            f"template={template.name}: it stands in for the chat template and has no place for "
+            f"{record.where}'s pictures; choose one with format_prompt, as geometry3k"
         )
     try:
         unknown = templates.variables("chat", template.chat_template) - {"messages", "add_generation_prompt"}
         if unknown:
             raise ConfigError(
-                f"template={template.name}: it uses {', '.join(sorted(unknown))}, which only a model's tokenizer knows; "
-                "write the text itself, or choose a template without it"
+                f"template={template.name}: it uses {', '.join(sorted(unknown))}, which only a model's "
+                "tokenizer knows; write the text itself, or choose a template without it"
             )
-        return templates.render("chat", template.chat_template, {"messages": messages, "add_generation_prompt": True})
+        return templates.render(
+            "chat", template.chat_template, {"messages": messages, "add_generation_prompt": True}
+        )
     except templates.TemplateError as error:
-        raise ConfigError(f"template={template.name}: chat_template can't be rendered: {error}; correct it") from None
+        raise ConfigError(
+            f"template={template.name}: chat_template can't be rendered: {error}; correct it"
+        ) from None
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
@@ -129,7 +135,9 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
     held = [item.name for item in folder.iterdir()] if folder.is_dir() else []
     foreign = sorted(name for name in held if name not in ours and name[1:].removesuffix(".tmp") not in ours)
     if foreign:
-        raise ConfigError(f"--out {folder}: holds {', '.join(foreign[:5])}, which are no task's files; name another folder")
+        raise ConfigError(
+            f"--out {folder}: holds {', '.join(foreign[:5])}, which are no task's files; name another folder"
+        )
 
 
 def _write(task: Task, prompts: Sequence[str], folder: Path, progress: Progress) -> ExportedTask:
@@ -148,13 +156,14 @@ def _write(task: Task, prompts: Sequence[str], folder: Path, progress: Progress)
                 "id": problem.id, "problem": problem.text, "prompt": text, "answers": list(problem.golds),
                 "type": problem.type, "pictures": pictures,
             }  # fmt: skip
-            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+            # escaped, so that no text holds what a reader takes for the end of a line
+            lines.append(json.dumps(row) + "\n")
             stage.update(index + 1)
     write_atomically(folder / PROBLEMS, "".join(lines))
     about = {
         "format": FORMAT, "gmpo_mm": VERSION, "benchmark": spec.benchmark, "protocol": asdict(spec.protocol),
-        "grader": asdict(spec.grader), "problem_set": spec.problem_set, "chat": template.chat_template is None,
-        "problems_sha256": sha256(folder / PROBLEMS),
+        "grader": asdict(spec.grader), "problem_set": spec.problem_set,
+        "chat": template.chat_template is None, "problems_sha256": sha256(folder / PROBLEMS),
     }  # fmt: skip
     write_atomically(folder / TASK, json.dumps(about, indent=2) + "\n")
     write_atomically(folder / FUNCTIONS, _FUNCTIONS)
@@ -187,10 +196,16 @@ def task_name(benchmark: str, protocol: Protocol) -> str:
 def generation(protocol: Protocol) -> dict[str, Any]:
     """The protocol in the words of lm-eval and transformers.
 
-    Everything that a model's own generation_config.json could bring in is set: Qwen2.5-VL's has a repetition penalty. No text
-    stops the sampling: lm-eval cuts a stop text off, and </answer> is part of an answer; responses are cut when graded.
+    Everything that a model's own generation_config.json could bring in is set: Qwen2.5-VL's has a repetition
+    penalty. No text stops the sampling: lm-eval cuts a stop text off, and </answer> is part of an answer;
+    responses are cut when they are graded.
     """
-    sampled = {"do_sample": True, "temperature": protocol.temperature, "top_p": protocol.top_p, "top_k": max(protocol.top_k, 0)}
+    sampled = {
+        "do_sample": True,
+        "temperature": protocol.temperature,
+        "top_p": protocol.top_p,
+        "top_k": max(protocol.top_k, 0),
+    }
     how = sampled if protocol.temperature > 0 else {"do_sample": False, "temperature": 0.0}
     return {**how, "repetition_penalty": 1.0, "max_gen_toks": protocol.max_tokens, "until": []}
 
@@ -213,5 +228,12 @@ def _yaml(name: str, task: Task, has_pictures: bool) -> str:
         ],
         "metadata": {"version": grader.version, "protocol": protocol.describe(), "grader": grader.name},
     }
-    head = f"# {task.spec.name}, {len(task.records)} problems; written by gmpo-mm {VERSION}, which has to be installed beside lm-eval.\n"
-    return head + "class: !function functions.Task\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    head = (
+        f"# {task.spec.name}, {len(task.records)} problems.\n"
+        f"# Written by gmpo-mm {VERSION}, which has to be installed beside lm-eval.\n"
+    )
+    return (
+        head
+        + "class: !function functions.Task\n"
+        + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    )

@@ -1,4 +1,4 @@
-"""What a task that `gmpo-mm export-task` wrote does inside lm-eval: gives problems and pictures, and grades as we do."""
+"""What a task of `gmpo-mm export-task` does in lm-eval: gives problems and pictures, grades as we do."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ STATUSES = ("no_answer", "timeout", "error")
 
 
 def metric_names(n: int) -> list[str]:
-    """What `scores` gives for `n` responses a problem: Pass@k for the powers of 2 up to n, and n, then shares."""
+    """What `scores` gives for `n` responses a problem: Pass@k for 1, 2, 4, ... and n, then shares."""
     return [*(f"pass@{k}" for k in powers_of_two(n)), *STATUSES]
 
 
 def read_task(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """task.json and the problems. DataError where they are missing, of another version or not what was exported."""
+    """task.json and the problems. DataError for what is missing, changed or of another version."""
     again = "export the task again (gmpo-mm export-task)"
     try:
         about = json.loads((folder / TASK).read_text(encoding="utf-8"))
@@ -34,12 +34,14 @@ def read_task(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise DataError(f"{folder / TASK}: written by another version of gmpo-mm; {again}")
     if sha256(folder / PROBLEMS) != about["problems_sha256"]:
-        raise DataError(f"{folder / PROBLEMS}: changed since it was exported, so a score would be another task's; {again}")
+        raise DataError(
+            f"{folder / PROBLEMS}: changed since it was exported, so a score would be another task's; {again}"
+        )
     return about, [json.loads(line) for line in lines]
 
 
 def scores(about: dict[str, Any], problem: dict[str, Any], responses: Sequence[str]) -> dict[str, float]:
-    """One problem's metrics (`metric_names`): `gmpo-mm evaluate`'s, their mean over problems being its summary's."""
+    """One problem's metrics (`metric_names`); their means over problems are those of `gmpo-mm evaluate`."""
     grader = about["grader"]
     grades = grade_responses(
         grader["name"],
@@ -70,9 +72,15 @@ def task_class(functions_file: str) -> type:
     folder = Path(functions_file).resolve().parent
     about, problems = read_task(folder)
 
+    def process_results(doc: dict[str, Any], results: Sequence[Sequence[str]]) -> dict[str, float]:
+        return scores(about, doc, results[0])
+
     class GradedByUs(ConfigurableTask):
         def __init__(self, config: dict[str, Any]) -> None:
-            super().__init__(config={key: value for key, value in config.items() if key != "class"})
+            mine = {key: value for key, value in config.items() if key != "class"}
+            super().__init__(
+                config=mine | {"process_results": process_results}
+            )  # so that it looks for no metrics of others
 
         def download(self, *_: Any, **__: Any) -> None:
             self.dataset = {"test": datasets.Dataset.from_list(problems)}
@@ -84,17 +92,21 @@ def task_class(functions_file: str) -> type:
         def doc_to_image(self, doc: dict[str, Any], doc_to_image: Any = None) -> list[Image.Image]:
             return [Image.open(folder / name).convert("RGB") for name in doc["pictures"]]
 
-        def process_results(self, doc: dict[str, Any], results: Sequence[Sequence[str]]) -> dict[str, float]:
-            return scores(about, doc, results[0])
-
     return GradedByUs
 
 
 def check_prompt(num_fewshot: int, chat: bool, options: dict[str, Any]) -> None:
-    """DataError for a prompt that is not the protocol's, whose score would stand under the protocol's name."""
+    """DataError for a prompt that is not the protocol's: its score would stand under the protocol's name."""
     if bool(options.get("apply_chat_template")) != chat:
-        fix = "add --apply_chat_template" if chat else "leave --apply_chat_template out: the prompt brings its own template"
+        fix = (
+            "add --apply_chat_template"
+            if chat
+            else "leave --apply_chat_template out: the prompt brings its own template"
+        )
         raise DataError(f"this task's prompts are made for another use of the chat template; {fix}")
-    for given, option in ((num_fewshot, "--num_fewshot"), (options.get("system_instruction"), "--system_instruction")):
+    for given, option in (
+        (num_fewshot, "--num_fewshot"),
+        (options.get("system_instruction"), "--system_instruction"),
+    ):
         if given:
             raise DataError(f"{option} would change the prompts of this task's protocol; leave it out")
