@@ -141,7 +141,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
 
 
 def _write(task: Task, prompts: Sequence[str], folder: Path, progress: Progress) -> ExportedTask:
-    spec, template = task.spec, task.template
+    spec, chat = task.spec, task.template.chat_template is None
     with writing(folder, "--out: "):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / TASK_FILE).unlink(missing_ok=True)
@@ -163,13 +163,13 @@ def _write(task: Task, prompts: Sequence[str], folder: Path, progress: Progress)
     about = {
         "format": FORMAT, "gmpo_mm": VERSION, "benchmark": spec.benchmark, "protocol": asdict(spec.protocol),
         "grader": asdict(spec.grader), "problem_set": spec.problem_set,
-        "chat": template.chat_template is None, "problems_sha256": sha256(folder / PROBLEMS),
+        "chat": chat, "problems_sha256": sha256(folder / PROBLEMS),
     }  # fmt: skip
     write_atomically(folder / TASK, json.dumps(about, indent=2) + "\n")
     write_atomically(folder / FUNCTIONS, _FUNCTIONS)
     name = task_name(spec.benchmark, spec.protocol)
     write_atomically(folder / TASK_FILE, _yaml(name, task, has_pictures))
-    return ExportedTask(folder, name, len(lines), has_pictures, about["chat"])
+    return ExportedTask(folder, name, len(lines), has_pictures, chat)
 
 
 def _write_pictures(task: Task, record: Record, index: int, folder: Path) -> list[str]:
