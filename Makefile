@@ -20,6 +20,7 @@ help:
 	@echo "make test-vllm            the vLLM rollout backend, for real, on the CPU"
 	@echo "make test-verl            the verl engine on the real verl, on the CPU"
 	@echo "make test-easyr1          the EasyR1 engine on a real EasyR1, on the CPU: EASYR1=/path/to/checkout"
+	@echo "make test-lm-eval         exported tasks in the real lm-eval, on the CPU"
 	@echo "make benchmark            speed and memory side by side with TRL"
 	@echo "make benchmark-check      has a benchmark become worse than its baseline: five minutes"
 	@echo "make gpu-check            on a GPU: right, memory, speed, sampling, learning, in eight minutes"
@@ -72,6 +73,6 @@ test-transformers-4: $(OLD_VENV)/.installed
 	  tests/data/test_prompts.py tests/data/test_prompt_dataset.py tests/data/test_real_geometry3k.py tests/evaluation/test_evaluate.py tests/evaluation/test_language.py
 
 clean:
-	rm -rf $(VENV) $(OLD_VENV) .venv-vllm .venv-verl .venv-easyr1 .venv-benchmarks .venv-docs .gpu-wheels site runs evaluations data/synthetic_geometry
+	rm -rf $(VENV) $(OLD_VENV) .venv-vllm .venv-lm-eval .venv-verl .venv-easyr1 .venv-benchmarks .venv-docs .gpu-wheels site runs evaluations data/synthetic_geometry
 
 include $(wildcard environments/*/rules.mk)

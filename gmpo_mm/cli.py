@@ -252,6 +252,7 @@ def merge(
 
 app.command(epilog="Example: gmpo-mm grade responses.jsonl --gold-key answer --grader math")(evaluating.grade)
 app.command(epilog="Example: gmpo-mm regrade evaluations/geometry3k --rules ours,easyr1,verl,trl")(evaluating.regrade)
+app.command(epilog="Example: gmpo-mm export-task geometry3k --for lm_eval --out geometry3k_task")(evaluating.export_task)
 app.command(epilog="Example: gmpo-mm compare evaluations/before evaluations/after")(evaluating.compare)
 app.command(epilog="Example: gmpo-mm diff runs/local runs/verl --step 1")(inspecting.diff)
 app.command(epilog="Example: gmpo-mm replay runs/quickstart/gmpo --step 37 worker.actor.loss_type=default")(inspecting.replay)

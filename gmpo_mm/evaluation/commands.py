@@ -153,3 +153,19 @@ def compare(
         print_comparison(comparisons, listed)
     if as_json and file is None:
         print_json(comparison_json(comparisons))
+
+
+def export_task(
+    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="A shipped benchmark's name, or a YAML file of one.")],
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of an evaluation that go before its own: n=4.")
+    ] = None,
+    tool: Annotated[str, typer.Option("--for", help="The tool that runs it: lm_eval.")] = "lm_eval",
+    out: Annotated[str | None, typer.Option(help="Folder of the task; lm_eval_tasks/BENCHMARK when not given.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the task in the folder.")] = False,
+) -> None:
+    """Write a benchmark as a task for another evaluation tool: same problems, prompts, protocol and grader."""
+    from gmpo_mm.evaluation.export_task import export_task as export
+
+    written = export(benchmark, changes or [], tool=tool, out=out, overwrite=overwrite)
+    typer.echo(f"{written.path}: {written.problems} problems; to run them:\n  {written.command()}")

@@ -135,11 +135,14 @@ def _lm_eval(path: Path) -> Iterator[Row]:
             (doc[key] for key in ("problem", "question", "query") if isinstance(doc.get(key), str)), None
         )
         options = doc.get("choices") if isinstance(doc.get("choices"), list) else None
+        # lm-eval logs a list of golds as Python's text of it; the list itself is in the document
+        lists = (value for value in doc.values() if isinstance(value, list))
+        target = next((value for value in lists if str(value) == row["target"]), row["target"])
         yield {
             "id": row["doc_id"],
             "problem": problem,
             "response": responses,
-            **_answer(row["target"], options),
+            **_answer(target, options),
         }
 
 

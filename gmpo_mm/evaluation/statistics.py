@@ -28,6 +28,7 @@ __all__ = [
     "majority_score",
     "missing_samples",
     "pass_at_k",
+    "powers_of_two",
     "problem_scores",
     "summarise",
 ]
@@ -92,7 +93,7 @@ def summarise(
         "n": n,
         "missing": missing,
         "pass_at_1": score(scores),
-        "pass_at_k": {str(k): float(np.mean([pass_at_k(n, c, k) for c in right])) for k in _powers_of_two(n)},
+        "pass_at_k": {str(k): float(np.mean([pass_at_k(n, c, k) for c in right])) for k in powers_of_two(n)},
         "majority": majority(groups),
         **_shares(samples),
         "tokens": _lengths(samples),
@@ -185,7 +186,7 @@ def _answer_key(text: str) -> Hashable:
     return ("number", number.exact if number.exact is not None else f"{number.digits:.40e}")
 
 
-def _powers_of_two(n: int) -> list[int]:
+def powers_of_two(n: int) -> list[int]:
     """1, 2, 4, ... below n, and n."""
     return [1 << i for i in range((n - 1).bit_length())] + [n]
 
