@@ -155,9 +155,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20, help="counted steps; a quarter of them with long prompts")
     parser.add_argument("--json", type=Path, help="file for what was measured")
+    parser.add_argument("--only", choices=("short", "long"), help="one of the two workloads: answers or prompts")
     arguments = parser.parse_args()
     console, ratios, numbers = Console(width=110), Ratios(), {}
     for title, long_prompts in (("bundled model, short answers", False), ("17 M model, long prompts", True)):
+        if arguments.only == ("short" if long_prompts else "long"):
+            continue
         measured = measure(long_prompts, arguments, console)
         plain = measured[PLAIN]
         table = Table(title=f"{title}: a step, median of {len(plain.cpu_s)}", title_justify="left")
