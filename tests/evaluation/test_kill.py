@@ -7,12 +7,15 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from gmpo_mm.evaluation.results import read_result
 from tests.evaluation.evaluations import BUNDLED, start_process
 
 ARGUMENTS = ("--model", BUNDLED, "--benchmark", "synthetic_pictures", "threads=1", "batch=16", "limit=40", "n=16")
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_and_gives_the_result_of_one_that_was_not_killed(tmp_path: Path) -> None:
     whole = start_process(*ARGUMENTS, "--out", str(tmp_path / "whole"))
     output, _ = whole.communicate(timeout=200)

@@ -187,6 +187,7 @@ def _train_until_killed(directory, module, kill_at):
         training.step(5)
 
 
+@pytest.mark.slow
 def test_a_kill_at_file_system_calls_of_trainer_and_background_writer_leaves_a_run_that_goes_on(directory):
     module = build_model("qwen2")
     kill_at, finished, half, behind = 0, False, 0, 0

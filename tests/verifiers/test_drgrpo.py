@@ -85,7 +85,7 @@ def test_slow_mode_finds_what_fast_mode_misses() -> None:
     assert verdict("\\{2, 1\\}", "\\{1,2\\}", fast=False) == (True, "graded")
 
 
-@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("fast", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_hostile_answers_end_at_the_limit_and_the_answers_beside_them_are_graded_right(fast: bool) -> None:
     hostile = [
         "1000000000!",
