@@ -73,6 +73,7 @@ def make_task(
         seed=settings.seed,
         problems=len(records),
         problem_set=problem_set_hash(records),
+        stop_when_decided=settings.stop_when_decided,
         command=tuple(hide_command(command)),
     )
     return Task(benchmark, template, records, spec, output_folder(settings, model) / _slug(label))
