@@ -154,8 +154,9 @@ def compare_results(a: Result, b: Result, *, seed: int = 0, notes: Sequence[str]
     if refusal:
         raise DataError(refusal)
     common = common_problems(a, b)
-    for result in (a, b) if common is None else ():
-        check_complete(result)
+    for result in (a, b):
+        if common is None or result.spec.stop_when_decided is None:
+            check_complete(result)
     indices = range(len(a.problems)) if common is None else common
     groups_a, groups_b = ([result.by_problem[index] for index in indices] for result in (a, b))
     n = a.spec.protocol.n
@@ -207,13 +208,12 @@ def _notes(a: Spec, b: Spec) -> list[str]:
 
 def _early_notes(a: Result, b: Result, common: int) -> list[str]:
     """That a result stopped early, and on what the two are compared."""
-    notes = []
-    for name, result in (("A", a), ("B", b)):
-        if (used := used_problems(result)) is not None and len(used) < len(result.problems):
-            notes.append(
-                f"{name} stopped early, after {len(used)} of {len(result.problems)} problems in a random order: its interval of "
-                f"Pass@1 was narrower than {result.spec.stop_when_decided:g}"
-            )
+    notes = [
+        f"{name} stopped early, after {len(used):,} of {len(result.problems):,} problems in a random order (the interval of "
+        f"Pass@1 is narrower than {result.spec.stop_when_decided:g})"
+        for name, result in (("A", a), ("B", b))
+        if (used := used_problems(result)) is not None and len(used) < len(result.problems)
+    ]
     return [
         *notes, f"compared are the {common} problems that both have; interval and p allow for the early stop, and so are "
         "wider than those of as many problems chosen in advance",

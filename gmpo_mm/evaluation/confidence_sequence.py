@@ -16,10 +16,12 @@ is ever left out with a chance of at most alpha, however often one looks and for
 capital of Waudby-Smith and Ramdas ("Estimating means of bounded random variables by betting", JRSS B 2024, arXiv 2010.09686;
 without replacement also their "Confidence sequences for sampling without replacement", NeurIPS 2020, arXiv 2006.04347).
 
-Any stake that looks only back is allowed. Theirs fits all times; ours is for the width w that is asked for. Against a mean at the
-distance w / 2 the drift x_i - m_i is (w / 2) N / (N - i + 1), and the logarithm of the capital grows most with the stake
+Any stake that looks only back is allowed. Theirs fits all times; ours is for the width w that is asked for.
+Against a mean at the distance w / 2 the drift x_i - m_i is (w / 2) N / (N - i + 1), and the logarithm of the
+capital grows most with the stake
 
-    l_i = (w / 2) N / (N - i + 1) / s2_{i-1},    s2_t = (1/4 + sum_{i <= t} (x_i - (1/2 + x_1 + ... + x_i) / (i + 1))^2) / (t + 1)
+    l_i = (w / 2) N / (N - i + 1) / s2_{i-1}
+    s2_t = (1/4 + sum_{i <= t} (x_i - (1/2 + x_1 + ... + x_i) / (i + 1))^2) / (t + 1)
 
 Each factor of K+ falls with m and each of K- rises, so the set is an interval whose ends are found by bisection.
 """
@@ -100,7 +102,9 @@ def sequence_p_value(differences_T: ArrayLike, total: int, width: float) -> floa
     return min(1.0, 2 * math.exp(-most))
 
 
-def decided_after(scores_T: ArrayLike, total: int, width: float, level: float = 0.95, first: int = 1) -> int | None:
+def decided_after(
+    scores_T: ArrayLike, total: int, width: float, level: float = 0.95, first: int = 1
+) -> int | None:
     """The first number of scores, from `first` on, whose interval is narrower than `width`; None where none is."""
     scores = np.asarray(scores_T, dtype=np.float64)
     for count in range(first, len(scores) + 1):

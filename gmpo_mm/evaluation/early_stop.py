@@ -61,7 +61,9 @@ def used_problems(result: Result) -> list[int] | None:
     if width is None:
         return None
     groups = enumerate(result.by_problem)
-    scores = {index: sum(sample.correct for sample in group) / n for index, group in groups if len(group) == n}
+    scores = {
+        index: sum(sample.correct for sample in group) / n for index, group in groups if len(group) == n
+    }
     order = problem_order(result.spec.seed, len(result.problems))
     count = decided_after(known_scores(order, scores), len(result.problems), width)
     if count is None:

@@ -17,9 +17,9 @@ from typing import Any
 
 from gmpo_mm.data.sources import read_rows
 from gmpo_mm.errors import ConfigError, DataError, GMPOError
+from gmpo_mm.evaluation.early_stop import stopping_words
 from gmpo_mm.evaluation.grade_file import GradeFileSettings, read_row
 from gmpo_mm.evaluation.response_files import LETTERS, read_responses
-from gmpo_mm.evaluation.early_stop import stopping_words
 from gmpo_mm.evaluation.results import read_result
 from gmpo_mm.runs.progress import Progress
 from gmpo_mm.verifiers import DEFAULT_TIMEOUT, VerifierUnavailableError

@@ -24,7 +24,8 @@ OTHER_NAMES = {
     "max_new_tokens": "max_tokens", "max_completion_length": "max_tokens", "max_response_length": "max_tokens",
     "num_generations": "n", "num_samples": "n", "n_samples": "n", "k": "n", "samples": "n", "batch_size": "batch",
     "output_dir": "out", "output": "out", "run_dir": "out", "prompt_template": "template", "num_fewshot": "template",
-    "stop_when": "stop_when_decided", "target_width": "stop_when_decided", "base_url": "server", "api_base": "server", "url": "server", "timeout": "request_timeout",
+    "stop_when": "stop_when_decided", "target_width": "stop_when_decided",
+    "base_url": "server", "api_base": "server", "url": "server", "timeout": "request_timeout",
 }  # fmt: skip
 """What other tools call a key."""
 TRAINING_SECTIONS = frozenset({"data", "algorithm", "worker", "trainer"})

@@ -59,8 +59,8 @@ def summarise(
                       shares of the samples: stopped at max_tokens; with nothing to grade; grading took too long; grader failed;
                       right only as a copy out of the problem (with `unevaluated: reject`)
     tokens            mean, median, max and total length of the responses
-    stopped_early     only where the evaluation stopped before its last problem: {problems, of, width}. All numbers are then over
-                      those `problems`, and each interval is a confidence sequence, of what all would give (`sequence_interval`)
+    stopped_early     only where the evaluation stopped before its last problem: {problems, of, width}. All numbers are then
+                      over those `problems`, and intervals are of what all would give, by `sequence_interval`
     by_type, by_form  {name: {problems, value, low, high, method, level, standard_error}}, the most frequent first: Pass@1 by
                       the problems' type and by the form of the first gold (`answer_form`)
 
