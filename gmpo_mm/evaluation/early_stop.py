@@ -52,10 +52,10 @@ def known_scores(order: Sequence[int], scores: Mapping[int, float]) -> list[floa
     return known
 
 
-def used_problems(result: Result) -> list[int] | None:
+def used_problems(result: Result, *, partial: bool = False) -> list[int] | None:
     """The problems that the result is over, in their random order; None for one that takes all problems as they come.
 
-    DataError where it was not decided, as its evaluation has not finished.
+    DataError where it was not decided, as its evaluation has not finished; with `partial` None.
     """
     width, n = result.spec.stop_when_decided, result.spec.protocol.n
     if width is None:
@@ -66,6 +66,8 @@ def used_problems(result: Result) -> list[int] | None:
     }
     order = problem_order(result.spec.seed, len(result.problems))
     count = decided_after(known_scores(order, scores), len(result.problems), width)
+    if count is None and partial:
+        return None
     if count is None:
         raise DataError(
             f"{result.path}: its interval is not narrower than {width:g} yet; run the same `gmpo-mm evaluate` again, it goes "

@@ -109,10 +109,10 @@ def _evaluate_tasks(settings: EvaluateSettings, tasks: Sequence[Task], model: st
                     progress.warn(caveat)
         return
     with contextlib.closing(_local_model(settings, tasks, model, progress)) as local:
-        for task in tasks:
-            local.measure(task.records, prompt_options(task), task.spec.protocol)
+        measured = [local.measure(task.records, prompt_options(task), task.spec.protocol) for task in tasks]
         local.start()
-        for task in tasks:
+        for task, tokens in zip(tasks, measured):
+            task = replace(task, prompt_tokens=tuple(tokens))
             generator = LocalGenerator(local, prompt_options(task), settings.batch)
             _evaluate_task(settings, task, generator, str(local.device), progress)
 
@@ -144,6 +144,8 @@ def _evaluate_task(
             batches = batches_until_decided(spec.seed, spec.problems, spec.stop_when_decided, done, at_once)
         else:
             missing = [i for i in range(len(task.records)) if i not in done]
+            if task.prompt_tokens:  # prompts of one call are about equally long, and what takes most memory comes first
+                missing.sort(key=lambda i: -task.prompt_tokens[i])
             batches = iter([missing] if missing else [])
         _sample(settings, task, spec, generator, batches, done, progress)
         finish(task.path, progress)

@@ -71,7 +71,7 @@ def summarise(
     n, missing = result.spec.protocol.n, missing_samples(result)
     if missing and not partial and result.spec.stop_when_decided is None:
         check_complete(result)
-    used = None if partial and missing else used_problems(result)
+    used = used_problems(result, partial=partial)
     early = None
     if used is not None and len(used) < len(result.problems):
         early, missing = {"problems": len(used), "of": len(result.problems), "width": result.spec.stop_when_decided}, 0

@@ -33,6 +33,8 @@ class Task:
     records: list[Record]
     spec: Spec
     path: Path
+    prompt_tokens: tuple[int, ...] = ()
+    """Of each problem; empty until a local model has measured them."""
 
 
 def check_names(settings: EvaluateSettings, benchmarks: Sequence[Benchmark]) -> None:
