@@ -59,6 +59,7 @@ class Counts:
     """What a run of the sampler did, and how long it took."""
 
     seconds: float = 0.0
+    """CPU seconds of each thread, which other work on the machine moves less than wall time."""
     passes: list[tuple[float, float]] = field(default_factory=list)
     """Operations and bytes of each forward pass."""
     prompt_tokens: int = 0
@@ -134,13 +135,13 @@ def sample(
 ) -> Counts:
     """Sample as an evaluation does, call after call."""
     rollout, a_call = CountingRollout(policy), max(1, at_once // params.n)
-    started = time.perf_counter()
+    started = time.process_time()
     for start in range(0, len(prompts), a_call):
         part = prompts[start : start + a_call]
         groups = rollout.generate(part, params, [evaluation_seed(1, start + i) for i in range(len(part))])
         rollout.counts.lengths += [len(response.token_ids_T) for group in groups for response in group]
         policy.forget_images()
-    rollout.counts.seconds = time.perf_counter() - started
+    rollout.counts.seconds = (time.process_time() - started) / torch.get_num_threads()
     return rollout.counts
 
 
@@ -228,7 +229,9 @@ def main() -> None:
             runs.append((name, sample(policy, ordered, params, SAMPLES_A_CALL[case]), params))
     after = measure_rates()
     rates = Rates(max(before.flops, after.flops), max(before.bytes, after.bytes))
-    print(f"{torch.get_num_threads()} threads: {rates.flops / 1e9:.1f} GFLOP/s, {rates.bytes / 1e9:.1f} GB/s")
+    print(
+        f"threads: {torch.get_num_threads()}; {rates.flops / 1e9:.1f} GFLOP/s, {rates.bytes / 1e9:.1f} GB/s"
+    )
     for name, counts, params in runs:
         found[name] = report(name, counts, params, rates, ratios)
     if options.json is not None:

@@ -7,10 +7,12 @@ import shutil
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.errors import ConfigError, DataError
 from gmpo_mm.evaluation.compare import compare
 from gmpo_mm.evaluation.compare_table import print_comparison
@@ -22,6 +24,7 @@ from gmpo_mm.evaluation.results import Result, read_result
 from gmpo_mm.evaluation.settings import load_settings
 from gmpo_mm.evaluation.statistics import check_complete, summarise
 from gmpo_mm.evaluation.table import print_results
+from gmpo_mm.rollout.hf import HFRollout
 from gmpo_mm.runs.progress import Progress
 from gmpo_mm.sweeps.planning import plan_evaluation
 from gmpo_mm.sweeps.sweep_file import Sweep, Variant
@@ -263,3 +266,16 @@ def test_the_order_is_another_for_another_seed_and_the_same_for_the_same() -> No
 def test_a_whole_result_reads_as_before(whole: Result) -> None:
     assert whole.complete and used_problems(read_result(whole.path)) is None
     assert "stopped_early" not in whole.summary
+
+
+def test_problems_of_one_call_are_about_equally_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    generate = HFRollout.generate
+
+    def spy(self: HFRollout, prompts: list[EncodedPrompt], *rest: Any) -> Any:
+        lengths.extend(len(prompt.input_ids_S) for prompt in prompts)
+        return generate(self, prompts, *rest)
+
+    monkeypatch.setattr(HFRollout, "generate", spy)
+    evaluate_one(tmp_path / "out", limit=10, n=1, batch=4)
+    assert lengths == sorted(lengths, reverse=True) and lengths[0] > lengths[-1]
