@@ -16,7 +16,7 @@ from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.errors import ConfigError, DataError
 from gmpo_mm.evaluation.compare import compare
 from gmpo_mm.evaluation.compare_table import print_comparison
-from gmpo_mm.evaluation.confidence_sequence import sequence_interval
+from gmpo_mm.evaluation.confidence_sequence import decided_after, sequence_interval
 from gmpo_mm.evaluation.early_stop import batches_until_decided, problem_order, used_problems
 from gmpo_mm.evaluation.evaluate import finish
 from gmpo_mm.evaluation.regrade import regrade
@@ -279,3 +279,13 @@ def test_problems_of_one_call_are_about_equally_long(tmp_path: Path, monkeypatch
     monkeypatch.setattr(HFRollout, "generate", spy)
     evaluate_one(tmp_path / "out", limit=10, n=1, batch=4)
     assert lengths == sorted(lengths, reverse=True) and lengths[0] > lengths[-1]
+
+
+def test_one_problem_at_a_time_none_is_sampled_beyond_the_decision() -> None:
+    for total, width in ((50, 0.4), (7, 0.01)):
+        scores: dict[int, float] = {}
+        for batch in batches_until_decided(7, total, width, scores, 1):
+            scores.update(dict.fromkeys(batch, 0.25))
+            assert len(scores) <= total and batch
+        values = [scores[index] for index in problem_order(7, total) if index in scores]
+        assert len(values) == decided_after(values, total, width)
