@@ -72,7 +72,7 @@ def summarise(
     if missing and not partial and result.spec.stop_when_decided is None:
         check_complete(result)
     used = used_problems(result, partial=partial)
-    early = None
+    early: dict[str, Any] | None = None
     if used is not None and len(used) < len(result.problems):
         early, missing = {"problems": len(used), "of": len(result.problems), "width": result.spec.stop_when_decided}, 0
     indices = range(len(result.problems)) if used is None or early is None else used
