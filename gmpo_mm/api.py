@@ -125,10 +125,11 @@ class Evaluation(_Shown["Result"]):
         """Benchmark, Pass@1 with its 95 % interval, and shares of answers that were cut off, missing or not decided in time."""
         return Rows(
             {
-                "benchmark": result.spec.name, "problems": len(result.problems),
+                "benchmark": result.spec.name, "problems": result.summary["problems"],
                 "pass_at_1": result.summary["pass_at_1"]["value"], "low": result.summary["pass_at_1"]["low"],
                 "high": result.summary["pass_at_1"]["high"],
                 **{key: result.summary[key] for key in ("truncated", "no_answer", "timeout")},
+                **({"stopped_early_of": early["of"]} if (early := result.summary.get("stopped_early")) else {}),
             }
             for result in self
         )  # fmt: skip

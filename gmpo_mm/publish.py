@@ -125,7 +125,9 @@ def _scores(run: Path, model: str, source: Path, step: int | None) -> Iterator[t
     for summary in sorted((run / "evaluations").rglob(SUMMARY)):
         spec, numbers = read_spec(summary.parent), read_summary(summary.parent)
         if Path(spec.model).resolve() in here and numbers:
-            yield f"{spec.name}, Pass@1", numbers["pass_at_1"]["value"]
+            early = numbers.get("stopped_early")
+            partly = f", stopped early after {early['problems']} of {early['of']} problems" if early else ""
+            yield f"{spec.name}, Pass@1{partly}", numbers["pass_at_1"]["value"]
 
 
 def check_push(name: str) -> None:

@@ -29,6 +29,10 @@ def evaluate(
     benchmark: Annotated[str | None, typer.Option(help="Names with commas between, as geometry3k,math500.")] = None,
     server: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server, as http://127.0.0.1:8000/v1.")] = None,
     out: Annotated[str | None, typer.Option(help="Folder of the results; evaluations/MODEL when not given.")] = None,
+    stop_when_decided: Annotated[
+        float | None,
+        typer.Option(metavar="WIDTH", help="Problems in a random order until the interval of Pass@1 is narrower than this."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a model on benchmarks; sampling, grades and numbers go to disk, and a killed evaluation goes on."""
@@ -38,7 +42,7 @@ def evaluate(
 
     texts = list(arguments or [])
     config = texts.pop(0) if texts and "=" not in texts[0] else None
-    given = {"model": model, "benchmarks": benchmark, "server": server, "out": out}
+    given = {"model": model, "benchmarks": benchmark, "server": server, "out": out, "stop_when_decided": stop_when_decided}
     settings = load_settings(config, texts, {key: value for key, value in given.items() if value is not None})
     with words_to_stderr(as_json):
         results = evaluate_model(settings, command=["gmpo-mm", *sys.argv[1:]])

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from gmpo_mm.errors import DataError
+from gmpo_mm.evaluation.confidence_sequence import BETTING_TEST, sequence_difference, sequence_p_value
+from gmpo_mm.evaluation.early_stop import common_problems, used_problems
 from gmpo_mm.evaluation.resampling import (
     Interval,
     difference_interval,
@@ -69,6 +71,8 @@ class Comparison:
     smallest: float | None
     """The difference that this many problems would show; None where the set is too small or its spread unknown."""
     notes: tuple[str, ...]
+    of_problems: int | None = None
+    """Problems of the benchmark, where a result stopped early and only `problems` of them are compared."""
 
     @property
     def shown(self) -> bool:
@@ -85,6 +89,13 @@ class Comparison:
         return self.interval.low > 0 or self.interval.high < 0
 
     @property
+    def _on(self) -> str:
+        """What the interval speaks of."""
+        if self.of_problems is None:
+            return "on problems like these"
+        return f"on the benchmark's {self.of_problems:,} problems"
+
+    @property
     def verdict(self) -> str:
         """What the numbers allow one to say, in words."""
         low, high, size = self.interval.low, self.interval.high, abs(self.difference)
@@ -92,7 +103,7 @@ class Comparison:
             better = "B" if self.difference > 0 else "A"
             least, most = sorted((abs(low), abs(high)))
             return (
-                f"{better} is better on problems like these, by {size:.3f} ({self.interval.level * 100:g} % interval over the "
+                f"{better} is better {self._on}, by {size:.3f} ({self.interval.level * 100:g} % interval over the "
                 f"choice of problems: {least:.3f} to {most:.3f})."
             )
         if self.difference == 0 and not self.wins and not self.losses:
@@ -142,27 +153,39 @@ def compare_results(a: Result, b: Result, *, seed: int = 0, notes: Sequence[str]
     refusal = _refusal(a.spec, b.spec, a.path, b.path) or _problem_refusal(a, b)
     if refusal:
         raise DataError(refusal)
+    common = common_problems(a, b)
     for result in (a, b):
-        check_complete(result)
+        if common is None or result.spec.stop_when_decided is None:
+            check_complete(result)
+    indices = range(len(a.problems)) if common is None else common
+    groups_a, groups_b = ([result.by_problem[index] for index in indices] for result in (a, b))
     n = a.spec.protocol.n
-    right = np.array([[sum(sample.correct for sample in group) for group in result.by_problem] for result in (a, b)])
-    scores_a, scores_b = problem_scores(a.by_problem), problem_scores(b.by_problem)
+    right = np.array([[sum(sample.correct for sample in group) for group in groups] for groups in (groups_a, groups_b)])
+    scores_a, scores_b = problem_scores(groups_a), problem_scores(groups_b)
     differences = (right[1] - right[0]) / n
-    p_value, p_method = sign_flip_test(right[1] - right[0], seed=seed)
+    if common is None:
+        interval = difference_interval(differences, seed=seed)
+        p_value, p_method = sign_flip_test(right[1] - right[0], seed=seed)
+    else:
+        width = max(result.spec.stop_when_decided or 0.0 for result in (a, b))
+        interval = sequence_difference(differences, len(a.problems), width)
+        p_value, p_method = sequence_p_value(differences, len(a.problems), width), BETTING_TEST
+        notes = [*notes, *_early_notes(a, b, len(common))]
     changes = [
-        Change(problem.id, problem.index, float(x), float(y)) for problem, x, y in zip(a.problems, scores_a, scores_b) if x != y
-    ]
+        Change(a.problems[index].id, a.problems[index].index, float(x), float(y))
+        for index, x, y in zip(indices, scores_a, scores_b) if x != y
+    ]  # fmt: skip
     changes.sort(key=lambda change: (-abs(change.b - change.a), change.index))
     return Comparison(
         name=a.spec.name, a=str(a.path), b=str(b.path), model_a=a.spec.model, model_b=b.spec.model,
-        problems=len(a.problems), n=n, score_a=float(scores_a.mean()), score_b=float(scores_b.mean()),
-        difference=float((right[1] - right[0]).sum() / (n * len(a.problems))),
-        interval=difference_interval(differences, seed=seed), p_value=p_value, p_method=p_method, p_holm=p_value,
+        problems=len(indices), n=n, score_a=float(scores_a.mean()), score_b=float(scores_b.mean()),
+        difference=float((right[1] - right[0]).sum() / (n * len(indices))),
+        interval=interval, p_value=p_value, p_method=p_method, p_holm=p_value,
         wins=tuple(change for change in changes if change.b > change.a),
         losses=tuple(change for change in changes if change.b < change.a),
-        ties=len(a.problems) - len(changes), counts=_counts(right) if n == 1 else None,
+        ties=len(indices) - len(changes), counts=_counts(right) if n == 1 else None,
         needed=needed_problems(differences), smallest=smallest_difference(differences),
-        notes=(*notes, *_notes(a.spec, b.spec)),
+        notes=(*notes, *_notes(a.spec, b.spec)), of_problems=None if common is None else len(a.problems),
     )  # fmt: skip
 
 
@@ -181,6 +204,20 @@ def _notes(a: Spec, b: Spec) -> list[str]:
     if a.model_hash and a.model_hash == b.model_hash:
         notes.append("A and B are the same model files, so a difference here is chance or the sampler's")
     return notes
+
+
+def _early_notes(a: Result, b: Result, common: int) -> list[str]:
+    """That a result stopped early, and on what the two are compared."""
+    notes = [
+        f"{name} stopped early, after {len(used):,} of {len(result.problems):,} problems in a random order (the interval of "
+        f"Pass@1 is narrower than {result.spec.stop_when_decided:g})"
+        for name, result in (("A", a), ("B", b))
+        if (used := used_problems(result)) is not None and len(used) < len(result.problems)
+    ]
+    return [
+        *notes, f"compared are the {common} problems that both have; interval and p allow for the early stop, and so are "
+        "wider than those of as many problems chosen in advance",
+    ]  # fmt: skip
 
 
 def _find_pairs(a: Path, b: Path) -> tuple[list[tuple[Path, Path]], list[str]]:

@@ -69,7 +69,7 @@ def _table(comparisons: Sequence[Comparison]) -> Table:
         interval = comparison.interval
         table.add_row(
             escape(comparison.name),
-            f"{comparison.problems:,}",
+            f"{comparison.problems:,}" + (f" of {comparison.of_problems:,}" if comparison.of_problems else ""),
             f"{comparison.score_a:.3f}",
             f"{comparison.score_b:.3f}",
             f"{comparison.difference:+.3f}",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from gmpo_mm.config.schema import Config
 from gmpo_mm.data.images import load_image
 from gmpo_mm.errors import ConfigError, DataError, GMPOError
 from gmpo_mm.evaluation.benchmark import load_benchmark, to_problem
+from gmpo_mm.evaluation.early_stop import batches_until_decided, used_problems
 from gmpo_mm.evaluation.generators import Generated, Generator, LocalGenerator, LocalModel
 from gmpo_mm.evaluation.page import scale_picture, write_page
 from gmpo_mm.evaluation.results import (
@@ -107,10 +109,10 @@ def _evaluate_tasks(settings: EvaluateSettings, tasks: Sequence[Task], model: st
                     progress.warn(caveat)
         return
     with contextlib.closing(_local_model(settings, tasks, model, progress)) as local:
-        for task in tasks:
-            local.measure(task.records, prompt_options(task), task.spec.protocol)
+        measured = [local.measure(task.records, prompt_options(task), task.spec.protocol) for task in tasks]
         local.start()
-        for task in tasks:
+        for task, tokens in zip(tasks, measured):
+            task = replace(task, prompt_tokens=tuple(tokens))
             generator = LocalGenerator(local, prompt_options(task), settings.batch)
             _evaluate_task(settings, task, generator, str(local.device), progress)
 
@@ -135,11 +137,17 @@ def _evaluate_task(
     with _locked(task.path):
         _begin(task, spec)
         done = keep_whole_problems(task.path / "samples.jsonl", spec.protocol.n, progress)
-        missing = [i for i in range(len(task.records)) if i not in done]
         if done:
             progress.log(f"{spec.name}: going on in {task.path}; {len(done)} of {len(task.records)} problems are there")
-        if missing:
-            _sample(settings, task, spec, generator, missing, progress)
+        if spec.stop_when_decided is not None:
+            at_once = max(1, settings.batch // spec.protocol.n)
+            batches = batches_until_decided(spec.seed, spec.problems, spec.stop_when_decided, done, at_once)
+        else:
+            missing = [i for i in range(len(task.records)) if i not in done]
+            if task.prompt_tokens:  # prompts of one call are about equally long, and what takes most memory comes first
+                missing.sort(key=lambda i: -task.prompt_tokens[i])
+            batches = iter([missing] if missing else [])
+        _sample(settings, task, spec, generator, batches, done, progress)
         finish(task.path, progress)
 
 
@@ -202,8 +210,8 @@ def _begin(task: Task, spec: Spec) -> None:
         write_atomically(path / "evaluation.json", spec_to_json(spec))
 
 
-def keep_whole_problems(path: Path, n: int, progress: Progress) -> set[int]:
-    """The problems whose `n` samples are all on the disk; lines of others, cut short by a kill, are removed.
+def keep_whole_problems(path: Path, n: int, progress: Progress) -> dict[int, float]:
+    """Problem -> its share of right samples, where all `n` are on the disk; lines of others, cut short by a kill, are removed.
 
     A damaged file is kept as samples.jsonl.damaged, and nothing of it is used.
     """
@@ -213,35 +221,49 @@ def keep_whole_problems(path: Path, n: int, progress: Progress) -> set[int]:
         progress.warn(str(error))
         with writing(path):
             path.replace(path.with_name(f"{path.name}.damaged"))
-        return set()
-    count = Counter(sample.index for sample in samples)
-    whole = {index for index, there in count.items() if there == n}
+        return {}
+    count, right = Counter(sample.index for sample in samples), Counter(sample.index for sample in samples if sample.correct)
+    whole = {index: right[index] / n for index, there in count.items() if there == n}
     if path.is_file():
         write_atomically(path, "".join(to_json_line(sample) for sample in samples if sample.index in whole))
     return whole
 
 
 def _sample(
-    settings: EvaluateSettings, task: Task, spec: Spec, generator: Generator, missing: list[int], progress: Progress
+    settings: EvaluateSettings,
+    task: Task,
+    spec: Spec,
+    generator: Generator,
+    batches: Iterable[list[int]],
+    done: dict[int, float],
+    progress: Progress,
 ) -> None:
-    """Sample the missing problems; grade and append whenever enough are there."""
+    """Sample the problems of each batch; grade, append and add to `done` whenever enough are there.
+
+    The next batch is asked for when all of one is in `done`.
+    """
+    first = next(batches := iter(batches), None)
+    if first is None:
+        return
     protocol = spec.protocol
     warm_up(wait=False)
-    seeds = [evaluation_seed(settings.seed, i) for i in missing]
     waiting: list[tuple[int, list[Generated]]] = []
     with (
         _appended(task.path / "samples.jsonl") as append,
         progress.stage(f"{spec.name}: sampling with {generator.name}", len(task.records), "problems") as stage,
     ):
-        finished = len(task.records) - len(missing)
+        finished, batch = len(done), first
 
         def flush() -> None:
-            append("".join(map(to_json_line, grade(task, spec, waiting))))
+            samples = grade(task, spec, waiting)
+            append("".join(map(to_json_line, samples)))
+            right = Counter(sample.index for sample in samples if sample.correct)
+            done.update({index: right[index] / protocol.n for index, _ in waiting})
             waiting.clear()
 
         def on_done(position: int, responses: list[Generated]) -> None:
             nonlocal finished
-            waiting.append((missing[position], responses))
+            waiting.append((batch[position], responses))
             finished += 1
             stage.update(finished)
             if len(waiting) * protocol.n >= GRADE_AT_ONCE:
@@ -249,9 +271,10 @@ def _sample(
 
         try:
             with memory_for(f"{spec.name}: sampling", MEMORY_ADVICE):
-                generator.generate(
-                    [task.records[i] for i in missing], protocol, seeds, on_done, lambda text: stage.update(finished, text)
-                )
+                for batch in itertools.chain([first], batches):
+                    records, seeds = [task.records[i] for i in batch], [evaluation_seed(settings.seed, i) for i in batch]
+                    generator.generate(records, protocol, seeds, on_done, lambda text: stage.update(finished, text))
+                    flush()
         finally:
             flush()  # what is finished is kept, whatever ended the sampling
 
@@ -298,6 +321,8 @@ def finish(path: Path, progress: Progress) -> Result:
     """Put the samples in order and write the numbers and the page: the same bytes whatever was killed on the way."""
     result = read_result(path)
     with progress.stage(f"{result.spec.name}: summing up"):
+        if (used := used_problems(result)) is not None:  # a batch may go on beyond the decision
+            result = replace(result, samples=tuple(sample for sample in result.samples if sample.index in set(used)))
         write_atomically(path / "samples.jsonl", "".join(map(to_json_line, result.samples)))
         summary = summarise(result, seed=result.spec.seed)
         write_page(path)

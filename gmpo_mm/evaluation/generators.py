@@ -128,14 +128,15 @@ class LocalModel:
         # A tokenizer that puts its first token before plain text does so here too; a model's own template writes it itself.
         tokenizer.chat_template = "{{ bos_token }}" + template if prompts.chat_template and _adds_bos(tokenizer) else template
 
-    def measure(self, records: Sequence[Record], prompts: PromptOptions, protocol: SamplingProtocol) -> None:
-        """Count every prompt's tokens; ConfigError when prompt and response don't fit the model's context.
+    def measure(self, records: Sequence[Record], prompts: PromptOptions, protocol: SamplingProtocol) -> list[int]:
+        """Count every prompt's tokens and return them; ConfigError when prompt and response don't fit the model's context.
 
         DataError names all problems that can't be a prompt.
         """
         self.use_template(prompts)
         longest, where = 0, ""
         faults: list[Fault] = []
+        counts = []
         with self.progress.stage("measuring prompts", len(records), "prompts") as stage:
             for done, record in enumerate(records, start=1):
                 try:
@@ -143,6 +144,7 @@ class LocalModel:
                 except DataError as error:
                     faults.append(Fault(record.row, str(error)))
                     continue
+                counts.append(tokens)
                 if tokens > longest:
                     longest, where = tokens, record.where
                 stage.update(done)
@@ -156,6 +158,7 @@ class LocalModel:
             )
         self.longest_prompt = max(self.longest_prompt, longest)
         self.longest_response = max(self.longest_response, protocol.max_tokens)
+        return counts
 
     def start(self) -> None:
         """Start the sampler, large enough for everything that was measured."""

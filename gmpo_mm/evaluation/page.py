@@ -16,6 +16,7 @@ import jinja2
 import markupsafe
 from PIL import Image
 
+from gmpo_mm.evaluation.early_stop import stopping_words
 from gmpo_mm.evaluation.page_data import page_data
 from gmpo_mm.evaluation.paper import paper_numbers
 from gmpo_mm.evaluation.policy import content_policy
@@ -65,13 +66,16 @@ def make_page(result: Result) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
-    expected = len(result.problems) * result.spec.protocol.n
+    early = summary.get("stopped_early")
+    expected = (early["problems"] if early else len(result.problems)) * result.spec.protocol.n
     page = environment.get_template("page.html").render(
         spec=result.spec,
         summary=summary,
         expected=expected,
         missing=expected - len(result.samples),
         score=summary["pass_at_1"],
+        early=early,
+        stopping=stopping_words(summary),
         tiles=_tiles(summary, result),
         facts=_facts(result.spec),
         paper=_paper(result.spec),

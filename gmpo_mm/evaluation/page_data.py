@@ -96,7 +96,10 @@ def page_data(result: Result) -> tuple[dict[str, Any], list[str]]:
     table = FormulaTable(typeset)
     pictures, types, forms, whys, answers = (Numbering() for _ in range(5))
     problems = []
-    for problem, samples in zip(result.problems, result.by_problem, strict=True):
+    pairs = list(zip(result.problems, result.by_problem, strict=True))
+    if result.spec.stop_when_decided is not None:
+        pairs = [(problem, samples) for problem, samples in pairs if samples]
+    for problem, samples in pairs:
         same = Numbering()
         problems.append(
             {
@@ -123,7 +126,8 @@ def page_data(result: Result) -> tuple[dict[str, Any], list[str]]:
     shown_answers = [table.pieces(split_answer(answer)) for answer in answers.values]
     per_chunk = max(1, SAMPLES_PER_CHUNK // max(1, result.spec.protocol.n))
     chunks = [
-        _chunk(result.by_problem[start : start + per_chunk], typeset) for start in range(0, len(result.problems), per_chunk)
+        _chunk([samples for _, samples in pairs[start : start + per_chunk]], typeset)
+        for start in range(0, len(pairs), per_chunk)
     ]
     data = {
         "n": result.spec.protocol.n,

@@ -17,6 +17,7 @@ from typing import Any
 
 from gmpo_mm.data.sources import read_rows
 from gmpo_mm.errors import ConfigError, DataError, GMPOError
+from gmpo_mm.evaluation.early_stop import stopping_words
 from gmpo_mm.evaluation.grade_file import GradeFileSettings, read_row
 from gmpo_mm.evaluation.response_files import LETTERS, read_responses
 from gmpo_mm.evaluation.results import read_result
@@ -293,7 +294,9 @@ def _read(
         result = read_result(folder)
         if not result.samples:
             raise DataError(f"{source}: the evaluation has no sample yet; `gmpo-mm evaluate` goes on with it")
-        if not result.complete:
+        if early := stopping_words(result.summary):
+            notes.append(f"the evaluation {early}")
+        elif not result.complete:
             notes.append("the evaluation is not complete: only the samples that are there count")
         rows = [
             (problem.id, [sample.response for sample in group], list(problem.golds), known.get(problem.id))

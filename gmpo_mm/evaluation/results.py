@@ -86,6 +86,8 @@ class Spec:
     """SHA-256 over the problems' ids, texts and golds: what two compared results must share."""
     model_hash: str = ""
     """SHA-256 over a local model's files; empty for a hub name or a server."""
+    stop_when_decided: float | None = None
+    """Problems come in a random order until the interval of Pass@1 is narrower than this; None: all of them."""
     environment: dict[str, Any] = field(default_factory=dict)
     command: tuple[str, ...] = ()
     format: int = FORMAT
@@ -132,7 +134,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Result:
-    """A result's directory, read back. Problems and samples are in order and complete unless `complete` is False."""
+    """A result's directory, read back. Problems and samples are in order and complete unless `complete` is False.
+
+    One that stopped early has all problems, and the samples of those that it used (`gmpo_mm.evaluation.early_stop`).
+    """
 
     path: Path
     spec: Spec

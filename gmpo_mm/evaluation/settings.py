@@ -24,6 +24,7 @@ OTHER_NAMES = {
     "max_new_tokens": "max_tokens", "max_completion_length": "max_tokens", "max_response_length": "max_tokens",
     "num_generations": "n", "num_samples": "n", "n_samples": "n", "k": "n", "samples": "n", "batch_size": "batch",
     "output_dir": "out", "output": "out", "run_dir": "out", "prompt_template": "template", "num_fewshot": "template",
+    "stop_when": "stop_when_decided", "target_width": "stop_when_decided",
     "base_url": "server", "api_base": "server", "url": "server", "timeout": "request_timeout",
 }  # fmt: skip
 """What other tools call a key."""
@@ -67,6 +68,7 @@ class EvaluateSettings:
     backend: str = "auto"  # auto | hf | vllm | server
     batch: int = count(256, 1, 10**6)  # responses sampled at once; changes no result
     out: str | None = None  # evaluations/<model>
+    stop_when_decided: float | None = number(None, 0, 1, above=True)  # width of the interval of Pass@1
     overwrite: bool = False
     device: str = "auto"
     dtype: str = "auto"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from gmpo_mm.errors import DataError
 from gmpo_mm.evaluation.answer_forms import answer_form
+from gmpo_mm.evaluation.confidence_sequence import sequence_interval
+from gmpo_mm.evaluation.early_stop import used_problems
 from gmpo_mm.evaluation.resampling import RESAMPLES, mean_interval, standard_error
-from gmpo_mm.evaluation.results import Result, Sample
+from gmpo_mm.evaluation.results import Problem, Result, Sample
 from gmpo_mm.verifiers.expressions import NotExpression
 from gmpo_mm.verifiers.normalize import normalise, text_key
 from gmpo_mm.verifiers.quantities import evaluate
@@ -58,6 +60,8 @@ def summarise(
                       shares of the samples: stopped at max_tokens; with nothing to grade; grading took too long; grader failed;
                       right only as a copy out of the problem (with `unevaluated: reject`)
     tokens            mean, median, max and total length of the responses
+    stopped_early     only where the evaluation stopped before its last problem: {problems, of, width}. All numbers are then
+                      over those `problems`, and intervals are of what all would give, by `sequence_interval`
     by_type, by_form  {name: {problems, value, low, high, method, level, standard_error}}, the most frequent first: Pass@1 by
                       the problems' type and by the form of the first gold (`answer_form`)
 
@@ -66,9 +70,14 @@ def summarise(
     """
     seed = result.spec.seed if seed is None else seed
     n, missing = result.spec.protocol.n, missing_samples(result)
-    if missing and not partial:
+    if missing and not partial and result.spec.stop_when_decided is None:
         check_complete(result)
-    kept = [(problem, group) for problem, group in zip(result.problems, result.by_problem) if len(group) == n]
+    used = used_problems(result, partial=partial)
+    early: dict[str, Any] | None = None
+    if used is not None and len(used) < len(result.problems):
+        early, missing = {"problems": len(used), "of": len(result.problems), "width": result.spec.stop_when_decided}, 0
+    indices = range(len(result.problems)) if used is None or early is None else used
+    kept = [(result.problems[index], result.by_problem[index]) for index in indices if len(result.by_problem[index]) == n]
     if not kept:
         raise DataError(f"{result.path}: no problem has all its samples, so there is nothing to sum up; evaluate first")
     problems, groups = [problem for problem, _ in kept], [group for _, group in kept]
@@ -76,13 +85,17 @@ def summarise(
     scores = problem_scores(groups)
     right = [sum(sample.correct for sample in group) for group in groups]
 
-    def score(values: NDArray[np.float64]) -> dict[str, Any]:
-        interval = mean_interval(values, level=level, resamples=resamples, seed=seed)
+    def score(values: NDArray[np.float64], total: int) -> dict[str, Any]:
+        if early is None:
+            interval = mean_interval(values, level=level, resamples=resamples, seed=seed)
+        else:  # the values are in a random order, those of one type or form too
+            interval = sequence_interval(values, total, early["width"], level)
         return {"value": float(values.mean()), **asdict(interval), "standard_error": standard_error(values)}
 
-    def breakdown(names: Sequence[str | None]) -> dict[str, Any]:
+    def breakdown(name_of: Callable[[Problem], str | None]) -> dict[str, Any]:
+        names, totals = [name_of(problem) for problem in problems], Counter(map(name_of, result.problems))
         return {
-            name: {"problems": count, **score(scores[[other == name for other in names]])}
+            name: {"problems": count, **score(scores[[other == name for other in names]], totals[name])}
             for name, count in sorted(Counter(filter(None, names)).items(), key=lambda item: (-item[1], item[0]))
         }
 
@@ -92,19 +105,25 @@ def summarise(
         "samples": len(samples),
         "n": n,
         "missing": missing,
-        "pass_at_1": score(scores),
+        **({} if early is None else {"stopped_early": early}),
+        "pass_at_1": score(scores, len(result.problems)),
         "pass_at_k": {str(k): float(np.mean([pass_at_k(n, c, k) for c in right])) for k in powers_of_two(n)},
         "majority": majority(groups),
         **_shares(samples),
         "tokens": _lengths(samples),
-        "by_type": breakdown([problem.type for problem in problems]),
-        "by_form": breakdown([answer_form(problem.golds[0]) if problem.golds else None for problem in problems]),
+        "by_type": breakdown(lambda problem: problem.type),
+        "by_form": breakdown(lambda problem: answer_form(problem.golds[0]) if problem.golds else None),
     }
 
 
 def check_complete(result: Result) -> None:
     """DataError unless every problem has each of its samples exactly once; says how many are missing."""
     missing = missing_samples(result)
+    if missing and (used := used_problems(result)) is not None:
+        raise DataError(
+            f"{result.path}: stopped early, after {len(used)} of {len(result.problems)} problems, and all are needed here; "
+            "evaluate without stop_when_decided, in another out=FOLDER"
+        )
     if missing:
         expected = len(result.problems) * result.spec.protocol.n
         raise DataError(

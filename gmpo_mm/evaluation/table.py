@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gmpo_mm.evaluation.early_stop import stopping_words
 from gmpo_mm.evaluation.paper import paper_numbers
 from gmpo_mm.evaluation.results import Result
 
@@ -42,11 +43,14 @@ def print_results(results: Sequence[Result], console: Console | None = None) -> 
         score = summary["pass_at_1"]
         shares = [f"{summary[key]:.1%}" for key in ("truncated", "no_answer", "timeout")]
         interval = f"{score['value']:.3f} ({score['low']:.3f} - {score['high']:.3f})"
-        table.add_row(Text(result.spec.name), str(len(result.problems)), interval, *shares)
+        used = f"{summary['problems']} of {len(result.problems)}" if "stopped_early" in summary else str(len(result.problems))
+        table.add_row(Text(result.spec.name), used, interval, *shares)
     console.print(table)
     for result in results:
         spec = result.spec
         lines = [f"{spec.benchmark}: {spec.protocol.describe()}; grader {spec.grader.name} ({spec.grader.extraction})"]
+        if (early := stopping_words(result.summary)) is not None:
+            lines.append(f"  {early}")
         papers = [number for number in paper_numbers(spec.benchmark) if number.method in ("GMPO", "GRPO")]
         if papers:
             other = "" if papers[0].protocol.fits(spec.protocol) else "; another protocol than ours"

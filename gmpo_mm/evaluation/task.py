@@ -33,6 +33,8 @@ class Task:
     records: list[Record]
     spec: Spec
     path: Path
+    prompt_tokens: tuple[int, ...] = ()
+    """Of each problem; empty until a local model has measured them."""
 
 
 def check_names(settings: EvaluateSettings, benchmarks: Sequence[Benchmark]) -> None:
@@ -73,6 +75,7 @@ def make_task(
         seed=settings.seed,
         problems=len(records),
         problem_set=problem_set_hash(records),
+        stop_when_decided=settings.stop_when_decided,
         command=tuple(hide_command(command)),
     )
     return Task(benchmark, template, records, spec, output_folder(settings, model) / _slug(label))

@@ -195,6 +195,11 @@ def plan_evaluation(sweep: Sweep, progress: Progress, *, prepared: bool = True) 
         raise ConfigError(f"evaluation = {sweep.evaluation!r}: it asks a server, not the trained model; remove server from it")
     if settings.overwrite:
         raise ConfigError(f"evaluation = {sweep.evaluation!r}: overwrite=true would repeat it each time; remove it")
+    if settings.stop_when_decided is not None:
+        raise ConfigError(
+            f"evaluation = {sweep.evaluation!r}: stop_when_decided={settings.stop_when_decided:g}, and a report compares "
+            "the runs on all problems; remove it"
+        )
     benchmarks = [load_benchmark(name) for name in settings.benchmarks]
     check_names(settings, benchmarks)
     try:

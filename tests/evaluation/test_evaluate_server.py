@@ -57,6 +57,13 @@ def test_a_failing_server_costs_nothing_that_was_answered(serve: Callable[..., H
     assert len([request for request in failing.requests if request.repeat == 0]) == 48  # nothing was asked for twice
 
 
+def test_a_server_is_asked_for_no_problem_after_the_decision(serve: Callable[..., HTTPServer], tmp_path: Path) -> None:
+    server = serve(solve)
+    result = evaluate_on(server.url, tmp_path / "out", limit=40, stop_when_decided=0.3, batch=12)  # 3 problems of 4 samples
+    used = result.summary["stopped_early"]["problems"]
+    assert 5 < used < 35 and len(result.samples) == 4 * used <= len(server.requests) <= 4 * (used + 2)
+
+
 def test_going_on_with_another_server_is_refused(serve: Callable[..., HTTPServer], tmp_path: Path) -> None:
     result = evaluate_on(serve(solve).url, tmp_path / "out", limit=2)
     (result.path / "summary.json").unlink()
