@@ -133,7 +133,7 @@ ADDITIONS: dict[str, dict[str, tuple[str | None, str]]] = {
     "a benchmark": {"evaluation/benchmarks/mine.yaml": (None, BENCHMARK)},
     "an engine": {
         "engines/loud/engine.py": (None, ENGINE),
-        "config/engine_facts.py": ('EngineFacts("local", own_actor=True),', 'EngineFacts("local", own_actor=True), EngineFacts("loud"),'),
+        "config/engine_facts.py": ('EngineFacts("local", ', 'EngineFacts("loud"), EngineFacts("local", '),
     },
     "a grader": {"verifiers/graders.py": ("def check_grader(", GRADER)},
 }
