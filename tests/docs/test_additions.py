@@ -133,7 +133,7 @@ ADDITIONS: dict[str, dict[str, tuple[str | None, str]]] = {
     "a benchmark": {"evaluation/benchmarks/mine.yaml": (None, BENCHMARK)},
     "an engine": {
         "engines/loud/engine.py": (None, ENGINE),
-        "config/engine_facts.py": ('EngineFacts("local", ', 'EngineFacts("loud"), EngineFacts("local", '),
+        "config/engine_facts.py": ("own_actor=True),", 'own_actor=True), EngineFacts("loud"),'),
     },
     "a grader": {"verifiers/graders.py": ("def check_grader(", GRADER)},
 }
