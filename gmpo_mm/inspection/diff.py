@@ -17,9 +17,10 @@ from gmpo_mm.inspection.opening import open_sources
 from gmpo_mm.inspection.sources import Source
 from gmpo_mm.inspection.walk import walk
 from gmpo_mm.runs.run_config import FREE_KEYS
+from gmpo_mm.runs.step_record import OF_THE_MACHINE
 
 FORMAT = 1
-_OF_THE_MACHINE = ("timing_s/", "perf/", "memory/", "rollout/log_prob_gap")
+_NOT_COMPARED = (*OF_THE_MACHINE, "rollout/log_prob_gap")
 _UNUSED_SECTIONS = ("worker.critic.", "worker.ref.")
 
 
@@ -141,7 +142,7 @@ def _metric_notes(a: Source, b: Source) -> list[str]:
     steps = sorted(set(a.run_metrics) & set(b.run_metrics))
     for step in steps:
         x, y = a.run_metrics[step], b.run_metrics[step]
-        names = [n for n in x if n in y and not n.startswith(_OF_THE_MACHINE)]
+        names = [n for n in x if n in y and not n.startswith(_NOT_COMPARED)]
         off = [
             n
             for n in names

@@ -22,12 +22,11 @@ from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor
 from gmpo_mm.models.weights_hash import weights_sha256
 from gmpo_mm.rollout.seeds import prompt_seed
-from gmpo_mm.runs.step_record import StepRecord
+from gmpo_mm.runs.step_record import OF_THE_MACHINE, StepRecord
 from gmpo_mm.training.actor import Actor, MiniBatch
 from gmpo_mm.training.advantages import set_advantages
 from gmpo_mm.training.batch import Batch
 from gmpo_mm.training.compare_losses import step_tokens
-from gmpo_mm.training.recording import OF_THE_MACHINE
 from gmpo_mm.training.update_config import UpdateConfig
 
 LOSS, NORM = "actor/pg_loss", "actor/grad_norm"

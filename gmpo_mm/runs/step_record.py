@@ -39,6 +39,8 @@ from gmpo_mm.runs.safetensors_file import SafetensorsWriter
 FOLDER, PICTURES = "rollouts", "pictures"
 FORMAT = 1
 """Raised when the meaning of a field changes."""
+OF_THE_MACHINE = ("timing_s/", "timing_per_token_ms/", "perf/", "memory/")
+"""Beginnings of metrics that a record leaves out: they differ from run to run."""
 TOKEN_TENSORS = ("response_mask", "sampler_log_probs", "old_log_probs", "ref_log_probs", "log_probs", "advantages")
 """Names in the file of tensors with one value for each response token; `response_ids` is the first of them."""
 _HASHED_A_SECOND, _WRITTEN_A_SECOND = 1e9, 1e8

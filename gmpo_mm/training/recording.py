@@ -13,12 +13,9 @@ from gmpo_mm.data.prompts import EncodedPrompt
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.weights_hash import weights_sha256
 from gmpo_mm.runs.run_directory import RunDirectory
-from gmpo_mm.runs.step_record import RecordedPrompt, StepRecord, remove_leftovers, write_picture, write_step
+from gmpo_mm.runs.step_record import OF_THE_MACHINE, RecordedPrompt, StepRecord, remove_leftovers, write_picture, write_step
 from gmpo_mm.training.actor import Actor
 from gmpo_mm.training.batch import Batch
-
-OF_THE_MACHINE = ("timing_s/", "perf/", "memory/")
-"""Beginnings of metrics that a record leaves out: they differ from run to run."""
 
 
 @dataclass

@@ -18,6 +18,7 @@ from gmpo_mm.engines.batch_metrics import truncated_rows
 from gmpo_mm.engines.easyr1.rows_seen import StepSeen
 from gmpo_mm.runs.run_directory import RunDirectory
 from gmpo_mm.runs.step_record import (
+    OF_THE_MACHINE,
     RecordedPrompt,
     StepRecord,
     announcement,
@@ -28,8 +29,6 @@ from gmpo_mm.runs.step_record import (
 
 ID, PROBLEM = KEPT = ("gmpo_id", "gmpo_problem")
 """Columns with a row's name and the text of its problem, which EasyR1's data set takes out of its rows."""
-OF_THE_MACHINE = ("timing_s/", "timing_per_token_ms/", "perf/")
-"""Beginnings of metrics that a record leaves out: they differ from run to run."""
 
 
 @contextmanager

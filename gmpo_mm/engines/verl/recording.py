@@ -19,6 +19,7 @@ from gmpo_mm.engines.verl.step_rows import StepRows
 from gmpo_mm.models.weights_hash import weights_sha256
 from gmpo_mm.runs.run_directory import RunDirectory
 from gmpo_mm.runs.step_record import (
+    OF_THE_MACHINE,
     RecordedPrompt,
     StepRecord,
     announcement,
@@ -27,8 +28,6 @@ from gmpo_mm.runs.step_record import (
     write_step,
 )
 
-OF_THE_MACHINE = ("timing_s/", "perf/", "memory/")
-"""Parts of names of metrics that a record leaves out: they differ from run to run."""
 WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
 """What wrappers of a module put into the names of its parameters."""
 
