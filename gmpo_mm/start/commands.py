@@ -14,11 +14,13 @@ from gmpo_mm.errors import ConfigError
 DATA_TOOLS = {
     "synthetic_geometry": "The bundled task: toy pictures with a question each.",
     "countdown": "CountDown problems: reach a number with + - * /.",
+    "word_problems": "Arithmetic in words: what SmolLM2-135M can nearly do.",
     "geometry3k": "Geometry3K: geometry problems with pictures.",
     "math": "MATH without MATH500, levels 3 to 5.",
     "deepscaler": "DeepScaleR-Preview: contest problems.",
     "eval_suite": "AIME24, AMC, MATH500, Minerva and OlympiadBench.",
     "smollm2": "SmolLM2-135M-Instruct as a model folder, from the package registry.",
+    "smollm2_form": "SmolLM2-135M-Instruct after a few supervised steps on word problems.",
 }
 OTHER_NAMES = {"math_levels": "math"}
 
