@@ -20,6 +20,7 @@ class Preparation:
 
 
 _MATH500 = "data/eval_suite/math500.parquet"
+_SMOLLM2 = "models/smollm2-135m"
 PREPARATIONS = (
     Preparation(
         "gmpo-mm data synthetic_geometry --out data/synthetic_geometry",
@@ -46,7 +47,14 @@ PREPARATIONS = (
     Preparation(
         "python -m gmpo_mm.toys.warm_start --model qwen3_moe_200m --out models/qwen3_moe_200m", ("models/qwen3_moe_200m",)
     ),
-    Preparation("gmpo-mm data smollm2 --out models/smollm2-135m", ("models/smollm2-135m",)),
+    Preparation(
+        "gmpo-mm data word_problems --out data/word_problems",
+        tuple(f"data/word_problems/{name}.parquet" for name in ("train", "test", "transfer")),
+    ),
+    Preparation("gmpo-mm data smollm2 --out models/smollm2-135m", (_SMOLLM2,)),
+    Preparation(
+        f"gmpo-mm data smollm2_form --model {_SMOLLM2} --out models/smollm2-135m-form", ("models/smollm2-135m-form",), _SMOLLM2
+    ),
 )
 
 

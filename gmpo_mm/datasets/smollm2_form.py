@@ -56,11 +56,13 @@ def teach(model_folder: Path, out: Path, steps: int, batch_size: int, rate: floa
         losses.append(loss)
         report(step, loss)
 
-    recipe = WarmStartConfig(steps=steps, batch_size=batch_size, learning_rate=rate, warmup_steps=min(5, steps), wrong_share=0.0)
+    recipe = WarmStartConfig(
+        steps=steps, batch_size=batch_size, learning_rate=rate, warmup_steps=min(5, steps), wrong_share=0.0
+    )
     train(model, batch_of, recipe, record)
     model.save_pretrained(out)
     processor.tokenizer.save_pretrained(out)
-    facts = {"model": str(model_folder), "data": "word_problems train, its first problems", "recipe": asdict(recipe), "losses": losses}
+    facts = {"model": str(model_folder), "data": "word_problems, train", "recipe": asdict(recipe), "losses": losses}
     (out / "form.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     for path in out.iterdir():  # safetensors makes its file readable by its owner only
         path.chmod(path.stat().st_mode | (out.stat().st_mode & 0o444))

@@ -106,7 +106,8 @@ KINDS = (
         ),
         test=(
             "{name} and {friend} put {a} and {b} {items} on a table. Then {c} {items} were sold. How many {items} were left?",
-            "On Monday {name} got {a} {items}, on Tuesday {b}. On Friday {name} gave {c} to {friend}. How many {items} are left?",
+            "On Monday {name} got {a} {items}, on Tuesday {b}. On Friday {name} gave {c} to {friend}. How many {items} are "
+            "left?",
         ),
     ),
     Kind(

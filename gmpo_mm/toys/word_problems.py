@@ -24,8 +24,8 @@ from gmpo_mm.toys.word_problem_texts import ITEMS, KINDS, NAMES, Kind
 SPLITS = ("train", "test", "transfer")
 HELD_OUT_SHARE = 4
 """One set of numbers of this many is kept out of training."""
-FRUITLESS = 10_000
-"""Draws without a new problem after which a split is taken to be used up."""
+LARGEST = 10_000
+"""Problems of a split at most; with more, kinds of few numbers would run out of new ones."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +52,18 @@ def is_held_out(numbers: tuple[int, ...]) -> bool:
 
 
 def make_problems(split: str, size: int, seed: int = 0) -> list[WordProblem]:
-    """The first `size` problems of a split, kinds in equal shares, no problem twice.
+    """The first `size` problems of a split, in which the kinds take turns and no problem comes twice.
 
-    Raises DataError for an unknown split and for more problems than there are.
+    Raises DataError for an unknown split and a size beyond `LARGEST`.
     """
     if split not in SPLITS:
         raise DataError(f"split: {split!r} is unknown; take one of {', '.join(SPLITS)}")
+    if not 0 <= size <= LARGEST:
+        raise DataError(f"{split}: {size:,} problems were asked for; ask for at most {LARGEST:,}")
     problems: dict[str, WordProblem] = {}
-    fruitless = 0
-    for problem in _draw(split, seed):
-        if len(problems) == size:
-            break
-        fruitless = 0 if problem.text not in problems else fruitless + 1
-        if fruitless == FRUITLESS:
-            raise DataError(f"{split}: only {len(problems):,} of {size:,} problems found; ask for fewer")
+    draws = _draw(split, seed)
+    while len(problems) < size:
+        problem = next(draws)
         problems.setdefault(problem.text, problem)
     return list(problems.values())
 
