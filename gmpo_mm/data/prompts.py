@@ -77,7 +77,7 @@ def load_format_prompt(path: str | Path | None) -> str | None:
         text = find_file(Path(path).expanduser()).read_text(encoding="utf-8")
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"data.format_prompt={path}: can't read the template: {error}; correct the file") from error
-    _check_template(text)
+    check_format_prompt(text, "data.format_prompt")
     return text
 
 
@@ -232,14 +232,15 @@ def prompt_length(
     return length
 
 
-def _check_template(text: str) -> None:
+def check_format_prompt(text: str, where: str) -> None:
+    """Raise DataError unless the Jinja text uses `content`, the problem, and nothing else; `where` names it."""
     try:
         used = templates.variables("format", text)
     except templates.TemplateError as error:
-        raise DataError(f"data.format_prompt: {error}") from None
+        raise DataError(f"{where}: {error}") from None
     if used != {"content"}:
         raise DataError(
-            "data.format_prompt: the template must use the problem as {{ content }} and no other variable; "
+            f"{where}: the template must use the problem as {{{{ content }}}} and no other variable; "
             f"it uses {', '.join(sorted(used)) or 'none'}"
         )
 

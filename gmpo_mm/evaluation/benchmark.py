@@ -13,7 +13,8 @@ import yaml
 
 from gmpo_mm.config.keys import nearest
 from gmpo_mm.config.shipped import find_file
-from gmpo_mm.data import RecordKeys, load_records
+from gmpo_mm.data import RecordKeys, load_records, templates
+from gmpo_mm.data.prompts import check_format_prompt
 from gmpo_mm.data.records import Record, Records
 from gmpo_mm.errors import ConfigError, DataError
 from gmpo_mm.evaluation.results import Problem, Protocol
@@ -109,8 +110,25 @@ def load_template(name: str) -> Template:
         if key not in known:
             raise ConfigError(f"{where}: {key} is not a key of a prompt template; those are {', '.join(known)}")
     template = Template(name, **{**values, "stop": tuple(values.get("stop", ()))})
+    if name not in shipped:
+        _check_own_template(template, where)
     _check_choice(f"{where}: extraction", template.extraction, EXTRACTIONS)
     return template
+
+
+def _check_own_template(template: Template, where: str) -> None:
+    """Raise ConfigError for a Jinja text that leaves the problem out, as the path of a file does in its place."""
+    for key, text in (("format_prompt", template.format_prompt), ("chat_template", template.chat_template)):
+        if text is not None and not isinstance(text, str):
+            raise ConfigError(f"{where}: {key}: {text!r} is no text; give the Jinja text itself")
+    try:
+        if template.format_prompt is not None:
+            check_format_prompt(template.format_prompt, f"{where}: format_prompt")
+        used = {"messages"} if template.chat_template is None else templates.variables("chat", template.chat_template)
+    except (DataError, templates.TemplateError) as error:
+        raise ConfigError(f"{error}; give the Jinja text itself, not the path of a file") from None
+    if "messages" not in used:
+        raise ConfigError(f"{where}: chat_template: it leaves the problem out; it must use messages[-1].content")
 
 
 def make_protocol(benchmark: Benchmark, template: Template, changes: Mapping[str, Any]) -> Protocol:

@@ -20,7 +20,7 @@ KINDS = {
     "geometry3k": "Qwen2.5-VL-3B-Instruct on Geometry3K: one 80 GB GPU",
     "countdown": "the bundled mixture of experts on CountDown: a CPU, three minutes",
     "math": "Qwen2.5-Math-1.5B on MATH, levels 3 to 5: one 80 GB GPU",
-    "smollm2": "SmolLM2-135M on MATH: a CPU, a few minutes a step",
+    "smollm2": "SmolLM2-135M on arithmetic in words: a CPU, ten minutes",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,28 @@ def test_every_template_keeps_the_problem_and_every_shipped_key_is_known() -> No
         if template.format_prompt is not None:
             record = open_benchmark(load_benchmark("synthetic_pictures"), limit=1)[0]
             assert build_messages(record, template.format_prompt)[0]["content"][0] == {"type": "image"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("format_prompt: prompts/mine.jinja", "must use the problem as {{ content }}"),
+        ("format_prompt: '{{ content }} {{ problem }}'", "it uses content, problem"),
+        ("format_prompt: '{{ content'", "the Jinja text itself, not the path of a file"),
+        ("format_prompt: [a]", "is no text"),
+        ("chat_template: chat.jinja", "it leaves the problem out"),
+        ("chat_template: '{% for m in messages %}'", "the Jinja text itself"),
+    ],
+)
+def test_a_template_of_ones_own_that_leaves_the_problem_out_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load_template(str(tmp_path / "mine.yaml"))
+
+
+def test_a_template_of_ones_own_is_read(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("format_prompt: '{{ content | trim }} Box it.'\nchat_template: '{{ messages[-1].content }}'")
+    assert load_template(str(tmp_path / "mine.yaml")).format_prompt == "{{ content | trim }} Box it."
 
 
 @pytest.mark.parametrize(
