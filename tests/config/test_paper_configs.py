@@ -25,6 +25,7 @@ FILES = sorted(
 )
 
 SMOKE_RUN = "configs/language/smollm2_135m_cpu.yaml"
+REAL_WEIGHTS = [f"configs/language/smollm2_135m_{algorithm}.yaml" for algorithm in ("gmpo", "grpo")]
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def test_twins_differ_in_the_loss_and_the_name_only(monkeypatch: pytest.MonkeyPa
 def test_the_table_of_the_readme_names_every_file_and_no_other() -> None:
     text = (ROOT / "docs/guides/paper_runs.md").read_text()
     named = {f"configs/{name}" for name in re.findall(r"`((?:language|moe)/\S+\.yaml)`", text)}
-    assert named == {*FILES, SMOKE_RUN}
+    assert named == {*FILES, SMOKE_RUN, *REAL_WEIGHTS}
 
 
 def test_the_smoke_run_on_real_text_is_valid_where_its_model_and_data_are(

@@ -19,7 +19,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jin
 
 def make_text_model(folder: Path, family: str) -> Path:
     """A random text model with the bundled tokenizer."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     bundled = Path(resolve_model_path("bundled:qwen2_5_vl_tiny"))
     for name in TOKENIZER_FILES:
         shutil.copy(bundled / name, folder / name)

@@ -146,7 +146,8 @@ def test_a_template_of_ones_own_that_leaves_the_problem_out_is_refused(tmp_path:
 
 
 def test_a_template_of_ones_own_is_read(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("format_prompt: '{{ content | trim }} Box it.'\nchat_template: '{{ messages[-1].content }}'")
+    text = "format_prompt: '{{ content | trim }} Box it.'\nchat_template: '{{ messages[-1].content }}'"
+    (tmp_path / "mine.yaml").write_text(text)
     assert load_template(str(tmp_path / "mine.yaml")).format_prompt == "{{ content | trim }} Box it."
 
 

@@ -22,6 +22,7 @@ from gmpo_mm.evaluation.paper import FILE as PAPER_TABLES
 from gmpo_mm.sweeps.planning import NAMES_OF_A_RUN
 from gmpo_mm.sweeps.sweep_file import Sweep, load_sweep
 from tests.engine.runs import ROOT
+from tests.engine.test_text_models import make_text_model
 
 ALL = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs/sweeps").glob("*.yaml"))
 MAPS = [name for name in ALL if "/stability_" in name]  # hundreds of runs each: test_shipped_maps.py
@@ -38,7 +39,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     picture = io.BytesIO()
     Image.new("RGB", (28, 28)).save(picture, "PNG")
     made = [("math/train", 256, None), ("countdown_tiny/train", 256, None), ("countdown_tiny/test", 16, None)]
-    for name in ("aime24", "amc", "math500", "minerva", "olympiadbench", "geometry3k"):
+    made.append(("word_problems/train", 1024, None))
+    names = ("aime24", "amc", "math500", "minerva", "olympiadbench", "geometry3k", "word_problems", "word_problems_transfer")
+    for name in names:
         benchmark = load_benchmark(name)
         assert benchmark.records is not None and benchmark.count is not None
         path = benchmark.records.removeprefix("data/").removesuffix(".parquet")
@@ -52,6 +55,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
             table = [{"problem": f"<image>{text}", "images": [{"bytes": picture.getvalue()}], **row} for text in texts]
         (folder / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(table), folder / "data" / f"{name}.parquet")
+    make_text_model(folder / "models/smollm2-135m-form", "dense")
     return folder
 
 
