@@ -2,58 +2,54 @@
 
     python -m benchmarks.kl_to_start START MODEL [MODEL ...] --records data/word_problems/test.parquet
 
-For each problem the trained model samples responses at temperature 1, from its whole distribution. Over their tokens the mean
-of log p(trained) - log p(start) estimates KL(trained || start) in nats. A run directory stands for its newest checkpoint.
-Needed after runs with `algorithm.disable_kl`, which keep no reference model.
+The trained model answers each problem once at temperature 1, from its whole distribution, with the sampler of `gmpo-mm
+evaluate`. Over the tokens, the mean of log p(trained) - log p(start) estimates KL(trained || start) in nats. A run directory
+stands for its newest checkpoint. Needed after runs with `algorithm.disable_kl`, which keep no reference model.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from typing import Any
 
 import torch
-import transformers
 
-from gmpo_mm.data.sources import read_rows
+from gmpo_mm.config.schema import ModelConfig
+from gmpo_mm.data import RecordKeys, build_prompt, load_records
+from gmpo_mm.models.loading import load_policy
+from gmpo_mm.models.packed import Group
+from gmpo_mm.models.policy import PolicyModel
+from gmpo_mm.models.processing import Processor
+from gmpo_mm.rollout.hf import HFRollout
+from gmpo_mm.rollout.protocol import SamplingParams
 from gmpo_mm.runs.usable_model import usable_model
 
-
-def load(name: str) -> Any:
-    """A model's weights as they are trained, adapters merged."""
-    return transformers.AutoModelForCausalLM.from_pretrained(usable_model(name, "model", whole=True), dtype=torch.float32)
+PROMPTS_A_PASS = 16
 
 
-def response_log_probs(model: Any, tokens_BS: torch.Tensor, mask_BS: torch.Tensor, prompt: int) -> torch.Tensor:
-    """(B, S - prompt): the log-probability in nats of each token after the first `prompt` ones."""
-    positions_BS = (mask_BS.cumsum(1) - 1).clamp(min=0)
-    logits_BSV = model(input_ids=tokens_BS, attention_mask=mask_BS, position_ids=positions_BS).logits[:, prompt - 1 : -1]
-    return torch.log_softmax(logits_BSV, -1).gather(2, tokens_BS[:, prompt:, None]).squeeze(2)
+def load(name: str) -> tuple[PolicyModel, Processor]:
+    """A model, adapters merged, frozen."""
+    model = ModelConfig(model_path=usable_model(name, "model", whole=True), enable_gradient_checkpointing=False)
+    return load_policy(model, device=torch.device("cpu"), compute_dtype=torch.float32, trains=False)
 
 
 @torch.no_grad()
-def kl_and_length(start: Any, trained: Any, tokenizer: Any, problems: list[str], n: int, longest: int) -> tuple[float, float]:
-    """Nats a token, and tokens a response, over `n` responses to each problem."""
-    torch.manual_seed(0)
-    gap = tokens = 0.0
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    for begin in range(0, len(problems), 16):
-        chats = [[{"role": "user", "content": problem}] for problem in problems[begin : begin + 16]]
-        texts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
-        inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
-        out_BS = trained.generate(
-            **inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, num_return_sequences=n, max_new_tokens=longest,
-            eos_token_id=end, pad_token_id=end,
-        )  # fmt: skip
-        prompt = inputs["input_ids"].shape[1]
-        ended_BT = (out_BS[:, prompt:] == end).int()
-        kept_BT = ended_BT.cumsum(1) - ended_BT == 0  # up to the end token, itself included
-        mask_BS = torch.cat([inputs["attention_mask"].repeat_interleave(n, 0), kept_BT.long()], 1)
-        trained_BT, start_BT = (response_log_probs(model, out_BS, mask_BS, prompt) for model in (trained, start))
-        gap += float(torch.where(kept_BT, trained_BT - start_BT, 0.0).sum())
-        tokens += float(kept_BT.sum())
-    return gap / tokens, tokens / (n * len(problems))
+def measure(start: PolicyModel, trained: PolicyModel, prompts: list, longest: int) -> tuple[float, float, float]:
+    """KL in nats a token, its standard error over the prompts, and tokens a response."""
+    params = SamplingParams(n=1, temperature=1.0, max_tokens=longest)
+    responses = HFRollout(trained).generate(prompts, params, list(range(len(prompts))))
+    groups = [Group(prompt, [r.token_ids_T for r in given]) for prompt, given in zip(prompts, responses, strict=True)]
+    sums, counts = [], []
+    for begin in range(0, len(groups), PROMPTS_A_PASS):
+        part = groups[begin : begin + PROMPTS_A_PASS]
+        ours, theirs = (model.response_log_probs(part, 1.0) for model in (trained, start))
+        gap_BT = torch.where(ours.mask_BT, ours.log_probs_BT - theirs.log_probs_BT, 0.0)
+        sums += gap_BT.double().sum(1).tolist()
+        counts += ours.mask_BT.sum(1).tolist()
+    kl, mean = sum(sums) / sum(counts), sum(counts) / len(counts)
+    spread = sum((s - kl * c) ** 2 for s, c in zip(sums, counts, strict=True)) / (len(sums) - 1)  # of a ratio of sums
+    return kl, math.sqrt(spread / len(sums)) / mean, mean
 
 
 def main() -> None:
@@ -61,17 +57,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kl_to_start", description=__doc__)
     parser.add_argument("start")
     parser.add_argument("models", nargs="+")
-    parser.add_argument("--records", required=True, help="a file with a column `problem`")
-    parser.add_argument("--n", type=int, default=4, help="responses a problem")
+    parser.add_argument("--records", required=True, help="a file with columns `problem` and `answer`")
     parser.add_argument("--longest", type=int, default=48, help="tokens of a response at most")
     options = parser.parse_args()
-    transformers.utils.logging.disable_progress_bar()
-    problems = list(read_rows(options.records).column("problem"))
-    start = load(options.start)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(usable_model(options.start, "start", whole=True))
-    for name in (options.start, *options.models):
-        kl, length = kl_and_length(start, load(name), tokenizer, problems, options.n, options.longest)
-        print(f"{name}: KL to the start {kl:.4f} nats a token, {length:.1f} tokens a response", flush=True)
+    torch.set_num_threads(1)  # it may run beside a sweep
+    start, processor = load(options.start)
+    records = load_records(options.records, RecordKeys("problem"))
+    prompts = [build_prompt(record, processor) for record in records]
+    for name in options.models:
+        kl, error, length = measure(start, load(name)[0], prompts, options.longest)
+        print(f"{name}: {kl:.4f} nats a token (standard error {error:.4f}), {length:.1f} tokens a response", flush=True)
 
 
 if __name__ == "__main__":
