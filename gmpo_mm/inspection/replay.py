@@ -20,7 +20,14 @@ from gmpo_mm.inspection import overrides as keys
 from gmpo_mm.inspection.recorded_batch import recorded_batch, recorded_prompts
 from gmpo_mm.inspection.stages import Stage
 from gmpo_mm.inspection.two_updates import TwoUpdates, compare_updates
-from gmpo_mm.inspection.update_again import Replayed, Update, do_update, replay_record, seed_of
+from gmpo_mm.inspection.update_again import (
+    Replayed,
+    Update,
+    do_update,
+    encode_as_sampled,
+    replay_record,
+    seed_of,
+)
 from gmpo_mm.inspection.weights_before import Start, find_start, run_state
 from gmpo_mm.models.adapters import is_adapter
 from gmpo_mm.models.loading import resolve_dtype
@@ -256,6 +263,7 @@ class _Work:
     def _other_batch(self, other: LoadedConfig, kl_coef: float, other_cut: bool) -> Batch:
         own, record, config = self.own, self.record, other.config
         prompts, _ = recorded_prompts(record, self.processor, self.folder)
+        encode_as_sampled(self.policy, prompts, record, own.config)
         if keys.changed(own, other, keys.ADVANTAGES) or (
             _kl_in_reward(own.config) != _kl_in_reward(config)
             or (_kl_in_reward(config) and keys.changed(own, other, keys.KL))

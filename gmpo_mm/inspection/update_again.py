@@ -21,6 +21,8 @@ from gmpo_mm.inspection.stages import Stage, compare_numbers, compare_tokens, no
 from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.models.processing import Processor
 from gmpo_mm.models.weights_hash import weights_sha256
+from gmpo_mm.rollout.hf import HFRollout
+from gmpo_mm.rollout.protocol import SamplingParams
 from gmpo_mm.rollout.seeds import prompt_seed
 from gmpo_mm.runs.step_record import OF_THE_MACHINE, StepRecord
 from gmpo_mm.training.actor import Actor, MiniBatch
@@ -110,6 +112,7 @@ def replay_record(
     settings = replace(update_config(config), temperature=record.temperature)
     batch = recorded_batch(record, prompts)
     measuring = Actor(policy, optimizer, settings)
+    encode_as_sampled(policy, prompts, record, config)
     where_BT = _kept(batch)
     if record.old_log_probs_BT is not None:
         mine_BT = measuring.log_probs(batch)
@@ -224,6 +227,23 @@ def _advantages_stage(
     set_advantages(batch, algorithm, record.kl_coef or 0.0)
     batch.advantages_BT[sorted(record.left_out)] = 0.0
     return compare_tokens(name, record.advantages_BT, batch.advantages_BT, record.mask_BT, tolerance)
+
+
+def encode_as_sampled(
+    policy: PolicyModel, prompts: Sequence[EncodedPrompt], record: StepRecord, config: Config
+) -> None:
+    """Encode a step's pictures in the batches of the built-in sampler, whose features a frozen vision tower keeps.
+
+    On some processors a feature's last bits depend on how many pictures are encoded beside it. `config` is the
+    record's own.
+    """
+    sampled_here = has_own_actor(record.engine) and config.worker.rollout.name != "vllm"
+    if not (sampled_here and policy.vision_is_frozen()):
+        return
+    params = SamplingParams(config.worker.rollout.n, 1.0, config.data.max_response_length)
+    with torch.no_grad(), policy.autocast():
+        for begin, end in HFRollout(policy).batches(prompts, params):
+            policy.encode_images(prompts[begin:end])
 
 
 def _reference_stage(

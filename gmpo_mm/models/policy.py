@@ -129,7 +129,8 @@ class PolicyModel:
 
     # ---- images -------------------------------------------------------------------------------------------------------
 
-    def _vision_is_frozen(self) -> bool:
+    def vision_is_frozen(self) -> bool:
+        """Whether there is a vision tower and training leaves all of it as it is."""
         return self.vision is not None and not any(p.requires_grad for p in self.vision.parameters())
 
     def encode_images(self, prompts: Sequence[EncodedPrompt]) -> list[ImageFeatures | None]:
@@ -138,7 +139,7 @@ class PolicyModel:
         With a frozen vision tower the features of a step's prompts are kept until `forget_images`, so that sampling, the
         reference and every update share one encoding.
         """
-        frozen = self._vision_is_frozen()
+        frozen = self.vision_is_frozen()
         found: list[ImageFeatures | None] = [None] * len(prompts)
         missing = []
         for i, prompt in enumerate(prompts):

@@ -197,14 +197,15 @@ class HFRollout:
         self.policy.module.eval()
         try:
             result: list[list[Response]] = []
-            for start, end in self._batches(prompts, params):
+            for start, end in self.batches(prompts, params):
                 note = f"prompts {start + 1}-{end} of {len(prompts)}"
                 result += self._generate(prompts[start:end], params, prompt_seeds[start:end], note, progress)
             return result
         finally:
             self.policy.module.train(was_training)
 
-    def _batches(self, prompts: Sequence[EncodedPrompt], params: SamplingParams) -> list[tuple[int, int]]:
+    def batches(self, prompts: Sequence[EncodedPrompt], params: SamplingParams) -> list[tuple[int, int]]:
+        """First prompt and end of each batch that is sampled at once."""
         batches, start, longest = [], 0, 0
         for i, prompt in enumerate(prompts):
             longest = max(longest, len(prompt.input_ids_S) + params.max_tokens)
