@@ -12,6 +12,7 @@ was done. All weights are trained, in about four minutes on one core.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +25,9 @@ from gmpo_mm.errors import DataError
 END = "<|im_end|>"
 
 
-def teach(model_folder: Path, out: Path, steps: int, batch_size: int, rate: float, report: Any) -> list[float]:
+def teach(
+    model_folder: Path, out: Path, steps: int, batch_size: int, rate: float, report: Callable[[int, float], None]
+) -> list[float]:
     """Write the taught model to `out`; returns the loss of each step in nats a token.
 
     Raises DataError when `model_folder` is no model folder.

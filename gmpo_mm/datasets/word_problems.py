@@ -43,8 +43,7 @@ def main(
     """Write the three splits."""
     sizes = {"train": train_size, "test": test_size, "transfer": transfer_size}
     tables = {
-        out / f"{split}.parquet": pa.Table.from_pylist(make_rows(split, size, seed), SCHEMA)
-        for split, size in sizes.items()
+        out / f"{split}.parquet": pa.Table.from_pylist(make_rows(split, size, seed), SCHEMA) for split, size in sizes.items()
     }
     write_tables(tables)
     for path, table in tables.items():
