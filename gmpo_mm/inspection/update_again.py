@@ -234,7 +234,7 @@ def encode_as_sampled(
 ) -> None:
     """Encode a step's pictures in the batches of the built-in sampler, whose features a frozen vision tower keeps.
 
-    On some processors a feature's last bits depend on how many pictures are encoded beside it. `config` is the
+    On some machines a feature's last bits depend on how many pictures are encoded beside it. `config` is the
     record's own.
     """
     sampled_here = has_own_actor(record.engine) and config.worker.rollout.name != "vllm"
