@@ -9,9 +9,11 @@ import math
 import os
 import shutil
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +30,7 @@ from gmpo_mm.inspection.stages import compare_numbers, compare_tokens
 from gmpo_mm.inspection.two_updates import ResponseWeights, compare_updates, token_texts, update_weights
 from gmpo_mm.inspection.weights_before import find_start
 from gmpo_mm.models.packed import Group
+from gmpo_mm.models.policy import PolicyModel
 from gmpo_mm.runs.step_record import StepRecord, load_step, recorded_steps, write_step
 from tests.engine.runs import SAVING, arguments, policy_of, run_here, run_process, start_process
 from tests.engine.test_text_models import REWARD, make_text_model, text_rows
@@ -73,6 +76,21 @@ def test_every_step_is_done_again_to_the_byte_from_the_model_a_checkpoint_or_the
         found = gmpo_mm.replay(recorded_run, step)
         assert_same_bytes(found)
         assert [stage.name for stage in found.stages][-len(STAGES) :] == STAGES
+
+
+def test_pictures_are_encoded_in_the_samplers_batches(
+    recorded_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last bits of their features may depend on it; a mini-batch has two of the four prompts."""
+    encode, sizes = PolicyModel._encode_images, []
+
+    def noted(policy: PolicyModel, prompts: Sequence[Any]) -> list:
+        sizes.append(len(prompts))
+        return encode(policy, prompts)
+
+    monkeypatch.setattr(PolicyModel, "_encode_images", noted)
+    gmpo_mm.replay(recorded_run, 1)
+    assert sizes == [4]
 
 
 VARIANTS = {
